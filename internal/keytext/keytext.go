@@ -1,0 +1,67 @@
+// Package keytext is the one canonicaliser that daemon and library share: for every type that a key parameter may
+// have, equal values have one text, whether they come from PostgreSQL's log, from a Go value or from a URL.
+package keytext
+
+// Type is a PostgreSQL type whose values have a canonical text. Its value is pg_type.typname, "enum" for all enums.
+type Type string
+
+// The types that a key parameter may have.
+const (
+	Int2        Type = "int2"
+	Int4        Type = "int4"
+	Int8        Type = "int8"
+	OID         Type = "oid"
+	Bool        Type = "bool"
+	UUID        Type = "uuid"
+	String      Type = "text" // also varchar, with a deterministic collation
+	Date        Type = "date"
+	Timestamp   Type = "timestamp"
+	Timestamptz Type = "timestamptz"
+	Numeric     Type = "numeric"
+	Bytea       Type = "bytea"
+	Enum        Type = "enum"
+)
+
+// Arg is one argument of a key: canonical text, or NULL.
+type Arg struct {
+	Text string
+	Null bool
+}
+
+// safe reports the bytes that stand for themselves in a key; every other byte is written as %XX.
+func safe(c byte) bool {
+	switch {
+	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.', c == '_', c == '~':
+		return true
+	}
+	return false
+}
+
+// Separates reports whether a literal between two parameters keeps their texts apart: it contains a byte that escaped
+// text never contains.
+func Separates(literal string) bool {
+	for i := range len(literal) {
+		if !safe(literal[i]) && literal[i] != '%' {
+			return true
+		}
+	}
+	return false
+}
+
+const upperHex = "0123456789ABCDEF"
+
+// AppendEscaped appends an argument as it stands in a key. NULL is "%-", which no text escapes to.
+func AppendEscaped(dst []byte, a Arg) []byte {
+	if a.Null {
+		return append(dst, '%', '-')
+	}
+	for i := range len(a.Text) {
+		c := a.Text[i]
+		if safe(c) {
+			dst = append(dst, c)
+		} else {
+			dst = append(dst, '%', upperHex[c>>4], upperHex[c&15])
+		}
+	}
+	return dst
+}

@@ -1,0 +1,158 @@
+// Package rule holds what planning produces and everyone else consumes: which changed rows affect which keys of an
+// entry, the canonical SQL that loads it, and the roster, in which the daemon publishes both. It needs no SQL parser,
+// so that applications do not link one.
+package rule
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+
+	"github.com/freshet/freshet/internal/keytext"
+)
+
+// Result says what an entry's query yields.
+type Result string
+
+// The results of an entry.
+const (
+	One  Result = "one"  // an object, or "no such row"
+	Many Result = "many" // an array, empty when there is none
+)
+
+// Declared is an entry as the configuration file declares it: the part that decides what its cached values mean.
+// TTLs are not in it, so that changing one keeps the cached values.
+type Declared struct {
+	Name         string       `json:"name"`
+	Key          string       `json:"key"`
+	Query        string       `json:"query,omitempty"`
+	Result       Result       `json:"result"`
+	DependsOn    []Dependency `json:"depends_on,omitempty"`
+	UnsafeIgnore []string     `json:"unsafe_ignore,omitempty"`
+}
+
+// Dependency is one line of depends_on: changes of a row of Table affect the key that Key spells with its columns.
+type Dependency struct {
+	Table string `json:"table"`
+	Key   string `json:"key"` // placeholders are columns; the n-th stands for the n-th parameter of the entry's key
+}
+
+// Digest identifies the definition: a library whose file declares the entry differently from the daemon's has another
+// digest, and then neither reads nor fills its keys. 16 hexadecimal digits.
+func (d *Declared) Digest() string { return digest(d) }
+
+func digest(v any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("rule: marshal %T: %v", v, err)) // strings and numbers only: cannot happen
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8])
+}
+
+// Param is a parameter of an entry, in the order of the key template, which is also the order of $1, $2 in its SQL.
+type Param struct {
+	Name string       `json:"name"`
+	Type keytext.Type `json:"type"`
+}
+
+// Entry is a compiled entry: one kind of cached thing under its live name.
+type Entry struct {
+	Name       string  `json:"name"`
+	Definition string  `json:"definition"` // Declared.Digest
+	Version    string  `json:"version"`    // hash of the compiled plan, 16 hexadecimal digits
+	Activation string  `json:"activation"` // drawn at random whenever the roster makes the version live
+	Key        string  `json:"key"`        // template
+	Params     []Param `json:"params"`
+	SQL        string  `json:"sql,omitempty"` // canonical: schema-qualified, $n, unique output names; empty when code loads the entry
+	Result     Result  `json:"result"`
+	Rules      []Rule  `json:"rules"`
+	// Suspended says why the entry is out of the cache at present; readers load it from the database. Empty: live.
+	Suspended string `json:"suspended,omitempty"`
+}
+
+// Hash computes the Version: it changes with anything that could change what a cached value means.
+func (e *Entry) Hash() string {
+	plain := *e
+	plain.Version, plain.Activation, plain.Suspended = "", "", ""
+	return digest(&plain)
+}
+
+// Rule says: a changed row of Table affects the key whose n-th parameter is the row's column Bind[n]. It applies to
+// the old image and to the new one alike (class EXACT: no database access, no stored state).
+type Rule struct {
+	Schema string `json:"schema"`
+	Table  string `json:"table"`
+	// Occurrence names the table's alias in the query, for explain.
+	Occurrence string   `json:"occurrence,omitempty"`
+	Bind       []string `json:"bind"`
+	// Columns are those that the query reads of this occurrence, sorted. An UPDATE with a full old image that changes
+	// none of them is ignored. Empty means all.
+	Columns []string `json:"columns,omitempty"`
+	// Where are the constant predicates that a row must satisfy to matter. An image for which one is known not to be
+	// TRUE is skipped; one that cannot be judged is not.
+	Where []Condition `json:"where,omitempty"`
+}
+
+// Comparison is the operator of a Condition.
+type Comparison string
+
+// The comparisons that route can judge on the log's text.
+const (
+	In        Comparison = "in"       // equal to one of Values; = is In with one value
+	NotIn     Comparison = "not in"   // different from each of Values; <> is NotIn with one value
+	IsNull    Comparison = "is null"  //
+	IsNotNull Comparison = "not null" //
+)
+
+// Condition is a constant predicate on one column. Values are canonical texts of Type.
+type Condition struct {
+	Column string       `json:"column"`
+	Op     Comparison   `json:"op"`
+	Type   keytext.Type `json:"type,omitempty"`
+	Values []string     `json:"values,omitempty"`
+}
+
+// Needs lists the columns whose old values the rule needs: those that it binds. Without them a DELETE, or an UPDATE
+// that changes one, cannot be mapped to a key.
+func (r *Rule) Needs() []string { return r.Bind }
+
+// Roster is the only source of live names: the daemon writes it, readers obey it. Its layout is in docs/redis.md.
+type Roster struct {
+	Format     int               `json:"format"`
+	Generation string            `json:"generation"` // 16 hexadecimal digits, random
+	Term       string            `json:"term"`
+	Revision   uint64            `json:"revision"`
+	Entries    map[string]*Entry `json:"entries"`
+}
+
+// RosterFormat is the layout that this code writes and the only one that it reads.
+const RosterFormat = 1
+
+// ParseRoster reads a roster as the store holds it.
+func ParseRoster(text []byte) (*Roster, error) {
+	var r Roster
+	if err := json.Unmarshal(text, &r); err != nil {
+		return nil, fmt.Errorf("parse roster: %w", err)
+	}
+	if r.Format != RosterFormat {
+		return nil, fmt.Errorf("parse roster: format %d, this program reads format %d", r.Format, RosterFormat)
+	}
+	return &r, nil
+}
+
+// Text is the roster as the store holds it.
+func (r *Roster) Text() []byte {
+	text, err := json.Marshal(r)
+	if err != nil {
+		panic(fmt.Sprintf("rule: marshal roster: %v", err)) // strings and numbers only: cannot happen
+	}
+	return text
+}
+
+// KeyPrefix is what every key of a live entry starts with in the store:
+// f:<namespace>:<generation>:<entry>.<version>.<activation>:
+func KeyPrefix(namespace, generation string, e *Entry) string {
+	return "f:" + namespace + ":" + generation + ":" + e.Name + "." + e.Version + "." + e.Activation + ":"
+}
