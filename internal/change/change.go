@@ -5,6 +5,7 @@
 package change
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -123,4 +124,23 @@ type Message struct {
 	LSN           mvcc.LSN
 	Prefix        string
 	Content       []byte
+}
+
+// Sink receives what a source reads. A source calls it from one goroutine; a call may block, which is how the applying
+// side holds the source back. An error ends the source's run and is returned from it.
+type Sink interface {
+	// Begin opens a transaction; Row, Truncate and Message belong to it until Commit.
+	Begin(ctx context.Context, b Begin) error
+	// Row hands over one changed row, valid until Row returns. Row.Relation is another pointer whenever the log
+	// described the table anew, also when nothing about it changed.
+	Row(ctx context.Context, r *Row) error
+	// Truncate hands over one TRUNCATE.
+	Truncate(ctx context.Context, t *Truncate) error
+	// Message hands over a logical message. One that is not transactional comes at any time and says nothing about
+	// any commit.
+	Message(ctx context.Context, m *Message) error
+	// Commit closes the transaction.
+	Commit(ctx context.Context, c Commit) error
+	// Idle says, outside a transaction, that everything before p was handed over.
+	Idle(ctx context.Context, p Position) error
 }
