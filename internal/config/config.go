@@ -1,0 +1,197 @@
+// Package config reads freshet.yaml: strictly, with every error at its line and column, and with secrets that do not
+// print. Its structs are the one source of the JSON Schema, of the sample file and of docs/configuration.md: the tags
+// carry the descriptions.
+package config
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/rule"
+)
+
+// A field's tags say how it is decoded and described:
+//
+//	yaml                    its key
+//	jsonschema              "required", "default=…", "example=…"
+//	jsonschema_description  what it means, one or two sentences
+//	later                   it is known, and refused by this version; the text says what is not supported
+
+// Config is a whole file. Load returns one that is valid and complete.
+type Config struct {
+	Namespace string           `yaml:"namespace,omitempty"  jsonschema:"example=shop"              jsonschema_description:"Keeps the keys of one database apart from all others in the same Redis: letters, digits, '_', '-', '.' and '%'. Default: derived from the database's system identifier and name."`
+	Database  Database         `yaml:"database"             jsonschema:"required"                  jsonschema_description:"The PostgreSQL database whose rows are cached."`
+	Source    Source           `yaml:"source"               jsonschema:"required"                  jsonschema_description:"Where changes come from: exactly one source."`
+	Regions   []Region         `yaml:"regions"              jsonschema:"required"                  jsonschema_description:"The stores that hold the cached values."`
+	Bus       *Bus             `yaml:"bus,omitempty"                                               jsonschema_description:"Carries invalidations between regions." later:"a bus between regions"`
+	Listen    string           `yaml:"listen,omitempty"     jsonschema:"default=127.0.0.1:7780"    jsonschema_description:"Address of the gateway, the status and the metrics. Any address but loopback needs auth."`
+	Auth      Auth             `yaml:"auth,omitempty"                                              jsonschema_description:"The bearer token that requests must carry. Required unless listen is a loopback address."`
+	Defaults  Defaults         `yaml:"defaults,omitempty"                                          jsonschema_description:"What entries use that do not say otherwise."`
+	Entries   map[string]Entry `yaml:"entries"              jsonschema:"required"                  jsonschema_description:"The kinds of cached things, by name: a letter, then letters, digits, '_' and '-'."`
+
+	places *places
+}
+
+// Database is where loads go.
+type Database struct {
+	URL          URL    `yaml:"url"                     jsonschema:"example=${DATABASE_URL}" jsonschema_description:"Connection string (postgres://… or key=value). Loads, look-ups and verification use it and, unless source.postgres.url says otherwise, the log."`
+	URLFile      string `yaml:"url_file,omitempty"      jsonschema:"example=/run/secrets/database_url" jsonschema_description:"A file that holds the connection string, instead of url. Relative paths start at the directory of this file."`
+	PasswordFile string `yaml:"password_file,omitempty" jsonschema:"example=/run/secrets/database_password" jsonschema_description:"A file that holds the password, when the connection string has none."`
+	Replicas     []URL  `yaml:"replicas,omitempty"      jsonschema_description:"Standbys that loads may use." later:"loading from replicas"`
+}
+
+// Source is where changes come from: exactly one field is set.
+type Source struct {
+	Postgres *Postgres `yaml:"postgres,omitempty" jsonschema_description:"PostgreSQL's own log, by logical replication."`
+	Kafka    *Kafka    `yaml:"kafka,omitempty"    jsonschema_description:"Debezium's change events." later:"Kafka as a source"`
+}
+
+// Postgres is the log of a PostgreSQL primary.
+type Postgres struct {
+	URL          URL    `yaml:"url,omitempty"           jsonschema_description:"Connection string for the log, when it is not database.url: the primary itself, never a pooler or a standby."`
+	URLFile      string `yaml:"url_file,omitempty"      jsonschema_description:"A file that holds the connection string, instead of url."`
+	PasswordFile string `yaml:"password_file,omitempty" jsonschema_description:"A file that holds the password, when the connection string has none."`
+	Slot         string `yaml:"slot,omitempty"          jsonschema:"default=freshet" jsonschema_description:"Name of the replication slot; made when it is not there. freshet drop removes it."`
+	Publication  string `yaml:"publication,omitempty"   jsonschema:"default=freshet" jsonschema_description:"Name of the publication; made when it is not there, and extended by the tables that entries read."`
+	Rewind       Rewind `yaml:"rewind,omitempty"        jsonschema_description:"How far the slot's confirmation stays behind what was applied, so that changes can be delivered again when Redis loses history. Whichever limit is reached first counts."`
+}
+
+// Rewind is how far back changes can be delivered again.
+type Rewind struct {
+	Time time.Duration `yaml:"time,omitempty" jsonschema:"default=30s"    jsonschema_description:"By time."`
+	WAL  Size          `yaml:"wal,omitempty"  jsonschema:"default=256MiB" jsonschema_description:"By bytes of write-ahead log."`
+}
+
+// Kafka is a source of a later version.
+type Kafka struct {
+	Brokers []string `yaml:"brokers" jsonschema_description:"Addresses of brokers."`
+	Group   string   `yaml:"group"   jsonschema_description:"Consumer group."`
+	Topics  []string `yaml:"topics"  jsonschema_description:"Topics or patterns of them."`
+}
+
+// Region is one store and those who read it.
+type Region struct {
+	Name  string `yaml:"name"  jsonschema:"required,example=local" jsonschema_description:"Name of the region: a letter, then letters, digits, '_' and '-'."`
+	Redis Redis  `yaml:"redis" jsonschema:"required"               jsonschema_description:"Its Redis or Valkey server."`
+}
+
+// Redis is one Redis or Valkey server.
+type Redis struct {
+	URL          URL    `yaml:"url"                     jsonschema:"example=redis://127.0.0.1:6379" jsonschema_description:"redis://[user:password@]host:port[/db], rediss:// for TLS, or unix:///path."`
+	URLFile      string `yaml:"url_file,omitempty"      jsonschema_description:"A file that holds the URL, instead of url."`
+	PasswordFile string `yaml:"password_file,omitempty" jsonschema_description:"A file that holds the password, when the URL has none."`
+}
+
+// Bus is a feature of a later version.
+type Bus struct {
+	NATS *NATS `yaml:"nats,omitempty" jsonschema_description:"NATS JetStream."`
+}
+
+// NATS is a feature of a later version.
+type NATS struct {
+	Embedded *EmbeddedNATS `yaml:"embedded,omitempty" jsonschema_description:"A server inside the daemon."`
+	URLs     []URL         `yaml:"urls,omitempty"     jsonschema_description:"Servers of its own."`
+	Replicas int           `yaml:"replicas,omitempty" jsonschema_description:"Copies of the stream."`
+}
+
+// EmbeddedNATS is a feature of a later version.
+type EmbeddedNATS struct {
+	Dir string `yaml:"dir" jsonschema_description:"Where it keeps its data."`
+}
+
+// Auth guards the gateway.
+type Auth struct {
+	Token     Secret `yaml:"token,omitempty"      jsonschema:"example=${FRESHET_TOKEN}" jsonschema_description:"The token itself; best from the environment."`
+	TokenFile string `yaml:"token_file,omitempty" jsonschema:"example=/run/secrets/freshet" jsonschema_description:"A file that holds the token."`
+}
+
+// Defaults apply to entries that do not say otherwise.
+type Defaults struct {
+	TTL         time.Duration `yaml:"ttl,omitempty"          jsonschema:"default=1h"  jsonschema_description:"How long a value may stay cached at most."`
+	TTLJitter   *Percent      `yaml:"ttl_jitter,omitempty"   jsonschema:"default=10%" jsonschema_description:"How much of the TTL is random, so that values loaded together do not expire together: 0% to 90%."`
+	NegativeTTL time.Duration `yaml:"negative_ttl,omitempty" jsonschema:"default=30s" jsonschema_description:"How long \"no such row\" may stay cached at most."`
+	LoadTimeout time.Duration `yaml:"load_timeout,omitempty" jsonschema:"default=2s"  jsonschema_description:"How long a load from the database may take; nobody waits for a value longer."`
+}
+
+// Entry is one kind of cached thing. Exactly one of Query and DependsOn is set.
+type Entry struct {
+	Key           string              `yaml:"key"                     jsonschema:"required,example=product:{id}" jsonschema_description:"The key of one value, with every parameter of the query in braces."`
+	Query         string              `yaml:"query,omitempty"         jsonschema:"example=SELECT id\\, name\\, price FROM products WHERE id = @id" jsonschema_description:"The SELECT that loads it, with parameters as @name. What changes it is derived from the query."`
+	DependsOn     []Dependency        `yaml:"depends_on,omitempty"    jsonschema_description:"Instead of query, for values that application code loads: the tables whose changes affect it."`
+	Result        rule.Result         `yaml:"result,omitempty"        jsonschema:"default=one" jsonschema_description:"one: an object, or \"not found\", which is cached too. many: an array."`
+	TTL           time.Duration       `yaml:"ttl,omitempty"           jsonschema_description:"Default: defaults.ttl."`
+	TTLJitter     *Percent            `yaml:"ttl_jitter,omitempty"    jsonschema_description:"Default: defaults.ttl_jitter."`
+	NegativeTTL   time.Duration       `yaml:"negative_ttl,omitempty"  jsonschema_description:"Default: defaults.negative_ttl."`
+	LoadTimeout   time.Duration       `yaml:"load_timeout,omitempty"  jsonschema_description:"Default: defaults.load_timeout."`
+	MaxStaleness  time.Duration       `yaml:"max_staleness,omitempty" jsonschema:"example=5s" jsonschema_description:"What its readers tolerate. freshet check compares it with the bound that holds."`
+	OnChange      OnChange            `yaml:"on_change,omitempty"     jsonschema:"default=drop" jsonschema_description:"What an invalidation does: drop. (refresh and serve_stale: not supported by this version.)"`
+	UnsafeIgnore  []string            `yaml:"unsafe_ignore,omitempty" jsonschema_description:"Columns (table.column) whose changes are ignored. A value may then stay outdated in them until its TTL; explain says so."`
+	RowVersion    string              `yaml:"row_version,omitempty"   jsonschema_description:"Column or expression for conditional reads." later:"row versions"`
+	Rules         map[string]RuleKind `yaml:"rules,omitempty"         jsonschema_description:"How changes of a table find their keys: tags, lookup or broad." later:"rules of the kinds tags, lookup and broad"`
+	AllowBroad    []string            `yaml:"allow_broad,omitempty"   jsonschema_description:"Tables whose every change may drop all keys." later:"broad rules"`
+	DependsOnTime *DependsOnTime      `yaml:"depends_on_time,omitempty" jsonschema_description:"Required when the query uses now()." later:"queries that depend on the time"`
+	Functions     map[string]Function `yaml:"functions,omitempty"     jsonschema_description:"What the user-defined functions of the query read." later:"user-defined functions"`
+}
+
+// Dependency is a table whose changes affect an entry that code loads.
+type Dependency struct {
+	Table string `yaml:"table" jsonschema:"required" jsonschema_description:"The table, with its schema unless that is public."`
+	Key   string `yaml:"key"   jsonschema:"required" jsonschema_description:"The columns that give the entry's parameters, in their order, in braces."`
+}
+
+// DependsOnTime is a feature of a later version.
+type DependsOnTime struct {
+	MaxAge time.Duration `yaml:"max_age" jsonschema_description:"How old a value may be."`
+}
+
+// Function is a feature of a later version.
+type Function struct {
+	Reads []string `yaml:"reads" jsonschema_description:"The tables that it reads."`
+}
+
+// Names are the names of the entries, sorted.
+func (c *Config) Names() []string {
+	names := make([]string, 0, len(c.Entries))
+	for name := range c.Entries {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Declared are the entries as planning and the roster want them, sorted by name.
+func (c *Config) Declared() []rule.Declared {
+	declared := make([]rule.Declared, 0, len(c.Entries))
+	for _, name := range c.Names() {
+		e := c.Entries[name]
+		d := rule.Declared{Name: name, Key: e.Key, Query: e.Query, Result: e.Result, UnsafeIgnore: e.UnsafeIgnore}
+		for _, dep := range e.DependsOn {
+			d.DependsOn = append(d.DependsOn, rule.Dependency(dep))
+		}
+		declared = append(declared, d)
+	}
+	return declared
+}
+
+// NamespaceFor is the namespace in force: the file's or, when it has none, the one derived from the system identifier
+// and the name of the database.
+func (c *Config) NamespaceFor(systemID, database string) string {
+	if c.Namespace != "" {
+		return c.Namespace
+	}
+	return systemID + "-" + string(keytext.AppendEscaped(nil, keytext.Arg{Text: database}))
+}
+
+// Loopback reports whether only this machine reaches the listen address.
+func (c *Config) Loopback() bool { return isLoopback(c.Listen) }
+
+// ErrorAt is an error about the value at a path such as "entries.product.query": at its line and column when the
+// configuration came from a file.
+func (c *Config) ErrorAt(path, message, hint string) *Error {
+	if c.places == nil {
+		return &Error{Message: strings.TrimPrefix(path+": ", ": ") + message, Hint: hint}
+	}
+	return c.places.errorAt(path, message, hint)
+}

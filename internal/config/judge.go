@@ -1,0 +1,271 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/freshet/freshet/internal/rule"
+)
+
+// The bounds of what a file may say.
+const (
+	maxName        = 63 // bytes of a PostgreSQL name
+	maxNamespace   = 128
+	maxTTL         = 10 * 365 * 24 * time.Hour
+	maxLoadTimeout = 10 * time.Minute
+	maxJitter      = 90
+)
+
+// judge holds a complete Config against what this version can do.
+type judge struct {
+	c       *Config
+	lenient func(string) bool
+	errs    []error
+}
+
+// judge reports everything that decoded and is still wrong, except in lines that are reported already.
+func (c *Config) judge(lenient func(string) bool, reported []*Error) error {
+	j := &judge{c: c, lenient: lenient}
+	j.config()
+	return errors.Join(slices.DeleteFunc(j.errs, func(err error) bool {
+		return slices.ContainsFunc(Errors(err), func(e *Error) bool {
+			return slices.ContainsFunc(reported, func(r *Error) bool { return r.Line == e.Line })
+		})
+	})...)
+}
+
+func (j *judge) fail(path, hint, format string, args ...any) {
+	j.errs = append(j.errs, j.c.ErrorAt(path, path+": "+fmt.Sprintf(format, args...), hint))
+}
+
+// used reports whether the value at path matters to who loads the file.
+func (j *judge) used(path string) bool { return j.lenient == nil || !j.lenient(path) }
+
+func (j *judge) config() {
+	c := j.c
+	if c.Namespace != "" && !validNamespace(c.Namespace) {
+		j.fail("namespace", "use letters, digits, '_', '-', '.', '~' and '%'", "%q is not a namespace", c.Namespace)
+	}
+	if j.used("database.url") {
+		if c.Database.URL == "" {
+			j.fail("database.url", "url: postgres://user@host:5432/name, or url: ${DATABASE_URL}", "the connection string is missing")
+		} else {
+			j.postgresURL("database.url", c.Database.URL)
+		}
+	}
+	j.source()
+	j.regions()
+	j.listen()
+	j.ttls("defaults", c.Defaults.TTL, c.Defaults.NegativeTTL, c.Defaults.LoadTimeout, c.Defaults.TTLJitter)
+	if len(c.Entries) == 0 {
+		j.fail("entries", "declare at least one", "there is no entry")
+	}
+	for _, name := range c.Names() {
+		j.entry("entries."+name, name, c.Entries[name])
+	}
+}
+
+func (j *judge) postgresURL(path string, u URL) {
+	scheme, _, isURL := strings.Cut(string(u), "://")
+	if isURL {
+		parsed, err := url.Parse(string(u))
+		if scheme != "postgres" && scheme != "postgresql" || err != nil || parsed.Host == "" && parsed.Query().Get("host") == "" && parsed.Path == "" {
+			j.fail(path, "postgres://user@host:5432/name; special characters of a password are written %XX", "not a PostgreSQL connection string")
+		}
+		return
+	}
+	if !strings.Contains(string(u), "=") {
+		j.fail(path, "postgres://user@host:5432/name", "not a PostgreSQL connection string")
+	}
+}
+
+func (j *judge) source() {
+	pg := j.c.Source.Postgres
+	switch {
+	case pg == nil && j.c.Source.Kafka == nil:
+		if j.used("source") {
+			j.fail("source", "source: {postgres: {}} follows the database's own log", "exactly one source is needed, and there is none")
+		}
+		return
+	case pg != nil && j.c.Source.Kafka != nil:
+		j.fail("source", "keep one of them", "exactly one source is needed, and there are two")
+	case pg == nil:
+		return
+	}
+	if j.used("source.postgres.url") && pg.URL != j.c.Database.URL {
+		j.postgresURL("source.postgres.url", pg.URL)
+	}
+	if strings.Trim(pg.Slot, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" || len(pg.Slot) > maxName {
+		j.fail("source.postgres.slot", "use a-z, 0-9 and '_', at most 63", "%q is not a name that PostgreSQL allows for a slot", pg.Slot)
+	}
+	if len(pg.Publication) > maxName || strings.ContainsAny(pg.Publication, "\x00\n\r") {
+		j.fail("source.postgres.publication", "at most 63 bytes", "%q is not a name that PostgreSQL allows", pg.Publication)
+	}
+}
+
+func (j *judge) regions() {
+	switch n := len(j.c.Regions); {
+	case n == 0:
+		j.fail("regions", "regions: [{name: local, redis: {url: redis://127.0.0.1:6379}}]", "a region with a Redis is needed (not supported by this version: a store in the daemon's own memory)")
+	case n > 1:
+		j.fail("regions", "keep one", "not supported by this version: more than one region (here %d)", n)
+	}
+	for i, r := range j.c.Regions {
+		path := fmt.Sprintf("regions.%d", i)
+		if !validEntryName(r.Name) {
+			j.fail(path+".name", "use a letter, then letters, digits, '_' and '-', at most 63", "%q is not a name for a region", r.Name)
+		}
+		if r.Redis.URL == "" {
+			j.fail(path+".redis.url", "url: redis://127.0.0.1:6379", "the URL of Redis is missing")
+		} else {
+			j.redisURL(path+".redis.url", r.Redis.URL)
+		}
+	}
+}
+
+func (j *judge) redisURL(path string, u URL) {
+	parsed, err := url.Parse(string(u))
+	if err != nil || !slices.Contains([]string{"redis", "rediss", "unix"}, parsed.Scheme) || parsed.Scheme != "unix" && parsed.Hostname() == "" {
+		j.fail(path, "redis://[user:password@]host:port[/db], rediss:// for TLS, or unix:///path; special characters of a password are written %XX", "not the URL of a Redis")
+		return
+	}
+	for _, parameter := range []string{"master_set", "addr"} {
+		if parsed.Query().Has(parameter) {
+			j.fail(path, "name one standalone server", "not supported by this version: Sentinel and Cluster (%s)", parameter)
+		}
+	}
+}
+
+func (j *judge) listen() {
+	if !j.used("listen") {
+		return
+	}
+	listen := j.c.Listen
+	_, port, err := net.SplitHostPort(listen)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		j.fail("listen", "host:port, such as 127.0.0.1:7780, or [::1]:7780", "%q is not an address", listen)
+		return
+	}
+	if token := j.c.Auth.Token; token != "" {
+		if strings.ContainsFunc(string(token), func(r rune) bool { return r <= ' ' || r > '~' }) {
+			j.fail("auth.token", "use printable characters without spaces", "the token cannot be sent in a header")
+		}
+	} else if !isLoopback(listen) {
+		j.fail("listen", "add auth: {token_file: …}, or listen on 127.0.0.1", "%s can be reached by others, and no token guards it", listen)
+	}
+}
+
+func isLoopback(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+func (j *judge) ttls(path string, ttl, negative, timeout time.Duration, jitter *Percent) {
+	for name, d := range map[string]time.Duration{"ttl": ttl, "negative_ttl": negative} {
+		if d > maxTTL {
+			j.fail(path+"."+name, "", "%s is longer than ten years", formatDuration(d))
+		}
+		if d < time.Millisecond {
+			j.fail(path+"."+name, "", "%s is shorter than a millisecond", d)
+		}
+	}
+	if timeout > maxLoadTimeout {
+		j.fail(path+".load_timeout", "", "%s is longer than %s", formatDuration(timeout), formatDuration(maxLoadTimeout))
+	}
+	if jitter != nil && (*jitter < 0 || *jitter > maxJitter) {
+		j.fail(path+".ttl_jitter", "", "%s is not between 0%% and %d%%", jitter, maxJitter)
+	}
+}
+
+func (j *judge) entry(path, name string, e Entry) {
+	if !validEntryName(name) {
+		j.fail(path, "use a letter, then letters, digits, '_' and '-', at most 63", "%q is not a name for an entry", name)
+	}
+	j.ttls(path, e.TTL, e.NegativeTTL, e.LoadTimeout, e.TTLJitter)
+	if e.OnChange.Kind != Drop {
+		j.fail(path+".on_change", "remove on_change, or write drop", "not supported by this version: %s", e.OnChange)
+	}
+	for i, column := range e.UnsafeIgnore {
+		if n := strings.Count(column, "."); n < 1 || n > 2 || strings.HasPrefix(column, ".") || strings.HasSuffix(column, ".") {
+			j.fail(fmt.Sprintf("%s.unsafe_ignore.%d", path, i), "write it as table.column", "%q does not name a column", column)
+		}
+	}
+	query, code := strings.TrimSpace(e.Query) != "", len(e.DependsOn) > 0
+	switch {
+	case query && code:
+		j.fail(path+".depends_on", "remove one: depends_on is for values that application code loads", "an entry has either query or depends_on")
+	case !query && !code:
+		j.fail(path, "add query, or depends_on for values that application code loads", "the entry has neither query nor depends_on")
+	}
+	if e.Key == "" {
+		j.fail(path+".key", "key: "+name+":{id}", "the key is missing")
+		return
+	}
+	template, err := rule.ParseTemplate(e.Key)
+	if err != nil {
+		j.template(path+".key", err)
+		return
+	}
+	for i, dep := range e.DependsOn {
+		j.dependency(fmt.Sprintf("%s.depends_on.%d", path, i), template, dep)
+	}
+}
+
+func (j *judge) template(path string, err error) {
+	if bad, ok := errors.AsType[*rule.TemplateError](err); ok {
+		j.fail(path, "", "%q, character %d: %s", bad.Template, bad.Offset+1, bad.Problem)
+		return
+	}
+	j.fail(path, "", "%v", err)
+}
+
+func (j *judge) dependency(path string, key *rule.Template, dep Dependency) {
+	if dep.Table == "" {
+		j.fail(path+".table", "", "the table is missing")
+	}
+	columns, err := rule.ParseTemplate(dep.Key)
+	if err != nil {
+		j.template(path+".key", err)
+		return
+	}
+	if got, want := len(columns.Params()), len(key.Params()); got != want {
+		j.fail(path+".key", "name one column of the table for each parameter of the entry's key, in its order",
+			"%q has %d columns, and the entry's key has %d parameters", dep.Key, got, want)
+	}
+}
+
+// validNamespace accepts the bytes that neither end a part of a store's key nor mean something to Redis Cluster.
+func validNamespace(s string) bool {
+	return len(s) <= maxNamespace && strings.IndexFunc(s, func(r rune) bool {
+		return !isWord(r) && !strings.ContainsRune("-.~%", r)
+	}) < 0
+}
+
+// validEntryName accepts names that stand unescaped in a key of the store and in a path of the gateway.
+func validEntryName(s string) bool {
+	if s == "" || len(s) > maxName || !isLetter(rune(s[0])) {
+		return false
+	}
+	return strings.IndexFunc(s, func(r rune) bool { return !isWord(r) && r != '-' }) < 0
+}
+
+func isLetter(r rune) bool { return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' }
+
+func isWord(r rune) bool { return isLetter(r) || '0' <= r && r <= '9' || r == '_' }

@@ -1,0 +1,164 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// DefaultFile is the file that every command and library reads unless it is told otherwise.
+const DefaultFile = "freshet.yaml"
+
+// Load reads a file. lookup is the environment (os.LookupEnv). All that is wrong is in the error, one Error for each
+// (see Errors). The Config is complete: defaults are filled in and the files that hold secrets are read.
+func Load(path string, lookup func(string) (string, bool)) (*Config, error) {
+	return load(path, lookup, nil)
+}
+
+// LoadForLibrary reads a file for an application, which has its own way to the database and serves nothing: variables
+// of the sections database, source, listen and auth need not be set, and the files that they name need not exist.
+func LoadForLibrary(path string, lookup func(string) (string, bool)) (*Config, error) {
+	return load(path, lookup, func(at string) bool {
+		section, _, _ := strings.Cut(at, ".")
+		switch section {
+		case "database", "source", "listen", "auth":
+			return true
+		}
+		return false
+	})
+}
+
+func load(path string, lookup func(string) (string, bool), lenient func(string) bool) (*Config, error) {
+	text, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	if err != nil {
+		hint := "name the file with --config"
+		if !errors.Is(err, os.ErrNotExist) {
+			hint = ""
+		}
+		return nil, &Error{Message: fmt.Sprintf("read configuration: %v", err), Hint: hint}
+	}
+	return read(path, text, lookup, lenient)
+}
+
+// Parse reads a file's text; path is what its errors call it and where relative paths in it start.
+func Parse(path string, text []byte, lookup func(string) (string, bool)) (*Config, error) {
+	return read(path, text, lookup, nil)
+}
+
+func read(path string, text []byte, lookup func(string) (string, bool), lenient func(string) bool) (*Config, error) {
+	c, err := parse(path, text, lookup, lenient)
+	if c == nil {
+		return nil, err
+	}
+	if err == nil {
+		err = c.readSecrets(filepath.Dir(path), lenient)
+	}
+	// What did not decode is missing now and must not be reported again.
+	full := c.withDefaults()
+	if err := errors.Join(err, full.judge(lenient, Errors(err))); err != nil {
+		return nil, inOrder(err)
+	}
+	return full, nil
+}
+
+// inOrder sorts errors by their place in the file.
+func inOrder(err error) error {
+	all := Errors(err)
+	slices.SortStableFunc(all, func(a, b *Error) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	sorted := make([]error, len(all))
+	for i, e := range all {
+		sorted[i] = e
+	}
+	return errors.Join(sorted...)
+}
+
+// readSecrets puts in place what the *_file keys name.
+func (c *Config) readSecrets(dir string, lenient func(string) bool) error {
+	r := &secretReader{c: c, dir: dir, lenient: lenient}
+	r.url("database", &c.Database.URL, c.Database.URLFile, c.Database.PasswordFile)
+	if pg := c.Source.Postgres; pg != nil {
+		if pg.PasswordFile != "" && pg.URL == "" && pg.URLFile == "" {
+			r.fail("source.postgres.password_file", "password_file without a connection string to put it in", "use database.password_file, or give source.postgres.url")
+		} else {
+			r.url("source.postgres", &pg.URL, pg.URLFile, pg.PasswordFile)
+		}
+	}
+	for i := range c.Regions {
+		redis := &c.Regions[i].Redis
+		r.url(fmt.Sprintf("regions.%d.redis", i), &redis.URL, redis.URLFile, redis.PasswordFile)
+	}
+	if c.Auth.TokenFile != "" {
+		if c.Auth.Token != "" {
+			r.fail("auth.token_file", "auth has both token and token_file", "keep one of them")
+		} else if text, ok := r.read("auth.token_file", c.Auth.TokenFile); ok {
+			c.Auth.Token = Secret(text)
+		}
+	}
+	return errors.Join(r.errs...)
+}
+
+type secretReader struct {
+	c       *Config
+	dir     string
+	lenient func(string) bool
+	errs    []error
+}
+
+func (r *secretReader) fail(path, message, hint string) {
+	r.errs = append(r.errs, r.c.ErrorAt(path, path+": "+message, hint))
+}
+
+// url completes one connection string.
+func (r *secretReader) url(path string, u *URL, urlFile, passwordFile string) {
+	if urlFile != "" {
+		if *u != "" {
+			r.fail(path+".url_file", "both url and url_file are given", "keep one of them")
+			return
+		}
+		text, ok := r.read(path+".url_file", urlFile)
+		if !ok {
+			return
+		}
+		*u = URL(text)
+	}
+	if passwordFile == "" || *u == "" {
+		return
+	}
+	password, ok := r.read(path+".password_file", passwordFile)
+	if !ok {
+		return
+	}
+	full, err := u.withPassword(password)
+	if err != nil {
+		r.fail(path+".password_file", err.Error(), "")
+		return
+	}
+	*u = full
+}
+
+// read reads a file that holds one secret; the line end after it does not belong to it.
+func (r *secretReader) read(path, file string) (string, bool) {
+	if r.lenient != nil && r.lenient(path) {
+		return "", false
+	}
+	if !filepath.IsAbs(file) {
+		file = filepath.Join(r.dir, file)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		r.fail(path, err.Error(), "")
+		return "", false
+	}
+	secret := strings.TrimRight(string(text), "\r\n")
+	if secret == "" {
+		r.fail(path, "the file is empty", "")
+		return "", false
+	}
+	return secret, true
+}
