@@ -89,6 +89,9 @@ func validName(s string) bool {
 // Params are the parameter names in the order of the template.
 func (t *Template) Params() []string { return t.params }
 
+// Literals are the texts before, between and after the parameters: one more than there are parameters.
+func (t *Template) Literals() []string { return t.literals }
+
 // Append appends the key for the given arguments, one for each parameter, in canonical text.
 func (t *Template) Append(dst []byte, args []keytext.Arg) []byte {
 	for i, a := range args {
