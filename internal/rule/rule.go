@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"strconv"
 
 	"github.com/freshet/freshet/internal/keytext"
 )
@@ -156,15 +155,4 @@ func (r *Roster) Text() []byte {
 // f:<namespace>:<generation>:<entry>.<version>.<activation>:
 func KeyPrefix(namespace, generation string, e *Entry) string {
 	return "f:" + namespace + ":" + generation + ":" + e.Name + "." + e.Version + "." + e.Activation + ":"
-}
-
-// DefaultNamespace names the keys of a database for which the configuration gives no namespace.
-func DefaultNamespace(systemID, database string) string {
-	var b []byte
-	if n, err := strconv.ParseUint(systemID, 10, 64); err == nil {
-		b = strconv.AppendUint(b, n, 36)
-	} else {
-		b = keytext.AppendEscaped(b, keytext.Arg{Text: systemID})
-	}
-	return string(keytext.AppendEscaped(append(b, '.'), keytext.Arg{Text: database}))
 }
