@@ -55,8 +55,15 @@ func AppendEscaped(dst []byte, a Arg) []byte {
 	if a.Null {
 		return append(dst, '%', '-')
 	}
-	for i := range len(a.Text) {
-		c := a.Text[i]
+	return appendEscaped(dst, a.Text)
+}
+
+// AppendEscapedText is AppendEscaped for canonical text in a buffer.
+func AppendEscapedText(dst, text []byte) []byte { return appendEscaped(dst, text) }
+
+func appendEscaped[T string | []byte](dst []byte, text T) []byte {
+	for i := range len(text) {
+		c := text[i]
 		if safe(c) {
 			dst = append(dst, c)
 		} else {

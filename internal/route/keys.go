@@ -1,0 +1,146 @@
+package route
+
+import (
+	"bytes"
+	"hash/maphash"
+	"iter"
+	"math"
+)
+
+// Keys collects what rows invalidate: keys, each once, and entries whose version must move. It is a window over the
+// stream: when it is Full, the caller takes what it holds and Resets it, so that a transaction of any size takes
+// bounded memory; a key that comes again in a later window is held again.
+//
+// Key texts lie in one arena and are found again by an open-addressing table of indexes, so that a steady stream of
+// rows allocates nothing.
+type Keys struct {
+	maxKeys, maxBytes int
+	seed              maphash.Seed
+	arena             []byte
+	spans             []span
+	slots             []uint32 // index into spans, plus one; zero is free
+	moves             []Move
+	moved             []uint64 // bit per entry
+}
+
+type span struct {
+	entry      uint32
+	start, end uint32
+	hash       uint32
+	slot       uint32
+}
+
+// Move says that the version of an entry must move, and why.
+type Move struct {
+	Entry int
+	Cause string
+}
+
+const firstSlots = 64
+
+// NewKeys makes a buffer that is Full at maxKeys keys or maxBytes bytes of key text, whichever comes first.
+func NewKeys(maxKeys, maxBytes int) *Keys {
+	return &Keys{maxKeys: maxKeys, maxBytes: maxBytes, seed: maphash.MakeSeed(), slots: make([]uint32, firstSlots)}
+}
+
+// Len is the number of keys held.
+func (k *Keys) Len() int { return len(k.spans) }
+
+// Bytes is the size of the key texts held.
+func (k *Keys) Bytes() int { return len(k.arena) }
+
+// Empty reports that nothing is held, neither a key nor a move.
+func (k *Keys) Empty() bool { return len(k.spans) == 0 && len(k.moves) == 0 }
+
+// Full reports that the caller should take what is held before the next row. A row adds a few keys at most.
+func (k *Keys) Full() bool { return len(k.spans) >= k.maxKeys || len(k.arena) >= k.maxBytes }
+
+// At returns the i-th key: the entry's index and the key's text, valid until Reset.
+func (k *Keys) At(i int) (entry int, key []byte) {
+	s := &k.spans[i]
+	return int(s.entry), k.arena[s.start:s.end:s.end]
+}
+
+// All yields entry and key text of every key, in the order of their first appearance.
+func (k *Keys) All() iter.Seq2[int, []byte] {
+	return func(yield func(int, []byte) bool) {
+		for i := range k.spans {
+			if !yield(k.At(i)) {
+				return
+			}
+		}
+	}
+}
+
+// Moves are the entries whose versions must move, each once, with the first cause. Valid until Reset.
+func (k *Keys) Moves() []Move { return k.moves }
+
+// Moved reports whether the entry's version must move.
+func (k *Keys) Moved(entry int) bool {
+	word := entry / 64
+	return word < len(k.moved) && k.moved[word]&(1<<(entry%64)) != 0
+}
+
+// Reset empties the buffer and keeps its memory. Its cost follows what was held, not what could be.
+func (k *Keys) Reset() {
+	if len(k.spans)*4 < len(k.slots) {
+		for i := range k.spans {
+			k.slots[k.spans[i].slot] = 0
+		}
+	} else {
+		clear(k.slots)
+	}
+	for _, m := range k.moves {
+		k.moved[m.Entry/64] = 0
+	}
+	k.spans, k.arena, k.moves = k.spans[:0], k.arena[:0], k.moves[:0]
+}
+
+func (k *Keys) move(entry int, cause func() string) {
+	if k.Moved(entry) {
+		return
+	}
+	for len(k.moved) <= entry/64 {
+		k.moved = append(k.moved, 0)
+	}
+	k.moved[entry/64] |= 1 << (entry % 64)
+	k.moves = append(k.moves, Move{Entry: entry, Cause: cause()})
+}
+
+// seal takes the text that was appended to the arena from start on as a key, unless it is held already.
+func (k *Keys) seal(entry, start int) {
+	text := k.arena[start:]
+	if len(k.arena) > math.MaxUint32 {
+		panic("route: a window of more than 4 GiB of keys")
+	}
+	hash := uint32(maphash.Bytes(k.seed, text)) + uint32(entry)*0x9e3779b1 //nolint:gosec // a hash
+	mask := uint32(len(k.slots) - 1)                                       //nolint:gosec // a power of two below 2^32
+	at := hash & mask
+	for ; k.slots[at] != 0; at = (at + 1) & mask {
+		s := &k.spans[k.slots[at]-1]
+		if s.hash == hash && int(s.entry) == entry && bytes.Equal(k.arena[s.start:s.end], text) {
+			k.arena = k.arena[:start]
+			return
+		}
+	}
+	k.spans = append(k.spans, span{
+		entry: uint32(entry), start: uint32(start), end: uint32(len(k.arena)), hash: hash, slot: at, //nolint:gosec // bounded above
+	})
+	k.slots[at] = uint32(len(k.spans)) //nolint:gosec // bounded by the arena
+	if len(k.spans)*2 > len(k.slots) {
+		k.grow()
+	}
+}
+
+func (k *Keys) grow() {
+	k.slots = make([]uint32, len(k.slots)*2)
+	mask := uint32(len(k.slots) - 1) //nolint:gosec // a power of two below 2^32
+	for i := range k.spans {
+		at := k.spans[i].hash & mask
+		for k.slots[at] != 0 {
+			at = (at + 1) & mask
+		}
+		k.slots[at] = uint32(i + 1) //nolint:gosec // bounded by the arena
+		k.spans[i].slot = at
+	}
+}
