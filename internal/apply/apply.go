@@ -1,0 +1,429 @@
+// Package apply makes routed changes true in a region's store: it waits until their transactions are visible on the
+// primary, deletes the records that they affect, and only then moves HEAD, the store's own account of how far that
+// has come, and what the slot may forget. The rules D2 to D7 that it cites are those of docs/protocol.md.
+package apply
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/freshet/freshet/internal/change"
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/watermark"
+	"github.com/freshet/freshet/mvcc"
+)
+
+// Store is the region's store, over one connection that is never silently replaced by another.
+type Store interface {
+	// Apply records the intent, deletes the named records and, when asked to, advances HEAD. An error means that
+	// nothing may be taken as applied.
+	Apply(ctx context.Context, b redisstore.Batch) (redisstore.Result, error)
+	// Move publishes a roster.
+	Move(ctx context.Context, e redisstore.Expected, roster []byte, revision uint64, publication string) error
+}
+
+// Gate asks the primary what is visible.
+type Gate interface {
+	// Snapshot returns a fresh snapshot and a log position read after it was taken.
+	Snapshot(ctx context.Context) (mvcc.Snapshot, mvcc.LSN, error)
+}
+
+// Options configure an Applier. Store, Gate, Queue, Names and Head are required.
+type Options struct {
+	Store     Store
+	Gate      Gate
+	Queue     *Queue
+	Names     *Names
+	Head      fence.Head                // as claimed, or as just created
+	Confirm   func(p change.Position)   // tells the source what it may forget
+	Observe   func(committed time.Time) // called for each transaction once it is applied
+	Published func(r *rule.Roster)      // called on the applier's goroutine when readers can see a new roster
+	Logger    *slog.Logger              //
+	Rewind    Rewind                    // how far confirmation stays behind (D5)
+	Settle    time.Duration             // how long readers may go on under old names after a move (D7): T_r and a margin
+	Stats     *Stats                    // counters, shared with whoever shows them
+	// MaxWaiting bounds the bytes of keys that wait for a transaction to become visible. Default 16 MiB.
+	MaxWaiting int
+}
+
+// Applier applies one stream to one store. It is used by one goroutine, except for Request.
+type Applier struct {
+	opts     Options
+	head     fence.Head
+	prefix   *watermark.Tracker
+	pending  []*pendingPart
+	waiting  int // bytes of pending
+	backoff  time.Duration
+	gateAt   time.Time // when to ask again for what is not visible
+	settleAt time.Time // until then Wc stands still, after names moved
+	idleAt   time.Time
+	horizon  horizon
+	rewind   rewind
+	requests chan request
+}
+
+type pendingPart struct {
+	part    *Part
+	unseen  int
+	started bool
+}
+
+// request asks the applier's goroutine to change the live names.
+type request struct {
+	change func(n *Names) bool
+	done   chan error
+}
+
+// New makes an Applier.
+func New(opts Options) *Applier {
+	if opts.MaxWaiting == 0 {
+		opts.MaxWaiting = 16 << 20
+	}
+	return &Applier{
+		opts:     opts,
+		head:     opts.Head,
+		prefix:   watermark.New(opts.Head.Wc),
+		backoff:  firstBackoff,
+		rewind:   rewind{Rewind: opts.Rewind},
+		requests: make(chan request),
+	}
+}
+
+// Request runs a change of the live names in the applier's order of things and returns once readers can see it.
+// change reports whether it changed anything.
+func (a *Applier) Request(ctx context.Context, change func(n *Names) bool) error {
+	r := request{change: change, done: make(chan error, 1)}
+	select {
+	case a.requests <- r:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+const (
+	firstBackoff = time.Millisecond
+	lastBackoff  = 100 * time.Millisecond
+	// idleEvery bounds how often an idle database moves HEAD.
+	idleEvery = 500 * time.Millisecond
+	tick      = time.Second
+)
+
+// Run applies what comes through the queue until the queue is closed and everything in it is applied, or until ctx
+// ends or something fails; then the whole stream has to be taken up again from HEAD.
+func (a *Applier) Run(ctx context.Context) error {
+	timer := time.NewTimer(tick)
+	defer timer.Stop()
+	for {
+		closed := false
+		fresh := false
+		if a.waiting < a.opts.MaxWaiting {
+			var part *Part
+			if part, closed = a.opts.Queue.take(); part != nil {
+				a.adopt(part)
+				fresh = true
+			}
+		}
+		now := time.Now()
+		if fresh && !a.onlyIdle() || a.due(now) {
+			if err := a.step(ctx, nil); err != nil {
+				return err
+			}
+			continue
+		}
+		if closed && !fresh && len(a.pending) == 0 && a.prefix.End() == a.head.Wc {
+			a.confirm(now)
+			return nil
+		}
+		timer.Reset(a.next(now))
+		select {
+		case <-a.opts.Queue.wake:
+		case <-timer.C:
+			a.confirm(time.Now())
+		case r := <-a.requests:
+			if err := a.step(ctx, &r); err != nil {
+				r.done <- err
+				return err
+			}
+			r.done <- nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// due reports whether there is something to do although nothing new came.
+func (a *Applier) due(now time.Time) bool {
+	if len(a.pending) > 0 {
+		if a.onlyIdle() {
+			return !now.Before(a.idleAt)
+		}
+		return !now.Before(a.gateAt)
+	}
+	return a.prefix.End() > a.head.Wc && !now.Before(a.settleAt)
+}
+
+func (a *Applier) next(now time.Time) time.Duration {
+	wait := tick
+	if len(a.pending) > 0 {
+		at := a.gateAt
+		if a.onlyIdle() {
+			at = a.idleAt
+		}
+		wait = min(wait, at.Sub(now))
+	} else if a.prefix.End() > a.head.Wc {
+		wait = min(wait, a.settleAt.Sub(now))
+	}
+	return max(wait, 50*time.Microsecond)
+}
+
+// onlyIdle reports that what is pending are positions without transactions, which can wait a little.
+func (a *Applier) onlyIdle() bool {
+	for _, p := range a.pending {
+		if !p.part.Keys.Empty() {
+			return false
+		}
+		for i := range p.part.items {
+			if p.part.items[i].xid != 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// adopt takes a part over: its transactions join the prefix in log order. Only the last piece of a transaction that
+// spans parts does: pieces become visible together, so when the last one is sent, those before it are or were too.
+func (a *Applier) adopt(part *Part) {
+	for i := range part.items {
+		it := &part.items[i]
+		if it.position == 0 {
+			continue
+		}
+		id, skip := a.prefix.Append(mvcc.LSN(it.position))
+		it.id, it.tracked = id, !skip
+	}
+	a.pending = append(a.pending, &pendingPart{part: part, unseen: len(part.items)})
+	a.waiting += part.Keys.Bytes()
+}
+
+// step gates what is pending and sends what is visible: intent, confirms and the advance of HEAD (D2 to D4). With a
+// request, or when rows asked for it, it then moves names (D7).
+func (a *Applier) step(ctx context.Context, req *request) error {
+	snapshot, insert, err := a.opts.Gate.Snapshot(ctx)
+	if err != nil {
+		return fmt.Errorf("gate: %w", err)
+	}
+	now := time.Now()
+	batch := redisstore.Batch{
+		Expect: a.expect(),
+		Si:     snapshot,
+	}
+	var (
+		ready []*pendingPart
+		moved bool
+	)
+	for _, p := range a.pending {
+		if newly := a.look(p, snapshot, &batch); !newly {
+			continue
+		}
+		ready = append(ready, p)
+		moved = a.move(p) || moved
+	}
+	batch.Names = a.names(ready)
+	if req != nil {
+		moved = req.change(a.opts.Names) || moved
+	}
+	a.settle(ready)
+	if !moved && !now.Before(a.settleAt) {
+		if end := a.prefix.End(); end > a.head.Wc {
+			batch.Advance = end
+			batch.Sa = a.horizon.reached(end)
+		}
+	}
+	result, err := a.opts.Store.Apply(ctx, batch)
+	if err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	if batch.Advance > 0 {
+		a.head.Wc = batch.Advance
+		a.rewind.add(time.Now(), batch.Advance)
+	}
+	a.horizon.offer(snapshot, insert)
+	if moved {
+		if err := a.Publish(ctx); err != nil {
+			return err
+		}
+	}
+	a.finish(ready, result, batch)
+	return nil
+}
+
+func (a *Applier) expect() redisstore.Expected {
+	return redisstore.Expected{Generation: a.head.Generation, Term: a.head.Term, Wc: a.head.Wc}
+}
+
+// look asks of each transaction in p that was not visible whether it is now, and reports whether anything has to be
+// sent. All keys of the part are sent again then: they were coalesced over its transactions, and deleting once too
+// often costs a load, once too seldom a stale value.
+func (a *Applier) look(p *pendingPart, snapshot mvcc.Snapshot, batch *redisstore.Batch) (newly bool) {
+	for i := range p.part.items {
+		it := &p.part.items[i]
+		if it.seen && p.started {
+			continue
+		}
+		if !it.seen && !snapshot.Sees(it.xid) {
+			continue
+		}
+		it.seen = true
+		newly = true
+		p.unseen--
+		if it.xid != 0 {
+			batch.Wi = max(batch.Wi, it.end)
+		}
+	}
+	p.started = true
+	return newly
+}
+
+// move draws new names for the entries whose rows in p could not be mapped to keys.
+func (a *Applier) move(p *pendingPart) (moved bool) {
+	for _, m := range p.part.Keys.Moves() {
+		moved = true
+		a.opts.Names.Move(m.Entry, m.Cause, time.Now())
+		a.opts.Stats.Moves.Add(1)
+		a.opts.Logger.Error("version of an entry moved: a change could not be mapped to its keys",
+			slog.String("entry", a.opts.Names.Entry(m.Entry)), slog.String("cause", m.Cause))
+	}
+	return moved
+}
+
+// names spells the keys of the parts under the names that are live now.
+func (a *Applier) names(parts []*pendingPart) []string {
+	count, size := 0, 0
+	for _, p := range parts {
+		count += p.part.Keys.Len()
+		size += p.part.Keys.Bytes() + p.part.Keys.Len()*a.opts.Names.longest
+	}
+	if count == 0 {
+		return nil
+	}
+	var text strings.Builder
+	text.Grow(size)
+	ends := make([]int, 0, count)
+	for _, p := range parts {
+		for i := range p.part.Keys.Len() {
+			entry, key := p.part.Keys.At(i)
+			for _, prefix := range a.opts.Names.prefixes(entry) {
+				text.WriteString(prefix)
+				text.Write(key)
+				ends = append(ends, text.Len())
+			}
+		}
+	}
+	all := text.String()
+	names := make([]string, len(ends))
+	from := 0
+	for i, end := range ends {
+		names[i] = all[from:end]
+		from = end
+	}
+	return names
+}
+
+// settle takes the parts that wait for nothing any more off the pending list and counts their transactions as done.
+// It runs before the batch is sent, whose advance includes them; should the batch fail, nothing of this survives it.
+func (a *Applier) settle(ready []*pendingPart) {
+	for _, p := range ready {
+		if p.unseen > 0 {
+			continue
+		}
+		for i := range p.part.items {
+			if it := &p.part.items[i]; it.tracked {
+				a.prefix.Done(it.id)
+			}
+		}
+	}
+	kept := a.pending[:0]
+	a.waiting = 0
+	for _, p := range a.pending {
+		if p.unseen > 0 {
+			kept = append(kept, p)
+			a.waiting += p.part.Keys.Bytes()
+		}
+	}
+	clear(a.pending[len(kept):])
+	a.pending = kept
+}
+
+// finish accounts for a batch that was applied.
+func (a *Applier) finish(ready []*pendingPart, result redisstore.Result, batch redisstore.Batch) {
+	now := time.Now()
+	stats := a.opts.Stats
+	stats.Batches.Add(1)
+	stats.Keys.Add(uint64(len(batch.Names)))
+	stats.Unlinked.Add(uint64(max(result.Unlinked, 0))) //nolint:gosec // not negative
+	if batch.Advance > 0 {
+		stats.Wc.Store(uint64(batch.Advance))
+	}
+	stats.Applied.Store(now.UnixMicro())
+	for _, p := range ready {
+		if p.unseen > 0 {
+			continue
+		}
+		for i := range p.part.items {
+			it := &p.part.items[i]
+			if it.xid != 0 && it.position != 0 {
+				stats.Transactions.Add(1)
+				if a.opts.Observe != nil {
+					a.opts.Observe(time.UnixMicro(it.committed))
+				}
+			}
+		}
+		a.opts.Queue.giveBack(p.part)
+	}
+	stats.Waiting.Store(int64(len(a.pending)))
+	if len(a.pending) == 0 || len(ready) > 0 {
+		a.backoff = firstBackoff
+	} else {
+		a.backoff = min(2*a.backoff, lastBackoff)
+	}
+	a.gateAt = now.Add(a.backoff)
+	a.idleAt = now.Add(idleEvery)
+	a.confirm(now)
+}
+
+// Publish writes the roster with the moved names, before Run or within it. Readers may go on under the old names for as long as their last
+// confirmation of the roster holds, so Wc stands still until that has passed (D7).
+func (a *Applier) Publish(ctx context.Context) error {
+	roster := a.opts.Names.next()
+	err := a.opts.Store.Move(ctx, a.expect(), roster.Text(), roster.Revision, a.head.Publication)
+	if err != nil {
+		return fmt.Errorf("publish roster: %w", err)
+	}
+	a.head.Revision = roster.Revision
+	a.settleAt = time.Now().Add(a.opts.Settle)
+	if a.opts.Published != nil {
+		a.opts.Published(roster)
+	}
+	return nil
+}
+
+// confirm tells the source what it may forget: what was applied, less the depth to which a store that loses its own
+// history can be brought up to date again (D5).
+func (a *Applier) confirm(now time.Time) {
+	if p := a.rewind.position(now); p > 0 && a.opts.Confirm != nil {
+		a.opts.Confirm(change.Position(p))
+		a.opts.Stats.Confirmed.Store(uint64(p))
+	}
+}

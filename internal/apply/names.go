@@ -1,0 +1,111 @@
+package apply
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"time"
+
+	"github.com/freshet/freshet/internal/rule"
+)
+
+// Names are the live names of all entries: what the roster says, and what deletions are spelled with.
+type Names struct {
+	namespace string
+	roster    *rule.Roster
+	entries   []*rule.Entry // in the order that the router numbers them
+	live      [][]string    // per entry its live prefixes; none while it is suspended
+	moves     []moveCount
+	longest   int
+}
+
+type moveCount struct {
+	since time.Time
+	count int
+}
+
+// An entry whose version moves more often than this is of no use as a cache, and every move makes every reader read
+// the roster again.
+const (
+	tooManyMoves = 8
+	movesWithin  = 30 * time.Second
+)
+
+// Draw returns 64 random bits as 16 hexadecimal digits: a generation or an activation. Never a counter, so that a
+// name which was used once is not used again whatever history a store has lost.
+func Draw() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// NewNames takes the entries of the roster as compiled, in the router's order.
+func NewNames(namespace string, roster *rule.Roster, entries []*rule.Entry) *Names {
+	n := &Names{namespace: namespace, roster: roster, entries: entries, moves: make([]moveCount, len(entries))}
+	n.spell()
+	return n
+}
+
+func (n *Names) spell() {
+	n.live = make([][]string, len(n.entries))
+	n.longest = 0
+	for i, e := range n.entries {
+		if e.Suspended != "" {
+			continue
+		}
+		prefix := rule.KeyPrefix(n.namespace, n.roster.Generation, e)
+		n.live[i] = []string{prefix}
+		n.longest = max(n.longest, len(prefix))
+	}
+}
+
+func (n *Names) prefixes(entry int) []string { return n.live[entry] }
+
+// Roster is the roster as it was last published, or is about to be.
+func (n *Names) Roster() *rule.Roster { return n.roster }
+
+// Entry is the name of the entry with this number.
+func (n *Names) Entry(i int) string { return n.entries[i].Name }
+
+// Move draws a new activation: everything cached under the old name is dead once readers follow.
+func (n *Names) Move(i int, cause string, now time.Time) {
+	e := n.entries[i]
+	m := &n.moves[i]
+	if now.Sub(m.since) > movesWithin {
+		*m = moveCount{since: now}
+	}
+	if m.count++; m.count > tooManyMoves && e.Suspended == "" {
+		e.Suspended = "its version moved too often: " + cause
+	}
+	e.Activation = Draw()
+	n.spell()
+}
+
+// Suspend takes an entry out of the cache: readers load it from the database.
+func (n *Names) Suspend(i int, why string) {
+	n.entries[i].Suspended = why
+	n.entries[i].Activation = Draw()
+	n.spell()
+}
+
+// Activate puts an entry back, under a new name.
+func (n *Names) Activate(i int) {
+	n.entries[i].Suspended = ""
+	n.entries[i].Activation = Draw()
+	n.spell()
+}
+
+// Find returns the number of an entry, -1 when there is none.
+func (n *Names) Find(name string) int {
+	for i, e := range n.entries {
+		if e.Name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// next is the roster to be published: the next revision.
+func (n *Names) next() *rule.Roster {
+	n.roster.Revision++
+	return n.roster
+}

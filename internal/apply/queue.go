@@ -1,0 +1,205 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/freshet/freshet/internal/change"
+	"github.com/freshet/freshet/internal/route"
+	"github.com/freshet/freshet/internal/watermark"
+	"github.com/freshet/freshet/mvcc"
+)
+
+// Bounds of a Part. They bound the daemon's memory: at most two parts are being filled or sent at a time, and the
+// parts that wait for a transaction to become visible are bounded by Options.MaxWaiting.
+const (
+	maxPartKeys  = 8 << 10
+	maxPartBytes = 1 << 20
+	maxPartItems = 16 << 10
+	// wakeKeys wakes the applier inside a transaction; a smaller one wakes it with its commit.
+	wakeKeys = 2 << 10
+)
+
+// errClosed ends a source that hands over after the queue was closed.
+var errClosed = errors.New("the applying side has stopped")
+
+// item is a transaction, or a piece of one, within a Part.
+type item struct {
+	xid       mvcc.XID
+	end       mvcc.LSN        // e of the transaction; for an idle item, the position up to which nothing was left out
+	position  change.Position // what may be confirmed when this item and all before it are done; 0 for all but the last piece
+	id        watermark.ID    // of an item with a position
+	tracked   bool
+	committed int64 // Unix microseconds by the writer's clock; 0 when unknown
+	seen      bool  // visible on the primary at an earlier gate
+}
+
+// Part is a stretch of the log, already routed: the keys that its transactions affect, and the transactions. The
+// source's side fills one while the applier works on the previous one.
+type Part struct {
+	Keys  *route.Keys
+	items []item
+	open  bool // the last item's transaction has not ended in this part
+}
+
+func newPart() *Part { return &Part{Keys: route.NewKeys(maxPartKeys, maxPartBytes)} }
+
+func (p *Part) full() bool { return p.Keys.Full() || len(p.items) >= maxPartItems }
+
+// empty reports that there is nothing to do yet: no transaction, or one that has only begun.
+func (p *Part) empty() bool {
+	return len(p.items) == 0 || len(p.items) == 1 && p.open && p.Keys.Empty()
+}
+
+func (p *Part) reset() {
+	p.Keys.Reset()
+	p.items = p.items[:0]
+	p.open = false
+}
+
+// Queue joins the source's goroutine and the applier's: one Part is being filled, and the applier takes it whenever
+// it is free, however little is in it. So a single change waits for nobody, and a backlog is applied in large batches.
+type Queue struct {
+	mu       sync.Mutex
+	part     *Part
+	spare    *Part
+	begun    item // the open transaction, to be repeated in the next part
+	inside   bool
+	signaled bool
+	closed   bool
+	wake     chan struct{} // capacity 1, carries nothing: the part is the truth
+	space    chan struct{} // capacity 1, likewise
+}
+
+// NewQueue makes an empty queue.
+func NewQueue() *Queue {
+	return &Queue{part: newPart(), wake: make(chan struct{}, 1), space: make(chan struct{}, 1)}
+}
+
+// Acquire locks the part that is being filled, waiting while it is full; the caller fills it and calls Release.
+func (q *Queue) Acquire(ctx context.Context) (*Part, error) {
+	for {
+		q.mu.Lock()
+		if q.closed {
+			q.mu.Unlock()
+			return nil, errClosed
+		}
+		if !q.part.full() {
+			return q.part, nil
+		}
+		q.signal()
+		q.mu.Unlock()
+		select {
+		case <-q.space:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// Release gives the part back after Acquire.
+func (q *Queue) Release() {
+	if q.part.Keys.Len() >= wakeKeys {
+		q.signal()
+	}
+	q.mu.Unlock()
+}
+
+// Begin opens a transaction.
+func (q *Queue) Begin(ctx context.Context, b change.Begin) error {
+	part, err := q.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	q.begun, q.inside = item{xid: b.XID, end: b.End, committed: b.Committed.UnixMicro()}, true
+	part.items = append(part.items, q.begun)
+	part.open = true
+	q.mu.Unlock()
+	return nil
+}
+
+// Commit closes it.
+func (q *Queue) Commit(ctx context.Context, c change.Commit) error {
+	part, err := q.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	last := &part.items[len(part.items)-1]
+	last.position = c.Position
+	part.open = false
+	q.inside = false
+	q.signal()
+	q.mu.Unlock()
+	return nil
+}
+
+// Idle hands over that nothing before p was left out.
+func (q *Queue) Idle(ctx context.Context, p change.Position) error {
+	part, err := q.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	if n := len(part.items); n > 0 && part.items[n-1].xid == 0 {
+		part.items[n-1].position = max(part.items[n-1].position, p)
+	} else {
+		part.items = append(part.items, item{position: p, seen: true})
+	}
+	q.signal()
+	q.mu.Unlock()
+	return nil
+}
+
+// Close tells the applier that nothing more comes: it finishes what is there and stops.
+func (q *Queue) Close() {
+	q.mu.Lock()
+	q.closed = true
+	q.signal()
+	q.mu.Unlock()
+}
+
+func (q *Queue) signal() {
+	if q.signaled {
+		return
+	}
+	q.signaled = true
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take hands the part over, nil when it is empty, and reports whether the queue was closed.
+func (q *Queue) take() (part *Part, closed bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.signaled = false
+	if q.part.empty() {
+		return nil, q.closed
+	}
+	part = q.part
+	if q.spare != nil {
+		q.part, q.spare = q.spare, nil
+	} else {
+		q.part = newPart()
+	}
+	if q.inside {
+		q.part.items = append(q.part.items, q.begun)
+		q.part.open = true
+	}
+	select {
+	case q.space <- struct{}{}:
+	default:
+	}
+	return part, q.closed
+}
+
+// giveBack returns a part that is done with, for its memory.
+func (q *Queue) giveBack(p *Part) {
+	p.reset()
+	q.mu.Lock()
+	if q.spare == nil {
+		q.spare = p
+	}
+	q.mu.Unlock()
+}

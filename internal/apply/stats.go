@@ -1,0 +1,16 @@
+package apply
+
+import "sync/atomic"
+
+// Stats are counters since the process began, safe to read at any time. Positions are LSNs, times Unix microseconds.
+type Stats struct {
+	Batches      atomic.Uint64
+	Transactions atomic.Uint64
+	Keys         atomic.Uint64 // names deleted, present or not
+	Unlinked     atomic.Uint64 // records that were there
+	Moves        atomic.Uint64 // versions moved because a change could not be mapped
+	Waiting      atomic.Int64  // parts that wait for a transaction to become visible
+	Wc           atomic.Uint64
+	Confirmed    atomic.Uint64
+	Applied      atomic.Int64 // when the last batch was applied
+}

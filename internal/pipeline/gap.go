@@ -1,0 +1,45 @@
+package pipeline
+
+import (
+	"fmt"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/pggate"
+	"github.com/freshet/freshet/mvcc"
+)
+
+// Evidence is what a session knows when it decides whether the stream continues what the store has.
+type Evidence struct {
+	HeadFound   bool
+	Head        fence.Head
+	Identity    pggate.Identity
+	SlotCreated bool     // the slot did not exist and was made now
+	Confirmed   mvcc.LSN // where the slot's stream begins; earlier changes cannot be had again
+	Insert      mvcc.LSN // the end of the log now
+	Alive       bool     // the unlogged marker is there: no crash recovery since it was written
+	Publication string   // fingerprint before this daemon altered anything
+}
+
+// Gap returns why the stream may lack a change, or the store hold one that never happened; empty when neither can be.
+// Each reason costs a new generation: nothing that is cached now is ever read again.
+func (e *Evidence) Gap() string {
+	switch {
+	case !e.HeadFound:
+		return "the store has no HEAD: it is new, or it lost its history"
+	case e.Head.System != e.Identity.SystemID:
+		return fmt.Sprintf("another database cluster: system identifier %s, the store follows %s", e.Identity.SystemID, e.Head.System)
+	case e.Head.Timeline != e.Identity.Timeline:
+		return fmt.Sprintf("another timeline: %d, the store follows %d; a standby was promoted or a backup restored", e.Identity.Timeline, e.Head.Timeline)
+	case e.SlotCreated:
+		return "the replication slot was missing or lost: changes since then are not in the stream"
+	case e.Head.Publication != e.Publication:
+		return "the publication was altered by someone else: changes may be missing from the stream"
+	case e.Head.Wc < e.Confirmed:
+		return fmt.Sprintf("the log no longer reaches back: the store has applied up to %v, the slot begins at %v", e.Head.Wc, e.Confirmed)
+	case e.Head.Wc > e.Insert:
+		return fmt.Sprintf("the log ends at %v, before what the store has applied, %v: the database was restored", e.Insert, e.Head.Wc)
+	case !e.Alive:
+		return "the database went through crash recovery: commits may be lost and their transaction ids given out again"
+	}
+	return ""
+}

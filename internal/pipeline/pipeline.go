@@ -1,0 +1,183 @@
+// Package pipeline runs the daemon's main loop: it takes the stream up where the store has it, or starts a new
+// generation where it cannot, then reads, routes, applies and confirms until something breaks, and begins again.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet/freshet/internal/apply"
+	"github.com/freshet/freshet/internal/pgsource"
+	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/schema"
+)
+
+// Compiled is what the entries of the configuration come to in the database as it is now.
+type Compiled struct {
+	Entries []*rule.Entry
+	Tables  []schema.Name // every table that a rule names
+}
+
+// CompileFunc plans the entries against the database's catalog. An error that no retry can mend wraps ErrRefused.
+type CompileFunc func(ctx context.Context, conn *pgx.Conn) (*Compiled, error)
+
+// ErrRefused is wrapped by errors that end the pipeline: what was asked for cannot be had until someone changes the
+// configuration or the database.
+var ErrRefused = errors.New("refused")
+
+// Options configure a Pipeline.
+type Options struct {
+	URL         string // of the database whose log is followed
+	Slot        string
+	Publication string
+	Namespace   string
+	Store       *redisstore.Store
+	Compile     CompileFunc
+	Rewind      apply.Rewind
+	Observe     func(committed time.Time)
+	Logger      *slog.Logger
+}
+
+// Pipeline is the loop and what it knows of itself.
+type Pipeline struct {
+	opts     Options
+	state    state
+	gap      string // a gap that the next session has to answer with a new generation
+	followed bool   // the log was followed once: what is wrong now went wrong later, and may be mended meanwhile
+}
+
+// New makes a Pipeline.
+func New(opts Options) *Pipeline {
+	p := &Pipeline{opts: opts}
+	p.state.status = Status{Phase: Connecting, Since: time.Now()}
+	return p
+}
+
+// Status says what the pipeline is doing.
+func (p *Pipeline) Status() Status { return p.state.read() }
+
+// Stats are the applier's counters over all sessions.
+func (p *Pipeline) Stats() *apply.Stats { return &p.state.apply }
+
+// Rows counts the rows that were routed.
+func (p *Pipeline) Rows() *atomic.Uint64 { return &p.state.rows }
+
+// How long the pipeline waits between two attempts.
+const (
+	firstRetry   = 100 * time.Millisecond
+	lastRetry    = 5 * time.Second
+	standbyRetry = 500 * time.Millisecond
+)
+
+// errGap ends a session that found a gap; the next one starts a new generation at once.
+var errGap = errors.New("gap")
+
+// Run follows the log until ctx ends, and returns nil then, with everything applied that had been read. It returns
+// an error only for what no retry can mend.
+func (p *Pipeline) Run(ctx context.Context) error {
+	defer p.state.update(func(st *Status) { st.Phase = Stopped })
+	retry := firstRetry
+	for {
+		began := time.Now()
+		err := p.session(ctx)
+		if ctx.Err() != nil {
+			if err != nil && !errors.Is(err, context.Canceled) {
+				p.opts.Logger.Warn("stopped before everything was applied; it will be read again", slog.Any("err", err))
+			}
+			return nil
+		}
+		wait := retry
+		var (
+			gap   *pgsource.GapError
+			setup *pgsource.SetupError
+		)
+		switch {
+		case errors.Is(err, ErrRefused), errors.As(err, &setup) && !p.followed:
+			return err
+		case errors.Is(err, errGap):
+			wait = 0
+		case errors.As(err, &gap):
+			_ = p.declare(gap.Error(), true)
+		case errors.Is(err, pgsource.ErrSlotInUse), errors.Is(err, redisstore.ErrSuperseded):
+			p.standby(err)
+			wait = standbyRetry
+		}
+		if time.Since(began) > time.Minute {
+			retry = firstRetry
+		}
+		if wait == retry {
+			retry = min(2*retry, lastRetry)
+			p.failed(err, wait)
+		}
+		if err := sleep(ctx, jitter(wait)); err != nil {
+			return nil //nolint:nilerr // the end of ctx is how Run is stopped
+		}
+	}
+}
+
+func (p *Pipeline) standby(err error) {
+	entered := false
+	p.state.update(func(st *Status) {
+		entered = st.Phase != Standby
+		st.Phase, st.Problem = Standby, err.Error()
+	})
+	if entered {
+		p.opts.Logger.Info("another daemon holds the slot; waiting as standby", slog.String("slot", p.opts.Slot), slog.Any("err", err))
+	}
+}
+
+func (p *Pipeline) failed(err error, wait time.Duration) {
+	if err == nil {
+		err = errors.New("the stream ended")
+	}
+	p.state.update(func(st *Status) {
+		st.Phase, st.Problem = Connecting, err.Error()
+		st.Reconnects++
+	})
+	p.opts.Logger.Warn("not following the log; trying again", slog.Any("err", err), slog.Duration("retry_in", wait))
+}
+
+// declare makes a gap public. The next session starts a new generation.
+func (p *Pipeline) declare(cause string, alarm bool) error {
+	p.gap = cause
+	now := time.Now()
+	if alarm {
+		p.state.update(func(st *Status) {
+			st.Gaps++
+			st.LastGap, st.LastGapAt = cause, &now
+		})
+		p.opts.Logger.Error("gap: starting a new generation, nothing cached before it is read again", slog.String("cause", cause))
+	} else {
+		p.opts.Logger.Info("starting a new generation", slog.String("cause", cause))
+	}
+	return fmt.Errorf("%w: %s", errGap, cause)
+}
+
+func jitter(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return d/2 + rand.N(d) //nolint:gosec // spreads retries, guards nothing
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,91 @@
+package pipeline
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/freshet/freshet/internal/apply"
+	"github.com/freshet/freshet/internal/pgsource"
+	"github.com/freshet/freshet/mvcc"
+)
+
+// Phase is what the pipeline is doing.
+type Phase string
+
+// The phases of a pipeline.
+const (
+	Connecting Phase = "connecting" // to the store and the database, or between two attempts
+	Standby    Phase = "standby"    // another daemon holds the slot
+	Starting   Phase = "starting"   // taking the stream up
+	CatchingUp Phase = "catching_up"
+	Streaming  Phase = "streaming"
+	Stopped    Phase = "stopped"
+)
+
+// Status is what the pipeline says of itself at one moment.
+type Status struct {
+	Phase      Phase             `json:"phase"`
+	Since      time.Time         `json:"since"`
+	Problem    string            `json:"problem,omitempty"` // why it is not streaming
+	Namespace  string            `json:"namespace,omitempty"`
+	System     string            `json:"system_identifier,omitempty"`
+	Timeline   uint32            `json:"timeline,omitempty"`
+	Generation string            `json:"generation,omitempty"`
+	Term       string            `json:"term,omitempty"`
+	Revision   uint64            `json:"roster_revision,omitempty"`
+	Gaps       uint64            `json:"gaps"`
+	LastGap    string            `json:"last_gap,omitempty"`
+	LastGapAt  *time.Time        `json:"last_gap_at,omitempty"`
+	Reconnects uint64            `json:"reconnects"`
+	Received   mvcc.LSN          `json:"-"`
+	Applied    mvcc.LSN          `json:"-"`
+	Confirmed  mvcc.LSN          `json:"-"`
+	Insert     mvcc.LSN          `json:"-"`
+	Progress   time.Time         `json:"-"` // when something was last applied
+	Slot       pgsource.SlotInfo `json:"-"`
+	Waiting    int64             `json:"waiting_parts"` // batches that hold a commit which is not visible yet
+	Entries    []EntryStatus     `json:"entries,omitempty"`
+	Admission  string            `json:"admission,omitempty"` // what new tables wait for
+}
+
+// EntryStatus is an entry's place in the roster.
+type EntryStatus struct {
+	Name       string `json:"name"`
+	Version    string `json:"version"`
+	Activation string `json:"activation"`
+	Suspended  string `json:"suspended,omitempty"`
+}
+
+// state is the part of Status that the pipeline's goroutines write.
+type state struct {
+	mu       sync.Mutex
+	status   Status
+	apply    apply.Stats
+	received atomic.Uint64
+	rows     atomic.Uint64
+}
+
+func (s *state) update(change func(st *Status)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.status.Phase
+	change(&s.status)
+	if s.status.Phase != before {
+		s.status.Since = time.Now()
+	}
+}
+
+func (s *state) read() Status {
+	s.mu.Lock()
+	st := s.status
+	s.mu.Unlock()
+	st.Received = mvcc.LSN(s.received.Load())
+	st.Applied = mvcc.LSN(s.apply.Wc.Load())
+	st.Confirmed = mvcc.LSN(s.apply.Confirmed.Load())
+	st.Waiting = s.apply.Waiting.Load()
+	if at := s.apply.Applied.Load(); at != 0 {
+		st.Progress = time.UnixMicro(at)
+	}
+	return st
+}
