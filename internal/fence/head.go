@@ -1,0 +1,202 @@
+package fence
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/freshet/freshet/mvcc"
+)
+
+// Shard is what a store holds besides records: HEAD, if there is one, and the name of the store's own history
+// (Redis' master_replid), which changes with every failover.
+type Shard struct {
+	Head   Head
+	Found  bool
+	Replid string
+}
+
+// Expected is what a daemon believes about a shard. Whatever it writes is refused unless it is right.
+type Expected struct {
+	Generation string
+	Term       Term
+	Wc         mvcc.LSN
+	Replid     string
+}
+
+// HeadOutcome is the answer to a write of HEAD.
+type HeadOutcome uint8
+
+// The answers to a write of HEAD.
+const (
+	_          HeadOutcome = iota
+	Applied                // written
+	Mismatch               // the shard is not as expected: it lost history, or another began a generation
+	Superseded             // a later daemon owns it: step down
+)
+
+// String names the outcome as the scripts answer it.
+func (o HeadOutcome) String() string {
+	switch o {
+	case Applied:
+		return "applied"
+	case Mismatch:
+		return "mismatch"
+	case Superseded:
+		return "superseded"
+	}
+	return fmt.Sprintf("HeadOutcome(%d)", uint8(o))
+}
+
+// Compare judges a daemon's belief. A higher term means that another daemon took over, a higher Wc under this one's
+// own names that something which this one does not know of did its work.
+func Compare(s Shard, e Expected) HeadOutcome {
+	switch {
+	case !s.Found:
+		return Mismatch
+	case s.Head.Term > e.Term:
+		return Superseded
+	case s.Head.Term != e.Term, s.Head.Generation != e.Generation, s.Replid != e.Replid:
+		return Mismatch
+	case s.Head.Wc > e.Wc:
+		return Superseded
+	case s.Head.Wc < e.Wc:
+		return Mismatch
+	}
+	return Applied
+}
+
+// Intent is the first phase of D3: before anything is confirmed, floors rise so that a lease granted after the confirm
+// finds them. Wi and Si only grow.
+func Intent(s Shard, e Expected, wi mvcc.LSN, si mvcc.Snapshot) (Shard, HeadOutcome) {
+	outcome := Compare(s, e)
+	if outcome == Applied {
+		s.Head.Wi = max(s.Head.Wi, wi)
+		s.Head.Si = Grow(s.Head.Si, si)
+	}
+	return s, outcome
+}
+
+// Advance is D4, the last phase: everything up to wc is confirmed, if the shard is still the one that the confirms
+// went to. A zero sa leaves Sa as it is.
+func Advance(s Shard, e Expected, wc mvcc.LSN, sa mvcc.Snapshot) (Shard, HeadOutcome) {
+	outcome := Compare(s, e)
+	if outcome == Applied {
+		s.Head.Wc = max(s.Head.Wc, wc)
+		if !sa.IsZero() {
+			s.Head.Sa = sa
+		}
+	}
+	return s, outcome
+}
+
+// Claim makes the shard obey a daemon's term. Where HEAD is absent there is nothing to claim, and the daemon begins a
+// new generation: a HEAD written from memory could be an old daemon's.
+func Claim(s Shard, term Term) (Shard, HeadOutcome) {
+	switch {
+	case !s.Found:
+		return s, Mismatch
+	case s.Head.Term > term:
+		return s, Superseded
+	}
+	s.Head.Term = term
+	return s, Applied
+}
+
+// Begin writes a whole HEAD: a new generation. Nothing of the old one is carried over.
+func Begin(s Shard, h Head) (Shard, HeadOutcome) {
+	if s.Found && s.Head.Term > h.Term {
+		return s, Superseded
+	}
+	s.Head, s.Found = h, true
+	return s, Applied
+}
+
+// Move names another roster (D7). Its revision may not go back within a generation.
+func Move(s Shard, e Expected, revision uint64, publication string) (Shard, HeadOutcome) {
+	outcome := Compare(s, e)
+	if outcome != Applied {
+		return s, outcome
+	}
+	if revision < s.Head.Revision {
+		return s, Mismatch
+	}
+	s.Head.Revision = revision
+	s.Head.Publication = publication
+	return s, Applied
+}
+
+// Fields is HEAD as the hash that stores hold: names and values, alternating, in a fixed order.
+func (h *Head) Fields() []string {
+	return []string{
+		"gen", h.Generation,
+		"term", string(h.Term),
+		"rev", hex(h.Revision),
+		"sys", h.System,
+		"tl", fmt.Sprintf("%08x", h.Timeline),
+		"pub", h.Publication,
+		"wi", hex(uint64(h.Wi)),
+		"si", SnapshotText(h.Si),
+		"wc", hex(uint64(h.Wc)),
+		"sa", SnapshotText(h.Sa),
+		"st", SnapshotText(h.St),
+		"lt", hex(uint64(h.Lt)),
+		"tick", hex(h.Tick),
+	}
+}
+
+// LSNText is a position as HEAD and the scripts spell it.
+func LSNText(l mvcc.LSN) string { return hex(uint64(l)) }
+
+// RevisionText is a roster's revision as HEAD spells it.
+func RevisionText(n uint64) string { return hex(n) }
+
+// SetField sets one field of the hash. Fields of a later layout are passed over.
+func (h *Head) SetField(name, value string) error {
+	ok := true
+	number := func() uint64 {
+		var n uint64
+		n, ok = parseHex(value)
+		return n
+	}
+	snapshot := func() mvcc.Snapshot {
+		if value == "-" {
+			return mvcc.Snapshot{}
+		}
+		var s mvcc.Snapshot
+		s, ok = parseSnapshot(value)
+		return s
+	}
+	switch name {
+	case "gen":
+		h.Generation, ok = value, len(value) == 16 && isHex(value)
+	case "term":
+		h.Term = Term(value)
+	case "rev":
+		h.Revision = number()
+	case "sys":
+		h.System = value
+	case "tl":
+		n, err := strconv.ParseUint(value, 16, 32)
+		h.Timeline, ok = uint32(n), err == nil
+	case "pub":
+		h.Publication = value
+	case "wi":
+		h.Wi = mvcc.LSN(number())
+	case "wc":
+		h.Wc = mvcc.LSN(number())
+	case "si":
+		h.Si = snapshot()
+	case "sa":
+		h.Sa = snapshot()
+	case "st":
+		h.St = snapshot()
+	case "lt":
+		h.Lt = mvcc.LSN(number())
+	case "tick":
+		h.Tick = number()
+	}
+	if !ok {
+		return fmt.Errorf("head: field %s: %w", name, ErrFormat)
+	}
+	return nil
+}

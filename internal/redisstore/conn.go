@@ -1,0 +1,307 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+
+	"github.com/redis/rueidis"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/mvcc"
+)
+
+// namesPerUnlink names go into one UNLINK: enough that the command's own cost does not matter, few enough that the
+// server does not pause for one.
+const namesPerUnlink = 500
+
+// unlinksPerPipeline bounds what is under way before replies are read.
+const unlinksPerPipeline = 128
+
+// Conn is the daemon's one connection. After anything but an answer from the server it is broken for good: a new
+// connection could be to a server that never saw what went over this one. It is used by one goroutine at a time.
+type Conn struct {
+	store  *Store
+	client rueidis.DedicatedClient
+	replid string
+	broken atomic.Pointer[error]
+}
+
+// Connect opens a Conn.
+func (s *Store) Connect(ctx context.Context) (*Conn, error) {
+	client, _ := s.client.Dedicate()
+	c := &Conn{store: s, client: client}
+	if err := c.Ping(ctx); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	return c, nil
+}
+
+// Close ends the connection.
+func (c *Conn) Close() {
+	c.end(fmt.Errorf("%w: connection closed", ErrUnavailable))
+}
+
+// end breaks the connection, for the reason that came first.
+func (c *Conn) end(reason error) {
+	if c.broken.CompareAndSwap(nil, &reason) {
+		c.client.Close()
+	}
+}
+
+// Ping asks the server for a sign of life.
+func (c *Conn) Ping(ctx context.Context) error {
+	_, err := c.do(ctx, []rueidis.Completed{c.client.B().Ping().Build()})
+	return err
+}
+
+// Replid is the name of the server's history that the last Claim or NewGeneration found.
+func (c *Conn) Replid() string { return c.replid }
+
+// do sends commands in one pipeline and checks every reply. It returns the first error there is; one that is not a
+// server's answer breaks the connection.
+func (c *Conn) do(ctx context.Context, commands []rueidis.Completed) ([]rueidis.RedisResult, error) {
+	if err := c.broken.Load(); err != nil {
+		return nil, *err
+	}
+	replies := c.client.DoMulti(ctx, commands...)
+	var first error
+	for _, r := range replies {
+		if err := r.NonRedisError(); err != nil {
+			// The client would go on with the connection after a cancelled call. We do not: a command of unknown fate
+			// is in it.
+			broken := fmt.Errorf("connection is broken: %w", typed(err))
+			c.end(broken)
+			return nil, broken
+		}
+		if err := r.Error(); err != nil && !rueidis.IsRedisNil(err) && first == nil {
+			first = typed(err)
+		}
+	}
+	return replies, first
+}
+
+func (c *Conn) eval(text, key string, args ...string) rueidis.Completed {
+	// Sent with its text, not its digest: a batch cannot stop half-way and be sent again because a script was flushed.
+	return c.client.B().Eval().Script(text).Numkeys(1).Key(key).Arg(args...).Build()
+}
+
+// headReply is what every script on HEAD answers.
+type headReply struct {
+	outcome fence.HeadOutcome
+	replid  string
+	head    fence.Head
+	found   bool
+}
+
+func parseHeadReply(r rueidis.RedisResult) (headReply, error) {
+	parts, err := r.AsStrSlice()
+	if err != nil {
+		return headReply{}, typed(err)
+	}
+	if len(parts) < 2 || len(parts)%2 != 0 {
+		return headReply{}, fmt.Errorf("answer of %d parts: %w", len(parts), ErrRefused)
+	}
+	reply := headReply{replid: parts[1]}
+	switch parts[0] {
+	case fence.Applied.String():
+		reply.outcome = fence.Applied
+	case fence.Mismatch.String():
+		reply.outcome = fence.Mismatch
+	case fence.Superseded.String():
+		reply.outcome = fence.Superseded
+	default:
+		return headReply{}, fmt.Errorf("answer %q: %w", parts[0], ErrRefused)
+	}
+	for i := 2; i < len(parts); i += 2 {
+		if err := reply.head.SetField(parts[i], parts[i+1]); err != nil {
+			return headReply{}, err
+		}
+	}
+	reply.found = reply.head.Generation != ""
+	return reply, nil
+}
+
+func (r headReply) err() error {
+	switch r.outcome {
+	case fence.Applied:
+		return nil
+	case fence.Superseded:
+		return ErrSuperseded
+	case fence.Mismatch:
+	}
+	return &MismatchError{Head: r.head, Found: r.found, Replid: r.replid}
+}
+
+func (c *Conn) one(ctx context.Context, verb string, command rueidis.Completed) (headReply, error) {
+	replies, err := c.do(ctx, []rueidis.Completed{command})
+	if err != nil {
+		return headReply{}, fmt.Errorf("%s: %w", verb, err)
+	}
+	reply, err := parseHeadReply(replies[0])
+	if err != nil {
+		return headReply{}, fmt.Errorf("%s: %w", verb, err)
+	}
+	return reply, nil
+}
+
+// Claim makes the store obey term, and reads HEAD in the same step. It fails with ErrSuperseded when a later daemon
+// was there. Where there is no HEAD nothing is claimed: the daemon begins a generation.
+func (c *Conn) Claim(ctx context.Context, term fence.Term) (fence.Head, bool, error) {
+	reply, err := c.one(ctx, "claim head", c.eval(c.store.scripts.claim, c.store.headKey(), string(term)))
+	if err != nil {
+		return fence.Head{}, false, err
+	}
+	if reply.outcome == fence.Superseded {
+		return reply.head, true, fmt.Errorf("claim head: %w", ErrSuperseded)
+	}
+	c.replid = reply.replid
+	return reply.head, reply.found, nil
+}
+
+// NewGeneration writes HEAD whole. Nothing that was stored under the old generation is read any more.
+func (c *Conn) NewGeneration(ctx context.Context, head fence.Head) error {
+	args := append([]string{string(head.Term)}, head.Fields()...)
+	reply, err := c.one(ctx, "begin generation", c.eval(c.store.scripts.begin, c.store.headKey(), args...))
+	if err != nil {
+		return err
+	}
+	if err := reply.err(); err != nil {
+		return fmt.Errorf("begin generation: %w", err)
+	}
+	c.replid = reply.replid
+	return nil
+}
+
+// Expected is what the daemon believes HEAD to say. The replication id is the one that this connection found when it
+// claimed.
+type Expected struct {
+	Generation string
+	Term       fence.Term
+	Wc         mvcc.LSN
+}
+
+func (c *Conn) expected(e Expected) []string {
+	return []string{e.Generation, string(e.Term), fence.LSNText(e.Wc), c.replid}
+}
+
+// Batch is what one round of the daemon does to the store.
+type Batch struct {
+	Expect  Expected
+	Wi      mvcc.LSN      // at or after the end of every transaction in the batch
+	Si      mvcc.Snapshot // the gate's: sees every transaction in the batch
+	Names   []string      // keys to confirm
+	Advance mvcc.LSN      // the new Wc, 0 for none
+	Sa      mvcc.Snapshot // the new Sa, zero for none; only with Advance
+}
+
+// Result is what a batch did.
+type Result struct {
+	Unlinked int64 // how many of the names were there
+}
+
+// Apply does a batch: INTENT, then the names are unlinked, then ADVANCE, in this order on this connection. An error
+// means that nothing may be counted as confirmed; what was unlinked nevertheless does no harm.
+func (c *Conn) Apply(ctx context.Context, b Batch) (Result, error) {
+	var result Result
+	expected := c.expected(b.Expect)
+	commands := make([]rueidis.Completed, 0, min(len(b.Names)/namesPerUnlink+3, unlinksPerPipeline+2))
+	intent := append(expected[:4:4], fence.LSNText(b.Wi), fence.SnapshotText(b.Si))
+	commands = append(commands, c.eval(c.store.scripts.intent, c.store.headKey(), intent...))
+	names, first := b.Names, 1
+	for {
+		for len(names) > 0 && len(commands) < unlinksPerPipeline {
+			n := min(len(names), namesPerUnlink)
+			commands = append(commands, c.client.B().Unlink().Key(names[:n]...).Build())
+			names = names[n:]
+		}
+		last := len(names) == 0
+		scripts := first
+		if last && b.Advance != 0 {
+			advance := append(expected[:4:4], fence.LSNText(b.Advance), fence.SnapshotText(b.Sa))
+			commands = append(commands, c.eval(c.store.scripts.advance, c.store.headKey(), advance...))
+		}
+		replies, err := c.do(ctx, commands)
+		if err != nil {
+			return result, fmt.Errorf("apply batch: %w", err)
+		}
+		if err := result.add(replies, scripts, last && b.Advance != 0); err != nil {
+			return result, fmt.Errorf("apply batch: %w", err)
+		}
+		if last {
+			return result, nil
+		}
+		commands, first = commands[:0], 0
+	}
+}
+
+// add judges the replies of one pipeline: the first of them INTENT's if there is one, the last ADVANCE's.
+func (r *Result) add(replies []rueidis.RedisResult, first int, advance bool) error {
+	end := len(replies)
+	if advance {
+		end--
+	}
+	for i, reply := range replies {
+		if i < first || i >= end {
+			h, err := parseHeadReply(reply)
+			if err != nil {
+				return err
+			}
+			if err := h.err(); err != nil {
+				return err
+			}
+			continue
+		}
+		n, err := reply.AsInt64()
+		if err != nil {
+			return typed(err)
+		}
+		r.Unlinked += n
+	}
+	return nil
+}
+
+// ErrRevision says that the store has a roster of a higher revision: an earlier move was not finished. The caller
+// draws a higher one.
+var ErrRevision = errors.New("a roster of a higher revision is stored")
+
+// Move publishes a roster: first the roster itself, then HEAD's revision, by which readers take it up. Between the two
+// readers find them different and go to the database. Processes that have the old roster go on for a moment; to wait
+// for them is the caller's part (D7).
+func (c *Conn) Move(ctx context.Context, e Expected, roster []byte, revision uint64, publication string) error {
+	expected := c.expected(e)
+	head := func(revision string) error {
+		reply, err := c.one(ctx, "move roster",
+			c.eval(c.store.scripts.moved, c.store.headKey(), append(expected[:4:4], revision, publication)...))
+		if err != nil {
+			return err
+		}
+		if err := reply.err(); err != nil {
+			return fmt.Errorf("move roster: %w", err)
+		}
+		return nil
+	}
+	if err := head(""); err != nil { // compared first, so that a daemon that was superseded leaves the roster alone
+		return err
+	}
+	replies, err := c.do(ctx, []rueidis.Completed{c.eval(c.store.scripts.roster, c.store.rosterKey(),
+		rueidis.BinaryString(roster), e.Generation, string(e.Term), strconv.FormatUint(revision, 10))})
+	if err != nil {
+		return fmt.Errorf("move roster: %w", err)
+	}
+	outcome, err := replies[0].ToString()
+	if err != nil {
+		return fmt.Errorf("move roster: %w", typed(err))
+	}
+	switch outcome {
+	case fence.Applied.String():
+	case fence.Superseded.String():
+		return fmt.Errorf("move roster: %w", ErrSuperseded)
+	default:
+		return fmt.Errorf("move roster: revision %d: %w", revision, ErrRevision)
+	}
+	return head(fence.RevisionText(revision))
+}

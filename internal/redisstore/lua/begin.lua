@@ -1,0 +1,7 @@
+-- A new generation. KEYS[1] HEAD; ARGV: term, then every field and value. Nothing of the old HEAD stays.
+local id = replid()
+local stored = redis.call('HGET', KEYS[1], 'term')
+if stored and stored > ARGV[1] then return answer('superseded', id) end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+return answer('applied', id)

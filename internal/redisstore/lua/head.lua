@@ -1,0 +1,24 @@
+-- Shared by the scripts on HEAD. Each answers 'applied', 'mismatch' or 'superseded', the server's replication id, and,
+-- unless applied, HEAD as it is.
+local function replid()
+  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)') or ''
+end
+
+local function answer(outcome, id)
+  local reply = { outcome, id }
+  if outcome ~= 'applied' then
+    for _, v in ipairs(redis.call('HGETALL', KEYS[1])) do reply[#reply + 1] = v end
+  end
+  return reply
+end
+
+-- compare judges what the daemon expects: generation, term, wc, replid.
+local function compare(generation, term, wc, id, expected)
+  local h = redis.call('HMGET', KEYS[1], 'gen', 'term', 'wc')
+  if not h[1] or not h[2] or not h[3] then return 'mismatch' end
+  if h[2] > term then return 'superseded' end
+  if h[2] ~= term or h[1] ~= generation or id ~= expected then return 'mismatch' end
+  if h[3] > wc then return 'superseded' end
+  if h[3] < wc then return 'mismatch' end
+  return 'applied'
+end

@@ -1,0 +1,37 @@
+-- Shared by the scripts on records. The layout is in docs/redis.md, the same decisions in Go are in internal/fence.
+-- Numbers are 16 small hexadecimal digits throughout: compared as strings, never as Lua's doubles.
+
+-- now is the server's clock in microseconds, as 16 digits.
+local function hex16(n)
+  return string.format('%08x%08x', math.floor(n / 4294967296), n % 4294967296)
+end
+
+local function clock()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000000 + tonumber(t[2])
+end
+
+-- read returns a record's fields, or those of an empty one. What is not in this layout counts as empty: its lease and
+-- fences are one with it, so nothing is lost that a fill could still need.
+local function read(key)
+  local text = redis.call('GET', key)
+  if text then
+    local at = string.find(text, '\n', 1, true)
+    if at then
+      local state, flags, lease, fences, coverage, version, filled =
+        string.match(string.sub(text, 1, at - 1), '^f1 ([-VNvn]) (%-) (%S+) (%S+) (%S+) (%S+) (%x+)$')
+      if state then
+        local token, ends = string.match(lease, '^(%x+)%.(%x+)$')
+        return { state = state, flags = flags, token = token, ends = ends, fences = fences, coverage = coverage,
+          version = version, filled = filled, payload = string.sub(text, at + 1), text = text }
+      end
+    end
+  end
+  return { state = '-', flags = '-', fences = '-', coverage = '-', version = '-', filled = '0000000000000000', payload = '' }
+end
+
+local function write(r)
+  local lease = '-'
+  if r.token then lease = r.token .. '.' .. r.ends end
+  return table.concat({ 'f1', r.state, r.flags, lease, r.fences, r.coverage, r.version, r.filled }, ' ') .. '\n' .. r.payload
+end

@@ -1,0 +1,229 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/freshet/freshet/internal/fence"
+)
+
+// Get reads a record with one plain GET. What is not there is a Record without state; so is what is not in freshet's
+// layout, since a LEASE would put a record in its place.
+func (s *Store) Get(ctx context.Context, name string) (fence.Record, error) {
+	text, err := s.client.Do(ctx, s.client.B().Get().Key(name).Build()).AsBytes()
+	if rueidis.IsRedisNil(err) {
+		return fence.Record{}, nil
+	}
+	if err != nil {
+		return fence.Record{}, fmt.Errorf("get record: %w", typed(err))
+	}
+	r, err := fence.ParseRecord(text)
+	if err != nil {
+		return fence.Record{}, nil //nolint:nilerr // see above
+	}
+	return r, nil
+}
+
+// LeaseReply is the answer to Lease.
+type LeaseReply struct {
+	Granted   bool
+	Holder    fence.Token  // whose lease it is now: the caller's, or another's
+	Record    fence.Record // as it is now stored, with value and fences, if there are any
+	Head      fence.Head   // read after the grant, on the same connection
+	HeadFound bool
+	Now       int64 // the store's clock, in microseconds
+}
+
+// Lease asks for the right to fill a key (R2) and reads HEAD after it. The token must be fresh: after an error it is
+// not used again.
+func (s *Store) Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (LeaseReply, error) {
+	args := []string{string(token), millis(lasts), millis(leaseMargin)}
+	replies := s.client.DoMulti(ctx, s.call(s.scripts.lease, name, args), s.readHead())
+	if isNoScript(replies[0].Error()) {
+		replies = s.client.DoMulti(ctx, s.send(s.scripts.lease, name, args), s.readHead())
+	}
+	answer, err := replies[0].ToArray()
+	if err != nil {
+		return LeaseReply{}, fmt.Errorf("lease key: %w", typed(err))
+	}
+	if len(answer) != 3 {
+		return LeaseReply{}, fmt.Errorf("lease key: answer of %d parts: %w", len(answer), ErrRefused)
+	}
+	var reply LeaseReply
+	granted, err := answer[0].AsInt64()
+	if err != nil {
+		return LeaseReply{}, fmt.Errorf("lease key: %w", typed(err))
+	}
+	text, err := answer[1].AsBytes()
+	if err != nil {
+		return LeaseReply{}, fmt.Errorf("lease key: %w", typed(err))
+	}
+	if reply.Record, err = fence.ParseRecord(text); err != nil {
+		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
+	}
+	if reply.Now, err = clock(answer[2]); err != nil {
+		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
+	}
+	reply.Granted, reply.Holder = granted == 1, reply.Record.Lease.Token
+	if reply.Head, reply.HeadFound, err = parseHead(replies[1]); err != nil {
+		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
+	}
+	return reply, nil
+}
+
+// FillRequest is a value to store.
+type FillRequest struct {
+	Token      fence.Token
+	Coverage   fence.Coverage
+	State      fence.State // Live or Negative
+	RowVersion string
+	Payload    []byte
+	TTL        time.Duration
+}
+
+// Fill stores a value if the token's lease allows it (R5). A repeat could do no harm: a fill uses its lease up.
+func (s *Store) Fill(ctx context.Context, name string, f FillRequest) (fence.FillOutcome, error) {
+	outcome, _, err := s.fill(ctx, name, f)
+	return outcome, err
+}
+
+func (s *Store) fill(ctx context.Context, name string, f FillRequest) (fence.FillOutcome, int64, error) {
+	if !f.State.Live() {
+		return 0, 0, fmt.Errorf("fill key: a value of state %q cannot be filled", f.State)
+	}
+	args := []string{
+		string(f.Token), f.Coverage.String(), string(rune(f.State.Letter())), fence.EscapeVersion(f.RowVersion),
+		rueidis.BinaryString(f.Payload), millis(f.TTL),
+	}
+	reply := s.client.Do(ctx, s.call(s.scripts.fill, name, args))
+	if isNoScript(reply.Error()) {
+		reply = s.client.Do(ctx, s.send(s.scripts.fill, name, args))
+	}
+	answer, err := reply.ToArray()
+	if err != nil {
+		return 0, 0, fmt.Errorf("fill key: %w", typed(err))
+	}
+	if len(answer) != 2 {
+		return 0, 0, fmt.Errorf("fill key: answer of %d parts: %w", len(answer), ErrRefused)
+	}
+	now, err := clock(answer[1])
+	if err != nil {
+		return 0, 0, fmt.Errorf("fill key: %w", err)
+	}
+	text, err := answer[0].ToString()
+	if err != nil {
+		return 0, 0, fmt.Errorf("fill key: %w", typed(err))
+	}
+	for _, outcome := range []fence.FillOutcome{fence.Filled, fence.NoLease, fence.LeaseEnded, fence.NotCovering, fence.NotNewer} {
+		if outcome.String() == text {
+			return outcome, now, nil
+		}
+	}
+	return 0, 0, fmt.Errorf("fill key: answer %q: %w", text, ErrRefused)
+}
+
+// Release gives a lease back that will not be used, so that the next reader need not wait for its end.
+func (s *Store) Release(ctx context.Context, name string, token fence.Token) error {
+	_, err := s.release(ctx, name, token)
+	return err
+}
+
+func (s *Store) release(ctx context.Context, name string, token fence.Token) (bool, error) {
+	args := []string{string(token)}
+	reply := s.client.Do(ctx, s.call(s.scripts.release, name, args))
+	if isNoScript(reply.Error()) {
+		reply = s.client.Do(ctx, s.send(s.scripts.release, name, args))
+	}
+	n, err := reply.AsInt64()
+	if err != nil {
+		return false, fmt.Errorf("release lease: %w", typed(err))
+	}
+	return n == 1, nil
+}
+
+// Head reads HEAD, whole.
+func (s *Store) Head(ctx context.Context) (fence.Head, bool, error) {
+	fields, err := s.client.Do(ctx, s.client.B().Hgetall().Key(s.headKey()).Build()).AsStrMap()
+	if err != nil {
+		return fence.Head{}, false, fmt.Errorf("read head: %w", typed(err))
+	}
+	var h fence.Head
+	for name, value := range fields {
+		if err := h.SetField(name, value); err != nil {
+			return fence.Head{}, false, fmt.Errorf("read head: %w", err)
+		}
+	}
+	return h, h.Generation != "", nil
+}
+
+// Roster reads the roster's text.
+func (s *Store) Roster(ctx context.Context) ([]byte, bool, error) {
+	text, err := s.client.Do(ctx, s.client.B().Get().Key(s.rosterKey()).Build()).AsBytes()
+	if rueidis.IsRedisNil(err) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("read roster: %w", typed(err))
+	}
+	return text, true, nil
+}
+
+// headFields are those that a reader judges by.
+func headFields() []string { return []string{"gen", "term", "rev", "sys", "tl", "wi", "si", "wc"} }
+
+func (s *Store) readHead() rueidis.Completed {
+	return s.client.B().Hmget().Key(s.headKey()).Field(headFields()...).Build()
+}
+
+func parseHead(reply rueidis.RedisResult) (fence.Head, bool, error) {
+	values, err := reply.ToArray()
+	if err != nil {
+		return fence.Head{}, false, fmt.Errorf("read head: %w", typed(err))
+	}
+	var h fence.Head
+	for i, name := range headFields() {
+		if i >= len(values) {
+			break
+		}
+		value, err := values[i].ToString()
+		if rueidis.IsRedisNil(err) {
+			continue
+		}
+		if err != nil {
+			return fence.Head{}, false, fmt.Errorf("read head: %w", typed(err))
+		}
+		if err := h.SetField(name, value); err != nil {
+			return fence.Head{}, false, fmt.Errorf("read head: %w", err)
+		}
+	}
+	return h, h.Generation != "", nil
+}
+
+func (s *Store) call(c script, key string, args []string) rueidis.Completed {
+	return s.client.B().Evalsha().Sha1(c.digest).Numkeys(1).Key(key).Arg(args...).Build()
+}
+
+func (s *Store) send(c script, key string, args []string) rueidis.Completed {
+	return s.client.B().Eval().Script(c.text).Numkeys(1).Key(key).Arg(args...).Build()
+}
+
+func isNoScript(err error) bool { return errors.Is(typed(err), ErrNoScript) }
+
+func millis(d time.Duration) string { return strconv.FormatInt(max(d.Milliseconds(), 1), 10) }
+
+func clock(m rueidis.RedisMessage) (int64, error) {
+	text, err := m.ToString()
+	if err != nil {
+		return 0, typed(err)
+	}
+	n, err := strconv.ParseInt(text, 16, 64)
+	if err != nil {
+		return 0, fmt.Errorf("clock %q: %w", text, ErrRefused)
+	}
+	return n, nil
+}

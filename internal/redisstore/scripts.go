@@ -1,0 +1,85 @@
+package redisstore
+
+import (
+	"crypto/sha1" //nolint:gosec // the name that EVALSHA gives scripts, no secret rests on it
+	_ "embed"
+	"encoding/hex"
+	"strings"
+)
+
+//go:embed lua/record.lua
+var luaRecord string
+
+//go:embed lua/snapshot.lua
+var luaSnapshot string
+
+//go:embed lua/head.lua
+var luaHead string
+
+//go:embed lua/lease.lua
+var luaLease string
+
+//go:embed lua/fill.lua
+var luaFill string
+
+//go:embed lua/release.lua
+var luaRelease string
+
+//go:embed lua/intent.lua
+var luaIntent string
+
+//go:embed lua/advance.lua
+var luaAdvance string
+
+//go:embed lua/claim.lua
+var luaClaim string
+
+//go:embed lua/begin.lua
+var luaBegin string
+
+//go:embed lua/move.lua
+var luaMove string
+
+//go:embed lua/roster.lua
+var luaRoster string
+
+// The first line of a script says what Redis may refuse it for. A full Redis refuses LEASE and FILL before they do
+// anything; what the daemon writes must go on then, or a full cache would be a stale one.
+const (
+	refusedWhenFull = "#!lua\n"
+	allowedWhenFull = "#!lua flags=allow-oom\n"
+)
+
+// script is a reader's script, called by its digest, and by its text when the server does not know the digest.
+type script struct {
+	text, digest string
+}
+
+func newScript(parts ...string) script {
+	text := strings.Join(parts, "")
+	sum := sha1.Sum([]byte(text)) //nolint:gosec // see the import
+	return script{text: text, digest: hex.EncodeToString(sum[:])}
+}
+
+// scripts are all scripts of a store.
+type scripts struct {
+	lease, fill, release                         script
+	intent, advance, claim, begin, roster, moved string
+}
+
+func newScripts() *scripts {
+	daemon := func(parts ...string) string {
+		return newScript(append([]string{allowedWhenFull}, parts...)...).text
+	}
+	return &scripts{
+		lease:   newScript(refusedWhenFull, luaRecord, luaLease),
+		fill:    newScript(refusedWhenFull, luaRecord, luaSnapshot, luaFill),
+		release: newScript(allowedWhenFull, luaRecord, luaRelease),
+		intent:  daemon(luaHead, luaSnapshot, luaIntent),
+		advance: daemon(luaHead, luaAdvance),
+		claim:   daemon(luaHead, luaClaim),
+		begin:   daemon(luaHead, luaBegin),
+		roster:  daemon(luaRoster),
+		moved:   daemon(luaHead, luaMove),
+	}
+}

@@ -1,0 +1,94 @@
+// Package redisstore keeps records, HEAD and roster in Redis or Valkey. Its scripts do what internal/fence decides;
+// docs/redis.md has the bytes, docs/protocol.md the reasons.
+//
+// A Store serves readers over one shared connection, pipelined. The daemon writes over a Conn, which is one connection
+// and never silently becomes another: everything between an INTENT and its ADVANCE must have gone to one server.
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+const (
+	dialTimeout = time.Second
+	// A reply that takes longer than this means a dead connection: it is closed, and whatever waits on it fails.
+	replyTimeout = 5 * time.Second
+	// leaseMargin is how much longer than its lease a record without a value lives, so that the end of a lease is
+	// decided by the lease and not by an expiry.
+	leaseMargin = time.Second
+)
+
+// Options say which store to open.
+type Options struct {
+	URL       string // redis://, rediss://, valkey:// or unix://
+	Namespace string
+	Logger    *slog.Logger // nil: none
+}
+
+// Store is one namespace in one Redis.
+type Store struct {
+	client    rueidis.Client
+	namespace string
+	scripts   *scripts
+	logger    *slog.Logger
+}
+
+// Open prepares a store. It does not need Redis to be there: whatever is asked while it is away fails with
+// ErrUnavailable, and a later call connects.
+func Open(_ context.Context, o Options) (*Store, error) {
+	option, err := rueidis.ParseURL(o.URL)
+	if err != nil {
+		return nil, fmt.Errorf("parse redis url: %w", maskURL(err, o.URL))
+	}
+	if option.Sentinel.MasterSet != "" || len(option.InitAddress) != 1 {
+		return nil, errors.New("parse redis url: sentinel and cluster are not supported yet: name one server")
+	}
+	if o.Namespace == "" || strings.ContainsAny(o.Namespace, "{}*?[]\\ ") {
+		return nil, fmt.Errorf("open redis: namespace %q: it must not be empty or contain one of {}*?[]\\ or a space", o.Namespace)
+	}
+	option.ForceSingleClient = true
+	option.PipelineMultiplex = -1 // one connection: LEASE and the HEAD after it share it, and pipelines stay deep
+	option.DisableCache = true    // a value is believed because of when it was read; a client's own copy has no such time
+	// No command is repeated behind our back. A LEASE that was sent twice could be granted once more after its reader
+	// has loaded, and would then let an old row in. Readers that get an error go to the database.
+	option.DisableRetry = true
+	option.ConnWriteTimeout = replyTimeout
+	if option.Dialer.Timeout == 0 {
+		option.Dialer.Timeout = dialTimeout
+	}
+	option.Dialer.KeepAlive = time.Second
+	option.ClientName = "freshet"
+	option.ClientSetInfo = rueidis.DisableClientSetInfo
+	client, err := rueidis.NewClient(option)
+	if client == nil {
+		return nil, fmt.Errorf("open redis: %w", maskURL(err, o.URL))
+	}
+	// An error together with a client is a server that is away now; the client dials again with the next command.
+	logger := o.Logger
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	return &Store{client: client, namespace: o.Namespace, scripts: newScripts(), logger: logger}, nil
+}
+
+// maskURL keeps a password in the address out of errors.
+func maskURL(err error, address string) error {
+	if err == nil || !strings.Contains(address, "@") {
+		return err
+	}
+	return errors.New("the address is malformed (not shown, since it has a password)")
+}
+
+// Close ends the readers' connection.
+func (s *Store) Close() { s.client.Close() }
+
+func (s *Store) prefix() string    { return "f:" + s.namespace + ":" }
+func (s *Store) headKey() string   { return s.prefix() + "head" }
+func (s *Store) rosterKey() string { return s.prefix() + "roster" }
