@@ -52,8 +52,8 @@ func FindPostgres(ctx context.Context) (string, error) {
 	for _, dir := range dirs {
 		// A link on PATH stands for its own folder, which has the rest of the programs.
 		bin := dir
-		if real, err := filepath.EvalSymlinks(filepath.Join(dir, "postgres")); err == nil {
-			bin = filepath.Dir(real)
+		if target, err := filepath.EvalSymlinks(filepath.Join(dir, "postgres")); err == nil {
+			bin = filepath.Dir(target)
 		}
 		if !isProgram(filepath.Join(bin, "postgres")) || !isProgram(filepath.Join(bin, "initdb")) {
 			continue

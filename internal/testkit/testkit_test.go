@@ -62,7 +62,8 @@ func TestEventually(t *testing.T) {
 	t.Parallel()
 	calls := 0
 	testkit.Eventually(t, 10*time.Second, func() error {
-		if calls++; calls < 5 {
+		calls++
+		if calls < 5 {
 			return errors.New("not yet")
 		}
 		return nil

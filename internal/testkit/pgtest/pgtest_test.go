@@ -39,6 +39,8 @@ func TestDatabasesAreApart(t *testing.T) {
 }
 
 // What would hold a database goes with it: a slot, and a session that stays open.
+//
+//nolint:tparallel // the subtest has to end first
 func TestDatabaseIsDroppedWithItsSlots(t *testing.T) {
 	t.Parallel()
 	s := pgtest.Shared(t)

@@ -1,0 +1,92 @@
+# Two commands for a fresh machine with Go, a C compiler and git: make demo, make test.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+GOLANGCI_LINT_VERSION := v2.15.0
+GOLANGCI_LINT := $(CURDIR)/bin/golangci-lint
+
+DEMO_ARGS ?=
+SOUNDNESS_TIME ?= 180s
+CHAOS_TIME ?= 120s
+FUZZ_TIME ?= 30s
+SEED ?=
+export SOUNDNESS_TIME CHAOS_TIME FUZZ_TIME SEED
+
+# The modules of this repository; the benchmarks' own keeps their dependencies out of the library's.
+MODULES := . $(patsubst %/go.mod,%,$(wildcard bench/go.mod))
+
+.PHONY: help
+help: ## show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z\/-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: install-servers build ## run the demo against real servers (DEMO_ARGS='--once --json')
+	@exec ./bin/freshet demo $(DEMO_ARGS)
+
+.PHONY: build
+build: ## build ./bin/freshet
+	@test -x bin/freshet || echo 'build: the SQL parser is a C library, the first build takes some minutes' >&2
+	@go build -trimpath -o bin/freshet ./cmd/freshet
+
+.PHONY: install-servers
+install-servers: ## install PostgreSQL and Redis when they are missing
+	@./scripts/servers.sh
+
+.PHONY: test
+test: install-servers ## run the whole test suite against real servers
+	@./scripts/test.sh
+
+.PHONY: test/short
+test/short: install-servers ## run the quick tests
+	@./scripts/test.sh short
+
+.PHONY: test/race
+test/race: install-servers ## run everything with the race detector, also what links the SQL parser
+	@./scripts/test.sh race
+
+.PHONY: tools
+tools: ## install the linter into ./bin
+	@go version -m $(GOLANGCI_LINT) 2>/dev/null | grep -q 'golangci-lint/v2[[:space:]]*$(GOLANGCI_LINT_VERSION)' || { \
+		echo 'tools: building golangci-lint $(GOLANGCI_LINT_VERSION), which takes some minutes' >&2; \
+		GOBIN=$(CURDIR)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION); }
+
+.PHONY: fmt
+fmt: tools ## format the code
+	@for module in $(MODULES); do (cd $$module && $(GOLANGCI_LINT) fmt) || exit 1; done
+
+.PHONY: lint
+lint: tools ## check format, vet, linters and that go.mod is tidy
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	@for module in $(MODULES); do \
+		echo "lint: module $$module"; \
+		(cd $$module && go mod tidy -diff && go vet ./... && $(GOLANGCI_LINT) run ./...) || exit 1; done
+
+.PHONY: generate
+generate: ## write the generated files again
+	@go generate ./...
+
+.PHONY: verify
+verify: generate fmt ## fail when generated files, format or go.mod differ from what is committed
+	@for module in $(MODULES); do (cd $$module && go mod tidy) || exit 1; done
+	@git diff --exit-code
+
+.PHONY: bench
+bench: install-servers ## measure, as ratios against floors and peers
+	@cd bench && go run .
+
+.PHONY: spec
+spec: ## explore the protocol's model further than make test does
+	@SPEC=deep go test -count=1 -timeout 60m -v ./spec/...
+
+.PHONY: soundness
+soundness: install-servers ## random writes against random queries (SOUNDNESS_TIME=180s SEED=)
+	@SOUNDNESS=long go test -count=1 -timeout 60m -run Soundness -v ./internal/plan/...
+
+.PHONY: chaos
+chaos: install-servers ## faults under load (CHAOS_TIME=120s SEED=): the tests in test/chaos
+	@go test -count=1 -timeout 60m -run . -v ./test/chaos -chaos.time=$(CHAOS_TIME)
+
+.PHONY: fuzz
+fuzz: ## run every fuzz test (FUZZ_TIME=30s)
+	@./scripts/fuzz.sh

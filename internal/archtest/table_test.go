@@ -1,0 +1,115 @@
+package archtest_test
+
+import "strings"
+
+const module = "github.com/freshet/freshet"
+
+// root is the table's name for the package at the module's root, the library.
+const root = "freshet"
+
+// layers is the layer table: a package imports strictly lower layers. ARCHITECTURE.md shows the same table.
+func layers() [][]string {
+	return [][]string{
+		0: {"mvcc"},
+		1: {"internal/change", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam"},
+		2: {"internal/fence", "internal/plan", "internal/route", "internal/watermark"},
+		3: {
+			"internal/config", "internal/localserver", "internal/pgcatalog", "internal/pggate", "internal/pgload",
+			"internal/pgsource", "internal/redisstore",
+		},
+		4: {"internal/fill"},
+		5: {root, "internal/apply", "internal/pipeline"},
+		6: {"internal/api"},
+		7: {"internal/daemon", "internal/demo"},
+		8: {"cmd/freshet"},
+	}
+}
+
+// sideways lists the imports within a layer that are meant: a rule is made of key texts, and the catalog describes the
+// relations that changes name.
+func sideways(importer, imported string) bool {
+	return importer == "internal/rule" && imported == "internal/keytext" ||
+		importer == "internal/schema" && imported == "internal/change"
+}
+
+// testsOnly tells the packages that exist for tests. They may import everything, and no other package imports them.
+func testsOnly(name string) bool {
+	return within(name, "internal/testkit") || within(name, "internal/archtest") || within(name, "spec") ||
+		within(name, "test")
+}
+
+// pure tells the packages that decide and do nothing else.
+func pure(name string) bool {
+	switch name {
+	case "mvcc", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam",
+		"internal/fence", "internal/route", "internal/watermark":
+		return true
+	default:
+		return false
+	}
+}
+
+// impure are the standard packages that a pure one does not import, nor anything under them.
+func impure() []string {
+	return []string{"net", "os", "log", "context", "sync", "syscall"}
+}
+
+// drivers says which third-party modules a package may import, besides the ones for everybody.
+func drivers(name string) []string {
+	const (
+		postgres = "github.com/jackc/pgx/v5"
+		redis    = "github.com/redis/rueidis"
+		metrics  = "github.com/prometheus/"
+	)
+	switch name {
+	case "internal/plan":
+		return []string{"github.com/pganalyze/pg_query_go/v6", "google.golang.org/protobuf"}
+	case "internal/config":
+		return []string{"github.com/goccy/go-yaml", "github.com/invopop/jsonschema"}
+	case "internal/pgsource", "internal/pgcatalog", "internal/pgload", "internal/pggate":
+		return []string{postgres}
+	case "internal/redisstore":
+		return []string{redis}
+	case "internal/fill", root:
+		return []string{postgres} // the transaction that is handed to a loader written in Go
+	case "internal/api":
+		return []string{metrics}
+	case "internal/daemon":
+		return []string{postgres, metrics}
+	case "internal/demo":
+		return []string{postgres, redis} // its writers, and the cache-aside code that it shows beside freshet
+	case "cmd/freshet":
+		return []string{"github.com/spf13/cobra"}
+	default:
+		return nil
+	}
+}
+
+// everybodysFrom is the first layer that may use the helpers of golang.org/x; below it everything is our own.
+const everybodysFrom = 3
+
+func everybodys(path string) bool { return within(path, "golang.org/x/sync") }
+
+// neverLinked says what must not be among a package's dependencies, however far down, and why.
+func neverLinked() map[string]map[string]string {
+	const users = "a program that uses the library must not link the daemon's side"
+	return map[string]map[string]string{
+		root: {
+			module + "/internal/plan":               users,
+			module + "/internal/pgcatalog":          users,
+			module + "/internal/pgsource":           users,
+			module + "/internal/daemon":             users,
+			"github.com/pganalyze/pg_query_go":      users,
+			"github.com/spf13/cobra":                users,
+			"github.com/prometheus/client_golang":   users,
+			"github.com/jackc/pglogrepl":            users,
+			"github.com/santhosh-tekuri/jsonschema": users,
+		},
+		"internal/pgcatalog": {module + "/internal/plan": "reading a catalog needs no SQL parser"},
+	}
+}
+
+// within tells whether a path is the other one or below it.
+func within(path, above string) bool {
+	return path == above || strings.HasPrefix(path, strings.TrimSuffix(above, "/")+"/")
+}

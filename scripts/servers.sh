@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Installs the servers that the demo and the tests start privately, when they are missing: PostgreSQL (14 or newer) and
+# Redis or Valkey. Everything that it does is said on standard error; with both present it does and says nothing.
+#
+# Nothing of the user's is touched. Packages of Debian and Ubuntu start a service of their own when they are installed:
+# those are kept from starting, now and at boot, but only the ones that this script itself has just installed.
+set -euo pipefail
+
+oldest_postgres=14
+
+say() { printf 'servers: %s\n' "$*" >&2; }
+
+# has_postgres looks in the places where internal/localserver looks.
+has_postgres() {
+  local program bin version
+  for program in "$(command -v postgres || true)" /usr/lib/postgresql/*/bin/postgres /usr/pgsql-*/bin/postgres \
+    /usr/local/bin/postgres /usr/local/pgsql/bin/postgres \
+    /opt/homebrew/opt/postgresql@*/bin/postgres /usr/local/opt/postgresql@*/bin/postgres; do
+    [ -x "$program" ] || continue
+    bin=$(dirname "$(readlink -f "$program" 2>/dev/null || echo "$program")")
+    [ -x "$bin/initdb" ] || continue
+    version=$("$program" --version | sed -n 's/.*(PostgreSQL) \([0-9][0-9]*\).*/\1/p')
+    if [ "${version:-0}" -ge "$oldest_postgres" ]; then return 0; fi
+  done
+  return 1
+}
+
+has_redis() {
+  local program
+  for program in redis-server valkey-server; do
+    if command -v "$program" >/dev/null; then return 0; fi
+    for dir in /usr/bin /usr/local/bin /opt/homebrew/bin; do
+      if [ -x "$dir/$program" ]; then return 0; fi
+    done
+  done
+  return 1
+}
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    say "cannot run as root, and there is no sudo: $*"
+    return 1
+  fi
+}
+
+# install_apt installs packages without letting their services start.
+install_apt() {
+  local policy=/usr/sbin/policy-rc.d ours='' service
+  say "installing with apt-get: $*"
+  if [ ! -e "$policy" ]; then
+    say "keeping their services from starting ($policy, removed again afterwards)"
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+    ours=yes
+    trap 'as_root rm -f '"$policy" EXIT
+  fi
+  as_root apt-get update -q >&2
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" >&2 </dev/null
+  if [ -n "$ours" ]; then
+    as_root rm -f "$policy"
+    trap - EXIT
+  fi
+  if command -v systemctl >/dev/null; then
+    for service in "$@"; do
+      if as_root systemctl disable --now "$service" >&2 2>/dev/null; then
+        say "the service $service is installed, but neither running nor started at boot"
+      fi
+    done
+  fi
+}
+
+install_brew() {
+  say "installing with brew: $* (no service is started)"
+  brew install "$@" >&2
+}
+
+# install takes the name of a package in apt and in brew.
+install() {
+  if command -v apt-get >/dev/null; then
+    install_apt "$1"
+  elif command -v brew >/dev/null; then
+    install_brew "$2"
+  else
+    say "there is neither apt-get nor brew here: install $3 yourself, so that it is found on PATH"
+    return 1
+  fi
+}
+
+if ! has_postgres; then
+  say "PostgreSQL $oldest_postgres or newer is missing"
+  install postgresql postgresql@17 "PostgreSQL $oldest_postgres or newer"
+  if ! has_postgres; then
+    say "the package manager's PostgreSQL is older than $oldest_postgres: install a newer one, see https://www.postgresql.org/download/"
+    exit 1
+  fi
+fi
+
+if ! has_redis; then
+  say "Redis or Valkey is missing"
+  install redis-server redis "Redis or Valkey"
+  if ! has_redis; then
+    say "neither redis-server nor valkey-server is there after the installation"
+    exit 1
+  fi
+fi
