@@ -1,0 +1,160 @@
+// Package pggate asks the primary what has become visible there, and proves that it is still the same database.
+//
+// The log delivers a commit before other sessions see it (synchronous replication, or mere preemption, lies between).
+// A [Gate] is the one SQL connection on which the daemon takes the snapshots that decide when a delivered transaction
+// may be applied (D2), makes its term, and watches for crash recovery (4.6).
+package pggate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/mvcc"
+)
+
+// ErrStandby says that the server is a standby, where snapshots do not tell what is visible.
+var ErrStandby = errors.New("the server is a standby")
+
+const connectTimeout = 15 * time.Second
+
+// Gate is one SQL connection to the primary. It may be used by several goroutines, one call at a time. After a
+// connection error, and after a call whose context ended, it stays broken: open another.
+type Gate struct {
+	logger   *slog.Logger
+	identity Identity
+
+	mu   sync.Mutex
+	conn *pgx.Conn
+}
+
+// Open connects and shakes hands. A standby is refused with ErrStandby.
+func Open(ctx context.Context, url string, logger *slog.Logger) (*Gate, error) {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("read the database's URL: %w", err)
+	}
+	for name := range config.RuntimeParams {
+		if strings.HasPrefix(name, "pool_") { // meant for a pool, unknown to the server
+			delete(config.RuntimeParams, name)
+		}
+	}
+	for name, value := range sessionSettings() {
+		config.RuntimeParams[name] = value
+	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = connectTimeout
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the primary: %w", err)
+	}
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	g := &Gate{logger: logger, conn: conn}
+	if g.identity, err = readIdentity(ctx, conn); err == nil {
+		_, err = conn.Prepare(ctx, snapshotStatement, snapshotQuery)
+	}
+	if err != nil {
+		return nil, errors.Join(err, g.Close(ctx))
+	}
+	return g, nil
+}
+
+// sessionSettings fixes what would change the meaning or the text of what the gate reads. Timeouts that a role or
+// database may have set would end the connection, which is idle between batches.
+func sessionSettings() map[string]string {
+	return map[string]string{
+		"application_name":                    "freshet",
+		"client_encoding":                     "UTF8",
+		"DateStyle":                           "ISO",
+		"IntervalStyle":                       "postgres",
+		"TimeZone":                            "UTC",
+		"extra_float_digits":                  "3",
+		"bytea_output":                        "hex",
+		"default_transaction_read_only":       "off",
+		"default_transaction_isolation":       "read committed",
+		"idle_in_transaction_session_timeout": "60s",
+		"idle_session_timeout":                "0",
+		"statement_timeout":                   "0",
+		"search_path":                         "pg_catalog",
+	}
+}
+
+const (
+	snapshotStatement = "freshet_gate"
+	// The snapshot is taken before the statement runs, and the position is read while it runs: after it (D6).
+	snapshotQuery = `SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text`
+)
+
+// Snapshot tells, in one round trip, what is visible on the primary now, and a position of the log read after that:
+// whatever is visible in the snapshot committed before the position.
+func (g *Gate) Snapshot(ctx context.Context) (mvcc.Snapshot, mvcc.LSN, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.snapshot(ctx)
+}
+
+func (g *Gate) snapshot(ctx context.Context) (mvcc.Snapshot, mvcc.LSN, error) {
+	var snapshotText, positionText string
+	if err := g.conn.QueryRow(ctx, snapshotStatement).Scan(&snapshotText, &positionText); err != nil {
+		return mvcc.Snapshot{}, 0, fmt.Errorf("take snapshot: %w", err)
+	}
+	snapshot, err := mvcc.ParseSnapshot(snapshotText)
+	if err != nil {
+		return mvcc.Snapshot{}, 0, fmt.Errorf("take snapshot: %w", err)
+	}
+	position, err := mvcc.ParseLSN(positionText)
+	if err != nil {
+		return mvcc.Snapshot{}, 0, fmt.Errorf("take snapshot: %w", err)
+	}
+	return snapshot, position, nil
+}
+
+// Term makes the term of a daemon that has just acquired the slot: the timeline, and the id of a transaction that is
+// committed and flushed here and now. Waiting for a standby would add nothing to that order, and could hang.
+func (g *Gate) Term(ctx context.Context) (fence.Term, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var (
+		xidText  string
+		timeline uint32
+	)
+	err := pgx.BeginFunc(ctx, g.conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SET LOCAL synchronous_commit = local`); err != nil {
+			return err
+		}
+		// The message makes the transaction one that the log has, and whose commit therefore waits for the disk.
+		const query = `
+SELECT pg_logical_emit_message(true, 'freshet', 'term ' || pg_current_xact_id()::text)::text,
+       pg_current_xact_id()::text, ` + timelineExpression
+		var position string
+		return tx.QueryRow(ctx, query).Scan(&position, &xidText, &timeline)
+	})
+	if err != nil {
+		return "", fmt.Errorf("make term: %w", err)
+	}
+	x, err := mvcc.ParseXID(xidText)
+	if err != nil {
+		return "", fmt.Errorf("make term: %w", err)
+	}
+	return fence.NewTerm(timeline, x), nil
+}
+
+// Close ends the connection.
+func (g *Gate) Close(ctx context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.conn.Close(ctx); err != nil {
+		return fmt.Errorf("close connection to the primary: %w", err)
+	}
+	return nil
+}
