@@ -47,7 +47,7 @@ func list(overlay string) ([]listed, error) {
 	var packages []listed
 	for decoder := json.NewDecoder(out); ; {
 		var p listed
-		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) { //nolint:musttag // the fields are named as the go command names them
 			break
 		} else if err != nil {
 			return nil, errors.Join(err, cmd.Wait())
