@@ -50,9 +50,9 @@ type Source struct {
 
 // Postgres is the log of a PostgreSQL primary.
 type Postgres struct {
-	URL          URL    `yaml:"url,omitempty"           jsonschema_description:"Connection string for the log, when it is not database.url: the primary itself, never a pooler or a standby."`
-	URLFile      string `yaml:"url_file,omitempty"      jsonschema_description:"A file that holds the connection string, instead of url."`
-	PasswordFile string `yaml:"password_file,omitempty" jsonschema_description:"A file that holds the password, when the connection string has none."`
+	URL          URL    `yaml:"url,omitempty"           jsonschema:"example=${LOG_URL}" jsonschema_description:"Connection string for the log, when it is not database.url: the primary itself, never a pooler or a standby."`
+	URLFile      string `yaml:"url_file,omitempty"      jsonschema:"example=/run/secrets/log_url" jsonschema_description:"A file that holds the connection string, instead of url."`
+	PasswordFile string `yaml:"password_file,omitempty" jsonschema:"example=/run/secrets/log_password" jsonschema_description:"A file that holds the password, when the connection string has none."`
 	Slot         string `yaml:"slot,omitempty"          jsonschema:"default=freshet" jsonschema_description:"Name of the replication slot; made when it is not there. freshet drop removes it."`
 	Publication  string `yaml:"publication,omitempty"   jsonschema:"default=freshet" jsonschema_description:"Name of the publication; made when it is not there, and extended by the tables that entries read."`
 	Rewind       Rewind `yaml:"rewind,omitempty"        jsonschema_description:"How far the slot's confirmation stays behind what was applied, so that changes can be delivered again when Redis loses history. Whichever limit is reached first counts."`
@@ -80,8 +80,8 @@ type Region struct {
 // Redis is one Redis or Valkey server.
 type Redis struct {
 	URL          URL    `yaml:"url"                     jsonschema:"example=redis://127.0.0.1:6379" jsonschema_description:"redis://[user:password@]host:port[/db], rediss:// for TLS, or unix:///path."`
-	URLFile      string `yaml:"url_file,omitempty"      jsonschema_description:"A file that holds the URL, instead of url."`
-	PasswordFile string `yaml:"password_file,omitempty" jsonschema_description:"A file that holds the password, when the URL has none."`
+	URLFile      string `yaml:"url_file,omitempty"      jsonschema:"example=/run/secrets/redis_url" jsonschema_description:"A file that holds the URL, instead of url."`
+	PasswordFile string `yaml:"password_file,omitempty" jsonschema:"example=/run/secrets/redis_password" jsonschema_description:"A file that holds the password, when the URL has none."`
 }
 
 // Bus is a feature of a later version.
@@ -120,14 +120,14 @@ type Entry struct {
 	Key           string              `yaml:"key"                     jsonschema:"required,example=product:{id}" jsonschema_description:"The key of one value, with every parameter of the query in braces."`
 	Query         string              `yaml:"query,omitempty"         jsonschema:"example=SELECT id\\, name\\, price FROM products WHERE id = @id" jsonschema_description:"The SELECT that loads it, with parameters as @name. What changes it is derived from the query."`
 	DependsOn     []Dependency        `yaml:"depends_on,omitempty"    jsonschema_description:"Instead of query, for values that application code loads: the tables whose changes affect it."`
-	Result        rule.Result         `yaml:"result,omitempty"        jsonschema:"default=one" jsonschema_description:"one: an object, or \"not found\", which is cached too. many: an array."`
-	TTL           time.Duration       `yaml:"ttl,omitempty"           jsonschema_description:"Default: defaults.ttl."`
-	TTLJitter     *Percent            `yaml:"ttl_jitter,omitempty"    jsonschema_description:"Default: defaults.ttl_jitter."`
-	NegativeTTL   time.Duration       `yaml:"negative_ttl,omitempty"  jsonschema_description:"Default: defaults.negative_ttl."`
-	LoadTimeout   time.Duration       `yaml:"load_timeout,omitempty"  jsonschema_description:"Default: defaults.load_timeout."`
+	Result        rule.Result         `yaml:"result,omitempty"        jsonschema:"default=one" jsonschema_description:"What a value is: with one an object, or \"not found\", which is cached too; with many an array."`
+	TTL           time.Duration       `yaml:"ttl,omitempty"           jsonschema:"example=10m" jsonschema_description:"How long a value may stay cached at most. Default: that of defaults."`
+	TTLJitter     *Percent            `yaml:"ttl_jitter,omitempty"    jsonschema:"example=10%" jsonschema_description:"How much of the TTL is random. Default: that of defaults."`
+	NegativeTTL   time.Duration       `yaml:"negative_ttl,omitempty"  jsonschema:"example=30s" jsonschema_description:"How long \"no such row\" may stay cached at most. Default: that of defaults."`
+	LoadTimeout   time.Duration       `yaml:"load_timeout,omitempty"  jsonschema:"example=2s" jsonschema_description:"How long a load may take. Default: that of defaults."`
 	MaxStaleness  time.Duration       `yaml:"max_staleness,omitempty" jsonschema:"example=5s" jsonschema_description:"What its readers tolerate. freshet check compares it with the bound that holds."`
 	OnChange      OnChange            `yaml:"on_change,omitempty"     jsonschema:"default=drop" jsonschema_description:"What an invalidation does: drop. (refresh and serve_stale: not supported by this version.)"`
-	UnsafeIgnore  []string            `yaml:"unsafe_ignore,omitempty" jsonschema_description:"Columns (table.column) whose changes are ignored. A value may then stay outdated in them until its TTL; explain says so."`
+	UnsafeIgnore  []string            `yaml:"unsafe_ignore,omitempty" jsonschema:"example=[products.views]" jsonschema_description:"Columns (table.column) whose changes are ignored. A value may then stay outdated in them until its TTL; explain says so."`
 	RowVersion    string              `yaml:"row_version,omitempty"   jsonschema_description:"Column or expression for conditional reads." later:"row versions"`
 	Rules         map[string]RuleKind `yaml:"rules,omitempty"         jsonschema_description:"How changes of a table find their keys: tags, lookup or broad." later:"rules of the kinds tags, lookup and broad"`
 	AllowBroad    []string            `yaml:"allow_broad,omitempty"   jsonschema_description:"Tables whose every change may drop all keys." later:"broad rules"`

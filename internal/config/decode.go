@@ -31,7 +31,7 @@ type decoder struct {
 func parse(file string, text []byte, lookup func(string) (string, bool), lenient func(string) bool) (*Config, error) {
 	source := strings.TrimPrefix(string(text), "\uFEFF")
 	d := &decoder{
-		places:  &places{file: file, lines: strings.Split(source, "\n"), at: map[string]place{}},
+		places:  &places{file: file, lines: strings.Split(source, "\n"), at: map[string]place{}, raw: map[string]string{}},
 		lookup:  lookup,
 		lenient: lenient,
 		anchors: map[string]ast.Node{},
@@ -135,13 +135,13 @@ func (d *decoder) value(node ast.Node, v reflect.Value, path string) {
 	if _, null := node.(*ast.NullNode); null {
 		return // "source: {postgres: }" is a source with nothing but defaults; what is required is checked later
 	}
-	if on, ok := v.Addr().Interface().(*OnChange); ok {
+	if on, ok := reflect.TypeAssert[*OnChange](v.Addr()); ok {
 		if m, isMap := node.(*ast.MappingNode); isMap {
 			d.onChange(m, on, path)
 			return
 		}
 	}
-	_, ownForm := v.Addr().Interface().(encoding.TextMarshaler)
+	_, ownForm := reflect.TypeAssert[encoding.TextMarshaler](v.Addr())
 	switch {
 	case v.Kind() == reflect.Struct && !ownForm:
 		d.structure(node, v, path)
@@ -245,8 +245,10 @@ func (d *decoder) structure(node ast.Node, v reflect.Value, path string) {
 		if _, scalar := pair.Value.(ast.ScalarNode); scalar {
 			d.at[inner] = placeOf(pair.Value.GetToken())
 		}
+		before := len(d.errs)
 		d.value(pair.Value, v.FieldByIndex(field.Index), inner)
 		if what := field.Tag.Get("later"); what != "" {
+			d.errs = d.errs[:before]
 			d.fail(pair.Key, "remove "+name, "%s: not supported by this version: %s", inner, what)
 		}
 	}
@@ -298,10 +300,10 @@ func (d *decoder) scalar(node ast.Node, v reflect.Value, path string) {
 	}
 	target := v.Addr().Interface()
 	switch target.(type) {
-	case *Secret, *URL:
-		if raw != "" && !strings.HasPrefix(raw, "${") {
-			d.secrets = append(d.secrets, strings.Trim(strings.TrimSpace(node.GetToken().Value), "\r\n"))
-		}
+	case *Secret:
+		d.hide(raw, func(string) string { return mask })
+	case *URL:
+		d.hide(raw, maskURL)
 	}
 	text, at, err := expand(raw, d.lookup)
 	if err != nil {
@@ -320,9 +322,11 @@ func (d *decoder) scalar(node ast.Node, v reflect.Value, path string) {
 		d.errs = append(d.errs, d.errorIn(where, path+": "+err.Error(), hint))
 		return
 	}
+	if raw != text {
+		d.raw[path] = raw
+	}
 	switch known, err := scalar(text, target); {
 	case err != nil && raw != text:
-		// What the environment holds may be a secret in the wrong place: it is not shown.
 		d.fail(node, "", "%s: the value of %s is not valid: %v", path, raw, innermost(err))
 		return
 	case err != nil:
@@ -343,6 +347,15 @@ func (d *decoder) scalar(node ast.Node, v reflect.Value, path string) {
 		v.SetInt(int64(n))
 	default:
 		panic(fmt.Sprintf("config: no form for %s at %s", v.Type(), path)) // a field of a new type: every test fails
+	}
+}
+
+// hide remembers a secret, so that no excerpt shows it. It may span lines. A reference is no secret.
+func (d *decoder) hide(raw string, show func(string) string) {
+	for line := range strings.Lines(raw) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "${") {
+			d.secrets = append(d.secrets, secretText{text: line, shown: show(line)})
+		}
 	}
 }
 

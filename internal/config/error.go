@@ -41,7 +41,7 @@ func (e *Error) Summary() string {
 
 // Errors are all the Errors in err, in their order.
 func Errors(err error) []*Error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the joined list itself, not one of its members
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var all []*Error
 		for _, one := range joined.Unwrap() {
 			all = append(all, Errors(one)...)
@@ -62,7 +62,22 @@ type places struct {
 	file    string
 	lines   []string
 	at      map[string]place // by path, such as entries.product.ttl; a mapping's or a list's is its key's
-	secrets []string         // texts of secrets as the file spells them
+	secrets []secretText
+	raw     map[string]string // by path: what the file says where the environment was put in
+}
+
+// secretText is a text of the file that must not be shown, and what is shown for it.
+type secretText struct{ text, shown string }
+
+// shown is a value as an error may quote it: what came from the environment may be a secret in the wrong place, so
+// the reference stands for it.
+func (p *places) shown(path, value string) string {
+	if p != nil {
+		if raw, ok := p.raw[path]; ok {
+			return raw
+		}
+	}
+	return value
 }
 
 // errorAt is an error at the place of path or, when the file does not have it, at the nearest place around it.
@@ -113,7 +128,7 @@ func (p *places) excerpt(at place) string {
 func (p *places) masked(line int) string {
 	text := strings.TrimRight(p.lines[line-1], "\r")
 	for _, s := range p.secrets {
-		text = strings.ReplaceAll(text, s, maskURL(s))
+		text = strings.ReplaceAll(text, s.text, s.shown)
 	}
 	text = regexp.MustCompile(`(://[^:/@\s]*:)[^\s"']*@`).ReplaceAllString(text, "${1}"+mask+"@")
 	// A reference to the environment is no secret, and shows what to set. A path to a file is not one either.

@@ -14,7 +14,7 @@ const hidden = '\uE000'
 
 // hideReferences replaces the characters of every ${…}. It reports where a character of the private area stands
 // already.
-func hideReferences(text string) (string, int) {
+func hideReferences(text string) (safe string, private int) {
 	if bad := strings.IndexFunc(text, func(r rune) bool { return hidden <= r && r < hidden+utf8.RuneSelf }); bad >= 0 {
 		return "", bad
 	}

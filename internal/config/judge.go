@@ -25,24 +25,30 @@ const (
 
 // judge holds a complete Config against what this version can do.
 type judge struct {
-	c       *Config
-	lenient func(string) bool
-	errs    []error
+	c        *Config
+	lenient  func(string) bool
+	reported []*Error // what did not decode
+	errs     []error
 }
 
-// judge reports everything that decoded and is still wrong, except in lines that are reported already.
+// judge reports everything that decoded and is still wrong. When something did not decode, it does not report what is
+// missing: that may be an echo of a misspelled key.
 func (c *Config) judge(lenient func(string) bool, reported []*Error) error {
-	j := &judge{c: c, lenient: lenient}
+	j := &judge{c: c, lenient: lenient, reported: reported}
 	j.config()
-	return errors.Join(slices.DeleteFunc(j.errs, func(err error) bool {
-		return slices.ContainsFunc(Errors(err), func(e *Error) bool {
-			return slices.ContainsFunc(reported, func(r *Error) bool { return r.Line == e.Line })
-		})
-	})...)
+	return errors.Join(j.errs...)
 }
 
 func (j *judge) fail(path, hint, format string, args ...any) {
-	j.errs = append(j.errs, j.c.ErrorAt(path, path+": "+fmt.Sprintf(format, args...), hint))
+	e := j.c.ErrorAt(path, path+": "+fmt.Sprintf(format, args...), hint)
+	if len(j.reported) > 0 {
+		_, present := j.c.places.at[path]
+		echo := slices.ContainsFunc(j.reported, func(r *Error) bool { return r.Line == e.Line })
+		if !present || echo {
+			return
+		}
+	}
+	j.errs = append(j.errs, e)
 }
 
 // used reports whether the value at path matters to who loads the file.
@@ -51,7 +57,7 @@ func (j *judge) used(path string) bool { return j.lenient == nil || !j.lenient(p
 func (j *judge) config() {
 	c := j.c
 	if c.Namespace != "" && !validNamespace(c.Namespace) {
-		j.fail("namespace", "use letters, digits, '_', '-', '.', '~' and '%'", "%q is not a namespace", c.Namespace)
+		j.fail("namespace", "use letters, digits, '_', '-', '.', '~' and '%'", "%q is not a namespace", c.places.shown("namespace", c.Namespace))
 	}
 	if j.used("database.url") {
 		if c.Database.URL == "" {
@@ -103,10 +109,10 @@ func (j *judge) source() {
 		j.postgresURL("source.postgres.url", pg.URL)
 	}
 	if strings.Trim(pg.Slot, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" || len(pg.Slot) > maxName {
-		j.fail("source.postgres.slot", "use a-z, 0-9 and '_', at most 63", "%q is not a name that PostgreSQL allows for a slot", pg.Slot)
+		j.fail("source.postgres.slot", "use a-z, 0-9 and '_', at most 63", "%q is not a name that PostgreSQL allows for a slot", j.c.places.shown("source.postgres.slot", pg.Slot))
 	}
 	if len(pg.Publication) > maxName || strings.ContainsAny(pg.Publication, "\x00\n\r") {
-		j.fail("source.postgres.publication", "at most 63 bytes", "%q is not a name that PostgreSQL allows", pg.Publication)
+		j.fail("source.postgres.publication", "at most 63 bytes", "%q is not a name that PostgreSQL allows", j.c.places.shown("source.postgres.publication", pg.Publication))
 	}
 }
 
@@ -120,7 +126,7 @@ func (j *judge) regions() {
 	for i, r := range j.c.Regions {
 		path := fmt.Sprintf("regions.%d", i)
 		if !validEntryName(r.Name) {
-			j.fail(path+".name", "use a letter, then letters, digits, '_' and '-', at most 63", "%q is not a name for a region", r.Name)
+			j.fail(path+".name", "use a letter, then letters, digits, '_' and '-', at most 63", "%q is not a name for a region", j.c.places.shown(path+".name", r.Name))
 		}
 		if r.Redis.URL == "" {
 			j.fail(path+".redis.url", "url: redis://127.0.0.1:6379", "the URL of Redis is missing")
@@ -153,7 +159,7 @@ func (j *judge) listen() {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil {
-		j.fail("listen", "host:port, such as 127.0.0.1:7780, or [::1]:7780", "%q is not an address", listen)
+		j.fail("listen", "host:port, such as 127.0.0.1:7780, or [::1]:7780", "%q is not an address", j.c.places.shown("listen", listen))
 		return
 	}
 	if token := j.c.Auth.Token; token != "" {
@@ -161,7 +167,7 @@ func (j *judge) listen() {
 			j.fail("auth.token", "use printable characters without spaces", "the token cannot be sent in a header")
 		}
 	} else if !isLoopback(listen) {
-		j.fail("listen", "add auth: {token_file: …}, or listen on 127.0.0.1", "%s can be reached by others, and no token guards it", listen)
+		j.fail("listen", "add auth: {token_file: …}, or listen on 127.0.0.1", "%s can be reached by others, and no token guards it", j.c.places.shown("listen", listen))
 	}
 }
 
@@ -204,7 +210,8 @@ func (j *judge) entry(path, name string, e Entry) {
 	}
 	for i, column := range e.UnsafeIgnore {
 		if n := strings.Count(column, "."); n < 1 || n > 2 || strings.HasPrefix(column, ".") || strings.HasSuffix(column, ".") {
-			j.fail(fmt.Sprintf("%s.unsafe_ignore.%d", path, i), "write it as table.column", "%q does not name a column", column)
+			at := fmt.Sprintf("%s.unsafe_ignore.%d", path, i)
+			j.fail(at, "write it as table.column", "%q does not name a column", j.c.places.shown(at, column))
 		}
 	}
 	query, code := strings.TrimSpace(e.Query) != "", len(e.DependsOn) > 0
@@ -212,7 +219,7 @@ func (j *judge) entry(path, name string, e Entry) {
 	case query && code:
 		j.fail(path+".depends_on", "remove one: depends_on is for values that application code loads", "an entry has either query or depends_on")
 	case !query && !code:
-		j.fail(path, "add query, or depends_on for values that application code loads", "the entry has neither query nor depends_on")
+		j.fail(path+".query", "add query, or depends_on for values that application code loads", "the entry has neither query nor depends_on")
 	}
 	if e.Key == "" {
 		j.fail(path+".key", "key: "+name+":{id}", "the key is missing")
@@ -229,6 +236,10 @@ func (j *judge) entry(path, name string, e Entry) {
 }
 
 func (j *judge) template(path string, err error) {
+	if raw := j.c.places.shown(path, ""); raw != "" {
+		j.fail(path, "", "the value of %s is not valid", raw)
+		return
+	}
 	if bad, ok := errors.AsType[*rule.TemplateError](err); ok {
 		j.fail(path, "", "%q, character %d: %s", bad.Template, bad.Offset+1, bad.Problem)
 		return
@@ -247,7 +258,7 @@ func (j *judge) dependency(path string, key *rule.Template, dep Dependency) {
 	}
 	if got, want := len(columns.Params()), len(key.Params()); got != want {
 		j.fail(path+".key", "name one column of the table for each parameter of the entry's key, in its order",
-			"%q has %d columns, and the entry's key has %d parameters", dep.Key, got, want)
+			"%q has %d columns, and the entry's key has %d parameters", j.c.places.shown(path+".key", dep.Key), got, want)
 	}
 }
 

@@ -150,7 +150,7 @@ func (r *secretReader) read(path, file string) (string, bool) {
 	if !filepath.IsAbs(file) {
 		file = filepath.Join(r.dir, file)
 	}
-	text, err := os.ReadFile(file)
+	text, err := os.ReadFile(file) //nolint:gosec // the operator names the file
 	if err != nil {
 		r.fail(path, err.Error(), "")
 		return "", false

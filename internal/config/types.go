@@ -52,7 +52,7 @@ func (u URL) GoString() string { return strconv.Quote(u.String()) }
 func (u URL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
 
 // secretParameter matches the parameters of a connection string, or keys of a file, that hold a secret.
-const secretParameter = `(?i)\b((?:ssl)?password|passwd|token|secret)`
+const secretParameter = `(?i)\b((?:ssl)?password|passwd|token|secret)` //nolint:gosec // a pattern, no secret
 
 // maskURL hides what is secret in a connection string, also in one that does not parse.
 func maskURL(s string) string {
@@ -242,6 +242,11 @@ var errPositive = errors.New("it must be greater than 0")
 
 var errDuration = errors.New("write it like 500ms, 30s, 10m or 1h30m")
 
+// choiceError says which words are allowed.
+type choiceError struct{ allowed string }
+
+func (e *choiceError) Error() string { return "it is one of: " + e.allowed }
+
 func oneOf[T ~string](text string, allowed ...T) (T, error) {
 	names := make([]string, len(allowed))
 	for i, a := range allowed {
@@ -250,5 +255,5 @@ func oneOf[T ~string](text string, allowed ...T) (T, error) {
 		}
 		names[i] = string(a)
 	}
-	return "", fmt.Errorf("%q is none of: %s", text, strings.Join(names, ", "))
+	return "", fmt.Errorf("%q: %w", text, &choiceError{allowed: strings.Join(names, ", ")})
 }
