@@ -1,12 +1,33 @@
 package pipeline
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pggate"
+	"github.com/freshet/freshet/internal/pgsource"
 	"github.com/freshet/freshet/mvcc"
 )
+
+const alteredPublication = "the publication was altered by someone else: changes may be missing from the stream"
+
+// gapError ends a session that found a gap; the next one starts a new generation at once.
+type gapError struct {
+	cause string
+	first bool // there is nothing cached that could be wrong
+}
+
+func (e *gapError) Error() string { return "gap: " + e.cause }
+
+// isGap reports whether err means that the stream may lack a change.
+func isGap(err error) bool {
+	var (
+		found *gapError
+		read  *pgsource.GapError
+	)
+	return errors.As(err, &found) || errors.As(err, &read)
+}
 
 // Evidence is what a session knows when it decides whether the stream continues what the store has.
 type Evidence struct {
@@ -26,6 +47,8 @@ func (e *Evidence) Gap() string {
 	switch {
 	case !e.HeadFound:
 		return "the store has no HEAD: it is new, or it lost its history"
+	case e.Head.Publication == condemned:
+		return "an earlier gap was not answered yet"
 	case e.Head.System != e.Identity.SystemID:
 		return fmt.Sprintf("another database cluster: system identifier %s, the store follows %s", e.Identity.SystemID, e.Head.System)
 	case e.Head.Timeline != e.Identity.Timeline:
@@ -33,7 +56,7 @@ func (e *Evidence) Gap() string {
 	case e.SlotCreated:
 		return "the replication slot was missing or lost: changes since then are not in the stream"
 	case e.Head.Publication != e.Publication:
-		return "the publication was altered by someone else: changes may be missing from the stream"
+		return alteredPublication
 	case e.Head.Wc < e.Confirmed:
 		return fmt.Sprintf("the log no longer reaches back: the store has applied up to %v, the slot begins at %v", e.Head.Wc, e.Confirmed)
 	case e.Head.Wc > e.Insert:

@@ -5,7 +5,6 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync/atomic"
@@ -14,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/freshet/freshet/internal/apply"
+	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pgsource"
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
@@ -48,10 +48,12 @@ type Options struct {
 
 // Pipeline is the loop and what it knows of itself.
 type Pipeline struct {
-	opts     Options
-	state    state
-	gap      string // a gap that the next session has to answer with a new generation
-	followed bool   // the log was followed once: what is wrong now went wrong later, and may be mended meanwhile
+	opts      Options
+	state     state
+	gap       string // a gap that the next session has to answer with a new generation
+	condemned bool   // what was cached before the gap is out of use already
+	term      fence.Term
+	followed  bool // the log was followed once: what is wrong now went wrong later, and may be mended meanwhile
 }
 
 // New makes a Pipeline.
@@ -77,9 +79,6 @@ const (
 	standbyRetry = 500 * time.Millisecond
 )
 
-// errGap ends a session that found a gap; the next one starts a new generation at once.
-var errGap = errors.New("gap")
-
 // Run follows the log until ctx ends, and returns nil then, with everything applied that had been read. It returns
 // an error only for what no retry can mend.
 func (p *Pipeline) Run(ctx context.Context) error {
@@ -95,17 +94,12 @@ func (p *Pipeline) Run(ctx context.Context) error {
 			return nil
 		}
 		wait := retry
-		var (
-			gap   *pgsource.GapError
-			setup *pgsource.SetupError
-		)
+		var setup *pgsource.SetupError
 		switch {
 		case errors.Is(err, ErrRefused), errors.As(err, &setup) && !p.followed:
 			return err
-		case errors.Is(err, errGap):
+		case isGap(err) && retry == firstRetry:
 			wait = 0
-		case errors.As(err, &gap):
-			_ = p.declare(gap.Error(), true)
 		case errors.Is(err, pgsource.ErrSlotInUse), errors.Is(err, redisstore.ErrSuperseded):
 			p.standby(err)
 			wait = standbyRetry
@@ -146,19 +140,24 @@ func (p *Pipeline) failed(err error, wait time.Duration) {
 }
 
 // declare makes a gap public. The next session starts a new generation.
-func (p *Pipeline) declare(cause string, alarm bool) error {
-	p.gap = cause
-	now := time.Now()
-	if alarm {
-		p.state.update(func(st *Status) {
-			st.Gaps++
-			st.LastGap, st.LastGapAt = cause, &now
-		})
-		p.opts.Logger.Error("gap: starting a new generation, nothing cached before it is read again", slog.String("cause", cause))
-	} else {
-		p.opts.Logger.Info("starting a new generation", slog.String("cause", cause))
+func (p *Pipeline) declare(err error) error {
+	cause := err.Error()
+	var found *gapError
+	if errors.As(err, &found) {
+		cause = found.cause
 	}
-	return fmt.Errorf("%w: %s", errGap, cause)
+	p.gap = cause
+	if found != nil && found.first {
+		p.opts.Logger.Info("starting a new generation", slog.String("cause", cause))
+		return err
+	}
+	now := time.Now()
+	p.state.update(func(st *Status) {
+		st.Gaps++
+		st.LastGap, st.LastGapAt = cause, &now
+	})
+	p.opts.Logger.Error("gap: starting a new generation, nothing cached before it is read again", slog.String("cause", cause))
+	return err
 }
 
 func jitter(d time.Duration) time.Duration {

@@ -59,6 +59,14 @@ func (p *Pipeline) session(ctx context.Context) (err error) {
 	if err := s.connect(ctx); err != nil {
 		return err
 	}
+	defer func() {
+		if p.gap == "" && isGap(err) {
+			err = p.declare(err)
+		}
+		if p.gap != "" {
+			err = errors.Join(err, s.condemn(ctx))
+		}
+	}()
 	if err := s.acquire(ctx); err != nil {
 		return err
 	}
@@ -79,6 +87,11 @@ func (s *session) connect(ctx context.Context) error {
 	var err error
 	if s.store, err = o.Store.Connect(ctx); err != nil {
 		return fmt.Errorf("connect to the store: %w", err)
+	}
+	if s.p.gap != "" {
+		if err := s.condemn(ctx); err != nil {
+			return err
+		}
 	}
 	if s.gate, err = pggate.Open(ctx, o.URL, o.Logger); err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
@@ -141,6 +154,7 @@ func (s *session) acquire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.p.term = term
 	if s.p.gap != "" {
 		s.head = fence.Head{Term: term}
 		return nil
@@ -154,7 +168,7 @@ func (s *session) acquire(ctx context.Context) error {
 		Confirmed: s.prepared.Confirmed, Insert: insert, Alive: alive, Publication: s.before,
 	}
 	if cause := evidence.Gap(); cause != "" {
-		return s.p.declare(cause, found)
+		return &gapError{cause: cause, first: !found}
 	}
 	s.head = head
 	return nil
@@ -253,7 +267,27 @@ func (s *session) begin(ctx context.Context) error {
 		return err
 	}
 	s.names = apply.NewNames(s.p.opts.Namespace, roster, s.compiled.Entries)
-	s.p.gap = ""
+	s.p.gap, s.p.condemned = "", false
+	return nil
+}
+
+// condemned is the publication fingerprint of a HEAD under which nothing is live, and nothing ever goes live: that of a
+// gap which could not be answered with a new generation yet.
+const condemned = "condemned"
+
+// condemn makes readers go to the database from now on. A gap is answered by a new generation, which may have to wait
+// for the database, or for somebody to mend it; what is cached must not be read meanwhile.
+func (s *session) condemn(ctx context.Context) error {
+	if s.p.condemned || s.p.term == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err := s.store.NewGeneration(ctx, fence.Head{Generation: apply.Draw(), Term: s.p.term, Publication: condemned})
+	if err != nil && !errors.Is(err, redisstore.ErrSuperseded) {
+		return fmt.Errorf("take what is cached out of use: %w", err)
+	}
+	s.p.condemned = true
 	return nil
 }
 

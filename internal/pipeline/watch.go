@@ -39,7 +39,7 @@ func (s *session) watch(ctx context.Context) error {
 			return fmt.Errorf("watch the publication: %w", err)
 		}
 		if now != s.prepared.Fingerprint {
-			return s.p.declare("the publication was altered by someone else: changes may be missing from the stream", true)
+			return &gapError{cause: alteredPublication}
 		}
 		info, err := pgsource.SlotState(ctx, s.conn, s.p.opts.Slot)
 		if ctx.Err() != nil {

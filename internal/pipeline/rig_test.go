@@ -1,0 +1,299 @@
+package pipeline_test
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet/freshet/internal/apply"
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/pgsource"
+	"github.com/freshet/freshet/internal/pipeline"
+	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/schema"
+	"github.com/freshet/freshet/internal/testkit"
+	"github.com/freshet/freshet/internal/testkit/pgtest"
+	"github.com/freshet/freshet/internal/testkit/redistest"
+	"github.com/freshet/freshet/mvcc"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+const patience = 20 * time.Second
+
+// rig is a database with one table, a store, and pipelines between them.
+type rig struct {
+	t         *testing.T
+	url       string
+	redisURL  string
+	namespace string
+	slot      string
+	store     *redisstore.Store
+	conn      *pgx.Conn
+	tables    []string // public.<name>(id int primary key, v text), each with an entry of the same name
+	rewind    apply.Rewind
+	logs      *strings.Builder
+}
+
+type options struct {
+	pg     *pgtest.Server
+	redis  *redistest.Server
+	rewind apply.Rewind
+}
+
+func newRig(t *testing.T, o options) *rig {
+	t.Helper()
+	if o.pg == nil {
+		o.pg = pgtest.Shared(t)
+	}
+	if o.redis == nil {
+		o.redis = redistest.Shared(t)
+	}
+	raw := make([]byte, 6)
+	_, _ = rand.Read(raw)
+	r := &rig{
+		t: t, url: o.pg.Database(t), redisURL: o.redis.URL, namespace: redistest.Namespace(t),
+		slot: "s_" + hex.EncodeToString(raw), rewind: o.rewind, tables: []string{"items"},
+	}
+	r.exec(`CREATE TABLE items (id int PRIMARY KEY, v text)`,
+		`INSERT INTO items SELECT g, 'v' || g FROM generate_series(1, 100) g`)
+	r.open()
+	return r
+}
+
+func (r *rig) open() {
+	r.t.Helper()
+	var err error
+	if r.store, err = redisstore.Open(r.t.Context(), redisstore.Options{URL: r.redisURL, Namespace: r.namespace}); err != nil {
+		r.t.Fatal(err)
+	}
+	store := r.store
+	r.t.Cleanup(store.Close)
+}
+
+func (r *rig) exec(statements ...string) {
+	r.t.Helper()
+	conn := r.connect()
+	defer func() { _ = conn.Close(context.Background()) }()
+	for _, s := range statements {
+		if _, err := conn.Exec(r.t.Context(), s); err != nil {
+			r.t.Fatalf("%s: %v", s, err)
+		}
+	}
+}
+
+func (r *rig) connect() *pgx.Conn {
+	r.t.Helper()
+	var conn *pgx.Conn
+	testkit.Eventually(r.t, patience, func() (err error) {
+		conn, err = pgx.Connect(r.t.Context(), r.url)
+		return err
+	})
+	return conn
+}
+
+func entryOf(table string) *rule.Entry {
+	e := &rule.Entry{
+		Name: table, Definition: "0000000000000000", Key: table + ":{id}", Params: []rule.Param{{Name: "id", Type: keytext.Int4}},
+		SQL: "SELECT id, v FROM public." + table + " WHERE id = $1", Result: rule.One,
+		Rules: []rule.Rule{{Schema: "public", Table: table, Bind: []string{"id"}, Columns: []string{"id", "v"}}},
+	}
+	e.Version = e.Hash()
+	return e
+}
+
+// daemon is a running pipeline.
+type daemon struct {
+	*pipeline.Pipeline
+	r      *rig
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func (r *rig) start() *daemon {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	tables := slices.Clone(r.tables)
+	d := &daemon{r: r, cancel: cancel, done: make(chan error, 1)}
+	d.Pipeline = pipeline.New(pipeline.Options{
+		URL: r.url, Slot: r.slot, Publication: "freshet", Namespace: r.namespace, Store: r.store, Rewind: r.rewind,
+		Logger: slog.New(slog.NewTextHandler(testWriter{r.t}, nil)),
+		Compile: func(context.Context, *pgx.Conn) (*pipeline.Compiled, error) {
+			var c pipeline.Compiled
+			for _, name := range tables {
+				c.Entries = append(c.Entries, entryOf(name))
+				c.Tables = append(c.Tables, schema.Name{Schema: "public", Name: name})
+			}
+			return &c, nil
+		},
+	})
+	go func() { d.done <- d.Run(ctx) }()
+	r.t.Cleanup(func() { d.stop() })
+	return d
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Helper()
+	if w.t.Context().Err() == nil {
+		w.t.Log(strings.TrimSpace(string(p)))
+	}
+	return len(p), nil
+}
+
+// stop stops the pipeline as a signal would, and waits.
+func (d *daemon) stop() {
+	d.cancel()
+	if err := <-d.done; err != nil {
+		d.r.t.Errorf("Run() = %v, want nil after a stop", err)
+	}
+	d.done <- nil
+}
+
+func (d *daemon) await(what string, check func(st pipeline.Status) bool) pipeline.Status {
+	d.r.t.Helper()
+	var st pipeline.Status
+	testkit.Eventually(d.r.t, patience, func() error {
+		if st = d.Status(); !check(st) {
+			return fmt.Errorf("not %s: %+v", what, st)
+		}
+		return nil
+	})
+	return st
+}
+
+// streaming waits until the log is followed and every entry is live.
+func (d *daemon) streaming() pipeline.Status {
+	d.r.t.Helper()
+	return d.await("streaming with live entries", func(st pipeline.Status) bool {
+		return st.Phase == pipeline.Streaming && len(st.Entries) > 0 &&
+			!slices.ContainsFunc(st.Entries, func(e pipeline.EntryStatus) bool { return e.Suspended != "" })
+	})
+}
+
+func token() fence.Token {
+	raw := make([]byte, 16)
+	_, _ = rand.Read(raw)
+	return fence.Token(hex.EncodeToString(raw))
+}
+
+// name is the live name of a key, as a reader finds it.
+func (r *rig) name(table string, id int) string {
+	r.t.Helper()
+	text, found, err := r.store.Roster(r.t.Context())
+	if err != nil || !found {
+		r.t.Fatalf("Roster() = %t, %v", found, err)
+	}
+	roster, err := rule.ParseRoster(text)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return rule.KeyPrefix(r.namespace, roster.Generation, roster.Entries[table]) + fmt.Sprintf("%s:%d", table, id)
+}
+
+// load reads the row as a reader does, under its snapshot.
+func (r *rig) load(conn *pgx.Conn, table string, id int) (string, fence.Coverage) {
+	r.t.Helper()
+	var snapshot, v string
+	err := conn.QueryRow(r.t.Context(), `SELECT pg_current_snapshot()::text, coalesce((SELECT v FROM `+table+` WHERE id = $1), '')`, id).
+		Scan(&snapshot, &v)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	s, err := mvcc.ParseSnapshot(snapshot)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return v, fence.Coverage{Snapshot: s}
+}
+
+// fill loads a key and stores it, and reports what became of it.
+func (r *rig) fill(table string, id int) (name string, outcome fence.FillOutcome) {
+	r.t.Helper()
+	name = r.name(table, id)
+	tok := token()
+	reply, err := r.store.Lease(r.t.Context(), name, tok, 10*time.Second)
+	if err != nil || !reply.Granted {
+		r.t.Fatalf("Lease(%s) = %+v, %v", name, reply, err)
+	}
+	conn := r.connect()
+	defer func() { _ = conn.Close(context.Background()) }()
+	v, cov := r.load(conn, table, id)
+	if !reply.HeadFound || !fence.Floor(reply.Head, cov) {
+		r.t.Fatalf("a primary load does not pass the floor: %+v, %+v", reply.Head, cov)
+	}
+	outcome, err = r.store.Fill(r.t.Context(), name, redisstore.FillRequest{
+		Token: tok, Coverage: cov, State: fence.Live, Payload: []byte(v), TTL: time.Hour,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return name, outcome
+}
+
+// cached fills a key for sure.
+func (r *rig) cached(table string, id int) (name string) {
+	r.t.Helper()
+	testkit.Eventually(r.t, patience, func() error {
+		var outcome fence.FillOutcome
+		if name, outcome = r.fill(table, id); outcome != fence.Filled {
+			return fmt.Errorf("Fill() = %v", outcome)
+		}
+		return nil
+	})
+	return name
+}
+
+// present reports whether the record is there with a value.
+func (r *rig) present(name string) bool {
+	r.t.Helper()
+	record, err := r.store.Get(r.t.Context(), name)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return record.State != fence.None
+}
+
+func (r *rig) gone(name string) {
+	r.t.Helper()
+	testkit.Eventually(r.t, patience, func() error {
+		if r.present(name) {
+			return fmt.Errorf("%s is still there", name)
+		}
+		return nil
+	})
+}
+
+func (r *rig) head() fence.Head {
+	r.t.Helper()
+	h, found, err := r.store.Head(r.t.Context())
+	if err != nil || !found {
+		r.t.Fatalf("Head() = %t, %v", found, err)
+	}
+	return h
+}
+
+func (r *rig) slotState() pgsource.SlotInfo {
+	r.t.Helper()
+	conn := r.connect()
+	defer func() { _ = conn.Close(context.Background()) }()
+	info, err := pgsource.SlotState(r.t.Context(), conn, r.slot)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return info
+}
+
+var errNotYet = errors.New("not yet")
