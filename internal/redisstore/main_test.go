@@ -1,6 +1,7 @@
 package redisstore
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -90,4 +91,9 @@ func filled(tb testing.TB, s *Store, name string, t fence.Token, x mvcc.XID) fen
 		tb.Fatal(err)
 	}
 	return outcome
+}
+
+func contextFor(tb testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
+	tb.Helper()
+	return context.WithTimeout(tb.Context(), d)
 }
