@@ -1,0 +1,153 @@
+// Package api is what the daemon says over HTTP: the gateway that reads entries, the status, the probes and the
+// metrics.
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/rule"
+)
+
+// Reader reads entries: from the cache where it may, from the database where it must.
+type Reader interface {
+	// Params are the parameters of an entry in the order of its key; ErrNoEntry when it is not declared.
+	Params(ctx context.Context, entry string) ([]rule.Param, error)
+	// Read reads the value for arguments in canonical text, one for each parameter.
+	Read(ctx context.Context, entry string, args []keytext.Arg) (Value, error)
+}
+
+// Value is what a Reader found.
+type Value struct {
+	Found   bool
+	Payload []byte    // JSON; nobody changes it
+	Status  string    // hit, miss, stale, revalidated or bypass
+	Filled  time.Time // when it was loaded, by the clock of its store; zero when it was loaded just now
+}
+
+// StatusSource tells what the daemon does, as a value that marshals to JSON. It answers from memory.
+type StatusSource interface {
+	Status() any
+}
+
+// Health answers the probes. An error says what is wrong.
+type Health interface {
+	// Live fails only when the daemon is connected, behind, and does not get on: a restart may help.
+	Live() error
+	// Ready fails when the store may not vouch for its freshness.
+	Ready() error
+}
+
+// Options are what New needs. All fields but Token are required.
+type Options struct {
+	Reader  Reader
+	Status  StatusSource
+	Health  Health
+	Metrics *Metrics
+	Scrape  http.Handler // answers GET /metrics
+	Token   string       // bearer token that every request but the probes must carry; empty: none
+	Logger  *slog.Logger
+}
+
+type server struct {
+	Options
+	token [sha256.Size]byte
+}
+
+// New is the handler of everything that the daemon serves.
+func New(o Options) http.Handler {
+	return &server{Options: o, token: sha256.Sum256([]byte(o.Token))}
+}
+
+const entriesPath = "/v1/entries/"
+
+// ServeHTTP routes by the path as it was sent: an argument may be empty or hold an escaped slash, and must not be
+// cleaned away.
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.EscapedPath()
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	switch path {
+	case "/livez":
+		s.probe(w, r, s.Health.Live)
+		return
+	case "/readyz":
+		s.probe(w, r, s.Health.Ready)
+		return
+	}
+	if !s.authorized(r) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="freshet"`)
+		problem{
+			Type: problemUnauthorized, Title: "A token is needed", Status: http.StatusUnauthorized,
+			Detail: "Send the header Authorization: Bearer TOKEN.",
+		}.write(w)
+		return
+	}
+	switch {
+	case strings.HasPrefix(path, entriesPath):
+		s.entry(w, r, path[len(entriesPath):])
+	case path == "/v1/status":
+		if allowed(w, r) {
+			s.writeJSON(w, r, http.StatusOK, s.Status.Status())
+		}
+	case path == "/metrics":
+		if allowed(w, r) {
+			s.Scrape.ServeHTTP(w, r)
+		}
+	default:
+		problem{Type: problemNoRoute, Title: "No such resource", Status: http.StatusNotFound,
+			Detail: "Entries are at /v1/entries/{entry}/{argument}."}.write(w)
+	}
+}
+
+// authorized compares digests, so that the time it takes says nothing about the token.
+func (s *server) authorized(r *http.Request) bool {
+	if s.Token == "" {
+		return true
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	sum := sha256.Sum256([]byte(strings.TrimSpace(token)))
+	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(sum[:], s.token[:]) == 1
+}
+
+// allowed refuses methods other than GET and HEAD.
+func allowed(w http.ResponseWriter, r *http.Request) bool {
+	if slices.Contains([]string{http.MethodGet, http.MethodHead}, r.Method) {
+		return true
+	}
+	w.Header().Set("Allow", "GET, HEAD")
+	problem{Type: problemMethod, Title: "Method not allowed", Status: http.StatusMethodNotAllowed,
+		Detail: "Only GET and HEAD are allowed here."}.write(w)
+	return false
+}
+
+func (s *server) probe(w http.ResponseWriter, r *http.Request, check func() error) {
+	if !allowed(w, r) {
+		return
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	if err := check(); err != nil {
+		problem{Type: problemUnhealthy, Title: "Not healthy", Status: http.StatusServiceUnavailable, Detail: err.Error()}.write(w)
+		return
+	}
+	s.writeJSON(w, r, http.StatusOK, map[string]string{"status": "ok"})
+}
+
+func (s *server) writeJSON(w http.ResponseWriter, r *http.Request, status int, value any) {
+	body, err := json.Marshal(value)
+	if err != nil {
+		s.Logger.ErrorContext(r.Context(), "answer does not marshal", slog.Any("err", err), slog.String("path", r.URL.Path))
+		problem{Type: problemInternal, Title: "Internal error", Status: http.StatusInternalServerError}.write(w)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	send(w, status, append(body, '\n'))
+}

@@ -1,0 +1,447 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/goleak"
+
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/rule"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// shelf is a Reader over a map: the key of a value is its entry and arguments, NULL as "-".
+type shelf struct {
+	params map[string][]rule.Param
+	values map[string]Value
+	err    error // of every read
+}
+
+func (s *shelf) Params(_ context.Context, entry string) ([]rule.Param, error) {
+	params, ok := s.params[entry]
+	if !ok {
+		return nil, ErrNoEntry
+	}
+	return params, nil
+}
+
+func (s *shelf) Read(_ context.Context, entry string, args []keytext.Arg) (Value, error) {
+	if s.err != nil {
+		return Value{}, s.err
+	}
+	key := entry
+	for _, a := range args {
+		if a.Null {
+			key += "|-"
+		} else {
+			key += "|=" + a.Text
+		}
+	}
+	v := s.values[key]
+	if v.Status == "" {
+		v.Status = "miss"
+	}
+	return v, nil
+}
+
+func newShelf() *shelf {
+	return &shelf{
+		params: map[string][]rule.Param{
+			"product": {{Name: "id", Type: keytext.Int8}},
+			"user":    {{Name: "id", Type: keytext.UUID}},
+			"page":    {{Name: "slug", Type: keytext.String}, {Name: "lang", Type: keytext.String}},
+			"front":   {},
+		},
+		values: map[string]Value{
+			"product|=7": {Found: true, Payload: []byte(`{"id": 7}`), Status: "hit", Filled: time.Now().Add(-90 * time.Second)},
+			"user|=a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11": {Found: true, Payload: []byte(`{"id": "a0"}`), Status: "hit"},
+			"page|=a/b|=":    {Found: true, Payload: []byte(`["slash, empty"]`), Status: "miss"},
+			"page|=|=a":      {Found: true, Payload: []byte(`["empty first"]`), Status: "miss"},
+			"page|=x y+ü|-":  {Found: true, Payload: []byte(`["null"]`), Status: "bypass"},
+			"page|=none|=en": {Found: true, Payload: []byte(`[]`), Status: "hit"},
+			"front":          {Found: true, Payload: []byte(`{"n": 1}`), Status: "hit"},
+		},
+	}
+}
+
+// bench is a server under test.
+type bench struct {
+	url     string
+	shelf   *shelf
+	metrics *Metrics
+	live    error
+	ready   error
+}
+
+func (b *bench) Live() error  { return b.live }
+func (b *bench) Ready() error { return b.ready }
+func (b *bench) Status() any  { return map[string]string{"phase": "streaming"} }
+
+func start(t *testing.T, change ...func(*bench, *Options)) *bench {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	b := &bench{shelf: newShelf(), metrics: NewMetrics(registry)}
+	o := Options{
+		Reader: b.shelf, Status: b, Health: b, Metrics: b.metrics,
+		Scrape: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
+		Logger: slog.New(slog.DiscardHandler),
+	}
+	for _, c := range change {
+		c(b, &o)
+	}
+	srv := httptest.NewServer(New(o))
+	t.Cleanup(srv.Close)
+	b.url = srv.URL
+	return b
+}
+
+type answer struct {
+	code   int
+	header http.Header
+	body   string
+}
+
+func (b *bench) do(t *testing.T, method, path string, headers ...string) answer {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, b.url+path, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Add(headers[i], headers[i+1])
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := resp.Body.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return answer{resp.StatusCode, resp.Header, string(body)}
+}
+
+func TestReads(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, path string
+		code       int
+		body       string // the body, or the problem's type
+	}{
+		{"by path", "/v1/entries/product/7", 200, `{"id": 7}`},
+		{"another spelling", "/v1/entries/product/007", 200, `{"id": 7}`},
+		{"a sign", "/v1/entries/product/%2B7", 200, `{"id": 7}`},
+		{"by name", "/v1/entries/product?id=7", 200, `{"id": 7}`},
+		{"by name, another spelling", "/v1/entries/product?id=+07", 200, `{"id": 7}`},
+		{"uuid in capitals", "/v1/entries/user/A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", 200, `{"id": "a0"}`},
+		{"slash and empty argument", "/v1/entries/page/a%2Fb/", 200, `["slash, empty"]`},
+		{"empty first argument", "/v1/entries/page//a", 200, `["empty first"]`},
+		{"empty by name", "/v1/entries/page?slug=a/b&lang=", 200, `["slash, empty"]`},
+		{"absent name is NULL", "/v1/entries/page?slug=x%20y%2B%C3%BC", 200, `["null"]`},
+		{"empty array", "/v1/entries/page/none/en", 200, `[]`},
+		{"no parameters", "/v1/entries/front", 200, `{"n": 1}`},
+		{"no row", "/v1/entries/product/8", 404, problemNoRow},
+		{"no row for NULL", "/v1/entries/product", 404, problemNoRow},
+		{"no entry", "/v1/entries/produkt/7", 404, problemNoEntry},
+		{"no entry at all", "/v1/entries/", 404, problemNoEntry},
+		{"entry with a slash", "/v1/entries/product%2F7", 404, problemNoEntry},
+		{"wrong type", "/v1/entries/product/seven", 400, problemArguments},
+		{"out of range", "/v1/entries/product/9223372036854775808", 400, problemArguments},
+		{"empty number", "/v1/entries/product/", 400, problemArguments},
+		{"too many", "/v1/entries/product/7/8", 400, problemArguments},
+		{"too few", "/v1/entries/page/a", 400, problemArguments},
+		{"one too many of none", "/v1/entries/front/", 400, problemArguments},
+		{"unknown name", "/v1/entries/product?ident=7", 400, problemArguments},
+		{"name twice", "/v1/entries/product?id=7&id=8", 400, problemArguments},
+		{"path and name", "/v1/entries/product/7?id=7", 400, problemArguments},
+		{"wrong type by name", "/v1/entries/product?id=seven", 400, problemArguments},
+		{"not UTF-8", "/v1/entries/page/%FF/a", 400, problemArguments},
+		{"NUL", "/v1/entries/page/%00/a", 400, problemArguments},
+		{"bad query", "/v1/entries/product?id=7;x=8", 400, problemArguments},
+		{"elsewhere", "/v1/entry/product/7", 404, problemNoRoute},
+		{"root", "/", 404, problemNoRoute},
+	}
+	b := start(t)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got := b.do(t, http.MethodGet, tt.path)
+			if got.code != tt.code {
+				t.Fatalf("GET %s = %d %s, want %d", tt.path, got.code, got.body, tt.code)
+			}
+			if tt.code == http.StatusOK {
+				if got.body != tt.body || got.header.Get("Content-Type") != "application/json" {
+					t.Errorf("GET %s = %q (%s), want %q", tt.path, got.body, got.header.Get("Content-Type"), tt.body)
+				}
+				return
+			}
+			var p problem
+			if err := json.Unmarshal([]byte(got.body), &p); err != nil {
+				t.Fatalf("body %q: %v", got.body, err)
+			}
+			if p.Type != tt.body || p.Status != tt.code || p.Title == "" || got.header.Get("Content-Type") != "application/problem+json" {
+				t.Errorf("GET %s = %+v (%s), want type %s", tt.path, p, got.header.Get("Content-Type"), tt.body)
+			}
+		})
+	}
+}
+
+func TestProblemNamesTheArgument(t *testing.T) {
+	t.Parallel()
+	got := start(t).do(t, http.MethodGet, "/v1/entries/product/seven")
+	want := `{"type":"urn:freshet:problem:invalid-arguments","title":"Invalid arguments","status":400,` +
+		`"detail":"Parameter \"id\": int8 \"seven\": not an integer.","entry":"product","argument":"id"}` + "\n"
+	if diff := cmp.Diff(want, got.body); diff != "" {
+		t.Errorf("body (-want +got):\n%s", diff)
+	}
+}
+
+func TestHeaders(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	hit := b.do(t, http.MethodGet, "/v1/entries/product/7")
+	for name, want := range map[string]string{
+		"Cache-Control": "private, no-cache", "Freshet-Status": "hit", "Content-Length": "9",
+		"Age": "90", "X-Content-Type-Options": "nosniff",
+	} {
+		if got := hit.header.Get(name); got != want {
+			t.Errorf("%s = %q, want %q", name, got, want)
+		}
+	}
+	tag := hit.header.Get("ETag")
+	if len(tag) != 24 || tag[0] != '"' {
+		t.Errorf("ETag = %s, want a strong tag", tag)
+	}
+	if other := b.do(t, http.MethodGet, "/v1/entries/front").header.Get("ETag"); other == tag {
+		t.Errorf("two bodies have the same ETag %s", tag)
+	}
+	if again := b.do(t, http.MethodGet, "/v1/entries/product?id=07").header.Get("ETag"); again != tag {
+		t.Errorf("the same body has ETag %s and %s", tag, again)
+	}
+	if miss := b.do(t, http.MethodGet, "/v1/entries/page//a").header; miss.Get("Age") != "0" || miss.Get("Freshet-Status") != "miss" {
+		t.Errorf("a miss has Age %s and status %s", miss.Get("Age"), miss.Get("Freshet-Status"))
+	}
+	gone := b.do(t, http.MethodGet, "/v1/entries/product/8").header
+	if gone.Get("Cache-Control") != "private, no-cache" || gone.Get("Etag") != "" || gone.Get("Freshet-Status") == "" {
+		t.Errorf("headers of 404: %v", gone)
+	}
+}
+
+func TestHead(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	get, head := b.do(t, http.MethodGet, "/v1/entries/product/7"), b.do(t, http.MethodHead, "/v1/entries/product/7")
+	get.header.Del("Date")
+	head.header.Del("Date")
+	if head.code != get.code || head.body != "" {
+		t.Errorf("HEAD = %d %q", head.code, head.body)
+	}
+	if diff := cmp.Diff(get.header, head.header); diff != "" {
+		t.Errorf("headers of HEAD (-GET +HEAD):\n%s", diff)
+	}
+}
+
+func TestIfNoneMatch(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	tag := b.do(t, http.MethodGet, "/v1/entries/product/7").header.Get("ETag")
+	tests := []struct {
+		name  string
+		value []string
+		code  int
+	}{
+		{"same", []string{tag}, 304},
+		{"weak", []string{"W/" + tag}, 304},
+		{"any", []string{"*"}, 304},
+		{"in a list", []string{`"a,b" , ,W/"c",` + tag}, 304},
+		{"in the second header", []string{`"a"`, tag}, 304},
+		{"another", []string{`"a"`}, 200},
+		{"list of others", []string{`"a", "b"`}, 200},
+		{"within a tag", []string{`"x` + strings.Trim(tag, `"`) + `"`}, 200},
+		{"without quotes", []string{strings.Trim(tag, `"`)}, 200},
+		{"broken list", []string{`"a, ` + strings.Trim(tag, `"`)}, 200},
+		{"lower-case w", []string{"w/" + tag}, 200},
+		{"empty", []string{""}, 200},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var headers []string
+			for _, v := range tt.value {
+				headers = append(headers, "If-None-Match", v)
+			}
+			got := b.do(t, http.MethodGet, "/v1/entries/product/7", headers...)
+			if got.code != tt.code {
+				t.Fatalf("If-None-Match %q = %d, want %d", tt.value, got.code, tt.code)
+			}
+			if got.code == http.StatusNotModified {
+				if got.body != "" || got.header.Get("Content-Type") != "" || got.header.Get("ETag") != tag || got.header.Get("Cache-Control") == "" {
+					t.Errorf("304 has body %q and headers %v", got.body, got.header)
+				}
+			}
+		})
+	}
+	if got := b.do(t, http.MethodGet, "/v1/entries/product/8", "If-None-Match", "*"); got.code != 404 {
+		t.Errorf("no row with If-None-Match = %d, want 404", got.code)
+	}
+}
+
+func TestMethods(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	for _, path := range []string{"/v1/entries/product/7", "/v1/status", "/livez", "/readyz", "/metrics"} {
+		got := b.do(t, http.MethodPost, path)
+		if got.code != http.StatusMethodNotAllowed || got.header.Get("Allow") != "GET, HEAD" {
+			t.Errorf("POST %s = %d, Allow %q", path, got.code, got.header.Get("Allow"))
+		}
+	}
+}
+
+func TestFailures(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name  string
+		err   error
+		code  int
+		typ   string
+		retry string
+	}{
+		{"unavailable", errors.Join(errors.New("dial tcp secret-host"), ErrUnavailable), 503, problemUnavailable, "1"},
+		{"timeout", context.DeadlineExceeded, 503, problemUnavailable, "1"},
+		{"refused argument", ErrArgument, 400, problemArguments, ""},
+		{"loaded by code", ErrByCode, 404, problemByCode, ""},
+		{"query fails", errors.New("secret-host: permission denied"), 500, problemLoad, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			b := start(t)
+			b.shelf.err = tt.err
+			got := b.do(t, http.MethodGet, "/v1/entries/product/7")
+			if got.code != tt.code || !strings.Contains(got.body, tt.typ) || got.header.Get("Retry-After") != tt.retry {
+				t.Errorf("read = %d %s, Retry-After %q", got.code, got.body, got.header.Get("Retry-After"))
+			}
+			if strings.Contains(got.body, "secret-host") {
+				t.Errorf("the body repeats an inner error: %s", got.body)
+			}
+		})
+	}
+}
+
+// A promise that this version cannot keep is refused, not ignored.
+func TestAfterIsRefused(t *testing.T) {
+	t.Parallel()
+	if got := start(t).do(t, http.MethodGet, "/v1/entries/product/7", "Freshet-After", "1.2.3"); got.code != http.StatusNotImplemented {
+		t.Errorf("Freshet-After = %d %s, want 501", got.code, got.body)
+	}
+}
+
+func TestToken(t *testing.T) {
+	t.Parallel()
+	b := start(t, func(_ *bench, o *Options) { o.Token = "right" })
+	tests := []struct {
+		path   string
+		header []string
+		code   int
+	}{
+		{"/v1/entries/product/7", nil, 401},
+		{"/v1/entries/product/7", []string{"Authorization", "Bearer wrong"}, 401},
+		{"/v1/entries/product/7", []string{"Authorization", "Basic right"}, 401},
+		{"/v1/entries/product/7", []string{"Authorization", "right"}, 401},
+		{"/v1/entries/product/7", []string{"Authorization", "Bearer"}, 401},
+		{"/v1/entries/product/7", []string{"Authorization", "Bearer right"}, 200},
+		{"/v1/entries/product/7", []string{"Authorization", "bearer right"}, 200},
+		{"/v1/status", nil, 401},
+		{"/metrics", nil, 401},
+		{"/nowhere", nil, 401},
+		{"/metrics", []string{"Authorization", "Bearer right"}, 200},
+		{"/livez", nil, 200}, // whoever restarts the process need not hold the token
+		{"/readyz", nil, 200},
+	}
+	for _, tt := range tests {
+		got := b.do(t, http.MethodGet, tt.path, tt.header...)
+		if got.code != tt.code {
+			t.Errorf("GET %s with %v = %d, want %d", tt.path, tt.header, got.code, tt.code)
+		}
+		if tt.code == 401 && got.header.Get("WWW-Authenticate") != `Bearer realm="freshet"` {
+			t.Errorf("GET %s: WWW-Authenticate = %q", tt.path, got.header.Get("WWW-Authenticate"))
+		}
+	}
+}
+
+func TestProbesAndStatus(t *testing.T) {
+	t.Parallel()
+	b := start(t, func(b *bench, _ *Options) { b.ready = errors.New("the log is not being read") })
+	if got := b.do(t, http.MethodGet, "/livez"); got.code != 200 || got.body != `{"status":"ok"}`+"\n" {
+		t.Errorf("/livez = %d %s", got.code, got.body)
+	}
+	if got := b.do(t, http.MethodGet, "/readyz"); got.code != 503 || !strings.Contains(got.body, "the log is not being read") {
+		t.Errorf("/readyz = %d %s", got.code, got.body)
+	}
+	if got := b.do(t, http.MethodGet, "/v1/status"); got.code != 200 || got.body != `{"phase":"streaming"}`+"\n" {
+		t.Errorf("/v1/status = %d %s", got.code, got.body)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	for _, path := range []string{"product/7", "product/007", "product/8", "product/x", "made-up-1/1", "made-up-2/1"} {
+		b.do(t, http.MethodGet, "/v1/entries/"+path)
+	}
+	scraped := b.do(t, http.MethodGet, "/metrics").body
+	for _, want := range []string{
+		`freshet_gateway_requests_total{code="200",entry="product",status="hit"} 2`,
+		`freshet_gateway_requests_total{code="400",entry="product",status=""} 1`,
+		`freshet_gateway_requests_total{code="404",entry="",status=""} 2`, // no label from what a client makes up
+		`freshet_gateway_requests_total{code="404",entry="product",status="miss"} 1`,
+		`freshet_gateway_request_seconds_count{status="hit"} 2`,
+	} {
+		if !strings.Contains(scraped, want+"\n") {
+			t.Errorf("/metrics lacks %s:\n%s", want, scraped)
+		}
+	}
+	if strings.Contains(scraped, "made-up") {
+		t.Error("/metrics has a label that a client made up")
+	}
+}
+
+func FuzzArguments(f *testing.F) {
+	f.Add("page/a%2Fb/", "")
+	f.Add("page", "slug=%61&lang=")
+	f.Fuzz(func(t *testing.T, path, query string) {
+		name, parts, err := splitPath(path)
+		if err != nil {
+			return
+		}
+		params := newShelf().params["page"]
+		args, err := arguments(params, parts, query)
+		if err != nil {
+			var bad *argumentError
+			if !errors.As(err, &bad) {
+				t.Fatalf("arguments(%q, %q) of %s = %v, want an argumentError", parts, query, name, err)
+			}
+			return
+		}
+		if len(args) != len(params) {
+			t.Fatalf("arguments(%q, %q) = %d, want %d", parts, query, len(args), len(params))
+		}
+	})
+}

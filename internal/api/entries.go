@@ -1,0 +1,161 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// What a Reader's errors mean to a client. An error that is none of these is a load that failed.
+var (
+	ErrNoEntry     = errors.New("the entry is not declared")
+	ErrByCode      = errors.New("the entry is loaded by application code")
+	ErrUnavailable = errors.New("neither the cache nor the database answers")
+	ErrArgument    = errors.New("the database refuses an argument")
+)
+
+// retryAfter is how many seconds a client waits after 503.
+const retryAfter = "1"
+
+// entry answers GET /v1/entries/…
+func (s *server) entry(w http.ResponseWriter, r *http.Request, rest string) {
+	began := time.Now()
+	outcome := s.readEntry(w, r, rest)
+	s.Metrics.observe(outcome, time.Since(began))
+}
+
+// outcome is what the metrics learn of a request. The entry is empty unless it is declared, so that a client cannot
+// make up label values.
+type outcome struct {
+	entry, status string
+	code          int
+}
+
+func (s *server) readEntry(w http.ResponseWriter, r *http.Request, rest string) outcome {
+	fail := func(entry string, p problem) outcome {
+		if p.Status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", retryAfter)
+		}
+		p.write(w)
+		return outcome{entry: entry, code: p.Status}
+	}
+	if !allowed(w, r) {
+		return outcome{code: http.StatusMethodNotAllowed}
+	}
+	if r.Header.Get("Freshet-After") != "" {
+		return fail("", problem{Type: problemUnsupported, Title: "Not supported", Status: http.StatusNotImplemented,
+			Detail: "This version cannot promise that an answer contains a given write: Freshet-After is not supported yet."})
+	}
+	name, path, err := splitPath(rest)
+	if err != nil {
+		return fail("", s.problemFor(r.Context(), name, err))
+	}
+	params, err := s.Reader.Params(r.Context(), name)
+	if err != nil {
+		return fail("", s.problemFor(r.Context(), name, err))
+	}
+	args, err := arguments(params, path, r.URL.RawQuery)
+	if err != nil {
+		return fail(name, s.problemFor(r.Context(), name, err))
+	}
+	value, err := s.Reader.Read(r.Context(), name, args)
+	if err != nil {
+		return fail(name, s.problemFor(r.Context(), name, err))
+	}
+	return s.answer(w, r, name, value)
+}
+
+// problemFor says what an error means to the client. The text of errors from the database stays in the log.
+func (s *server) problemFor(ctx context.Context, name string, err error) problem {
+	if bad, ok := errors.AsType[*argumentError](err); ok {
+		return problem{Type: problemArguments, Title: "Invalid arguments", Status: http.StatusBadRequest,
+			Detail: bad.detail, Entry: name, Argument: bad.name}
+	}
+	switch {
+	case errors.Is(err, ErrNoEntry):
+		return problem{Type: problemNoEntry, Title: "Entry not declared", Status: http.StatusNotFound, Entry: name,
+			Detail: "The configuration declares no such entry."}
+	case errors.Is(err, ErrByCode):
+		return problem{Type: problemByCode, Title: "Entry loaded by code", Status: http.StatusNotFound, Entry: name,
+			Detail: "The entry has no query: only the applications that load it can read it."}
+	case errors.Is(err, ErrArgument):
+		return problem{Type: problemArguments, Title: "Invalid arguments", Status: http.StatusBadRequest, Entry: name,
+			Detail: "The database refuses an argument as not of its type."}
+	}
+	if ctx.Err() == nil { // otherwise it is the client who went away
+		s.Logger.WarnContext(ctx, "read failed", slog.String("entry", name), slog.Any("err", err))
+	}
+	if errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return problem{Type: problemUnavailable, Title: "Unavailable", Status: http.StatusServiceUnavailable, Entry: name,
+			Detail: "Neither the cache nor the database can answer now."}
+	}
+	return problem{Type: problemLoad, Title: "Load failed", Status: http.StatusInternalServerError, Entry: name,
+		Detail: "The entry could not be loaded; the daemon's log says why."}
+}
+
+func (s *server) answer(w http.ResponseWriter, r *http.Request, name string, v Value) outcome {
+	h := w.Header()
+	h.Set("Cache-Control", "private, no-cache")
+	h.Set("Freshet-Status", v.Status)
+	age := time.Duration(0)
+	if !v.Filled.IsZero() {
+		age = max(0, time.Since(v.Filled))
+	}
+	h.Set("Age", strconv.FormatInt(int64(age/time.Second), 10))
+	done := outcome{entry: name, status: v.Status, code: http.StatusOK}
+	if !v.Found {
+		done.code = http.StatusNotFound
+		problem{Type: problemNoRow, Title: "Row not found", Status: done.code, Entry: name,
+			Detail: "There is no row for these arguments."}.write(w)
+		return done
+	}
+	tag := entityTag(v.Payload)
+	h.Set("ETag", tag)
+	if matches(r.Header.Values("If-None-Match"), tag) {
+		done.code = http.StatusNotModified
+		w.WriteHeader(done.code)
+		return done
+	}
+	h.Set("Content-Type", "application/json")
+	send(w, done.code, v.Payload)
+	return done
+}
+
+// entityTag is the strong validator of a body: the digest of the bytes sent. They are sent without any content coding.
+func entityTag(body []byte) string {
+	const bytes = 16
+	sum := sha256.Sum256(body)
+	return `"` + base64.RawURLEncoding.EncodeToString(sum[:bytes]) + `"`
+}
+
+// matches judges If-None-Match (RFC 9110, 13.1.2): "*", or a list of entity tags under weak comparison.
+func matches(headers []string, tag string) bool {
+	for _, header := range headers {
+		rest := strings.TrimSpace(header)
+		if rest == "*" {
+			return true
+		}
+		for rest != "" {
+			rest = strings.TrimLeft(rest, ", \t")
+			opaque := strings.TrimPrefix(rest, "W/")
+			if !strings.HasPrefix(opaque, `"`) {
+				break // not a list of entity tags
+			}
+			length := strings.IndexByte(opaque[1:], '"')
+			if length < 0 {
+				break
+			}
+			if opaque[:length+2] == tag {
+				return true
+			}
+			rest = opaque[length+2:]
+		}
+	}
+	return false
+}

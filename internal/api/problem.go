@@ -1,0 +1,52 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+)
+
+// The types of problems, stable for programs: docs/json.md lists them.
+const (
+	problemNoEntry      = "urn:freshet:problem:entry-not-declared"
+	problemNoRow        = "urn:freshet:problem:row-not-found"
+	problemArguments    = "urn:freshet:problem:invalid-arguments"
+	problemByCode       = "urn:freshet:problem:entry-loaded-by-code"
+	problemUnavailable  = "urn:freshet:problem:unavailable"
+	problemLoad         = "urn:freshet:problem:load-failed"
+	problemUnsupported  = "urn:freshet:problem:not-supported"
+	problemUnauthorized = "urn:freshet:problem:unauthorized"
+	problemMethod       = "urn:freshet:problem:method-not-allowed"
+	problemNoRoute      = "urn:freshet:problem:no-such-resource"
+	problemUnhealthy    = "urn:freshet:problem:unhealthy"
+	problemInternal     = "urn:freshet:problem:internal"
+)
+
+// problem is the body of an error (RFC 9457).
+type problem struct {
+	Type     string `json:"type"`
+	Title    string `json:"title"`
+	Status   int    `json:"status"`
+	Detail   string `json:"detail,omitempty"`
+	Entry    string `json:"entry,omitempty"`
+	Argument string `json:"argument,omitempty"`
+}
+
+func (p problem) write(w http.ResponseWriter) {
+	body, err := json.Marshal(p)
+	if err != nil {
+		panic("api: a problem does not marshal: " + err.Error()) // strings and a number: cannot happen
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if w.Header().Get("Cache-Control") == "" {
+		w.Header().Set("Cache-Control", "no-store")
+	}
+	send(w, p.Status, append(body, '\n'))
+}
+
+// send writes a whole answer. The server itself leaves the body out of an answer to HEAD.
+func send(w http.ResponseWriter, status int, body []byte) {
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the client is gone: nobody is left to tell
+}
