@@ -89,8 +89,8 @@ const (
 	highestPort = 32000
 )
 
-// freePort finds a loopback port that nobody listens on.
-func freePort() (int, error) {
+// FreePort finds a loopback port that nobody listens on.
+func FreePort() (int, error) {
 	var last error
 	for range 100 {
 		port := lowestPort + rand.IntN(highestPort-lowestPort) //nolint:gosec // a port, not a secret

@@ -286,8 +286,11 @@ func TestNothingIsLeftOfAParentKilledEarly(t *testing.T) {
 		kill(t, parent)
 		testkit.Eventually(t, 30*time.Second, func() error {
 			left, err := os.ReadDir(tmp)
-			if err != nil || len(left) > 0 {
-				return fmt.Errorf("after %v: %v left, %w", delay, left, err)
+			if err != nil {
+				return err
+			}
+			if len(left) > 0 {
+				return fmt.Errorf("after %v: %v left", delay, left)
 			}
 			return remains(child{Dirs: []string{tmp}})
 		})

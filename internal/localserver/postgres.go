@@ -60,7 +60,7 @@ func (p *Postgres) create(ctx context.Context, settings map[string]string) error
 	}
 	const attempts = 5
 	for attempt := 1; ; attempt++ {
-		port, err := freePort()
+		port, err := FreePort()
 		if err != nil {
 			return err
 		}

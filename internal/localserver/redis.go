@@ -54,7 +54,7 @@ func StartRedis(ctx context.Context, options RedisOptions) (*Redis, error) {
 func (r *Redis) create(ctx context.Context) error {
 	const attempts = 5
 	for attempt := 1; ; attempt++ {
-		port, err := freePort()
+		port, err := FreePort()
 		if err != nil {
 			return fmt.Errorf("start Redis: %w", err)
 		}

@@ -3,6 +3,7 @@ package localserver
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ const (
 type supervisor struct {
 	dir   string
 	stdin io.WriteCloser
+	made  chan struct{} // closed when the directory is there
 	gone  chan struct{} // closed when the shell has ended
 
 	mu      sync.Mutex
@@ -62,7 +64,10 @@ func (p *process) alive() bool {
 	}
 }
 
-// supervise makes the directory and starts its shell.
+// directoryLetters make a directory's name one of its own: 60 bits.
+const directoryLetters = 12
+
+// supervise starts the shell, which makes the directory.
 func supervise(ctx context.Context, kind string) (*supervisor, error) {
 	who, err := serverAccount()
 	if err != nil {
@@ -72,25 +77,13 @@ func supervise(ctx context.Context, kind string) (*supervisor, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(base, "freshet-"+kind+"-")
-	if err != nil {
-		return nil, fmt.Errorf("make server directory: %w", err)
-	}
-	s, err := superviseDir(ctx, who, dir)
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	return s, nil
-}
-
-func superviseDir(ctx context.Context, who account, dir string) (*supervisor, error) {
-	if err := who.own(dir); err != nil {
-		return nil, err
-	}
-	// The shell outlives the caller's context: it ends with its input.
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), "/bin/sh", "-c", supervisorScript, "freshet-supervisor", //nolint:gosec // our own script
-		dir)
-	cmd.Dir = dir
+	// The shell makes the directory, since only what it has made is certain to be removed.
+	dir := filepath.Join(base, "freshet-"+kind+"-"+rand.Text()[:directoryLetters])
+	// It outlives the caller's context: it ends with its input. Its program comes on a descriptor, which keeps the list
+	// of processes readable.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), "/bin/sh", "-c", `eval "$(cat <&3)"`, //nolint:gosec // our own
+		"freshet-supervisor", dir)
+	cmd.Dir = base
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH") + ":/usr/bin:/bin", "HOME=" + dir, "TMPDIR=" + dir, "LC_ALL=C"}
 	// A process group of its own: an interrupt typed at the terminal is for this process, which then closes in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: who.credential}
@@ -102,12 +95,26 @@ func superviseDir(ctx context.Context, who account, dir string) (*supervisor, er
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make supervisor's output: %w", err), stdin.Close())
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start supervisor: %w", err)
+	program, script, err := os.Pipe()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make supervisor's program: %w", err), stdin.Close(), stdout.Close())
 	}
-	s := &supervisor{dir: dir, stdin: stdin, gone: make(chan struct{})}
+	cmd.ExtraFiles = []*os.File{program}
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start supervisor: %w", err), program.Close(), script.Close())
+	}
+	s := &supervisor{dir: dir, stdin: stdin, made: make(chan struct{}), gone: make(chan struct{})}
 	go s.follow(cmd, stdout)
-	return s, nil
+	_, err = script.WriteString(supervisorScript)
+	if err = errors.Join(err, script.Close(), program.Close()); err != nil {
+		return nil, errors.Join(fmt.Errorf("write supervisor's program: %w", err), s.close())
+	}
+	select {
+	case <-s.made:
+		return s, nil
+	case <-s.gone:
+		return nil, fmt.Errorf("make server directory %s: %w", dir, errSupervisorGone)
+	}
 }
 
 // follow reads what the shell says until it ends.
@@ -116,6 +123,10 @@ func (s *supervisor) follow(cmd *exec.Cmd, stdout io.Reader) {
 	lines := bufio.NewScanner(stdout)
 	for lines.Scan() {
 		word, rest, _ := strings.Cut(lines.Text(), " ")
+		if word == "made" {
+			close(s.made)
+			continue
+		}
 		number, err := strconv.Atoi(rest)
 		if err != nil {
 			continue
