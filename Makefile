@@ -60,7 +60,8 @@ lint: tools ## check format, vet, linters and that go.mod is tidy
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
 	@for module in $(MODULES); do \
 		echo "lint: module $$module"; \
-		(cd $$module && go mod tidy -diff && go vet ./... && $(GOLANGCI_LINT) run ./...) || exit 1; done
+		(cd $$module && go mod tidy -diff && go vet ./... && $(GOLANGCI_LINT) run --allow-parallel-runners ./...) || exit 1; done
+	@./scripts/lint_planted.sh
 
 .PHONY: generate
 generate: ## write the generated files again

@@ -39,17 +39,18 @@ has_redis() {
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then
     "$@"
-  elif command -v sudo >/dev/null; then
-    sudo "$@"
   else
-    say "cannot run as root, and there is no sudo: $*"
-    return 1
+    sudo "$@"
   fi
 }
 
 # install_apt installs packages without letting their services start.
 install_apt() {
   local policy=/usr/sbin/policy-rc.d ours='' service
+  if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
+    say "this is not root, and there is no sudo; as root, run: apt-get install $*"
+    return 1
+  fi
   say "installing with apt-get: $*"
   if [ ! -e "$policy" ]; then
     say "keeping their services from starting ($policy, removed again afterwards)"
@@ -66,8 +67,9 @@ install_apt() {
   fi
   if command -v systemctl >/dev/null; then
     for service in "$@"; do
-      if as_root systemctl disable --now "$service" >&2 2>/dev/null; then
-        say "the service $service is installed, but neither running nor started at boot"
+      if as_root systemctl disable "$service" >/dev/null 2>&1; then
+        as_root systemctl stop "$service" >/dev/null 2>&1 || true # not running, or no systemd to ask
+        say "the package's own service $service is neither running nor started at boot; to have it: systemctl enable --now $service"
       fi
     done
   fi

@@ -12,8 +12,8 @@ mode=${1:-all}
 parser=github.com/pganalyze/pg_query_go/v6
 
 # The packages that link the parser, themselves or in their tests, as the build itself sees it.
-all=$(go list ./... | sort -u)
-with_parser=$(go list -test -f "{{range .Deps}}{{if eq . \"$parser\"}}{{\$.ImportPath}}{{end}}{{end}}" ./... |
+all=$(go list -e ./... | sort -u)
+with_parser=$(go list -e -test -f "{{range .Deps}}{{if eq . \"$parser\"}}{{\$.ImportPath}}{{end}}{{end}}" ./... |
   sed 's/ .*//; s/\.test$//' | sort -u | comm -12 - <(printf '%s\n' "$all"))
 without_parser=$(comm -23 <(printf '%s\n' "$all") <(printf '%s\n' "$with_parser"))
 
