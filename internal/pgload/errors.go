@@ -1,0 +1,68 @@
+package pgload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+)
+
+type ctxWatcher = ctxwatch.Handler
+
+var (
+	// ErrUnavailable wraps every error of a database that cannot be reached or does not serve at present.
+	ErrUnavailable = errors.New("the database is unavailable")
+	// ErrTimeout wraps the error of a load that took longer than its context allows.
+	ErrTimeout = errors.New("the load took too long")
+	// ErrManyRows is the error of a query that returned several rows where the entry expects at most one.
+	ErrManyRows = errors.New("the query returned more than one row; an entry that lists rows needs result: many")
+)
+
+// QueryError is the server's answer to a statement that it could not run.
+type QueryError struct {
+	Code string // SQLSTATE
+	Err  error
+}
+
+func (e *QueryError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the error of the driver.
+func (e *QueryError) Unwrap() error { return e.Err }
+
+// classify tells apart who failed: the caller's patience, the database, or the statement.
+func classify(ctx context.Context, verb string, err error) error {
+	var (
+		answer  *pgconn.PgError
+		connect *pgconn.ConnectError
+	)
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%s: %w: %w", verb, ErrTimeout, err)
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s: %w", verb, errors.Join(ctx.Err(), err))
+	case errors.As(err, &connect):
+		return fmt.Errorf("%s: %w: %w", verb, ErrUnavailable, err)
+	case errors.As(err, &answer):
+		if unavailable(answer.Code) {
+			return fmt.Errorf("%s: %w: %w", verb, ErrUnavailable, err)
+		}
+		return &QueryError{Code: answer.Code, Err: fmt.Errorf("%s: %w", verb, err)}
+	case isTransport(err):
+		return fmt.Errorf("%s: %w: %w", verb, ErrUnavailable, err)
+	}
+	return fmt.Errorf("%s: %w", verb, err)
+}
+
+// unavailable reports error codes that say nothing about the statement: connection exceptions, lack of resources, a
+// server that stops, starts or recovers, a standby's conflict with recovery.
+func unavailable(code string) bool {
+	for _, prefix := range []string{"08", "53", "57P01", "57P02", "57P03", "58", "40001"} {
+		if strings.HasPrefix(code, prefix) {
+			return true
+		}
+	}
+	return false
+}
