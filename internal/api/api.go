@@ -102,8 +102,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.Scrape.ServeHTTP(w, r)
 		}
 	default:
-		problem{Type: problemNoRoute, Title: "No such resource", Status: http.StatusNotFound,
-			Detail: "Entries are at /v1/entries/{entry}/{argument}."}.write(w)
+		problem{
+			Type: problemNoRoute, Title: "No such resource", Status: http.StatusNotFound,
+			Detail: "Entries are at /v1/entries/{entry}/{argument}.",
+		}.write(w)
 	}
 }
 
@@ -123,8 +125,10 @@ func allowed(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	w.Header().Set("Allow", "GET, HEAD")
-	problem{Type: problemMethod, Title: "Method not allowed", Status: http.StatusMethodNotAllowed,
-		Detail: "Only GET and HEAD are allowed here."}.write(w)
+	problem{
+		Type: problemMethod, Title: "Method not allowed", Status: http.StatusMethodNotAllowed,
+		Detail: "Only GET and HEAD are allowed here.",
+	}.write(w)
 	return false
 }
 

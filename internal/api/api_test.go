@@ -42,15 +42,15 @@ func (s *shelf) Read(_ context.Context, entry string, args []keytext.Arg) (Value
 	if s.err != nil {
 		return Value{}, s.err
 	}
-	key := entry
+	key := []string{entry}
 	for _, a := range args {
 		if a.Null {
-			key += "|-"
+			key = append(key, "-")
 		} else {
-			key += "|=" + a.Text
+			key = append(key, "="+a.Text)
 		}
 	}
-	v := s.values[key]
+	v := s.values[strings.Join(key, "|")]
 	if v.Status == "" {
 		v.Status = "miss"
 	}
@@ -434,8 +434,7 @@ func FuzzArguments(f *testing.F) {
 		params := newShelf().params["page"]
 		args, err := arguments(params, parts, query)
 		if err != nil {
-			var bad *argumentError
-			if !errors.As(err, &bad) {
+			if _, ok := errors.AsType[*argumentError](err); !ok {
 				t.Fatalf("arguments(%q, %q) of %s = %v, want an argumentError", parts, query, name, err)
 			}
 			return

@@ -23,7 +23,7 @@ var (
 // retryAfter is how many seconds a client waits after 503.
 const retryAfter = "1"
 
-// entry answers GET /v1/entries/…
+// entry answers a read of an entry.
 func (s *server) entry(w http.ResponseWriter, r *http.Request, rest string) {
 	began := time.Now()
 	outcome := s.readEntry(w, r, rest)
@@ -49,8 +49,10 @@ func (s *server) readEntry(w http.ResponseWriter, r *http.Request, rest string) 
 		return outcome{code: http.StatusMethodNotAllowed}
 	}
 	if r.Header.Get("Freshet-After") != "" {
-		return fail("", problem{Type: problemUnsupported, Title: "Not supported", Status: http.StatusNotImplemented,
-			Detail: "This version cannot promise that an answer contains a given write: Freshet-After is not supported yet."})
+		return fail("", problem{
+			Type: problemUnsupported, Title: "Not supported", Status: http.StatusNotImplemented,
+			Detail: "This version cannot promise that an answer contains a given write: Freshet-After is not supported yet.",
+		})
 	}
 	name, path, err := splitPath(rest)
 	if err != nil {
@@ -74,29 +76,41 @@ func (s *server) readEntry(w http.ResponseWriter, r *http.Request, rest string) 
 // problemFor says what an error means to the client. The text of errors from the database stays in the log.
 func (s *server) problemFor(ctx context.Context, name string, err error) problem {
 	if bad, ok := errors.AsType[*argumentError](err); ok {
-		return problem{Type: problemArguments, Title: "Invalid arguments", Status: http.StatusBadRequest,
-			Detail: bad.detail, Entry: name, Argument: bad.name}
+		return problem{
+			Type: problemArguments, Title: "Invalid arguments", Status: http.StatusBadRequest,
+			Detail: bad.detail, Entry: name, Argument: bad.name,
+		}
 	}
 	switch {
 	case errors.Is(err, ErrNoEntry):
-		return problem{Type: problemNoEntry, Title: "Entry not declared", Status: http.StatusNotFound, Entry: name,
-			Detail: "The configuration declares no such entry."}
+		return problem{
+			Type: problemNoEntry, Title: "Entry not declared", Status: http.StatusNotFound, Entry: name,
+			Detail: "The configuration declares no such entry.",
+		}
 	case errors.Is(err, ErrByCode):
-		return problem{Type: problemByCode, Title: "Entry loaded by code", Status: http.StatusNotFound, Entry: name,
-			Detail: "The entry has no query: only the applications that load it can read it."}
+		return problem{
+			Type: problemByCode, Title: "Entry loaded by code", Status: http.StatusNotFound, Entry: name,
+			Detail: "The entry has no query: only the applications that load it can read it.",
+		}
 	case errors.Is(err, ErrArgument):
-		return problem{Type: problemArguments, Title: "Invalid arguments", Status: http.StatusBadRequest, Entry: name,
-			Detail: "The database refuses an argument as not of its type."}
+		return problem{
+			Type: problemArguments, Title: "Invalid arguments", Status: http.StatusBadRequest, Entry: name,
+			Detail: "The database refuses an argument as not of its type.",
+		}
 	}
 	if ctx.Err() == nil { // otherwise it is the client who went away
 		s.Logger.WarnContext(ctx, "read failed", slog.String("entry", name), slog.Any("err", err))
 	}
 	if errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		return problem{Type: problemUnavailable, Title: "Unavailable", Status: http.StatusServiceUnavailable, Entry: name,
-			Detail: "Neither the cache nor the database can answer now."}
+		return problem{
+			Type: problemUnavailable, Title: "Unavailable", Status: http.StatusServiceUnavailable, Entry: name,
+			Detail: "Neither the cache nor the database can answer now.",
+		}
 	}
-	return problem{Type: problemLoad, Title: "Load failed", Status: http.StatusInternalServerError, Entry: name,
-		Detail: "The entry could not be loaded; the daemon's log says why."}
+	return problem{
+		Type: problemLoad, Title: "Load failed", Status: http.StatusInternalServerError, Entry: name,
+		Detail: "The entry could not be loaded; the daemon's log says why.",
+	}
 }
 
 func (s *server) answer(w http.ResponseWriter, r *http.Request, name string, v Value) outcome {
@@ -111,8 +125,10 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, name string, v V
 	done := outcome{entry: name, status: v.Status, code: http.StatusOK}
 	if !v.Found {
 		done.code = http.StatusNotFound
-		problem{Type: problemNoRow, Title: "Row not found", Status: done.code, Entry: name,
-			Detail: "There is no row for these arguments."}.write(w)
+		problem{
+			Type: problemNoRow, Title: "Row not found", Status: done.code, Entry: name,
+			Detail: "There is no row for these arguments.",
+		}.write(w)
 		return done
 	}
 	tag := entityTag(v.Payload)
