@@ -68,6 +68,9 @@ type Entry struct {
 	SQL        string  `json:"sql,omitempty"` // canonical: schema-qualified, $n, unique output names; empty when code loads the entry
 	Result     Result  `json:"result"`
 	Rules      []Rule  `json:"rules"`
+	// Shape is a digest of what the catalog said of the tables and columns that the query reads. It makes the version
+	// change with the schema: altering a column's type, or swapping a table by renaming, puts no row into the log.
+	Shape string `json:"shape,omitempty"`
 	// Suspended says why the entry is out of the cache at present; readers load it from the database. Empty: live.
 	Suspended string `json:"suspended,omitempty"`
 }

@@ -1,0 +1,130 @@
+package pgcatalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/sqlparam"
+)
+
+// DisagreementError says that the database reads an entry's canonical query in another way than the planner did. The
+// entry must not be cached.
+type DisagreementError struct {
+	Entry   string
+	Problem string
+}
+
+func (e *DisagreementError) Error() string {
+	return fmt.Sprintf("entry %s: the database disagrees with the plan: %s. Do not cache this entry; please report its query", e.Entry, e.Problem)
+}
+
+// Verify asks the database for its own reading of an entry's canonical query. PREPARE tells the types of the
+// parameters, which have to be the planned ones. A temporary view, in a transaction that is rolled back, tells the
+// columns that are read: each has to be in the rules or among the ignored ones (schema.table.column). It also tells
+// whether an operator, a cast or a function of a user came in, which a plan never means. Verify needs the privilege to
+// create temporary tables, on a primary. Entries that code loads have no query to verify.
+func Verify(ctx context.Context, conn *pgx.Conn, e *rule.Entry, ignored ...string) error {
+	if e.SQL == "" {
+		return nil
+	}
+	types, err := verifyTypes(ctx, conn, e)
+	if err != nil {
+		return err
+	}
+	return verifyReads(ctx, conn, e, types, ignored)
+}
+
+// verifyTypes compares the types of the parameters and returns their names in SQL.
+func verifyTypes(ctx context.Context, conn *pgx.Conn, e *rule.Entry) ([]string, error) {
+	statement, err := conn.PgConn().Prepare(ctx, "", e.SQL, nil)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the query of entry %s: %w", e.Name, err)
+	}
+	if got, want := len(statement.ParamOIDs), len(e.Params); got != want {
+		return nil, &DisagreementError{Entry: e.Name, Problem: fmt.Sprintf("it has %d parameters, not %d", got, want)}
+	}
+	names := make([]string, len(e.Params))
+	for i, oid := range statement.ParamOIDs {
+		var name, category string
+		const describe = `SELECT CASE WHEN typtype = 'e' THEN 'enum' ELSE typname END::text, format_type(oid, NULL), typtype::text FROM pg_type WHERE oid = $1`
+		if err := conn.QueryRow(ctx, describe, oid).Scan(&name, &names[i], &category); err != nil {
+			return nil, fmt.Errorf("describe the type of parameter %s: %w", e.Params[i].Name, err)
+		}
+		planned := e.Params[i].Type
+		if same := name == string(planned) && (planned == keytext.Enum || oid < firstUserOID) ||
+			planned == keytext.String && oid == pgtype.VarcharOID; !same {
+			return nil, &DisagreementError{Entry: e.Name, Problem: fmt.Sprintf("parameter {%s} is %s, not %s", e.Params[i].Name, names[i], planned)}
+		}
+	}
+	return names, nil
+}
+
+// firstUserOID is FirstNormalObjectId: what has a lower one came with PostgreSQL.
+const firstUserOID = 16384
+
+var errRollback = errors.New("roll back")
+
+const readsQuery = `
+SELECT CASE d.refclassid WHEN 'pg_class'::regclass THEN 'column' WHEN 'pg_operator'::regclass THEN 'operator'
+            WHEN 'pg_proc'::regclass THEN 'function' ELSE 'other' END,
+       coalesce(n.nspname, '')::text, coalesce(c.relname, '')::text, coalesce(a.attname, '')::text,
+       pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid)
+FROM pg_rewrite r
+JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refobjid <> r.ev_class
+LEFT JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
+LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid AND d.refobjsubid > 0
+WHERE r.ev_class = 'pg_temp.freshet_verify'::regclass
+ORDER BY 5`
+
+func verifyReads(ctx context.Context, conn *pgx.Conn, e *rule.Entry, types, ignored []string) error {
+	// A view has no parameters: typed NULLs stand for them. Nothing is evaluated.
+	query := sqlparam.Substitute(e.SQL, func(n int) string { return "NULL::" + types[n-1] })
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "CREATE TEMPORARY VIEW freshet_verify AS "+query); err != nil {
+			return fmt.Errorf("ask which columns the query of entry %s reads: %w", e.Name, err)
+		}
+		rows, err := tx.Query(ctx, readsQuery)
+		if err != nil {
+			return fmt.Errorf("ask which columns the query of entry %s reads: %w", e.Name, err)
+		}
+		var kind, schemaName, table, column, description string
+		if _, err := pgx.ForEachRow(rows, []any{&kind, &schemaName, &table, &column, &description}, func() error {
+			switch {
+			case kind == "operator" || kind == "function":
+				return &DisagreementError{Entry: e.Name, Problem: "it uses the " + description + ", which is not built in"}
+			case kind == "column" && !covered(e, schemaName, table, column, ignored):
+				return &DisagreementError{Entry: e.Name, Problem: "it reads " + description + ", which no rule watches"}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		return errRollback
+	})
+	if errors.Is(err, errRollback) {
+		return nil
+	}
+	return err
+}
+
+// covered reports whether a rule watches the column; without one, whether a rule watches the table.
+func covered(e *rule.Entry, schemaName, table, column string, ignored []string) bool {
+	if slices.Contains(ignored, strings.Join([]string{schemaName, table, column}, ".")) {
+		return true
+	}
+	for _, r := range e.Rules {
+		if r.Schema == schemaName && r.Table == table && (column == "" || len(r.Columns) == 0 || slices.Contains(r.Columns, column)) {
+			return true
+		}
+	}
+	return false
+}
