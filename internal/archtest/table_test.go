@@ -17,8 +17,8 @@ func layers() [][]string {
 			"internal/config", "internal/localserver", "internal/pgcatalog", "internal/pggate", "internal/pgload",
 			"internal/pgsource", "internal/redisstore",
 		},
-		4: {"internal/fill"},
-		5: {root, "internal/apply", "internal/pipeline"},
+		4: {"internal/apply", "internal/configschema", "internal/fill"},
+		5: {root, "internal/pipeline"},
 		6: {"internal/api"},
 		7: {"internal/daemon", "internal/demo"},
 		8: {"cmd/freshet"},
@@ -65,13 +65,17 @@ func drivers(name string) []string {
 	case "internal/plan":
 		return []string{"github.com/pganalyze/pg_query_go/v6", "google.golang.org/protobuf"}
 	case "internal/config":
-		return []string{"github.com/goccy/go-yaml", "github.com/invopop/jsonschema"}
+		return []string{"github.com/goccy/go-yaml"}
+	case "internal/configschema":
+		return []string{"github.com/invopop/jsonschema"}
 	case "internal/pgsource", "internal/pgcatalog", "internal/pgload", "internal/pggate":
 		return []string{postgres}
 	case "internal/redisstore":
 		return []string{redis}
 	case "internal/fill", root:
 		return []string{postgres} // the transaction that is handed to a loader written in Go
+	case "internal/pipeline":
+		return []string{postgres} // the session in which it has the entries compiled against the catalog
 	case "internal/api":
 		return []string{metrics}
 	case "internal/daemon":
@@ -102,6 +106,7 @@ func neverLinked() map[string]map[string]string {
 			"github.com/pganalyze/pg_query_go":      users,
 			"github.com/spf13/cobra":                users,
 			"github.com/prometheus/client_golang":   users,
+			"github.com/invopop/jsonschema":         users,
 			"github.com/jackc/pglogrepl":            users,
 			"github.com/santhosh-tekuri/jsonschema": users,
 		},
