@@ -286,14 +286,15 @@ func (a *Applier) look(p *pendingPart, snapshot mvcc.Snapshot, batch *redisstore
 			continue
 		}
 		it.seen = true
-		newly = true
 		p.unseen--
 		if it.xid != 0 {
+			newly = true
 			batch.Wi = max(batch.Wi, it.end)
 		}
 	}
+	first := !p.started
 	p.started = true
-	return newly
+	return newly || first && p.unseen == 0
 }
 
 // move draws new names for the entries whose rows in p could not be mapped to keys.

@@ -1,0 +1,226 @@
+package pipeline_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/freshet/freshet/internal/apply"
+	"github.com/freshet/freshet/internal/pipeline"
+	"github.com/freshet/freshet/internal/testkit"
+	"github.com/freshet/freshet/internal/testkit/pgtest"
+	"github.com/freshet/freshet/internal/testkit/redistest"
+)
+
+// redisDo sends one command.
+func redisDo(t *testing.T, url string, words ...string) {
+	t.Helper()
+	option, err := rueidis.ParseURL(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	option.ForceSingleClient, option.DisableCache = true, true
+	client, err := rueidis.NewClient(option)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.Do(t.Context(), client.B().Arbitrary(words...).Build()).Error(); err != nil {
+		t.Fatalf("%v: %v", words, err)
+	}
+}
+
+// TestHungCommitWaitsAlone commits one transaction that hangs in synchronous replication: the log delivers it, and the
+// database still shows its old row. It is not confirmed, and holds up nobody else (T30).
+func TestHungCommitWaitsAlone(t *testing.T) {
+	t.Parallel()
+	pg := pgtest.Start(t, pgtest.Options{})
+	r := newRig(t, options{pg: pg})
+	d := r.start()
+	d.streaming()
+	hung, free := r.cached("items", 1), r.cached("items", 2)
+	r.exec(`ALTER SYSTEM SET synchronous_standby_names = 'nobody'`, `SELECT pg_reload_conf()`)
+
+	writer := r.connect()
+	var pid int
+	if err := writer.QueryRow(t.Context(), `SELECT pg_backend_pid()`).Scan(&pid); err != nil {
+		t.Fatal(err)
+	}
+	committed := make(chan error, 1)
+	go func() {
+		_, err := writer.Exec(context.Background(), `UPDATE items SET v = 'hangs' WHERE id = 1`)
+		committed <- err
+	}()
+	d.await("holding the hung commit", func(st pipeline.Status) bool { return st.Waiting > 0 })
+	stuck := r.head().Wc
+	r.exec(`SET synchronous_commit = local; UPDATE items SET v = 'passes' WHERE id = 2`)
+	r.gone(free)
+	if !r.present(hung) {
+		t.Error("a record was removed although the database still shows the row that it has")
+	}
+	// A value that is filled now is the old row, rightly so; it must go when the commit becomes visible.
+	redisDo(t, r.redisURL, "DEL", hung)
+	if again := r.cached("items", 1); again != hung {
+		t.Fatalf("the name moved from %s to %s", hung, again)
+	}
+	if wc := r.head().Wc; wc != stuck {
+		t.Errorf("HEAD went from %v to %v past a commit that is not confirmed", stuck, wc)
+	}
+	r.exec(fmt.Sprintf(`SELECT pg_cancel_backend(%d)`, pid))
+	if err := <-committed; err != nil {
+		t.Fatal(err)
+	}
+	_ = writer.Close(t.Context())
+	r.gone(hung)
+	testkit.Eventually(t, patience, func() error {
+		if wc := r.head().Wc; wc <= stuck {
+			return errNotYet
+		}
+		return nil
+	})
+}
+
+// TestNewTableIsAdmittedAfterOpenWriters adds a table while a transaction that wrote to it is open: its commit never
+// comes through the stream, so the entry goes live only after it (D8, T21).
+func TestNewTableIsAdmittedAfterOpenWriters(t *testing.T) {
+	t.Parallel()
+	pg := pgtest.Start(t, pgtest.Options{})
+	r := newRig(t, options{pg: pg})
+	r.exec(`CREATE TABLE later (id int PRIMARY KEY, v text)`, `INSERT INTO later VALUES (1, 'old')`)
+	d := r.start()
+	d.streaming()
+	kept := r.cached("items", 1)
+	d.stop()
+
+	writer := r.connect()
+	tx, err := writer.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `UPDATE later SET v = 'new' WHERE id = 1`); err != nil {
+		t.Fatal(err)
+	}
+	r.tables = append(r.tables, "later")
+	d = r.start()
+	st := d.await("waiting for the writer", func(st pipeline.Status) bool { return st.Admission != "" })
+	if pid := fmt.Sprintf("process %d ", writer.PgConn().PID()); !strings.Contains(st.Admission, pid) {
+		t.Errorf("admission waits for %q, want %q named", st.Admission, pid)
+	}
+	for _, e := range st.Entries {
+		if suspended := e.Suspended != ""; suspended != (e.Name == "later") {
+			t.Errorf("entry %s is suspended: %q", e.Name, e.Suspended)
+		}
+	}
+	if !r.present(kept) || r.name("items", 1) != kept {
+		t.Error("the entry that was there before was disturbed")
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_ = writer.Close(t.Context())
+	d.streaming()
+	name := r.cached("later", 1)
+	if record, err := r.store.Get(t.Context(), name); err != nil || string(record.Payload) != "new" {
+		t.Errorf("the entry went live with %q, %v", record.Payload, err)
+	}
+	r.exec(`UPDATE later SET v = 'newer' WHERE id = 1`)
+	r.gone(name)
+}
+
+// TestChangedTableMovesTheName alters a table: values may have changed without a row in the stream.
+func TestChangedTableMovesTheName(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, options{})
+	d := r.start()
+	d.streaming()
+	r.exec(`UPDATE items SET v = 'before' WHERE id = 2`)
+	old := r.cached("items", 1)
+	r.exec(`ALTER TABLE items ALTER v TYPE varchar USING v || '!'`, `UPDATE items SET v = 'after' WHERE id = 2`)
+	testkit.Eventually(t, patience, func() error {
+		if r.name("items", 1) == old {
+			return errNotYet
+		}
+		return nil
+	})
+	if d.Status().Gaps != 0 {
+		t.Errorf("a changed table was taken for a gap: %s", d.Status().LastGap)
+	}
+}
+
+// TestReadOnlyRedisIsNotApplied turns Redis into a replica and back: nothing counts as applied meanwhile, nothing is
+// confirmed, and nothing is lost.
+func TestReadOnlyRedisIsNotApplied(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t)
+	r := newRig(t, options{redis: redis})
+	d := r.start()
+	d.streaming()
+	name := r.cached("items", 1)
+	redisDo(t, redis.URL, "REPLICAOF", "127.0.0.1", "1")
+	wc := r.head().Wc
+	r.exec(`UPDATE items SET v = 'not yet' WHERE id = 1`)
+	d.await("noticing", func(st pipeline.Status) bool {
+		return st.Phase == pipeline.Connecting && strings.Contains(st.Problem, "read-only")
+	})
+	if !r.present(name) || r.head().Wc != wc || r.slotState().Confirmed > wc {
+		t.Error("something was applied or confirmed through a read-only server")
+	}
+	redisDo(t, redis.URL, "REPLICAOF", "NO", "ONE")
+	r.gone(name)
+	d.streaming()
+}
+
+// TestRedisFromAnOldBackup brings Redis back from a state before a deletion that was already confirmed: within the
+// rewind depth it is delivered again, beyond it a new generation begins. Either way the old value is not read for good.
+func TestRedisFromAnOldBackup(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		rewind  apply.Rewind
+		survive bool
+	}{
+		{"within the rewind depth", apply.Rewind{Time: time.Hour}, true},
+		{"beyond the rewind depth", apply.Rewind{}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			redis := redistest.Start(t)
+			r := newRig(t, options{redis: redis, rewind: tt.rewind})
+			d := r.start()
+			generation := d.streaming().Generation
+			name := r.cached("items", 1)
+			redisDo(t, redis.URL, "SAVE")
+			saved := r.head().Wc
+			r.exec(`UPDATE items SET v = 'confirmed' WHERE id = 1`)
+			r.gone(name)
+			testkit.Eventually(t, patience, func() error {
+				if r.head().Wc <= saved {
+					return errNotYet
+				}
+				if !tt.survive && r.slotState().Confirmed <= saved {
+					return errNotYet
+				}
+				return nil
+			})
+			redis.Kill(t)
+			redis.Start(t)
+			if !tt.survive {
+				d.await("in a new generation", func(st pipeline.Status) bool { return st.Generation != generation && st.Gaps > 0 })
+				d.streaming()
+				if r.name("items", 1) == name {
+					t.Error("the old name is still live")
+				}
+				return
+			}
+			r.gone(name)
+			d.streaming()
+			if got := r.head().Generation; got != generation {
+				t.Errorf("a new generation began (%s) although the log reaches back", d.Status().LastGap)
+			}
+		})
+	}
+}
