@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -46,9 +47,7 @@ func Open(ctx context.Context, url string, logger *slog.Logger) (*Gate, error) {
 			delete(config.RuntimeParams, name)
 		}
 	}
-	for name, value := range sessionSettings() {
-		config.RuntimeParams[name] = value
-	}
+	maps.Copy(config.RuntimeParams, sessionSettings())
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
 	}

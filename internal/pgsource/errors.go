@@ -14,6 +14,9 @@ var ErrSlotInUse = errors.New("replication slot is in use")
 // ErrStandby says that the server is a standby. A slot is read on the primary: connect again, to that one.
 var ErrStandby = errors.New("the server is a standby")
 
+// ErrShuttingDown says that the server shuts down, and waits for us to leave. Close the stream and connect again.
+var ErrShuttingDown = errors.New("the server is shutting down")
+
 // GapError says that the stream may lack a change, now and after every reconnect: what was derived from it can no
 // longer be trusted. Everything else that ends a stream is passing, and a new stream continues where it ended.
 type GapError struct {

@@ -28,11 +28,11 @@ var _ change.Sink = (*recorder)(nil)
 
 // recorder is a sink that writes down what it is told, in a short notation.
 type recorder struct {
-	mu      sync.Mutex
-	lines   []string
-	begins  []change.Begin
-	commits []change.Commit
-	pending change.Begin
+	mu        sync.Mutex
+	lines     []string
+	begins    []change.Begin
+	commits   []change.Commit
+	relations []*change.Relation // of each row
 
 	idle  atomic.Uint64
 	block chan struct{} // when not nil, Commit waits for it
@@ -60,6 +60,9 @@ func (r *recorder) Row(_ context.Context, row *change.Row) error {
 	if row.New != nil {
 		text += " new" + notation(row.New)
 	}
+	r.mu.Lock()
+	r.relations = append(r.relations, row.Relation)
+	r.mu.Unlock()
 	return r.note("%s", text)
 }
 
@@ -253,9 +256,9 @@ type running struct {
 	err    error // once done
 }
 
-func (f *fixture) run(t *testing.T, from change.Position, sink *recorder) *running {
+func (f *fixture) run(t *testing.T, sink *recorder) *running {
 	t.Helper()
-	return runStream(t, f.start(t, from), sink)
+	return runStream(t, f.start(t, 0), sink)
 }
 
 func runStream(t *testing.T, stream *Stream, sink *recorder) *running {

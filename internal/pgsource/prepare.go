@@ -249,8 +249,7 @@ func (p publication) problems(name string) []Problem {
 
 // sqlState is the server's error code, empty for other errors and for nil.
 func sqlState(err error) string {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgErr.Code
 	}
 	return ""

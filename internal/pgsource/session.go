@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -45,9 +46,7 @@ func openSession(ctx context.Context, o Options) (*session, error) {
 			delete(config.RuntimeParams, name)
 		}
 	}
-	for name, value := range sessionSettings() {
-		config.RuntimeParams[name] = value
-	}
+	maps.Copy(config.RuntimeParams, sessionSettings())
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync/atomic"
 	"time"
@@ -145,7 +144,7 @@ func (w *statusWriter) farewell(ctx context.Context, frontend *pgproto3.Frontend
 	}
 	if err := w.send(w.confirmed.Load(), false, deadline); err != nil {
 		if w.reader.haltCause() != nil && !errors.Is(w.reader.haltCause(), errClosed) {
-			return nil //nolint:nilerr // the stream had ended by itself, with an error that Run returned
+			return nil // the stream had ended by itself, with an error that Run returned
 		}
 		return fmt.Errorf("send last status: %w", err)
 	}
@@ -169,10 +168,7 @@ func (w *statusWriter) drain(deadline time.Time) {
 	defer pace.Stop()
 	for {
 		if _, err := w.conn.Read(buf); err != nil {
-			if !errors.Is(err, io.EOF) {
-				return // reset, or out of time: closed either way
-			}
-			return
+			return // closed, reset, or out of time: left either way
 		}
 		<-pace.C
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -31,6 +32,10 @@ type Stream struct {
 	decoder  *decoder
 	status   statusWriter
 	logger   *slog.Logger
+
+	askedAt    uint64    // position of the last keepalive that wanted an answer
+	askedSince time.Time // the first of those at that position
+	asks       int
 
 	running atomic.Bool
 	ran     chan struct{} // closed when Run has returned
@@ -89,6 +94,9 @@ func Start(ctx context.Context, o Options, from change.Position) (*Stream, error
 // of Start. It is called once.
 func (s *Stream) Run(ctx context.Context, sink change.Sink) error {
 	if !s.running.CompareAndSwap(false, true) {
+		if cause := s.reader.haltCause(); cause != nil {
+			return cause
+		}
 		return errors.New("stream was run before")
 	}
 	defer close(s.ran)
@@ -164,14 +172,34 @@ func (s *Stream) keepalive(ctx context.Context, data []byte, sink change.Sink) e
 		return malformed("keepalive of %d bytes", len(data))
 	}
 	position := binary.BigEndian.Uint64(data[1:])
+	s.status.receive(position)
 	if data[17] != 0 {
+		if s.insists(position) {
+			return ErrShuttingDown
+		}
 		s.status.answer()
 	}
-	s.status.receive(position)
 	if s.decoder.open {
 		return nil
 	}
 	return sink.Idle(ctx, change.Position(position))
+}
+
+// A server that shuts down waits until everything it sent is confirmed, and asks for that over and over. What is held
+// back on purpose (D5) would hold it up for ever.
+const (
+	insistentAsks = 10
+	insistentTime = 5 * time.Second
+)
+
+// insists tells that from the rare single questions of a server that goes on.
+func (s *Stream) insists(position uint64) bool {
+	now := time.Now()
+	if position != s.askedAt || now.Sub(s.askedSince) > insistentTime {
+		s.askedAt, s.askedSince, s.asks = position, now, 0
+	}
+	s.asks++
+	return s.asks >= insistentAsks
 }
 
 // dispatch decodes one message and hands it over.

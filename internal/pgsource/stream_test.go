@@ -11,7 +11,7 @@ import (
 func TestStreamDeliversCommittedChangesInOrder(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, pgtest.Shared(t), []string{`CREATE TABLE t (id int PRIMARY KEY, v text)`}, "t")
-	r := f.run(t, 0, &recorder{})
+	r := f.run(t, &recorder{})
 	f.exec(t,
 		`INSERT INTO t VALUES (1, 'a'), (2, NULL)`,
 		`BEGIN; UPDATE t SET v = 'b' WHERE id = 1; DELETE FROM t WHERE id = 2; COMMIT`,
@@ -24,7 +24,7 @@ func TestStreamDeliversCommittedChangesInOrder(t *testing.T) {
 func TestConfirmedIsNotSentAgain(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, pgtest.Shared(t), []string{`CREATE TABLE t (id int PRIMARY KEY)`}, "t")
-	r := f.run(t, 0, &recorder{})
+	r := f.run(t, &recorder{})
 	f.exec(t, `INSERT INTO t VALUES (1)`)
 	f.wantChanges(t, r.recorder, "BEGIN", "INSERT public.t new('1')", "COMMIT")
 	confirmed := r.lastCommit()
@@ -39,7 +39,7 @@ func TestConfirmedIsNotSentAgain(t *testing.T) {
 
 	// What was not confirmed comes again: the next run starts after the first mark.
 	f.seen = 0
-	again := f.run(t, 0, &recorder{})
+	again := f.run(t, &recorder{})
 	f.wantLater(t, again.recorder, "INSERT public.t new('2')")
 	if contains(again.recorder, "INSERT public.t new('1')") {
 		t.Error("a confirmed transaction came again")
@@ -49,7 +49,7 @@ func TestConfirmedIsNotSentAgain(t *testing.T) {
 func TestConfirmReachesTheSlotPromptly(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, pgtest.Shared(t), []string{`CREATE TABLE t (id int PRIMARY KEY)`}, "t")
-	r := f.run(t, 0, &recorder{})
+	r := f.run(t, &recorder{})
 	f.exec(t, `INSERT INTO t VALUES (1)`)
 	f.changes(t, r.recorder)
 	want := r.lastCommit()
