@@ -78,15 +78,15 @@ bench: install-servers ## measure, as ratios against floors and peers
 
 .PHONY: spec
 spec: ## explore the protocol's model further than make test does
-	@SPEC=deep go test -count=1 -timeout 60m -v ./spec/...
+	@SPEC=deep ./scripts/named_tests.sh spec ./spec/...
 
 .PHONY: soundness
 soundness: install-servers ## random writes against random queries (SOUNDNESS_TIME=180s SEED=)
-	@SOUNDNESS=long go test -count=1 -timeout 60m -run Soundness -v ./internal/plan/...
+	@SOUNDNESS=long ./scripts/named_tests.sh soundness -run Soundness ./internal/plan/...
 
 .PHONY: chaos
 chaos: install-servers ## faults under load (CHAOS_TIME=120s SEED=): the tests in test/chaos
-	@go test -count=1 -timeout 60m -run . -v ./test/chaos -chaos.time=$(CHAOS_TIME)
+	@./scripts/named_tests.sh chaos -run . ./test/chaos -chaos.time=$(CHAOS_TIME)
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test (FUZZ_TIME=30s)
