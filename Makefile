@@ -27,7 +27,7 @@ demo: install-servers build ## run the demo against real servers (DEMO_ARGS='--o
 .PHONY: build
 build: ## build ./bin/freshet
 	@test -x bin/freshet || echo 'build: the SQL parser is a C library, the first build takes some minutes' >&2
-	@go build -trimpath -o bin/freshet ./cmd/freshet
+	@go build -o bin/freshet ./cmd/freshet
 
 .PHONY: install-servers
 install-servers: ## install PostgreSQL and Redis when they are missing
