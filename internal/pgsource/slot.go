@@ -89,12 +89,7 @@ func ensureSlot(ctx context.Context, conn *pgx.Conn, slot string) (created bool,
 			return false, fmt.Errorf("read database name: %w", err)
 		}
 		if info.Plugin != plugin || info.Database != database || info.TwoPhase {
-			return false, &SetupError{Problems: []Problem{{
-				What: fmt.Sprintf("replication slot %q is not freshet's: plugin %q, database %q, two_phase %t",
-					slot, info.Plugin, info.Database, info.TwoPhase),
-				Why: fmt.Sprintf("the stream needs plugin %q, database %q, two_phase false", plugin, database),
-				Do:  "configure another slot name",
-			}}}
+			return false, &SetupError{Problems: []Problem{foreignSlot(slot, info, database)}}
 		}
 		if !info.Lost {
 			return false, nil
@@ -122,6 +117,16 @@ func ensureSlot(ctx context.Context, conn *pgx.Conn, slot string) (created bool,
 		return false, classify(fmt.Sprintf("create slot %q", slot), err)
 	}
 	return true, nil
+}
+
+// foreignSlot is the problem of a slot of the configured name that somebody made for something else.
+func foreignSlot(slot string, info SlotInfo, database string) Problem {
+	return Problem{
+		What: fmt.Sprintf("replication slot %q is not freshet's: plugin %q, database %q, two_phase %t",
+			slot, info.Plugin, info.Database, info.TwoPhase),
+		Why: fmt.Sprintf("the stream needs plugin %q, database %q, two_phase false", plugin, database),
+		Do:  "configure another slot name",
+	}
 }
 
 // plugin is the output plugin that the decoder understands, part of PostgreSQL itself.
