@@ -57,11 +57,7 @@ fmt: tools ## format the code
 
 .PHONY: lint
 lint: tools ## check format, vet, linters and that go.mod is tidy
-	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
-	@for module in $(MODULES); do \
-		echo "lint: module $$module"; \
-		(cd $$module && go mod tidy -diff && go vet ./... && $(GOLANGCI_LINT) run --allow-parallel-runners ./...) || exit 1; done
-	@./scripts/lint_planted.sh
+	@./scripts/lint.sh $(MODULES)
 
 .PHONY: generate
 generate: ## write the generated files again
