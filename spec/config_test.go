@@ -1,0 +1,43 @@
+package spec
+
+// config bounds an exploration, and says what is left out of the protocol. Everything in without is false in a correct
+// daemon, library or store.
+type config struct {
+	name      string
+	txs       uint8
+	daemons   int
+	readers   []readerKind
+	evictions uint8 // of the record or of HEAD
+	failovers uint8 // 0 or 1, to any older prefix
+	moves     uint8 // of names, by a running daemon
+	empty     bool  // start without HEAD
+	forget    bool  // PostgreSQL may forget what was confirmed
+	safety    bool  // I3 is not asked for
+	without   without
+}
+
+type readerKind struct {
+	runs  uint8
+	early bool // its snapshot is opened before the lease, as a loader with its own transaction might
+}
+
+// without lists the pieces of the protocol that can be left out.
+type without struct {
+	gate            bool // D2: transactions are confirmed as soon as they are delivered
+	floor           bool // R4: any snapshot may fill
+	lease           bool // R5: FILL is a plain SET
+	leaseBeforeRead bool // R2: HEAD is read before the lease
+	compare         bool // D4: HEAD is advanced whatever it holds
+	replid          bool // D4: the name of the store's history is not compared
+	term            bool // all daemons have one term
+	intentFirst     bool // D3: INTENT is sent after the confirms
+	newGeneration   bool // 4.1: an absent HEAD is written again from memory
+	roster          bool // R0: a cached roster is never confirmed again
+	judgedAfter     bool // R0: the roster's validity is judged before the GET is sent
+	wait            bool // D7: Wc does not wait until the old names are out of use
+	claimWait       bool // D7: a daemon that takes over does not wait either
+	republish       bool // a daemon that takes over leaves ROSTER as it is
+	forgetDone      bool // D4: what was confirmed out of order is remembered across a lost history
+	freshRevision   bool // D7: the next revision is the stored one plus one
+	activation      bool // 4.1: a version that returns has its old name again
+}

@@ -1,0 +1,170 @@
+package spec
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// check holds the invariants against a state. It returns which one is broken.
+func check(s *state) string {
+	r := &s.redis
+	if !r.found {
+		return ""
+	}
+	confirmed := s.upTo(r.wc)
+	if missing := confirmed &^ r.confirmed; missing != 0 {
+		return fmt.Sprintf("I1: Wc is %d, but %03b was not confirmed in this history", r.wc, missing)
+	}
+	if missing := confirmed &^ s.visible; missing != 0 {
+		return fmt.Sprintf("I1: Wc is %d, but %03b is not visible", r.wc, missing)
+	}
+	if r.rosterGen == r.gen {
+		v := r.records[r.rosterName]
+		if missing := confirmed &^ v.cov; v.live && missing != 0 {
+			return fmt.Sprintf("I2: Wc is %d, the live value under name %d lacks %03b", r.wc, r.rosterName, missing)
+		}
+	}
+	return ""
+}
+
+// checkEnd holds a state in which nothing can happen any more against I3: everything is confirmed, nothing is stale.
+func checkEnd(x *explorer, s *state) string {
+	r := &s.redis
+	if !r.found || s.flushed != x.txs || r.wc != s.flushed {
+		return fmt.Sprintf("I3: nothing more happens, and Wc is %d of %d", r.wc, x.txs)
+	}
+	if r.rosterGen != r.gen || r.rosterRev != r.rev {
+		return "I3: nothing more happens, and HEAD and roster differ"
+	}
+	return ""
+}
+
+type result struct {
+	states int
+	broken string   // the invariant that is broken, empty for none
+	trace  []string // the steps to it
+	limit  bool     // not all states were seen
+}
+
+// explore visits every state that can be reached, breadth first, so that a trace to a broken invariant is a shortest.
+func explore(c config, limit int) result {
+	type origin struct {
+		from  int32
+		place int32 // among the steps of from
+	}
+	x := &explorer{config: c, tables: newTables()}
+	first := x.initial()
+	states := []state{first}
+	origins := []origin{{from: -1}}
+	index := map[state]struct{}{first: {}}
+	var broken string
+	trace := func(at int32) []string {
+		var places []origin
+		for ; origins[at].from >= 0; at = origins[at].from {
+			places = append(places, origins[at])
+		}
+		var lines []string
+		for i := len(places) - 1; i >= 0; i-- {
+			n := int32(0)
+			x.yield = func(_ *state, action, _ string) {
+				if n == places[i].place {
+					lines = append(lines, action)
+				}
+				n++
+			}
+			s := states[places[i].from]
+			x.steps(&s)
+		}
+		return lines
+	}
+	for at := 0; at < len(states); at++ {
+		if len(states) > limit {
+			return result{states: len(states), limit: true}
+		}
+		s := states[at]
+		place, last := int32(0), int32(-1)
+		x.yield = func(n *state, _, wrong string) {
+			here := place
+			place++
+			if broken != "" {
+				return
+			}
+			if wrong == "" {
+				wrong = check(n)
+			}
+			if _, known := index[*n]; known && wrong == "" {
+				return
+			}
+			index[*n] = struct{}{}
+			states = append(states, *n)
+			origins = append(origins, origin{from: int32(at), place: here})
+			if wrong != "" {
+				broken, last = wrong, int32(len(states)-1)
+			}
+		}
+		x.steps(&s)
+		if place == 0 && !c.safety {
+			if broken = checkEnd(x, &s); broken != "" {
+				last = int32(at)
+			}
+		}
+		if broken != "" {
+			return result{states: len(states), broken: broken, trace: trace(last)}
+		}
+	}
+	return result{states: len(states)}
+}
+
+func deep() bool { return os.Getenv("SPEC") == "deep" }
+
+func TestProtocol(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	total := 0
+	for _, c := range protocolConfigs() {
+		r := explore(c, 40_000_000)
+		total += r.states
+		t.Logf("%-40s %9d states, %v", c.name, r.states, time.Since(began).Round(time.Millisecond))
+		if r.limit {
+			t.Errorf("%s: not exhausted", c.name)
+		}
+		if r.broken != "" {
+			t.Errorf("%s: %s\n%s", c.name, r.broken, strings.Join(r.trace, "\n"))
+		}
+	}
+	t.Logf("%d states in all, every one of them, %v", total, time.Since(began).Round(time.Millisecond))
+}
+
+func protocolConfigs() []config {
+	once, early := readerKind{runs: 1}, readerKind{runs: 1, early: true}
+	twice := readerKind{runs: 2}
+	configs := []config{
+		{name: "two writers, two readers", txs: 2, daemons: 1, readers: []readerKind{once, early}},
+		{name: "three writers", txs: 3, daemons: 1, readers: []readerKind{early}},
+		{name: "eviction", txs: 1, daemons: 1, readers: []readerKind{once, early}, evictions: 1},
+		{name: "two evictions", txs: 1, daemons: 1, readers: []readerKind{twice}, evictions: 2},
+		{name: "failover", txs: 2, daemons: 1, readers: []readerKind{early}, failovers: 1},
+		{name: "failover, the log forgets", txs: 1, daemons: 1, readers: []readerKind{once, early}, failovers: 1, forget: true},
+		{name: "two daemons", txs: 2, daemons: 2, readers: []readerKind{early}},
+		{name: "names move", txs: 2, daemons: 1, readers: []readerKind{twice}, moves: 1},
+		{name: "names move under two daemons", txs: 1, daemons: 2, readers: []readerKind{twice}, moves: 1},
+		{name: "names move, failover", txs: 1, daemons: 1, readers: []readerKind{twice}, moves: 1, failovers: 1},
+		{name: "two daemons, failover", txs: 1, daemons: 2, readers: []readerKind{once}, failovers: 1},
+		{name: "two daemons, eviction", txs: 1, daemons: 2, readers: []readerKind{once}, evictions: 1},
+		{name: "started empty", txs: 1, daemons: 2, readers: []readerKind{once}, empty: true},
+	}
+	if deep() {
+		configs = append(configs,
+			config{name: "deep: three writers, two readers", txs: 3, daemons: 1, readers: []readerKind{once, early}},
+			config{name: "deep: failover, two readers", txs: 2, daemons: 1, readers: []readerKind{once, early}, failovers: 1},
+			config{name: "deep: two evictions, two readers", txs: 1, daemons: 1, readers: []readerKind{once, early}, evictions: 2},
+			config{name: "deep: all faults", txs: 1, daemons: 2, readers: []readerKind{once}, moves: 1, failovers: 1, evictions: 1},
+			config{name: "deep: two daemons, two readers", txs: 2, daemons: 2, readers: []readerKind{once, early}},
+			config{name: "deep: two daemons, failover, the log forgets", txs: 2, daemons: 2, readers: []readerKind{early}, failovers: 1, forget: true},
+		)
+	}
+	return configs
+}

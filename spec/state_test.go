@@ -1,0 +1,211 @@
+package spec
+
+import (
+	"fmt"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/mvcc"
+)
+
+// The bounds of the model's arrays; configurations use less.
+const (
+	maxTxs   = 3
+	maxNames = 5
+)
+
+// set is a set of transactions, one bit for each. Transaction i has the id i+1.
+type set uint8
+
+func (s set) has(i uint8) bool { return s&(1<<i) != 0 }
+
+// record is fence.Record for the model's one key under one name. Values are what their load saw.
+type record struct {
+	live  bool
+	cov   set
+	token uint8
+}
+
+// store is everything in Redis: what a replica may have an older copy of.
+type store struct {
+	found                 bool // HEAD
+	gen, term, rev        uint8
+	wi, wc                uint8 // positions: the n-th commit in the log ends at n
+	si                    set
+	replid                uint8
+	rosterGen, rosterTerm uint8
+	rosterRev, rosterName uint8
+	records               [maxNames]record
+	confirmed             set   // ghost: CONFIRM went to this history while the transaction was visible
+	promised              uint8 // ghost: readers of any name may rely on the transactions up to here
+}
+
+type daemon struct {
+	pc             uint8
+	term           uint8
+	gen, rev, name uint8
+	wc, replid     uint8
+	done           set // confirmed, perhaps out of order
+	batch, gate    set
+	wi, advance    uint8
+	again          bool // publishes the names that it found
+}
+
+type reader struct {
+	pc             uint8
+	runs           uint8 // reads left
+	token          uint8 // the last one drawn
+	gen, rev, name uint8 // the cached roster, gen 0: none
+	fresh          bool  // confirmed within T_r
+	cov            set   // what the load saw, or the value that a GET found
+	must           set   // what the promise of this read is about
+	headFound      bool  // HEAD as read
+	headSi         set
+	headWi         uint8
+}
+
+// state is a node of the graph. It is comparable, and holds nothing by reference.
+type state struct {
+	visible          set
+	flushed          uint8 // length of log
+	log              [maxTxs]uint8
+	slot             uint8 // what PostgreSQL may have forgotten
+	redis            store
+	replica          store // an older state of redis, once lagging
+	lagging, failed  bool
+	evictions, moves uint8
+	names, gens      uint8 // drawn so far; never drawn again
+	revs             uint8
+	daemons          [2]daemon
+	readers          [2]reader
+}
+
+// end is e of the transaction: its place in the log, 0 while it is not there.
+func (s *state) end(tx uint8) uint8 {
+	for i := range s.flushed {
+		if s.log[i] == tx {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// upTo is the set of transactions that end at or before a position.
+func (s *state) upTo(position uint8) set {
+	var all set
+	for i := range min(position, s.flushed) {
+		all |= 1 << s.log[i]
+	}
+	return all
+}
+
+// What follows translates to and from the types of fence, which decides.
+
+// tables are the translations that would otherwise be computed a million times.
+type tables struct {
+	snapshots   [1 << maxTxs]mvcc.Snapshot
+	terms       [8]fence.Term
+	generations [16]string
+	replids     [8]string
+	tokens      [16]fence.Token
+}
+
+func newTables() *tables {
+	t := &tables{}
+	for m := range t.snapshots {
+		// As PostgreSQL reports it: nothing from xmax on had ended, xip lists what was running below.
+		s := mvcc.Snapshot{Xmax: 1}
+		for i := range mvcc.XID(maxTxs) {
+			if set(m).has(uint8(i)) {
+				s.Xmax = i + 2
+			}
+		}
+		for i := range mvcc.XID(maxTxs) {
+			if !set(m).has(uint8(i)) && i+1 < s.Xmax {
+				s.Xip = append(s.Xip, i+1)
+			}
+		}
+		s.Xmin = s.Xmax
+		if len(s.Xip) > 0 {
+			s.Xmin = s.Xip[0]
+		}
+		t.snapshots[m] = s
+	}
+	for i := range t.terms {
+		t.terms[i] = fence.NewTerm(1, mvcc.XID(i))
+	}
+	for i := range t.generations {
+		t.generations[i] = fmt.Sprintf("%016x", i)
+	}
+	for i := range t.replids {
+		t.replids[i] = fmt.Sprintf("history %d", i)
+	}
+	for i := range t.tokens {
+		if i > 0 {
+			t.tokens[i] = fence.Token(fmt.Sprintf("%032x", i))
+		}
+	}
+	return t
+}
+
+func seen(s mvcc.Snapshot) set {
+	var m set
+	for i := range uint8(maxTxs) {
+		if s.Sees(mvcc.XID(i) + 1) {
+			m |= 1 << i
+		}
+	}
+	return m
+}
+
+func (t *tables) shard(s *store) fence.Shard {
+	if !s.found {
+		return fence.Shard{Replid: t.replids[s.replid]}
+	}
+	return fence.Shard{Found: true, Replid: t.replids[s.replid], Head: fence.Head{
+		Generation: t.generations[s.gen], Term: t.terms[s.term], Revision: uint64(s.rev),
+		Wi: mvcc.LSN(s.wi), Wc: mvcc.LSN(s.wc), Si: t.snapshots[s.si],
+	}}
+}
+
+func (t *tables) write(s *store, f fence.Shard) {
+	s.found = f.Found
+	s.rev, s.wi, s.wc, s.si = uint8(f.Head.Revision), uint8(f.Head.Wi), uint8(f.Head.Wc), seen(f.Head.Si)
+	for i, g := range t.generations {
+		if g == f.Head.Generation {
+			s.gen = uint8(i)
+		}
+	}
+	for i, term := range t.terms {
+		if term == f.Head.Term {
+			s.term = uint8(i)
+		}
+	}
+}
+
+func (t *tables) record(r record) fence.Record {
+	var f fence.Record
+	if r.live {
+		f.State, f.Coverage = fence.Live, fence.Coverage{Snapshot: t.snapshots[r.cov]}
+	}
+	if r.token != 0 {
+		f.Lease = fence.Lease{Token: t.tokens[r.token], End: 1}
+	}
+	return f
+}
+
+func (t *tables) stored(f fence.Record) record {
+	r := record{live: f.State.Live()}
+	if r.live {
+		r.cov = seen(f.Coverage.Snapshot)
+	}
+	for i, token := range t.tokens {
+		if token == f.Lease.Token {
+			r.token = uint8(i)
+		}
+	}
+	return r
+}
+
+func (t *tables) expected(d *daemon) fence.Expected {
+	return fence.Expected{Generation: t.generations[d.gen], Term: t.terms[d.term], Wc: mvcc.LSN(d.wc), Replid: t.replids[d.replid]}
+}

@@ -1,0 +1,525 @@
+package spec
+
+import (
+	"fmt"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/mvcc"
+)
+
+// Where a daemon stands.
+const (
+	daemonOff uint8 = iota
+	daemonClaim
+	daemonBegin
+	daemonIdle
+	daemonIntent
+	daemonConfirm
+	daemonAdvance
+	daemonMoveCompare
+	daemonMoveRoster
+	daemonMoveHead
+	daemonDown // stepped down
+)
+
+// A daemon that moved names waits before it advances; the flag lies in its pc's high bit so that work goes on.
+const waiting uint8 = 1 << 7
+
+// Where a reader stands.
+const (
+	readerIdle uint8 = iota
+	readerGet
+	readerAccept
+	readerLease
+	readerHead
+	readerLoad
+	readerFill
+)
+
+// explorer holds what all steps of one exploration share.
+type explorer struct {
+	config
+	*tables
+	yield func(next *state, action string, broken string)
+}
+
+func (x *explorer) initial() state {
+	var s state
+	s.moves, s.evictions = x.moves, x.evictions
+	for i, kind := range x.readers {
+		s.readers[i].runs = kind.runs
+	}
+	d := &s.daemons[0]
+	d.term = 1
+	s.gens, s.revs, s.names = 1, 1, 1
+	if x.empty {
+		d.pc = daemonClaim
+		return s
+	}
+	s.redis = store{found: true, gen: 1, term: 1, rev: 1, rosterGen: 1, rosterTerm: 1, rosterRev: 1}
+	d.pc, d.gen, d.rev = daemonIdle, 1, 1
+	return s
+}
+
+// steps yields every state that one step leads to.
+func (x *explorer) steps(s *state) {
+	x.writer(s)
+	x.faults(s)
+	for i := range x.daemons {
+		x.daemon(s, i)
+	}
+	for i := range x.readers {
+		x.reader(s, i)
+	}
+}
+
+func (x *explorer) writer(s *state) {
+	for tx := range x.txs {
+		end := s.end(tx)
+		switch {
+		case end == 0:
+			n := *s
+			n.log[n.flushed] = tx
+			n.flushed++
+			x.yield(&n, fmt.Sprintf("writer %d: commit record flushed, readers do not see it", tx+1), "")
+		case !s.visible.has(tx):
+			n := *s
+			n.visible |= 1 << tx
+			x.yield(&n, fmt.Sprintf("writer %d: becomes visible", tx+1), "")
+		}
+	}
+}
+
+func (x *explorer) faults(s *state) {
+	if s.evictions > 0 {
+		for name := range s.redis.records {
+			if s.redis.records[name] != (record{}) {
+				n := *s
+				n.evictions--
+				n.redis.records[name] = record{}
+				x.yield(&n, fmt.Sprintf("redis: evicts the record under name %d", name), "")
+			}
+		}
+		if s.redis.found {
+			n := *s
+			n.evictions--
+			n.redis.dropHead()
+			x.yield(&n, "redis: evicts HEAD", "")
+		}
+	}
+	if x.failovers == 0 || s.failed {
+		return
+	}
+	n := *s
+	if !s.lagging {
+		n.replica, n.lagging = s.redis, true
+		x.yield(&n, "redis: the replica stops here", "")
+		return
+	}
+	n.redis, n.replica, n.failed = s.replica, store{}, true
+	n.redis.replid++
+	x.yield(&n, "redis: the replica is promoted", "")
+}
+
+func (s *store) dropHead() {
+	s.found = false
+	s.gen, s.term, s.rev, s.wi, s.wc, s.si = 0, 0, 0, 0, 0, 0
+}
+
+// newest reports whether no later daemon has taken the slot.
+func (x *explorer) newest(s *state, i int) bool {
+	for j := i + 1; j < x.daemons; j++ {
+		if s.daemons[j].pc != daemonOff {
+			return false
+		}
+	}
+	return true
+}
+
+//nolint:gocognit // one case for each place
+func (x *explorer) daemon(s *state, i int) {
+	d := s.daemons[i]
+	wait := d.pc&waiting != 0
+	emit := func(n *state, format string, args ...any) {
+		x.yield(n, fmt.Sprintf("daemon %d: ", i+1)+fmt.Sprintf(format, args...), "")
+	}
+	// to is a copy of the state in which the daemon has gone on.
+	to := func(pc uint8) (*state, *daemon) {
+		n := *s
+		m := &n.daemons[i]
+		m.pc = pc | d.pc&waiting
+		return &n, m
+	}
+	if wait {
+		n, m := to(d.pc &^ waiting)
+		m.pc &^= waiting
+		if !x.without.roster {
+			for r := range n.readers {
+				n.readers[r].fresh = false
+			}
+		}
+		if n.redis.found && n.redis.gen == d.gen {
+			n.redis.promised = n.redis.wc
+		}
+		emit(n, "has waited T_r")
+	}
+	expected := x.expected(&d)
+	if x.without.replid {
+		expected.Replid = x.replids[s.redis.replid]
+	}
+	// judge sends the daemon on by the answer to a write of HEAD.
+	judge := func(n *state, m *daemon, outcome fence.HeadOutcome, what string) {
+		switch outcome {
+		case fence.Mismatch:
+			m.pc = daemonClaim
+			if x.without.newGeneration && !n.redis.found {
+				x.rewrite(n, m)
+			}
+		case fence.Superseded:
+			*m = daemon{pc: daemonDown, term: m.term}
+		default:
+		}
+		emit(n, "%s: %s", what, outcome)
+	}
+	switch d.pc &^ waiting {
+	case daemonOff:
+		n, m := to(daemonClaim)
+		m.term = uint8(i) + 1
+		if x.without.term {
+			m.term = 1
+		}
+		emit(n, "starts")
+	case daemonClaim:
+		x.claim(s, i, to, emit)
+	case daemonBegin:
+		n, m := to(daemonMoveCompare)
+		n.gens++
+		m.rev = x.revision(n)
+		shard, outcome := fence.Begin(x.shard(&n.redis), fence.Head{
+			Generation: x.generations[n.gens], Term: x.terms[d.term], Revision: uint64(m.rev),
+			Wi: mvcc.LSN(n.slot), Wc: mvcc.LSN(n.slot), Si: x.snapshots[n.visible],
+		})
+		if outcome == fence.Applied {
+			x.write(&n.redis, shard)
+			n.redis.confirmed, n.redis.promised = n.upTo(n.slot), 0
+			*m = daemon{
+				pc: daemonMoveCompare, term: d.term, gen: n.gens, rev: m.rev, wc: n.slot, replid: n.redis.replid,
+				done: n.upTo(n.slot), name: x.draw(n),
+			}
+		}
+		judge(n, m, outcome, "begins a generation")
+	case daemonIdle:
+		if outcome := fence.Compare(x.shard(&s.redis), expected); outcome != fence.Applied && !x.without.compare {
+			n, m := to(daemonIdle)
+			judge(n, m, outcome, "compares while it is idle")
+		}
+		if s.moves > 0 {
+			n, m := to(daemonMoveCompare)
+			n.moves--
+			m.name = x.draw(n)
+			if x.without.activation {
+				m.name = 1 - d.name // the version that was live before is live again
+			}
+			m.rev = x.revision(n)
+			emit(n, "moves to name %d, revision %d", m.name, m.rev)
+		}
+		if x.forget && s.slot < d.wc && x.newest(s, i) {
+			n, _ := to(daemonIdle)
+			n.slot = d.wc
+			emit(n, "lets PostgreSQL forget up to %d", d.wc)
+		}
+		for length := d.wc; length <= s.flushed; length++ {
+			x.gate(s, &d, length, wait, to, emit)
+		}
+	case daemonIntent:
+		next := daemonConfirm
+		if x.without.intentFirst {
+			next = daemonAdvance
+		}
+		n, m := to(next)
+		shard, outcome := fence.Intent(x.shard(&n.redis), expected, mvcc.LSN(d.wi), x.snapshots[d.gate])
+		if outcome == fence.Applied {
+			x.write(&n.redis, shard)
+		}
+		if x.without.compare {
+			outcome = fence.Applied
+			n.redis.wi, n.redis.si = max(n.redis.wi, d.wi), n.redis.si|d.gate
+		}
+		judge(n, m, outcome, "INTENT")
+	case daemonConfirm:
+		next := daemonAdvance
+		if x.without.intentFirst {
+			next = daemonIntent
+		}
+		n, _ := to(next)
+		n.redis.records[d.name] = x.stored(fence.Confirm(x.record(n.redis.records[d.name])))
+		n.redis.confirmed |= d.batch & s.visible
+		emit(n, "UNLINK under name %d", d.name)
+	case daemonAdvance:
+		n, m := to(daemonIdle)
+		m.done |= d.batch
+		m.batch, m.gate, m.wi, m.advance = 0, 0, 0, 0
+		if d.advance == d.wc {
+			emit(n, "nothing to advance")
+			return
+		}
+		m.wc = d.advance
+		shard, outcome := fence.Advance(x.shard(&n.redis), expected, mvcc.LSN(d.advance), mvcc.Snapshot{})
+		if x.without.compare && n.redis.found {
+			shard.Head.Wc, outcome = mvcc.LSN(d.advance), fence.Applied
+		}
+		if outcome == fence.Applied {
+			x.write(&n.redis, shard)
+			n.redis.promised = n.redis.wc
+		}
+		judge(n, m, outcome, fmt.Sprintf("ADVANCE to %d", d.advance))
+	case daemonMoveCompare:
+		n, m := to(daemonMoveRoster)
+		judge(n, m, fence.Compare(x.shard(&n.redis), expected), "compares before the move")
+	case daemonMoveRoster:
+		n, m := to(daemonMoveHead)
+		outcome := fence.Applied
+		switch {
+		case n.redis.rosterTerm > d.term:
+			outcome = fence.Superseded
+		case n.redis.rosterTerm == d.term && n.redis.rosterGen == d.gen && n.redis.rosterRev > d.rev:
+			outcome = fence.Mismatch
+		default:
+			n.redis.rosterGen, n.redis.rosterTerm, n.redis.rosterRev, n.redis.rosterName = d.gen, d.term, d.rev, d.name
+		}
+		judge(n, m, outcome, fmt.Sprintf("writes ROSTER, revision %d, name %d", d.rev, d.name))
+	case daemonMoveHead:
+		n, m := to(daemonIdle)
+		shard, outcome := fence.Move(x.shard(&n.redis), expected, uint64(d.rev), "")
+		if outcome == fence.Applied {
+			x.write(&n.redis, shard)
+			if !d.again || !x.without.claimWait {
+				x.startWaiting(m)
+			}
+			m.again = false
+		}
+		judge(n, m, outcome, fmt.Sprintf("HEAD to revision %d", d.rev))
+	}
+}
+
+func (x *explorer) startWaiting(m *daemon) {
+	if !x.without.wait {
+		m.pc |= waiting
+	}
+}
+
+// revision is one that was never used before.
+func (x *explorer) revision(n *state) uint8 {
+	if x.without.freshRevision {
+		return max(n.redis.rev, n.redis.rosterRev) + 1
+	}
+	n.revs++
+	return n.revs
+}
+
+// draw is a name that was never used before.
+func (x *explorer) draw(n *state) uint8 {
+	if int(n.names) >= maxNames {
+		panic("spec: more names than the model holds")
+	}
+	name := n.names
+	n.names++
+	return name
+}
+
+// rewrite is what must not be done: HEAD from memory.
+func (x *explorer) rewrite(n *state, m *daemon) {
+	r := &n.redis
+	r.found, r.gen, r.term, r.rev, r.wi, r.wc, r.si = true, m.gen, m.term, m.rev, max(m.wc, m.wi), m.wc, n.upTo(m.wc)
+	*m = daemon{pc: daemonIdle, term: m.term, gen: m.gen, rev: m.rev, name: m.name, wc: m.wc, replid: r.replid, done: n.upTo(m.wc)}
+}
+
+func (x *explorer) claim(s *state, i int, to func(uint8) (*state, *daemon), emit func(*state, string, ...any)) {
+	d := &s.daemons[i]
+	n, m := to(daemonIdle)
+	shard, outcome := fence.Claim(x.shard(&n.redis), x.terms[d.term])
+	switch outcome {
+	case fence.Superseded:
+		*m = daemon{pc: daemonDown, term: d.term}
+	case fence.Mismatch:
+		*m = daemon{pc: daemonBegin, term: d.term}
+	default:
+		x.write(&n.redis, shard)
+		r := &n.redis
+		*m = daemon{pc: daemonIdle, term: d.term, gen: r.gen, rev: r.rev, name: r.rosterName, wc: r.wc, replid: r.replid, done: n.upTo(r.wc)}
+		if x.without.forgetDone {
+			m.done |= d.done
+		}
+		switch {
+		case r.wc < n.slot: // the log does not reach back to what the store lost
+			*m = daemon{pc: daemonBegin, term: d.term}
+		case x.without.republish && r.rosterGen == r.gen && r.rosterRev == r.rev:
+			if !x.without.claimWait {
+				x.startWaiting(m)
+			}
+		default:
+			m.pc, m.again = daemonMoveCompare, true
+			if r.rosterGen != r.gen || r.rosterRev != r.rev { // a move was not finished
+				m.name, m.again = x.draw(n), false
+			}
+			m.rev = x.revision(n)
+		}
+	}
+	emit(n, "claims: %s", outcome)
+}
+
+// gate takes a batch out of the first commits in the log: what was delivered by now.
+func (x *explorer) gate(s *state, d *daemon, delivered uint8, wait bool, to func(uint8) (*state, *daemon), emit func(*state, string, ...any)) {
+	batch := s.upTo(delivered) &^ d.done
+	if !x.without.gate {
+		batch &= s.visible
+	}
+	advance := d.wc
+	for advance < delivered && (d.done | batch).has(s.log[advance]) {
+		advance++
+	}
+	if wait {
+		advance = d.wc
+	}
+	if batch == 0 && advance == d.wc {
+		return
+	}
+	next := daemonIntent
+	if x.without.intentFirst {
+		next = daemonConfirm
+	}
+	n, m := to(next)
+	m.batch, m.gate, m.advance = batch, s.visible, advance
+	if x.without.gate {
+		m.gate |= batch
+	}
+	for position := range delivered {
+		if batch.has(s.log[position]) {
+			m.wi = position + 1
+		}
+	}
+	emit(n, "gate: batch %03b of the first %d commits, to advance to %d", batch, delivered, advance)
+}
+
+//nolint:gocognit // one case for each place
+func (x *explorer) reader(s *state, i int) {
+	r := s.readers[i]
+	kind := x.readers[i]
+	emit := func(n *state, broken, format string, args ...any) {
+		x.yield(n, fmt.Sprintf("reader %d: ", i+1)+fmt.Sprintf(format, args...), broken)
+	}
+	to := func(pc uint8) (*state, *reader) {
+		n := *s
+		n.readers[i].pc = pc
+		return &n, &n.readers[i]
+	}
+	// over ends a read.
+	over := func() (*state, *reader) {
+		n, m := to(readerIdle)
+		*m = reader{runs: r.runs - 1, token: r.token, gen: r.gen, rev: r.rev, name: r.name, fresh: r.fresh}
+		return n, m
+	}
+	head := func(m *reader) {
+		m.headFound = s.redis.found && s.redis.gen == r.gen && s.redis.rev == r.rev
+		m.headSi, m.headWi = 0, 0
+		if m.headFound {
+			m.headSi, m.headWi = s.redis.si, s.redis.wi
+		}
+	}
+	switch r.pc {
+	case readerIdle:
+		if r.runs == 0 {
+			return
+		}
+		same := s.redis.found && s.redis.gen == r.gen && s.redis.rev == r.rev
+		published := s.redis.found && s.redis.gen == s.redis.rosterGen && s.redis.rev == s.redis.rosterRev
+		if !r.fresh && (same || published) {
+			n, m := to(readerIdle)
+			m.fresh = true
+			if !same {
+				m.gen, m.rev, m.name = s.redis.gen, s.redis.rev, s.redis.rosterName
+			}
+			emit(n, "", "confirms the roster: revision %d, name %d", m.rev, m.name)
+		}
+		if r.gen != 0 && (r.fresh || !x.without.judgedAfter) {
+			n, m := to(readerGet)
+			m.cov = 0
+			if kind.early {
+				m.cov = s.visible
+			}
+			emit(n, "", "starts")
+		}
+	case readerGet:
+		v := x.record(s.redis.records[r.name])
+		if v.State.Live() {
+			n, m := to(readerAccept)
+			m.cov, m.must = seen(v.Coverage.Snapshot), s.upTo(s.redis.promised)
+			emit(n, "", "GET under name %d: a value that saw %03b", r.name, m.cov)
+			return
+		}
+		n, m := to(readerLease)
+		if x.without.leaseBeforeRead {
+			head(m)
+		}
+		emit(n, "", "GET under name %d: none", r.name)
+	case readerAccept:
+		n, _ := over()
+		if !r.fresh && !x.without.judgedAfter {
+			emit(n, "", "drops the reply: the roster is not confirmed")
+			return
+		}
+		if r.must&^r.cov != 0 {
+			emit(n, "a value was served without what was confirmed before it was read", "serves a value that saw %03b, must see %03b", r.cov, r.must)
+			return
+		}
+		emit(n, "", "serves")
+	case readerLease:
+		token := r.token + 1
+		number := uint8(i)*4 + token
+		v, outcome := fence.Acquire(x.record(s.redis.records[r.name]), x.tokens[number], 0, 1)
+		if outcome == fence.Busy {
+			n, _ := over()
+			emit(n, "", "LEASE: busy")
+			return
+		}
+		next := readerHead
+		if x.without.leaseBeforeRead {
+			next = readerLoad
+		}
+		n, m := to(next)
+		m.token = token
+		n.redis.records[r.name] = x.stored(v)
+		emit(n, "", "LEASE under name %d", r.name)
+	case readerHead:
+		n, m := to(readerLoad)
+		head(m)
+		if !m.headFound {
+			n, _ = over()
+			emit(n, "", "HEAD: not its roster's")
+			return
+		}
+		emit(n, "", "HEAD: Si %03b", m.headSi)
+	case readerLoad:
+		n, m := to(readerFill)
+		if !kind.early {
+			m.cov = s.visible
+		}
+		emit(n, "", "loads: sees %03b", m.cov)
+	case readerFill:
+		n, _ := over()
+		h := fence.Head{Generation: x.generations[r.gen], Si: x.snapshots[r.headSi], Wi: mvcc.LSN(r.headWi)}
+		cov := fence.Coverage{Snapshot: x.snapshots[r.cov]}
+		if !x.without.floor && !fence.Floor(h, cov) {
+			emit(n, "", "may not fill: below the floor")
+			return
+		}
+		v, outcome := fence.Fill(x.record(s.redis.records[r.name]), fence.Filling{
+			Token: x.tokens[uint8(i)*4+r.token], Coverage: cov, State: fence.Live,
+		}, 0)
+		if x.without.lease {
+			v, outcome = fence.Record{State: fence.Live, Coverage: cov}, fence.Filled
+		}
+		n.redis.records[r.name] = x.stored(v)
+		emit(n, "", "FILL under name %d of what saw %03b: %s", r.name, r.cov, outcome)
+	}
+}

@@ -1,0 +1,86 @@
+package spec
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestEachPieceIsNeeded leaves one piece out of the protocol at a time, and must find what then goes wrong. A piece
+// whose absence nobody notices would not be needed, or the model would not see it.
+func TestEachPieceIsNeeded(t *testing.T) {
+	t.Parallel()
+	once, early := readerKind{runs: 1}, readerKind{runs: 1, early: true}
+	twice := readerKind{runs: 2}
+	tests := []struct {
+		config
+		want string // the invariant that breaks
+	}{
+		{config{
+			name: "T2: no gate on visibility", txs: 1, daemons: 1, readers: []readerKind{once}, without: without{gate: true},
+		}, "I1"},
+		{config{
+			name: "T1: no lease", txs: 1, daemons: 1, readers: []readerKind{once}, without: without{lease: true},
+		}, "I2"},
+		{config{
+			name: "T14: no floor under a snapshot older than the lease", txs: 1, daemons: 1, readers: []readerKind{early}, without: without{floor: true},
+		}, "I2"},
+		{config{
+			name: "R2: HEAD read before the lease", txs: 1, daemons: 1, readers: []readerKind{early}, without: without{leaseBeforeRead: true},
+		}, "I2"},
+		{config{
+			name: "T17: intent after the confirms", txs: 1, daemons: 1, readers: []readerKind{early}, without: without{intentFirst: true},
+		}, "I2"},
+		{config{
+			name: "T8: HEAD is not compared", txs: 1, daemons: 1, readers: []readerKind{once}, failovers: 1, without: without{compare: true},
+		}, "I1"},
+		{config{
+			name: "T18: the store's history is not compared", txs: 1, daemons: 1, readers: []readerKind{once}, failovers: 1, without: without{replid: true},
+		}, "I1"},
+		{config{
+			name: "T33: out of order is remembered across a lost history", txs: 2, daemons: 1, readers: []readerKind{once}, failovers: 1, without: without{forgetDone: true},
+		}, "I1"},
+		{config{
+			name: "T22: no terms", txs: 1, daemons: 2, readers: []readerKind{once}, moves: 1, without: without{term: true},
+		}, "I2"},
+		{config{
+			name: "T31: HEAD from memory", txs: 1, daemons: 1, readers: []readerKind{once}, evictions: 1, failovers: 1, without: without{newGeneration: true},
+		}, "I1"},
+		{config{
+			name: "T19: a roster is never confirmed again", txs: 1, daemons: 1, readers: []readerKind{twice}, moves: 1, without: without{roster: true},
+		}, "served"},
+		{config{
+			name: "T36: a roster is judged before the GET", txs: 1, daemons: 1, readers: []readerKind{twice}, moves: 1, without: without{judgedAfter: true},
+		}, "served"},
+		{config{
+			name: "D7: nobody waits for the old names", txs: 1, daemons: 1, readers: []readerKind{twice}, moves: 1, without: without{wait: true},
+		}, "served"},
+		{config{
+			name: "D7: a daemon that takes over does not wait", txs: 1, daemons: 2, readers: []readerKind{twice}, moves: 1, without: without{claimWait: true},
+		}, "served"},
+		{config{
+			name: "D7: an older daemon's roster is left to be written", txs: 1, daemons: 2, readers: []readerKind{once}, moves: 1, without: without{republish: true},
+		}, "I3"},
+		{config{
+			name: "T35: a name returns", txs: 1, daemons: 1, readers: []readerKind{twice}, moves: 2, without: without{activation: true},
+		}, "I2"},
+		{config{
+			name: "D7: a revision returns after a failover", txs: 1, daemons: 1, readers: []readerKind{{runs: 3}}, moves: 2, failovers: 1, without: without{freshRevision: true},
+		}, "served"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			tt.safety = tt.want != "I3"
+			r := explore(tt.config, 20_000_000)
+			if !strings.Contains(r.broken, tt.want) {
+				t.Fatalf("broken: %q after %d states (all of them: %v), want %s\n%s", r.broken, r.states, !r.limit, tt.want, strings.Join(r.trace, "\n"))
+			}
+			t.Logf("%s, found among %d states:\n%s", r.broken, r.states, strings.Join(r.trace, "\n"))
+			// And with the piece in its place, the same bounds hold.
+			tt.safety, tt.without = false, without{}
+			if r := explore(tt.config, 20_000_000); r.broken != "" || r.limit {
+				t.Errorf("with the piece: %q, %d states\n%s", r.broken, r.states, strings.Join(r.trace, "\n"))
+			}
+		})
+	}
+}
