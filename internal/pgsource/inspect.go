@@ -41,7 +41,8 @@ func Inspect(ctx context.Context, conn *pgx.Conn, o PrepareOptions) (Inspection,
 	if err != nil {
 		return Inspection{}, err
 	}
-	return found, found.slot(ctx, conn, o.Slot)
+	err = found.slot(ctx, conn, o.Slot)
+	return found, err
 }
 
 func (i *Inspection) publication(ctx context.Context, tx pgx.Tx, o PrepareOptions) error {
@@ -93,7 +94,7 @@ SELECT current_user::text, current_database()::text, has_database_privilege(curr
 		i.Problems = append(i.Problems, Problem{
 			What: fmt.Sprintf("role %q may not make tables in the schema freshet", user),
 			Why:  "an unlogged table in it tells when the server has recovered from a crash",
-			Do:   fmt.Sprintf("run as its owner: GRANT USAGE, CREATE ON SCHEMA freshet TO %s", quoteIdent(user)),
+			Do:   "run as its owner: GRANT USAGE, CREATE ON SCHEMA freshet TO " + quoteIdent(user),
 		})
 	}
 	if !i.Published && !mayCreate {
