@@ -1,0 +1,133 @@
+package fill
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/pgload"
+)
+
+// lane is the loads of one key without a lease: the one under way, and the one that begins after it. A reader joins
+// only a load that has not begun yet, since one that has may miss what was written before the reader came.
+type lane struct {
+	now, next *trip
+}
+
+type trip struct {
+	done   chan struct{}
+	loaded pgload.Loaded
+	err    error
+}
+
+// bypass loads without the cache.
+func (r *Reader) bypass(ctx context.Context, e *declared, l *live, args []keytext.Arg, load LoadFunc, why bypassReason) (Value, error) {
+	r.stats.bypassed[why].Add(1)
+	if why == callerGone {
+		return Value{}, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
+	}
+	timer := time.NewTimer(e.LoadTimeout)
+	defer timer.Stop()
+	return r.loadAlone(ctx, timer, e, l, args, load, why)
+}
+
+// loadAlone loads without filling, together with readers that came before the load began.
+func (r *Reader) loadAlone(
+	ctx context.Context, timer *time.Timer, e *declared, l *live, args []keytext.Arg, load LoadFunc, why bypassReason,
+) (Value, error) {
+	if load == nil && e.Declared.Query == "" {
+		return Value{}, fmt.Errorf("entry %s: %w", e.name, ErrNoLoader)
+	}
+	t, err := r.board(ctx, e, l, args, load)
+	if err != nil {
+		return Value{}, fmt.Errorf("entry %s: %w", e.name, err)
+	}
+	select {
+	case <-t.done:
+	case <-timer.C:
+		return Value{}, fmt.Errorf("entry %s: %w", e.name, ErrTimeout)
+	case <-ctx.Done():
+		return Value{}, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
+	}
+	if t.err != nil {
+		return Value{}, fmt.Errorf("entry %s: %w", e.name, t.err)
+	}
+	return Value{
+		Found: t.loaded.Found, Payload: t.loaded.Payload, Status: Bypass, Reason: why.String(), Filled: time.Now(), Coverage: t.loaded.Coverage,
+	}, nil
+}
+
+// board joins the load of the key that has yet to begin, or makes one.
+func (r *Reader) board(ctx context.Context, e *declared, l *live, args []keytext.Arg, load LoadFunc) (*trip, error) {
+	key := e.name + "\x00"
+	if l != nil {
+		key += l.prefix
+	}
+	key = string(e.template.Append([]byte(key), args))
+	r.mu.Lock()
+	on := r.lanes[key]
+	if on == nil {
+		on = &lane{}
+		r.lanes[key] = on
+	}
+	if t := on.next; t != nil {
+		r.mu.Unlock()
+		return t, nil
+	}
+	t := &trip{done: make(chan struct{})}
+	before := on.now
+	if before == nil {
+		on.now = t
+	} else {
+		on.next = t
+	}
+	r.mu.Unlock()
+	// A load that hangs does not hold up those behind it for its whole time.
+	err := r.begin(ctx, e.LoadTimeout+e.LoadTimeout/patience, func(ctx context.Context) {
+		if before != nil {
+			r.follow(ctx, on, t, before, e.LoadTimeout/patience)
+		}
+		ctx, cancel := context.WithTimeout(ctx, e.LoadTimeout)
+		defer cancel()
+		t.loaded, t.err = r.load(ctx, e, l, args, load)
+		r.leave(key, on, t)
+		close(t.done)
+	})
+	if err != nil {
+		t.err = err
+		r.leave(key, on, t)
+		close(t.done)
+	}
+	return t, err
+}
+
+// patience is the part of a load timeout for which a load waits for the one before it.
+const patience = 4
+
+func (r *Reader) follow(ctx context.Context, on *lane, t, before *trip, longest time.Duration) {
+	timer := time.NewTimer(longest)
+	defer timer.Stop()
+	select {
+	case <-before.done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
+	on.next, on.now = nil, t
+	r.mu.Unlock()
+}
+
+func (r *Reader) leave(key string, on *lane, t *trip) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if on.now == t {
+		on.now = nil
+	}
+	if on.next == t {
+		on.next = nil
+	}
+	if on.now == nil && on.next == nil && r.lanes[key] == on {
+		delete(r.lanes, key)
+	}
+}

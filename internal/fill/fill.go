@@ -1,0 +1,300 @@
+// Package fill is the one read path, shared by library and gateway: a hit from the store, or a load from the database
+// that is filled under the rules R0 to R6 of docs/protocol.md, or, where the cache cannot be used, a load alone.
+package fill
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/rule"
+)
+
+// Store is what reading needs of the store.
+type Store interface {
+	Get(ctx context.Context, name string) (fence.Record, error)
+	Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error)
+	Fill(ctx context.Context, name string, f redisstore.FillRequest) (fence.FillOutcome, error)
+	Release(ctx context.Context, name string, token fence.Token) error
+	Head(ctx context.Context) (fence.Head, bool, error)
+	Roster(ctx context.Context) ([]byte, bool, error)
+}
+
+// Loader is what reading needs of the database.
+type Loader interface {
+	Load(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (pgload.Loaded, error)
+	LoadFunc(ctx context.Context, load func(context.Context, pgx.Tx) ([]byte, bool, error)) (pgload.Loaded, error)
+	Types(ctx context.Context, sql string) ([]keytext.Type, error)
+}
+
+// LoadFunc loads one value of an entry that code loads: JSON, and whether there is such a thing.
+type LoadFunc = func(ctx context.Context, tx pgx.Tx) (payload []byte, found bool, err error)
+
+// Entry is a declared entry and how long its values stay.
+type Entry struct {
+	Declared    rule.Declared
+	TTL         time.Duration
+	NegativeTTL time.Duration
+	Jitter      float64 // share of a TTL that is random; it only shortens
+	LoadTimeout time.Duration
+}
+
+// Options say what to read and from where. Store, Loader and Entries are needed.
+type Options struct {
+	Namespace string
+	Store     Store
+	Loader    Loader
+	Entries   map[string]Entry
+	Logger    *slog.Logger // nil: none
+	MaxLoads  int          // loads at a time; default 32
+}
+
+const (
+	defaultLoads       = 32
+	defaultLoadTimeout = 2 * time.Second
+	defaultTTL         = time.Hour
+	defaultNegativeTTL = 30 * time.Second
+)
+
+// Status says where a value came from.
+type Status uint8
+
+// The statuses of a value.
+const (
+	_      Status = iota
+	Hit           // from the store
+	Miss          // from the database, under a lease
+	Bypass        // from the database; the cache could not be used, for Value.Reason
+)
+
+// String is the status as HTTP answers spell it.
+func (s Status) String() string {
+	switch s {
+	case Hit:
+		return "hit"
+	case Miss:
+		return "miss"
+	case Bypass:
+		return "bypass"
+	}
+	return fmt.Sprintf("Status(%d)", uint8(s))
+}
+
+// Value is what was read. Payload may be shared with other readers and is not to be changed.
+type Value struct {
+	Found    bool
+	Payload  []byte
+	Status   Status
+	Reason   string // of a Bypass, or why a Miss was not filled
+	Filled   time.Time
+	Coverage fence.Coverage
+	Name     string // the key in the store; empty when there is none
+}
+
+var (
+	// ErrUnknownEntry is the error of an entry that is not declared.
+	ErrUnknownEntry = errors.New("no such entry")
+	// ErrArguments is wrapped by errors of arguments that the entry's key cannot have.
+	ErrArguments = errors.New("wrong arguments")
+	// ErrUnavailable is the error when neither cache nor database can answer.
+	ErrUnavailable = errors.New("neither cache nor database can answer")
+	// ErrTimeout is the error of a value that did not come within the entry's load timeout.
+	ErrTimeout = errors.New("the value did not come within the load timeout")
+	// ErrNoLoader is the error of a value that is not cached and that only the application's code can load.
+	ErrNoLoader = errors.New("the entry is loaded by application code, and its value is not cached")
+	// ErrClosed is the error of a Reader that was closed.
+	ErrClosed = errors.New("closed")
+)
+
+// Reader reads entries. Its methods may be called from any number of goroutines.
+type Reader struct {
+	namespace string
+	store     Store
+	loader    Loader
+	logger    *slog.Logger
+	entries   map[string]*declared
+	loads     chan struct{} // one token for each load under way
+	stats     counters
+
+	confirmed atomic.Pointer[confirmation]
+	asking    chan struct{} // held by whoever confirms the roster
+	stale     chan struct{} // asks the confirmer to confirm
+	closing   chan struct{}
+	running   sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	cancels map[*context.CancelFunc]struct{}
+	flights map[fence.Token]*flight
+	lanes   map[string]*lane
+}
+
+// declared is an entry with what follows from its declaration.
+type declared struct {
+	Entry
+	name     string
+	digest   string
+	template *rule.Template
+	types    atomic.Pointer[[]rule.Param] // of an entry that no roster knows
+}
+
+// New makes a Reader. It does not need store or database to be there.
+func New(o Options) (*Reader, error) {
+	r := &Reader{
+		namespace: o.Namespace, store: o.Store, loader: o.Loader, logger: o.Logger, entries: map[string]*declared{},
+		loads:   make(chan struct{}, cmp.Or(o.MaxLoads, defaultLoads)),
+		asking:  make(chan struct{}, 1),
+		stale:   make(chan struct{}, 1),
+		closing: make(chan struct{}),
+		cancels: map[*context.CancelFunc]struct{}{},
+		flights: map[fence.Token]*flight{},
+		lanes:   map[string]*lane{},
+	}
+	if r.logger == nil {
+		r.logger = slog.New(slog.DiscardHandler)
+	}
+	for name, e := range o.Entries {
+		template, err := rule.ParseTemplate(e.Declared.Key)
+		if err != nil {
+			return nil, fmt.Errorf("entry %s: %w", name, err)
+		}
+		e.LoadTimeout = cmp.Or(e.LoadTimeout, defaultLoadTimeout)
+		e.TTL = cmp.Or(e.TTL, defaultTTL)
+		e.NegativeTTL = cmp.Or(e.NegativeTTL, defaultNegativeTTL)
+		r.entries[name] = &declared{Entry: e, name: name, digest: e.Declared.Digest(), template: template}
+	}
+	r.running.Go(r.keepConfirmed)
+	return r, nil
+}
+
+// Close ends loads that are under way; whoever waits for one gets ErrClosed. Store and Loader are the caller's.
+func (r *Reader) Close() {
+	r.mu.Lock()
+	if !r.closed {
+		r.closed = true
+		close(r.closing)
+		for cancel := range r.cancels {
+			(*cancel)()
+		}
+	}
+	r.mu.Unlock()
+	r.running.Wait()
+}
+
+// attempts is how often a read begins anew because names moved under it.
+const attempts = 3
+
+// Get reads one value. args are canonical, in the order of the key's parameters. load is for entries that code loads,
+// and nil for others.
+func (r *Reader) Get(ctx context.Context, entry string, args []keytext.Arg, load LoadFunc) (Value, error) {
+	e := r.entries[entry]
+	if e == nil {
+		return Value{}, fmt.Errorf("entry %s: %w", entry, ErrUnknownEntry)
+	}
+	if want := len(e.template.Params()); len(args) != want {
+		return Value{}, fmt.Errorf("entry %s: it takes %d arguments, not %d: %w", entry, want, len(args), ErrArguments)
+	}
+	for range attempts {
+		c := r.names(ctx)
+		live, why := c.live(e)
+		if live == nil {
+			return r.bypass(ctx, e, nil, args, load, why)
+		}
+		var space [192]byte
+		name := string(e.template.Append(append(space[:0], live.prefix...), args))
+		record, err := r.store.Get(ctx, name) // R1
+		if err != nil {
+			if ctx.Err() != nil {
+				return Value{}, fmt.Errorf("entry %s: %w", entry, ctx.Err())
+			}
+			if errors.Is(err, fence.ErrFormat) {
+				r.stats.corrupt.Add(1)
+				record = fence.Record{} // a LEASE puts a record in its place
+			} else {
+				return r.bypass(ctx, e, live, args, load, r.failed(c, err))
+			}
+		}
+		if !record.State.Live() {
+			v, again, err := r.miss(ctx, e, live, c, name, slices.Clone(args), load)
+			if again {
+				continue
+			}
+			return v, err
+		}
+		if r.stillConfirmed(c) {
+			r.stats.hits.Add(1)
+			return hit(name, record), nil
+		}
+		r.stats.dropped.Add(1)
+	}
+	return r.bypass(ctx, e, nil, args, load, namesMoved)
+}
+
+func hit(name string, record fence.Record) Value {
+	return Value{
+		Found: record.State == fence.Live, Payload: record.Payload, Status: Hit, Filled: time.UnixMicro(record.Filled),
+		Coverage: record.Coverage, Name: name,
+	}
+}
+
+// Params are an entry's parameters with their types: as the roster has them, or, where none does, as the database says.
+// The type is empty where neither can tell, which is so for an entry that code loads before a daemon ever ran.
+func (r *Reader) Params(ctx context.Context, entry string) ([]rule.Param, error) {
+	e := r.entries[entry]
+	if e == nil {
+		return nil, fmt.Errorf("entry %s: %w", entry, ErrUnknownEntry)
+	}
+	if live, _ := r.names(ctx).live(e); live != nil {
+		return live.entry.Params, nil
+	}
+	if known := e.types.Load(); known != nil {
+		return *known, nil
+	}
+	params := make([]rule.Param, len(e.template.Params()))
+	for i, name := range e.template.Params() {
+		params[i].Name = name
+	}
+	if e.Declared.Query == "" {
+		return params, nil
+	}
+	sql, err := e.sql(nil)
+	if err != nil {
+		return nil, err
+	}
+	types, err := r.loader.Types(ctx, sql)
+	if err != nil {
+		return nil, fmt.Errorf("entry %s: %w", entry, typed(err))
+	}
+	for i := range min(len(types), len(params)) {
+		params[i].Type = types[i]
+	}
+	e.types.Store(&params)
+	return params, nil
+}
+
+// Digest identifies an entry's declaration, as the roster's Definition does.
+func (r *Reader) Digest(entry string) (string, bool) {
+	e := r.entries[entry]
+	if e == nil {
+		return "", false
+	}
+	return e.digest, true
+}
+
+// shorten takes up to the entry's jitter off a TTL, so that values filled together do not end together.
+func (e *declared) shorten(ttl time.Duration) time.Duration {
+	return ttl - time.Duration(rand.Float64()*e.Jitter*float64(ttl)) //nolint:gosec // spread, no secret
+}

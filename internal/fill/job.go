@@ -1,0 +1,127 @@
+package fill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/sqlparam"
+)
+
+// begin runs do in a goroutine of its own, under a context that outlives the caller's but neither the entry's load
+// timeout nor the Reader: others may wait for what one caller began.
+func (r *Reader) begin(ctx context.Context, timeout time.Duration, do func(context.Context)) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return ErrClosed
+	}
+	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	r.cancels[&cancel] = struct{}{}
+	r.running.Go(func() {
+		defer func() {
+			cancel()
+			r.mu.Lock()
+			delete(r.cancels, &cancel)
+			r.mu.Unlock()
+		}()
+		do(own)
+	})
+	return nil
+}
+
+// load asks the database, as one of a limited number.
+func (r *Reader) load(ctx context.Context, e *declared, l *live, args []keytext.Arg, load LoadFunc) (pgload.Loaded, error) {
+	select {
+	case r.loads <- struct{}{}:
+		defer func() { <-r.loads }()
+	case <-ctx.Done():
+		return pgload.Loaded{}, fmt.Errorf("wait for a load: %w", r.ended(ctx))
+	}
+	r.stats.loads.Add(1)
+	loaded, err := r.ask(ctx, e, l, args, load)
+	var query *pgload.QueryError
+	if errors.As(err, &query) && query.Code == invalidText && e.unchecked(l) {
+		err = fmt.Errorf("%w: %w", ErrArguments, err)
+	}
+	if err != nil {
+		r.stats.loadErrors.Add(1)
+		select {
+		case <-r.closing:
+			err = ErrClosed
+		default:
+		}
+	}
+	return loaded, typed(err)
+}
+
+func (r *Reader) ask(ctx context.Context, e *declared, l *live, args []keytext.Arg, load LoadFunc) (pgload.Loaded, error) {
+	if load != nil {
+		return r.loader.LoadFunc(ctx, load)
+	}
+	sql, err := e.sql(l)
+	if err != nil {
+		return pgload.Loaded{}, err
+	}
+	return r.loader.Load(ctx, sql, e.Declared.Result, args)
+}
+
+// ended says why a context of begin ended.
+func (r *Reader) ended(ctx context.Context) error {
+	select {
+	case <-r.closing:
+		return ErrClosed
+	default:
+	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return ErrTimeout
+	}
+	return ctx.Err()
+}
+
+// sql is the text that loads the entry: canonical, as the roster has it, or the declared one with its parameters
+// numbered.
+func (e *declared) sql(l *live) (string, error) {
+	if l != nil && l.entry.SQL != "" {
+		return l.entry.SQL, nil
+	}
+	if e.Declared.Query == "" {
+		return "", ErrNoLoader
+	}
+	rewritten, err := sqlparam.Rewrite(e.Declared.Query, e.template.Params())
+	if err != nil {
+		return "", fmt.Errorf("query: %w", err)
+	}
+	return rewritten.SQL, nil
+}
+
+// typed gives an error of loading one of this package's types.
+func typed(err error) error {
+	switch {
+	case errors.Is(err, pgload.ErrUnavailable):
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case errors.Is(err, pgload.ErrTimeout):
+		return fmt.Errorf("%w: %w", ErrTimeout, err)
+	}
+	return err
+}
+
+// invalidText is the SQLSTATE of a text that is not a value of its type.
+const invalidText = "22P02"
+
+// unchecked reports that an argument may be invalid although it was canonical: a label that the enum does not have, or
+// a value of a type that is not known here.
+func (e *declared) unchecked(l *live) bool {
+	var params []rule.Param
+	if l != nil {
+		params = l.entry.Params
+	} else if known := e.types.Load(); known != nil {
+		params = *known
+	}
+	return len(params) == 0 || slices.ContainsFunc(params, func(p rule.Param) bool { return p.Type == keytext.Enum || p.Type == "" })
+}

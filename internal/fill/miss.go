@@ -1,0 +1,291 @@
+package fill
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/internal/redisstore"
+)
+
+const (
+	// leaseMargin is how much longer than a load a lease lasts, for the fill after it.
+	leaseMargin = 500 * time.Millisecond
+	// fillTimeout bounds the wait for a FILL's answer, and for a RELEASE's.
+	fillTimeout = 500 * time.Millisecond
+	// Between looks at a key that another process loads.
+	firstPause, longestPause = 2 * time.Millisecond, 50 * time.Millisecond
+)
+
+// flight is a load under a lease that this process holds.
+type flight struct {
+	done    chan struct{}
+	loaded  pgload.Loaded
+	err     error
+	reason  refusal
+	floored bool // failed R4: the row is its own caller's only
+}
+
+func newToken() fence.Token {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return fence.Token(hex.EncodeToString(b[:]))
+}
+
+// miss leases the key and loads it, or waits for whoever does (R2 to R6). again asks to begin anew, since names moved.
+func (r *Reader) miss(
+	ctx context.Context, e *declared, l *live, c *confirmation, name string, args []keytext.Arg, load LoadFunc,
+) (v Value, again bool, err error) {
+	if load == nil && e.Declared.Query == "" {
+		return Value{}, false, fmt.Errorf("entry %s: %w", e.name, ErrNoLoader)
+	}
+	r.stats.misses.Add(1)
+	timer := time.NewTimer(e.LoadTimeout)
+	defer timer.Stop()
+	// A wait for another process's load leaves half of the time for a load of our own: nobody waits longer than the
+	// load timeout in all.
+	patient := time.NewTimer(e.LoadTimeout / 2)
+	defer patient.Stop()
+	alone := func(why bypassReason) (Value, bool, error) {
+		r.stats.bypassed[why].Add(1)
+		v, err := r.loadAlone(ctx, timer, e, l, args, load, why)
+		return v, false, err
+	}
+	waiting := false
+	for {
+		token := newToken()
+		reply, err := r.store.Lease(ctx, name, token, e.LoadTimeout+leaseMargin)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return Value{}, false, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
+		case err != nil:
+			return alone(r.failed(c, err))
+		}
+		if reply.Record.State.Live() { // filled between the GET and the LEASE
+			if reply.Granted {
+				r.release(ctx, name, token)
+			}
+			if !r.stillConfirmed(c) {
+				r.stats.dropped.Add(1)
+				return Value{}, true, nil
+			}
+			r.stats.hits.Add(1)
+			return hit(name, reply.Record), false, nil
+		}
+		if reply.Granted {
+			f, err := r.take(ctx, e, l, c, name, token, &reply, args, load)
+			if err != nil {
+				return Value{}, false, fmt.Errorf("entry %s: %w", e.name, err)
+			}
+			if err := wait(ctx, timer, f.done); err != nil {
+				return Value{}, false, fmt.Errorf("entry %s: %w", e.name, err)
+			}
+			v, err := f.value(name, e)
+			return v, false, err
+		}
+		if !waiting {
+			waiting = true
+			r.stats.waits.Add(1)
+		}
+		r.mu.Lock()
+		f := r.flights[reply.Holder]
+		r.mu.Unlock()
+		if f != nil {
+			if err := wait(ctx, timer, f.done); err != nil {
+				return Value{}, false, fmt.Errorf("entry %s: %w", e.name, err)
+			}
+			if r.fits(f, c, &reply) {
+				r.stats.joins.Add(1)
+				v, err := f.value(name, e)
+				return v, false, err
+			}
+			return alone(notCovered)
+		}
+		record, err := r.poll(ctx, patient, name, reply.Holder)
+		switch {
+		case errors.Is(err, ErrTimeout):
+			return alone(busyElsewhere)
+		case err != nil && ctx.Err() != nil:
+			return Value{}, false, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
+		case err != nil:
+			return alone(r.failed(c, err))
+		case record.State.Live():
+			if !r.stillConfirmed(c) {
+				r.stats.dropped.Add(1)
+				return Value{}, true, nil
+			}
+			r.stats.hits.Add(1)
+			return hit(name, record), false, nil
+		}
+	}
+}
+
+func wait(ctx context.Context, timer *time.Timer, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-timer.C:
+		return ErrTimeout
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// poll looks at the key until it is live, or until its holder's lease is gone: then the next LEASE may be granted.
+func (r *Reader) poll(ctx context.Context, timer *time.Timer, name string, holder fence.Token) (fence.Record, error) {
+	pause := firstPause
+	look := time.NewTimer(pause)
+	defer look.Stop()
+	for {
+		select {
+		case <-look.C:
+		case <-timer.C:
+			return fence.Record{}, ErrTimeout
+		case <-ctx.Done():
+			return fence.Record{}, ctx.Err()
+		}
+		record, err := r.store.Get(ctx, name)
+		if err != nil {
+			return fence.Record{}, err
+		}
+		if record.State.Live() || record.Lease.Token != holder {
+			return record, nil
+		}
+		pause = min(2*pause, longestPause)
+		look.Reset(pause)
+	}
+}
+
+// take begins the flight of a lease that was granted.
+func (r *Reader) take(
+	ctx context.Context, e *declared, l *live, c *confirmation, name string, token fence.Token, reply *redisstore.LeaseReply,
+	args []keytext.Arg, load LoadFunc,
+) (*flight, error) {
+	f := &flight{done: make(chan struct{})}
+	r.mu.Lock()
+	r.flights[token] = f
+	r.mu.Unlock()
+	head, headFound := reply.Head, reply.HeadFound
+	end := func() {
+		r.mu.Lock()
+		delete(r.flights, token)
+		r.mu.Unlock()
+		close(f.done)
+	}
+	err := r.begin(ctx, e.LoadTimeout, func(ctx context.Context) {
+		defer end()
+		f.loaded, f.err = r.load(ctx, e, l, args, load) // R3: after the grant
+		if f.err != nil {
+			r.release(ctx, name, token)
+			return
+		}
+		f.reason = r.judge(f, c, head, headFound)
+		if f.reason != 0 {
+			r.stats.refused[f.reason].Add(1)
+			r.release(ctx, name, token)
+			return
+		}
+		r.fill(ctx, e, f, name, token)
+	})
+	if err != nil {
+		f.err = err
+		end()
+	}
+	return f, err
+}
+
+// judge says why a load may not be stored, under the HEAD that was read after the lease was granted (R3, R4).
+func (r *Reader) judge(f *flight, c *confirmation, head fence.Head, headFound bool) refusal {
+	switch {
+	case !headFound || head.Generation != c.names.generation || head.Revision != c.names.revision:
+		r.refresh()
+		f.floored = true
+		return refusedNames
+	case f.loaded.Refuse != "":
+		r.logger.Warn("load is not stored", slog.String("reason", f.loaded.Refuse))
+		return refusedLoad
+	case f.loaded.Server.System != head.System || f.loaded.Server.Timeline != head.Timeline:
+		r.logger.Warn("load is not stored: it is from another server than the one whose log is followed",
+			slog.String("system", f.loaded.Server.System), slog.String("expected_system", head.System))
+		return refusedServer
+	case !fence.Floor(head, f.loaded.Coverage):
+		f.floored = true
+		return refusedFloor
+	}
+	return 0
+}
+
+// fits is R6: a waiter takes a flight's row only if it covers the fences that the waiter saw and passes the floor of
+// the HEAD that the waiter read.
+func (r *Reader) fits(f *flight, c *confirmation, reply *redisstore.LeaseReply) bool {
+	if f.err != nil {
+		return true // the database's failure is everybody's, who came while it was asked
+	}
+	head := &reply.Head
+	if f.floored || f.loaded.Refuse != "" || !reply.HeadFound || head.Generation != c.names.generation ||
+		f.loaded.Server.System != head.System || f.loaded.Server.Timeline != head.Timeline || !fence.Floor(*head, f.loaded.Coverage) {
+		return false
+	}
+	for _, x := range reply.Record.Fences {
+		if !f.loaded.Coverage.Covers(x) {
+			return false
+		}
+	}
+	return true
+}
+
+// fill stores a load (R5). Whatever comes of it, the caller gets its row.
+func (r *Reader) fill(ctx context.Context, e *declared, f *flight, name string, token fence.Token) {
+	request := redisstore.FillRequest{
+		Token: token, Coverage: f.loaded.Coverage, State: fence.Live, Payload: f.loaded.Payload, TTL: e.shorten(e.TTL),
+	}
+	if !f.loaded.Found {
+		request.State, request.Payload, request.TTL = fence.Negative, nil, e.shorten(e.NegativeTTL)
+	}
+	ctx, cancel := context.WithTimeout(ctx, fillTimeout)
+	defer cancel()
+	outcome, err := r.store.Fill(ctx, name, request)
+	switch {
+	case err != nil:
+		f.reason = refusedStore
+		r.logger.Debug("fill failed", slog.String("entry", e.name), slog.String("error", err.Error()))
+	case outcome == fence.Filled:
+		r.stats.fills.Add(1)
+		return
+	case outcome == fence.NoLease:
+		f.reason = refusedNoLease
+	case outcome == fence.LeaseEnded:
+		f.reason = refusedLeaseEnded
+	case outcome == fence.NotCovering:
+		f.reason = refusedNotCovering
+	case outcome == fence.NotNewer:
+		f.reason = refusedNotNewer
+	}
+	r.stats.refused[f.reason].Add(1)
+}
+
+// release gives a lease back, so that the next reader need not wait for its end.
+func (r *Reader) release(ctx context.Context, name string, token fence.Token) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fillTimeout)
+	defer cancel()
+	if err := r.store.Release(ctx, name, token); err != nil {
+		r.logger.Debug("release failed", slog.String("error", err.Error()))
+	}
+}
+
+func (f *flight) value(name string, e *declared) (Value, error) {
+	if f.err != nil {
+		return Value{}, fmt.Errorf("entry %s: %w", e.name, f.err)
+	}
+	return Value{
+		Found: f.loaded.Found, Payload: f.loaded.Payload, Status: Miss, Reason: f.reason.String(), Filled: time.Now(),
+		Coverage: f.loaded.Coverage, Name: name,
+	}, nil
+}

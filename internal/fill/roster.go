@@ -1,0 +1,216 @@
+package fill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/rule"
+)
+
+const (
+	// trust is T_r: how long after a confirming read was sent its answer is believed. The daemon waits longer than
+	// this after it moved names.
+	trust = time.Second
+	// refreshAfter is the age at which a process that is reading has the roster confirmed in the background.
+	refreshAfter = trust / 2
+	// retryAfter is how long a store that failed is left alone.
+	retryAfter = 250 * time.Millisecond
+	// confirmTimeout bounds one confirmation, so that a store that hangs counts as one that is away.
+	confirmTimeout = time.Second
+)
+
+// confirmation is what was known of the names when sent, a time of awake, began.
+type confirmation struct {
+	sent  time.Duration
+	names *names // nil: none are to be used, for why
+	why   bypassReason
+}
+
+// names are a roster's live entries, with what a reader needs of each.
+type names struct {
+	generation string
+	revision   uint64
+	entries    map[string]*live
+}
+
+type live struct {
+	entry  *rule.Entry
+	prefix string
+}
+
+func (c *confirmation) age() time.Duration { return awake() - c.sent }
+
+// live finds an entry under names that its declaration agrees with.
+func (c *confirmation) live(e *declared) (*live, bypassReason) {
+	if c.names == nil {
+		return nil, c.why
+	}
+	l := c.names.entries[e.name]
+	switch {
+	case l == nil || l.entry.Definition != e.digest || len(l.entry.Params) != len(e.template.Params()):
+		return nil, unknownDefinition
+	case l.entry.Suspended != "":
+		return nil, suspended
+	}
+	return l, 0
+}
+
+func (c *confirmation) same(d *confirmation) bool {
+	return c.names != nil && d.names != nil && c.names.generation == d.names.generation && c.names.revision == d.names.revision
+}
+
+// names returns a confirmation that is at most trust old, or one that says why there is none (R0). Nobody waits for a
+// store that has just failed: then the confirmer tries it in the background.
+func (r *Reader) names(ctx context.Context) *confirmation {
+	c := r.confirmed.Load()
+	if c != nil {
+		age := c.age()
+		if c.names == nil && c.why == storeDown {
+			if age >= retryAfter {
+				r.refresh()
+			}
+			return c
+		}
+		if age < trust {
+			if age >= refreshAfter {
+				r.refresh()
+			}
+			return c
+		}
+	}
+	select {
+	case r.asking <- struct{}{}:
+		defer func() { <-r.asking }()
+	case <-ctx.Done():
+		return &confirmation{why: callerGone}
+	}
+	if c := r.confirmed.Load(); c != nil && (c.age() < trust || c.why == storeDown) {
+		return c
+	}
+	return r.confirm(ctx)
+}
+
+// stillConfirmed judges a reply that has just arrived (R0): the names under which it was asked for are still the
+// confirmed ones, and the confirmation is fresh.
+func (r *Reader) stillConfirmed(c *confirmation) bool {
+	now := r.confirmed.Load()
+	return c.same(now) && now.age() < trust
+}
+
+func (r *Reader) refresh() {
+	select {
+	case r.stale <- struct{}{}:
+	default:
+	}
+}
+
+// keepConfirmed confirms the roster whenever a reader asks for it. A process that does not read makes no traffic.
+func (r *Reader) keepConfirmed() {
+	for {
+		select {
+		case <-r.closing:
+			return
+		case <-r.stale:
+		}
+		r.asking <- struct{}{}
+		c := r.confirmed.Load()
+		if limit := refreshAfter; c == nil || c.age() >= limit || c.why == storeDown && c.age() >= retryAfter {
+			r.confirm(context.Background())
+		}
+		<-r.asking
+	}
+}
+
+// failed says how the cache is bypassed after an error of the store. One that does not answer is left alone for a
+// while, unless another reader already noticed or a later confirmation succeeded.
+func (r *Reader) failed(c *confirmation, err error) bypassReason {
+	switch {
+	case errors.Is(err, redisstore.ErrOutOfMemory):
+		return storeFull
+	case !errors.Is(err, redisstore.ErrUnavailable):
+		r.logger.Debug("store refuses a command", slog.String("error", err.Error()))
+		return storeRefuses
+	}
+	if r.confirmed.CompareAndSwap(c, &confirmation{sent: awake(), why: storeDown}) {
+		r.logger.Warn("store is away, reading from the database", slog.String("error", err.Error()))
+	}
+	return storeDown
+}
+
+// confirm reads HEAD, and the roster when HEAD names another one than is known. The caller holds asking.
+func (r *Reader) confirm(ctx context.Context) *confirmation {
+	timeout, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	before := r.confirmed.Load()
+	next := &confirmation{sent: awake()}
+	err := r.confirmNames(timeout, before, next)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return &confirmation{why: callerGone} // says nothing about the store
+	case err != nil:
+		next.names, next.why, next.sent = nil, storeDown, awake()
+		if before == nil || before.why != storeDown {
+			r.logger.Warn("store is away, reading from the database", slog.String("error", err.Error()))
+		}
+	case before != nil && before.why == storeDown:
+		r.logger.Info("store is back")
+	}
+	r.confirmed.Store(next)
+	return next
+}
+
+func (r *Reader) confirmNames(ctx context.Context, before, next *confirmation) error {
+	head, found, err := r.store.Head(ctx)
+	if err != nil {
+		return err
+	}
+	if !found {
+		next.why = noHead
+		return nil
+	}
+	if before != nil && before.names != nil && before.names.generation == head.Generation && before.names.revision == head.Revision {
+		next.names = before.names
+		return nil
+	}
+	text, found, err := r.store.Roster(ctx)
+	if err != nil {
+		return err
+	}
+	if !found {
+		next.why = noRoster
+		return nil
+	}
+	roster, err := rule.ParseRoster(text)
+	if err != nil {
+		r.logger.Error("roster is not readable", slog.String("error", err.Error()))
+		next.why = noRoster
+		return nil
+	}
+	if roster.Generation != head.Generation || roster.Revision != head.Revision {
+		// The daemon writes the roster before HEAD's revision; until both agree, nothing is live.
+		next.why = namesMoved
+		return nil
+	}
+	next.names = r.compile(roster)
+	return nil
+}
+
+func (r *Reader) compile(roster *rule.Roster) *names {
+	n := &names{generation: roster.Generation, revision: roster.Revision, entries: map[string]*live{}}
+	for name, e := range roster.Entries {
+		n.entries[name] = &live{entry: e, prefix: rule.KeyPrefix(r.namespace, roster.Generation, e)}
+	}
+	return n
+}
+
+// Ready says whether the cache can be used at present, and if not why. It asks the store when that is due.
+func (r *Reader) Ready(ctx context.Context) error {
+	if c := r.names(ctx); c.names == nil {
+		return fmt.Errorf("the cache is bypassed: %s", c.why)
+	}
+	return nil
+}

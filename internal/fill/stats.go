@@ -1,0 +1,134 @@
+package fill
+
+import "sync/atomic"
+
+// bypassReason says why the cache was not used.
+type bypassReason int
+
+const (
+	_ bypassReason = iota
+	storeDown
+	storeFull
+	storeRefuses
+	noHead
+	noRoster
+	unknownDefinition
+	suspended
+	namesMoved
+	busyElsewhere
+	notCovered
+	callerGone
+	bypassReasons
+)
+
+// String is the reason as Value.Reason and metrics spell it.
+func (b bypassReason) String() string {
+	switch b {
+	case storeDown:
+		return "store_unavailable"
+	case storeFull:
+		return "store_full"
+	case storeRefuses:
+		return "store_refuses"
+	case noHead:
+		return "no_head"
+	case noRoster:
+		return "no_roster"
+	case unknownDefinition:
+		return "unknown_definition"
+	case suspended:
+		return "suspended"
+	case namesMoved:
+		return "names_moved"
+	case busyElsewhere:
+		return "leased_elsewhere"
+	case notCovered:
+		return "flight_not_covering"
+	case callerGone:
+		return "cancelled"
+	default:
+		return "none"
+	}
+}
+
+// refusal says why a load under a lease was not filled.
+type refusal int
+
+const (
+	_ refusal = iota
+	refusedLoad
+	refusedServer
+	refusedFloor
+	refusedNames
+	refusedNoLease
+	refusedLeaseEnded
+	refusedNotCovering
+	refusedNotNewer
+	refusedStore
+	refusals
+)
+
+// String is the refusal as Value.Reason and metrics spell it.
+func (f refusal) String() string {
+	switch f {
+	case refusedLoad:
+		return "load_not_fillable"
+	case refusedServer:
+		return "other_server"
+	case refusedFloor:
+		return "below_floor"
+	case refusedNames:
+		return "names_moved"
+	case refusedNoLease:
+		return "lease_lost"
+	case refusedLeaseEnded:
+		return "lease_ended"
+	case refusedNotCovering:
+		return "not_covering"
+	case refusedNotNewer:
+		return "not_newer"
+	case refusedStore:
+		return "store_error"
+	default:
+		return ""
+	}
+}
+
+type counters struct {
+	hits, misses, loads, loadErrors, fills, waits, joins, dropped, corrupt atomic.Uint64
+
+	refused  [refusals]atomic.Uint64
+	bypassed [bypassReasons]atomic.Uint64
+}
+
+// Stats are counts since the Reader was made.
+type Stats struct {
+	Hits       uint64            `json:"hits"`
+	Misses     uint64            `json:"misses"`      // reads that found nothing live
+	Loads      uint64            `json:"loads"`       // statements sent to the database
+	LoadErrors uint64            `json:"load_errors"` // of them, failed
+	Fills      uint64            `json:"fills"`       // values stored
+	Waits      uint64            `json:"waits"`       // reads that waited for another's lease
+	Joins      uint64            `json:"joins"`       // of them, served by a load of this process
+	Dropped    uint64            `json:"dropped"`     // replies dropped because names were not confirmed any more
+	Corrupt    uint64            `json:"corrupt"`     // records that were not readable
+	Refused    map[string]uint64 `json:"refused"`     // loads under a lease that were not stored, by reason
+	Bypassed   map[string]uint64 `json:"bypassed"`    // reads without the cache, by reason
+}
+
+// Stats returns the counts. Every reason is in the maps, also with zero.
+func (r *Reader) Stats() Stats {
+	c := &r.stats
+	s := Stats{
+		Hits: c.hits.Load(), Misses: c.misses.Load(), Loads: c.loads.Load(), LoadErrors: c.loadErrors.Load(), Fills: c.fills.Load(),
+		Waits: c.waits.Load(), Joins: c.joins.Load(), Dropped: c.dropped.Load(), Corrupt: c.corrupt.Load(),
+		Refused: map[string]uint64{}, Bypassed: map[string]uint64{},
+	}
+	for f := refusedLoad; f < refusals; f++ {
+		s.Refused[f.String()] = c.refused[f].Load()
+	}
+	for b := storeDown; b < bypassReasons; b++ {
+		s.Bypassed[b.String()] = c.bypassed[b].Load()
+	}
+	return s
+}
