@@ -45,7 +45,7 @@ func (c *compiler) parse() (*block, error) {
 		}
 		return nil, r
 	}
-	if err := guard(tree.ProtoReflect(), sql); err != nil {
+	if err := guard(tree.ProtoReflect(), sql, nowhere); err != nil {
 		return nil, err
 	}
 	b := &block{
@@ -203,14 +203,16 @@ func (b *block) using(j *pg_query.JoinExpr, made *join, left, right *source) ([]
 			}
 		}
 		l.occurrence.read[l.column.Name], r.occurrence.read[r.column.Name] = true, true
-		if err := b.equality(made, operand{column: &l.columnRef}, operand{column: &r.columnRef}, at); err != nil {
+		leftColumn, rightColumn := l.columnRef, r.columnRef
+		if err := b.equality(made, operand{column: &leftColumn}, operand{column: &rightColumn}, at); err != nil {
 			return nil, err
 		}
 		hidden[name] = true
 		if j.GetJointype() == pg_query.JoinType_JOIN_RIGHT {
-			l = r
+			merged = append(merged, r) // the merged column is that of the side whose rows all stay
+		} else {
+			merged = append(merged, l)
 		}
-		merged = append(merged, l)
 	}
 	for _, side := range []*source{left, right} {
 		for _, v := range side.columns {

@@ -195,7 +195,7 @@ func (c *compiler) ignored(b *block) (map[*schema.Table][]string, error) {
 	ignored := map[*schema.Table][]string{}
 	for _, name := range c.declared.UnsafeIgnore {
 		parts := strings.Split(name, ".")
-		found := false
+		found, noEffect := false, (*schema.Table)(nil)
 		for _, o := range b.occurrences {
 			if len(parts) < 2 || parts[len(parts)-2] != o.table.Name.Name || len(parts) == 3 && parts[0] != o.table.Schema || len(parts) > 3 {
 				continue
@@ -204,7 +204,9 @@ func (c *compiler) ignored(b *block) (map[*schema.Table][]string, error) {
 			if column == nil {
 				continue
 			}
-			found = true
+			if found = true; o.table.Identity != change.IdentityFull {
+				noEffect = o.table
+			}
 			if !slices.Contains(ignored[o.table], column.Name) {
 				ignored[o.table] = append(ignored[o.table], column.Name)
 			}
@@ -214,6 +216,11 @@ func (c *compiler) ignored(b *block) (map[*schema.Table][]string, error) {
 				at: nowhere, what: fmt.Sprintf("unsafe_ignore names %s, which is no column of a table of the query", name),
 				do: "Write table.column with the table's own name, not its alias.",
 			}
+		}
+		if noEffect != nil {
+			c.warn("unsafe_ignore of %s has no effect yet: without whole old rows in the log every UPDATE of %s counts; ALTER TABLE %s REPLICA IDENTITY FULL; would give it one",
+				name, noEffect.Name.Name, quoted(noEffect.Name))
+			continue
 		}
 		c.warn("changes of %s are ignored (unsafe_ignore): readers may see its old value for as long as the TTL", name)
 	}

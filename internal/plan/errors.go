@@ -54,6 +54,14 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.what }
 
+// near gives a refusal that knows no place of its own one close by.
+func (r *refusal) near(at int) *refusal {
+	if r.at < 0 {
+		r.at = at
+	}
+	return r
+}
+
 func (r *refusal) located(entry, query string, rewritten *sqlparam.Rewritten) *Error {
 	e := &Error{Entry: entry, What: r.what, Why: r.why, Do: r.do}
 	at := r.at

@@ -24,17 +24,17 @@ type Explain struct {
 
 // TableExplain says what changes of one table do to the entry's keys, and why.
 type TableExplain struct {
-	Schema       string   `json:"schema"`
-	Table        string   `json:"table"`
-	Alias        string   `json:"alias,omitempty"` // only when it differs from the table's name
-	Columns      []string `json:"columns"`         // empty: all
-	Class        string   `json:"class"`
-	Key          string   `json:"key"`   // the key that a changed row affects, in terms of its columns
-	Where        []string `json:"where"` // rows that fail one of these, before and after, are ignored
-	Needs        []string `json:"needs"` // old values that the log has to carry
-	Identity     string   `json:"identity"`
-	Filters      bool     `json:"filters"` // the log carries whole old rows, so that Columns and Where apply to updates
-	Ignored      []string `json:"unsafe_ignored,omitempty"`
+	Schema   string   `json:"schema"`
+	Table    string   `json:"table"`
+	Alias    string   `json:"alias,omitempty"` // only when it differs from the table's name
+	Columns  []string `json:"columns"`         // empty: all
+	Class    string   `json:"class"`
+	Key      string   `json:"key"`   // the key that a changed row affects, in terms of its columns
+	Where    []string `json:"where"` // rows that fail one of these, before and after, are ignored
+	Needs    []string `json:"needs"` // old values that the log has to carry
+	Identity string   `json:"identity"`
+	Filters  bool     `json:"filters"` // the log carries whole old rows, so that Columns and Where apply to updates
+	Ignored  []string `json:"unsafe_ignored,omitempty"`
 }
 
 func (c *compiler) explainRule(r rule.Rule, t *schema.Table, ignored []string) TableExplain {
@@ -122,6 +122,9 @@ func (e Explain) Text() string {
 			rows = append(rows, []string{"", "", "", "", "updates of other columns are ignored"})
 		}
 		for _, name := range t.Ignored {
+			if !t.Filters {
+				continue // the warning says so
+			}
 			rows = append(rows, []string{"", "", "", "", "UNSAFE: updates of " + name + " are ignored, as unsafe_ignore demands"})
 		}
 		identities = append(identities, []string{t.name(), t.needsText(), "ok: " + t.Identity + t.filterNote()})

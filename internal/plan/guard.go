@@ -64,41 +64,45 @@ func understood(message protoreflect.Name) string {
 	return ""
 }
 
-// guard walks the whole tree, whatever it contains, and refuses what is not understood.
-func guard(m protoreflect.Message, sql string) error {
+// guard walks the whole tree, whatever it contains, and refuses what is not understood. Near is the place of the
+// closest node above that knows its own.
+func guard(m protoreflect.Message, sql string, near int) error {
 	name := m.Descriptor().Name()
 	if name == "Node" { // the wrapper around every node
-		return guardFields(m, sql)
+		return guardFields(m, sql, near)
+	}
+	if at := ownLocation(m); at > 0 {
+		near = at
 	}
 	fields := strings.Fields(understood(name))
 	if understood(name) == "" {
-		return unsupported(string(name), m)
+		return unsupported(string(name), m).near(near)
 	}
 	for i := range m.Descriptor().Fields().Len() {
 		f := m.Descriptor().Fields().Get(i)
 		if m.Has(f) && !slices.Contains(fields, string(f.Name())) {
-			return unsupportedField(string(name), f, m, sql)
+			return unsupportedField(string(name), f, m, sql).near(near)
 		}
 	}
-	return guardFields(m, sql)
+	return guardFields(m, sql, near)
 }
 
 // guardFields walks the messages below m, in the order of their declaration, so that one query has one error.
-func guardFields(m protoreflect.Message, sql string) error {
+func guardFields(m protoreflect.Message, sql string, near int) error {
 	for i := range m.Descriptor().Fields().Len() {
 		f := m.Descriptor().Fields().Get(i)
 		if f.Kind() != protoreflect.MessageKind || !m.Has(f) {
 			continue
 		}
 		if !f.IsList() {
-			if err := guard(m.Get(f).Message(), sql); err != nil {
+			if err := guard(m.Get(f).Message(), sql, near); err != nil {
 				return err
 			}
 			continue
 		}
 		list := m.Get(f).List()
 		for j := range list.Len() {
-			if err := guard(list.Get(j).Message(), sql); err != nil {
+			if err := guard(list.Get(j).Message(), sql, near); err != nil {
 				return err
 			}
 		}
@@ -139,8 +143,8 @@ func (v visits) unvisited(m protoreflect.Message) protoreflect.Message {
 
 // location finds the first place in the text that m or a node below it knows.
 func location(m protoreflect.Message) int {
-	if f := m.Descriptor().Fields().ByName("location"); f != nil && f.Kind() == protoreflect.Int32Kind && m.Get(f).Int() > 0 {
-		return int(m.Get(f).Int())
+	if at := ownLocation(m); at > 0 {
+		return at
 	}
 	for i := range m.Descriptor().Fields().Len() {
 		f := m.Descriptor().Fields().Get(i)
@@ -152,6 +156,14 @@ func location(m protoreflect.Message) int {
 		}
 	}
 	return nowhere
+}
+
+func ownLocation(m protoreflect.Message) int {
+	f := m.Descriptor().Fields().ByName("location")
+	if f == nil || f.Kind() != protoreflect.Int32Kind {
+		return nowhere
+	}
+	return int(m.Get(f).Int())
 }
 
 func fieldLocation(m protoreflect.Message, f protoreflect.FieldDescriptor) int {

@@ -139,8 +139,6 @@ func (b *block) orderBy() error {
 		b.ordered = true
 		at := max(0, location(s.ProtoReflect()))
 		switch key := s.GetNode(); {
-		case s.GetSortbyDir() == pg_query.SortByDir_SORTBY_USING:
-			return &refusal{at: at, what: "ORDER BY ... USING is not supported", why: whyUnknown, do: "Use ASC or DESC."}
 		case key.GetAConst().GetIval() != nil: // an ordinal, which PostgreSQL checks
 			b.visits[key.GetAConst()] = true
 		case key.GetColumnRef() != nil:

@@ -14,7 +14,7 @@ const (
 )
 
 // unsupported refuses a kind of node.
-func unsupported(kind string, m protoreflect.Message) error {
+func unsupported(kind string, m protoreflect.Message) *refusal {
 	r := &refusal{at: location(m), why: whyUnknown, do: doByCode}
 	switch kind {
 	case "FuncCall":
@@ -53,7 +53,7 @@ func unsupported(kind string, m protoreflect.Message) error {
 	return r
 }
 
-func unsupportedFunction(m protoreflect.Message, r *refusal) error {
+func unsupportedFunction(m protoreflect.Message, r *refusal) *refusal {
 	call, ok := m.Interface().(*pg_query.FuncCall)
 	if !ok {
 		return r
@@ -86,7 +86,7 @@ func unsupportedFunction(m protoreflect.Message, r *refusal) error {
 }
 
 // unsupportedField refuses a clause of a node that is otherwise understood.
-func unsupportedField(kind string, f protoreflect.FieldDescriptor, m protoreflect.Message, sql string) error {
+func unsupportedField(kind string, f protoreflect.FieldDescriptor, m protoreflect.Message, sql string) *refusal {
 	r := &refusal{at: fieldLocation(m, f), why: whyUnknown, do: doByCode}
 	place := func(words ...string) {
 		if at := keyword(sql, words...); at >= 0 {
@@ -119,6 +119,9 @@ func unsupportedField(kind string, f protoreflect.FieldDescriptor, m protoreflec
 		r.what = "FOR UPDATE and its kin lock rows"
 		r.why, r.do = "a load only reads", "Leave the locking clause out."
 		place("for")
+	case "SortBy.use_op":
+		r.what, r.do = "ORDER BY ... USING is not supported", "Use ASC or DESC."
+		place("using")
 	case "SelectStmt.with_clause":
 		r.what = "WITH is not supported yet"
 		r.do = "Join the tables directly, or load the entry by code and declare depends_on."
@@ -138,7 +141,6 @@ func unsupportedField(kind string, f protoreflect.FieldDescriptor, m protoreflec
 	case "Alias.colnames":
 		r.what, r.why = "renaming a table's columns is not supported yet", "it hides their names"
 		r.do = "Write AS in the select list."
-		place("as")
 	case "RangeVar.catalogname":
 		r.what, r.why = "a table is named with its database", "a query reads the database that it is sent to"
 		r.do = "Write schema.table."

@@ -1,0 +1,137 @@
+// Package plantest finds the golden cases of the planner: below its testdata, a folder for each schema (schema.sql,
+// and catalog.json, which is what the catalog adapter reads of it), and in it a folder for each case (entry.yaml, and
+// want.txt or stderr.txt).
+package plantest
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/schema"
+)
+
+// Case is one entry against one schema.
+type Case struct {
+	Name     string // schema/case
+	Dir      string
+	Declared rule.Declared
+	Refused  bool // the case has a stderr.txt
+}
+
+// Schemas lists the folders that hold a schema.sql.
+func Schemas(root string) ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(root, "*", "schema.sql"))
+	if err != nil {
+		return nil, err
+	}
+	for i := range files {
+		files[i] = filepath.Dir(files[i])
+	}
+	return files, nil
+}
+
+// Cases lists the cases of a schema's folder.
+func Cases(folder string) ([]Case, error) {
+	files, err := filepath.Glob(filepath.Join(folder, "*", "entry.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	cases := make([]Case, 0, len(files))
+	for _, file := range files {
+		text, err := os.ReadFile(file) //nolint:gosec // a file of the source tree
+		if err != nil {
+			return nil, err
+		}
+		var entry struct {
+			Key       string `yaml:"key"`
+			Query     string `yaml:"query"`
+			Result    string `yaml:"result"`
+			DependsOn []struct {
+				Table string `yaml:"table"`
+				Key   string `yaml:"key"`
+			} `yaml:"depends_on"`
+			UnsafeIgnore []string `yaml:"unsafe_ignore"`
+		}
+		if err := yaml.UnmarshalWithOptions(text, &entry, yaml.Strict()); err != nil {
+			return nil, fmt.Errorf("read %s: %w", file, err)
+		}
+		c := Case{Dir: filepath.Dir(file)}
+		c.Name = filepath.Base(folder) + "/" + filepath.Base(c.Dir)
+		c.Declared = rule.Declared{
+			Name: filepath.Base(c.Dir), Key: entry.Key, Query: entry.Query, Result: rule.Result(entry.Result), UnsafeIgnore: entry.UnsafeIgnore,
+		}
+		if entry.Result == "" {
+			c.Declared.Result = rule.One
+		}
+		for _, d := range entry.DependsOn {
+			c.Declared.DependsOn = append(c.Declared.DependsOn, rule.Dependency{Table: d.Table, Key: d.Key})
+		}
+		_, err = os.Stat(filepath.Join(c.Dir, "stderr.txt"))
+		c.Refused = err == nil
+		cases = append(cases, c)
+	}
+	return cases, nil
+}
+
+// stored is a catalog as catalog.json holds it.
+type stored struct {
+	SearchPath []string        `json:"search_path"`
+	Tables     []*schema.Table `json:"tables"`
+}
+
+// firstUserOID is FirstNormalObjectId: lower ones are the same on every server.
+const firstUserOID = 16384
+
+// Format is the text of catalog.json: sorted, and free of what differs from one database to the next.
+func Format(catalog *schema.Catalog) ([]byte, error) {
+	s := stored{SearchPath: catalog.SearchPath}
+	for _, t := range catalog.Tables {
+		made := *t
+		made.Columns = slices.Clone(t.Columns)
+		s.Tables = append(s.Tables, &made)
+	}
+	slices.SortFunc(s.Tables, func(x, y *schema.Table) int { return strings.Compare(x.String(), y.String()) })
+	types := map[uint32]uint32{}
+	for i, t := range s.Tables {
+		t.OID = uint32(firstUserOID + i) //nolint:gosec // some dozens
+		for j := range t.Columns {
+			oid := &t.Columns[j].TypeOID
+			if *oid < firstUserOID {
+				continue
+			}
+			if types[*oid] == 0 {
+				types[*oid] = uint32(2*firstUserOID + len(types)) //nolint:gosec // some dozens
+			}
+			*oid = types[*oid]
+		}
+	}
+	text, err := json.MarshalIndent(s, "", "  ")
+	return append(text, '\n'), err
+}
+
+// ReadCatalog reads the catalog.json of a schema's folder.
+func ReadCatalog(folder string) (*schema.Catalog, error) {
+	text, err := os.ReadFile(filepath.Join(folder, "catalog.json")) //nolint:gosec // a file of the source tree
+	if err != nil {
+		return nil, err
+	}
+	var s stored
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&s); err != nil {
+		return nil, fmt.Errorf("read the catalog of %s: %w", folder, err)
+	}
+	catalog := &schema.Catalog{SearchPath: s.SearchPath, Tables: map[schema.Name]*schema.Table{}}
+	for _, t := range s.Tables {
+		catalog.Tables[t.Name] = t
+	}
+	return catalog, nil
+}
