@@ -49,7 +49,8 @@ type decoder struct {
 // newDecoder returns the decoder of a new connection. near is a full transaction id less than 2^31 away from the
 // first one that will be decoded.
 func newDecoder(near mvcc.XID) *decoder {
-	return &decoder{near: near, relations: make(map[uint32]*change.Relation)}
+	// The images are never nil, also those of a table without columns.
+	return &decoder{near: near, relations: make(map[uint32]*change.Relation), before: []change.Value{}, after: []change.Value{}}
 }
 
 // decode reads one message. Any error is a *GapError, and the decoder is of no use after it.

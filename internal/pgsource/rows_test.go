@@ -75,6 +75,14 @@ func TestLargeUnchangedValue(t *testing.T) {
 	})
 }
 
+func TestTableWithoutColumns(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, pgtest.Shared(t), []string{`CREATE TABLE t ()`, `ALTER TABLE t REPLICA IDENTITY FULL`}, "t")
+	r := f.run(t, &recorder{})
+	f.exec(t, `INSERT INTO t DEFAULT VALUES`, `DELETE FROM t`)
+	f.wantChanges(t, r.recorder, "BEGIN", "INSERT public.t new()", "COMMIT", "BEGIN", "DELETE public.t old()", "COMMIT")
+}
+
 func TestTruncate(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, pgtest.Shared(t), []string{
