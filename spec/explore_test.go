@@ -3,6 +3,7 @@ package spec
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -67,15 +68,15 @@ func explore(c config, limit int) result {
 			places = append(places, origins[at])
 		}
 		var lines []string
-		for i := len(places) - 1; i >= 0; i-- {
+		for _, taken := range slices.Backward(places) {
 			n := int32(0)
 			x.yield = func(_ *state, action, _ string) {
-				if n == places[i].place {
+				if n == taken.place {
 					lines = append(lines, action)
 				}
 				n++
 			}
-			s := states[places[i].from]
+			s := states[taken.from]
 			x.steps(&s)
 		}
 		return lines

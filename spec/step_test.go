@@ -40,7 +40,7 @@ const (
 type explorer struct {
 	config
 	*tables
-	yield func(next *state, action string, broken string)
+	yield func(next *state, action, broken string)
 }
 
 func (x *explorer) initial() state {
@@ -136,7 +136,6 @@ func (x *explorer) newest(s *state, i int) bool {
 	return true
 }
 
-//nolint:gocognit // one case for each place
 func (x *explorer) daemon(s *state, i int) {
 	d := s.daemons[i]
 	wait := d.pc&waiting != 0
@@ -401,7 +400,6 @@ func (x *explorer) gate(s *state, d *daemon, delivered uint8, wait bool, to func
 	emit(n, "gate: batch %03b of the first %d commits, to advance to %d", batch, delivered, advance)
 }
 
-//nolint:gocognit // one case for each place
 func (x *explorer) reader(s *state, i int) {
 	r := s.readers[i]
 	kind := x.readers[i]

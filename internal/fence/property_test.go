@@ -12,7 +12,7 @@ import (
 // The dumb twin: transactions are few, and everything is asked one by one.
 const universe = 40
 
-// sees lists what a coverage contains, of stamps whose position equals their id.
+// contents lists what a coverage contains, of stamps whose position equals their id.
 func contents(c Coverage) []bool {
 	all := make([]bool, universe)
 	for x := range all {
@@ -35,12 +35,12 @@ func TestDominatesIsInclusion(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := coverages().Draw(t, "a"), coverages().Draw(t, "b")
 		got, want := a.Dominates(b), includes(contents(a), contents(b))
-		comparable := b.IsZero() || a.Standby() == b.Standby() && !a.IsZero()
+		alike := b.IsZero() || a.Standby() == b.Standby() && !a.IsZero()
 		if got && !want {
 			t.Fatalf("%v dominates %v, but does not contain it", a, b)
 		}
 		// A snapshot's Xmax may lie beyond what it sees: then it is refused although nothing is missing, which is safe.
-		if comparable && a.Snapshot.Xmax >= b.Snapshot.Xmax && !got && want {
+		if alike && a.Snapshot.Xmax >= b.Snapshot.Xmax && !got && want {
 			t.Fatalf("%v contains %v, but does not dominate it", a, b)
 		}
 	})

@@ -230,7 +230,7 @@ func unescape(text []byte) (string, bool) {
 		if high < 0 || low < 0 {
 			return "", false
 		}
-		b.WriteByte(byte(high<<4 | low))
+		b.WriteByte(byte(high<<4 | low)) //nolint:gosec // two digits of a byte
 		i += 2
 	}
 	return b.String(), true

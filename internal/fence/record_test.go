@@ -129,7 +129,7 @@ func TestParseRecordRefuses(t *testing.T) {
 	}
 }
 
-func TestParseRecordOfAHitDoesNotAllocate(t *testing.T) {
+func TestParseRecordOfAHitDoesNotAllocate(t *testing.T) { //nolint:paralleltest // AllocsPerRun must not run beside others
 	r := Record{State: Live, Coverage: Coverage{Snapshot: mvcc.Snapshot{Xmin: 5, Xmax: 5}}, Filled: 9, Payload: []byte(`{"id":1}`)}
 	text := r.Append(nil)
 	n := testing.AllocsPerRun(100, func() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync/atomic"
 
@@ -209,7 +210,7 @@ func (c *Conn) Apply(ctx context.Context, b Batch) (Result, error) {
 	var result Result
 	expected := c.expected(b.Expect)
 	commands := make([]rueidis.Completed, 0, min(len(b.Names)/namesPerUnlink+3, unlinksPerPipeline+2))
-	intent := append(expected[:4:4], fence.LSNText(b.Wi), fence.SnapshotText(b.Si))
+	intent := slices.Concat(expected, []string{fence.LSNText(b.Wi), fence.SnapshotText(b.Si)})
 	commands = append(commands, c.eval(c.store.scripts.intent, c.store.headKey(), intent...))
 	names, first := b.Names, 1
 	for {
@@ -235,7 +236,7 @@ func (c *Conn) Apply(ctx context.Context, b Batch) (Result, error) {
 	}
 	// Not in the same pipeline: a server that refuses the UNLINK (its access control may) would still advance, and what
 	// was not deleted would count as confirmed.
-	advance := append(expected[:4:4], fence.LSNText(b.Advance), fence.SnapshotText(b.Sa))
+	advance := slices.Concat(expected, []string{fence.LSNText(b.Advance), fence.SnapshotText(b.Sa)})
 	reply, err := c.one(ctx, "advance head", c.eval(c.store.scripts.advance, c.store.headKey(), advance...))
 	if err == nil {
 		err = reply.err()
@@ -279,7 +280,7 @@ func (c *Conn) Move(ctx context.Context, e Expected, roster []byte, revision uin
 	expected := c.expected(e)
 	head := func(revision string) error {
 		reply, err := c.one(ctx, "move roster",
-			c.eval(c.store.scripts.moved, c.store.headKey(), append(expected[:4:4], revision, publication)...))
+			c.eval(c.store.scripts.moved, c.store.headKey(), slices.Concat(expected, []string{revision, publication})...))
 		if err != nil {
 			return err
 		}

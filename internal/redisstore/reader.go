@@ -162,8 +162,8 @@ func (s *Store) Head(ctx context.Context) (fence.Head, bool, error) {
 }
 
 // Roster reads the roster's text.
-func (s *Store) Roster(ctx context.Context) ([]byte, bool, error) {
-	text, err := s.client.Do(ctx, s.client.B().Get().Key(s.rosterKey()).Build()).AsBytes()
+func (s *Store) Roster(ctx context.Context) (text []byte, found bool, err error) {
+	text, err = s.client.Do(ctx, s.client.B().Get().Key(s.rosterKey()).Build()).AsBytes()
 	if rueidis.IsRedisNil(err) {
 		return nil, false, nil
 	}

@@ -1,8 +1,10 @@
 package redisstore
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -154,7 +156,7 @@ func TestScriptsAreFlushed(t *testing.T) {
 		if err := s.client.Do(t.Context(), s.client.B().ScriptFlush().Build()).Error(); err != nil {
 			t.Fatal(err)
 		}
-		name := s.testName(fmt.Sprint(i))
+		name := s.testName(strconv.Itoa(i))
 		if reply := leased(t, s, name, token('a')); !reply.HeadFound {
 			t.Fatal("no HEAD with the lease")
 		}
@@ -179,7 +181,7 @@ func TestApplyOfManyNames(t *testing.T) {
 	// More than one pipeline, and not a round number.
 	names := make([]string, unlinksPerPipeline*namesPerUnlink+123)
 	for i := range names {
-		names[i] = s.testName(fmt.Sprint(i))
+		names[i] = s.testName(strconv.Itoa(i))
 		if i%1000 == 0 {
 			leased(t, s, names[i], token('a'))
 		}
@@ -219,7 +221,7 @@ func TestSweepAndDrop(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 1200 {
-		leased(t, s, s.testName(fmt.Sprint(i)), token('a'))
+		leased(t, s, s.testName(strconv.Itoa(i)), token('a'))
 	}
 	live := s.prefix() + generation + ":live.v.a:"
 	leased(t, s, live+"1", token('a'))
@@ -250,7 +252,7 @@ func TestMove(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, found, err := s.Roster(t.Context())
-	if err != nil || !found || string(text) != string(roster(2)) {
+	if err != nil || !found || !bytes.Equal(text, roster(2)) {
 		t.Fatalf("Roster = %s, %v, %v", text, found, err)
 	}
 	got, _, err := s.Head(t.Context())
@@ -267,7 +269,7 @@ func TestMove(t *testing.T) {
 	if err := c.Move(t.Context(), expect(head), roster(3), 3, "q"); !errors.Is(err, ErrSuperseded) {
 		t.Fatalf("Move by an older daemon = %v", err)
 	}
-	if text, _, err := s.Roster(t.Context()); err != nil || string(text) != string(roster(2)) {
+	if text, _, err := s.Roster(t.Context()); err != nil || !bytes.Equal(text, roster(2)) {
 		t.Fatalf("the older daemon's roster is stored: %s, %v", text, err)
 	}
 }
