@@ -174,6 +174,24 @@ func TestReadOnlyRedisIsNotApplied(t *testing.T) {
 	d.streaming()
 }
 
+// TestLostRosterIsPublishedAgain deletes the roster by hand.
+func TestLostRosterIsPublishedAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, options{})
+	r.start().streaming()
+	name := r.cached("items", 1)
+	redisDo(t, r.redisURL, "DEL", "f:"+r.namespace+":roster")
+	testkit.Eventually(t, patience, func() error {
+		if _, found, err := r.store.Roster(t.Context()); err != nil || !found {
+			return fmt.Errorf("the roster is missing: %w", err)
+		}
+		return nil
+	})
+	if r.name("items", 1) != name {
+		t.Error("names moved although only the roster was lost")
+	}
+}
+
 // TestRedisFromAnOldBackup brings Redis back from a state before a deletion that was already confirmed: within the
 // rewind depth it is delivered again, beyond it a new generation begins. Either way the old value is not read for good.
 func TestRedisFromAnOldBackup(t *testing.T) {

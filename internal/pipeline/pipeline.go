@@ -93,21 +93,24 @@ func (p *Pipeline) Run(ctx context.Context) error {
 			}
 			return nil
 		}
-		wait := retry
-		var setup *pgsource.SetupError
+		if time.Since(began) > time.Minute {
+			retry = firstRetry
+		}
+		var (
+			setup *pgsource.SetupError
+			wait  time.Duration
+		)
 		switch {
 		case errors.Is(err, ErrRefused), errors.As(err, &setup) && !p.followed:
 			return err
 		case isGap(err) && retry == firstRetry:
-			wait = 0
+			// Answered at once, and only once: a gap that comes right again is not.
+			retry *= 2
 		case errors.Is(err, pgsource.ErrSlotInUse), errors.Is(err, redisstore.ErrSuperseded):
 			p.standby(err)
 			wait = standbyRetry
-		}
-		if time.Since(began) > time.Minute {
-			retry = firstRetry
-		}
-		if wait == retry {
+		default:
+			wait = retry
 			retry = min(2*retry, lastRetry)
 			p.failed(err, wait)
 		}

@@ -296,6 +296,12 @@ func (s *session) follow(ctx context.Context) error {
 	p := s.p
 	p.followed = true
 	p.state.apply.Wc.Store(uint64(s.head.Wc))
+	p.state.received.Store(0)
+	// Flushed, not inserted: the end of what was inserted may lie past what there is to stream.
+	target, err := s.position(ctx, "pg_current_wal_flush_lsn")
+	if err != nil {
+		return err
+	}
 	queue := apply.NewQueue()
 	applier := apply.New(apply.Options{
 		Store: s.store, Gate: s.gate, Queue: queue, Names: s.names, Head: s.head, Confirm: s.stream.Confirm,
@@ -332,11 +338,12 @@ func (s *session) follow(ctx context.Context) error {
 		return err
 	})
 	group.Go(func() error { return applier.Run(working) })
-	group.Go(func() error { return s.watch(reading) })
+	group.Go(func() error { return s.watch(reading, applier) })
+	group.Go(func() error { return s.catchUp(reading, target) })
 	if len(s.admit) > 0 {
 		group.Go(func() error { return s.admission(reading, applier) })
 	}
-	err := group.Wait()
+	err = group.Wait()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}

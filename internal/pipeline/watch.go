@@ -13,69 +13,102 @@ import (
 	"github.com/freshet/freshet/mvcc"
 )
 
-const watchEvery = 2 * time.Second
+const (
+	watchEvery = 2 * time.Second
+	lookEvery  = 100 * time.Millisecond
+)
 
-// watch looks at what the stream does not tell: whether the publication is still the one that was prepared, and what
-// the slot costs. It also notices that the stream has caught up.
-func (s *session) watch(ctx context.Context) error {
+// watch looks at what the stream does not tell: whether the publication is still the one that was prepared, whether
+// the store still has the roster, and what the slot costs.
+func (s *session) watch(ctx context.Context, applier *apply.Applier) error {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
-	fast := time.NewTicker(100 * time.Millisecond)
-	defer fast.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-fast.C:
-			s.caughtUp(fast)
-			continue
 		case <-ticker.C:
 		}
-		now, err := pgsource.Fingerprint(ctx, s.conn, s.p.opts.Publication)
+		err := s.look(ctx)
+		if err == nil {
+			err = s.keepRoster(ctx, applier)
+		}
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // stopping
 		}
 		if err != nil {
-			return fmt.Errorf("watch the publication: %w", err)
+			return err
 		}
-		if now != s.prepared.Fingerprint {
-			return &gapError{cause: alteredPublication}
-		}
-		info, err := pgsource.SlotState(ctx, s.conn, s.p.opts.Slot)
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // stopping
-		}
-		if err != nil {
-			return fmt.Errorf("watch the slot: %w", err)
-		}
-		var text string
-		err = s.conn.QueryRow(ctx, `SELECT pg_current_wal_insert_lsn()::text`).Scan(&text)
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // stopping
-		}
-		if err != nil {
-			return fmt.Errorf("watch the log: %w", err)
-		}
-		insert, err := mvcc.ParseLSN(text)
-		if err != nil {
-			return fmt.Errorf("watch the log: %w", err)
-		}
-		s.p.state.update(func(st *Status) { st.Slot, st.Insert = info, insert })
 	}
 }
 
-// caughtUp turns catching up into streaming once the applier has come to where the log ended when the slot was last
-// looked at, or to the first position that an idle stream reported.
-func (s *session) caughtUp(fast *time.Ticker) {
-	st := s.p.state.read()
-	if st.Phase != CatchingUp || st.Received == 0 {
-		return
+func (s *session) look(ctx context.Context) error {
+	now, err := pgsource.Fingerprint(ctx, s.conn, s.p.opts.Publication)
+	if err != nil {
+		return fmt.Errorf("watch the publication: %w", err)
 	}
-	if st.Applied+mvcc.LSN(1) >= st.Received && st.Applied > 0 {
-		s.p.state.update(func(st *Status) { st.Phase = Streaming })
-		s.p.opts.Logger.Info("streaming", slog.String("lsn", st.Applied.String()), slog.String("generation", st.Generation))
-		fast.Stop()
+	if now != s.prepared.Fingerprint {
+		return &gapError{cause: alteredPublication}
 	}
+	info, err := pgsource.SlotState(ctx, s.conn, s.p.opts.Slot)
+	if err != nil {
+		return fmt.Errorf("watch the slot: %w", err)
+	}
+	insert, err := s.position(ctx, "pg_current_wal_insert_lsn")
+	if err != nil {
+		return err
+	}
+	s.p.state.update(func(st *Status) { st.Slot, st.Insert = info, insert })
+	return nil
+}
+
+// position asks one of the server's functions for a log position.
+func (s *session) position(ctx context.Context, function string) (mvcc.LSN, error) {
+	var text string
+	if err := s.conn.QueryRow(ctx, `SELECT `+function+`()::text`).Scan(&text); err != nil {
+		return 0, fmt.Errorf("look at the log: %w", err)
+	}
+	lsn, err := mvcc.ParseLSN(text)
+	if err != nil {
+		return 0, fmt.Errorf("look at the log: %w", err)
+	}
+	return lsn, nil
+}
+
+// keepRoster publishes the roster again when the store has lost it, to eviction or to somebody's hand: without it
+// readers load everything from the database. A lost HEAD shows in the applier.
+func (s *session) keepRoster(ctx context.Context, applier *apply.Applier) error {
+	_, found, err := s.p.opts.Store.Roster(ctx)
+	if err != nil {
+		return fmt.Errorf("watch the roster: %w", err)
+	}
+	if found {
+		return nil
+	}
+	s.p.opts.Logger.Warn("the store lost the roster; publishing it again")
+	return applier.Request(ctx, func(*apply.Names) bool { return true })
+}
+
+// catchUp waits until the applier has come to where the log ended when the session began, and keeps up with what is
+// read: then the pipeline is streaming.
+func (s *session) catchUp(ctx context.Context, target mvcc.LSN) error {
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	for {
+		read := mvcc.LSN(s.p.state.received.Load())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		applied := mvcc.LSN(s.p.state.apply.Wc.Load())
+		if applied >= target && applied >= read {
+			break
+		}
+	}
+	s.p.state.update(func(st *Status) { st.Phase = Streaming })
+	s.p.opts.Logger.Info("streaming", slog.String("generation", s.head.Generation), slog.String("slot", s.p.opts.Slot))
+	return nil
 }
 
 // admission waits until every transaction is over that was open when the stream's tables were settled, and then makes
