@@ -21,7 +21,8 @@ func layers() [][]string {
 		5: {root, "internal/pipeline"},
 		6: {"internal/api"},
 		7: {"internal/daemon", "internal/demo"},
-		8: {"cmd/freshet"},
+		8: {"internal/cli"},
+		9: {"cmd/freshet"},
 	}
 }
 
@@ -82,7 +83,7 @@ func drivers(name string) []string {
 		return []string{postgres, metrics}
 	case "internal/demo":
 		return []string{postgres, redis} // its writers, and the cache-aside code that it shows beside freshet
-	case "cmd/freshet":
+	case "internal/cli":
 		return []string{"github.com/spf13/cobra"}
 	default:
 		return nil
@@ -92,7 +93,9 @@ func drivers(name string) []string {
 // everybodysFrom is the first layer that may use the helpers of golang.org/x; below it everything is our own.
 const everybodysFrom = 3
 
-func everybodys(path string) bool { return within(path, "golang.org/x/sync") }
+func everybodys(path string) bool {
+	return within(path, "golang.org/x/sync") || within(path, "golang.org/x/sys")
+}
 
 // neverLinked says what must not be among a package's dependencies, however far down, and why.
 func neverLinked() map[string]map[string]string {
