@@ -1,0 +1,65 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet/freshet/internal/config"
+	"github.com/freshet/freshet/internal/pgcatalog"
+	"github.com/freshet/freshet/internal/pipeline"
+	"github.com/freshet/freshet/internal/plan"
+	"github.com/freshet/freshet/internal/schema"
+)
+
+// compiler plans the configured entries. What is refused when the daemon starts stops it, since someone is looking;
+// what is refused later, because the schema changed, takes the entry out of the cache, and its readers go to the
+// database.
+type compiler struct {
+	config *config.Config
+	logger *slog.Logger
+	passed bool // planning succeeded once
+}
+
+func (c *compiler) compile(ctx context.Context, conn *pgx.Conn) (*pipeline.Compiled, error) {
+	catalog, err := pgcatalog.Read(ctx, conn)
+	if err != nil {
+		return nil, fmt.Errorf("read the catalog: %w", err)
+	}
+	var (
+		result  pipeline.Compiled
+		refused []error
+	)
+	for _, declared := range c.config.Declared() {
+		compiled, err := plan.Compile(catalog, declared)
+		if err == nil {
+			err = pgcatalog.Verify(ctx, conn, compiled.Entry)
+		}
+		if err != nil {
+			if conn.IsClosed() || ctx.Err() != nil {
+				return nil, err
+			}
+			refused = append(refused, fmt.Errorf("entry %s: %w", declared.Name, err))
+			continue
+		}
+		result.Entries = append(result.Entries, compiled.Entry)
+		for _, r := range compiled.Entry.Rules {
+			name := schema.Name{Schema: r.Schema, Name: r.Table}
+			if !slices.Contains(result.Tables, name) {
+				result.Tables = append(result.Tables, name)
+			}
+		}
+	}
+	if len(refused) > 0 && !c.passed {
+		return nil, fmt.Errorf("%w: %w", pipeline.ErrRefused, errors.Join(refused...))
+	}
+	for _, err := range refused {
+		c.logger.Error("entry is out of the cache: its query can no longer be planned", slog.Any("err", err))
+	}
+	c.passed = true
+	return &result, nil
+}

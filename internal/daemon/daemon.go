@@ -1,0 +1,199 @@
+// Package daemon puts the parts together: it builds every concrete type, owns every long-lived goroutine and stops
+// them in order.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/freshet/freshet/internal/api"
+	"github.com/freshet/freshet/internal/apply"
+	"github.com/freshet/freshet/internal/config"
+	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/internal/pipeline"
+	"github.com/freshet/freshet/internal/redisstore"
+)
+
+// Options configure Run.
+type Options struct {
+	Config *config.Config
+	Logger *slog.Logger
+	// Ready is called with the address as soon as the daemon listens on it. Optional.
+	Ready func(addr string)
+}
+
+// How long a graceful stop waits for requests that are being answered.
+const shutdown = 5 * time.Second
+
+// daemon is everything that Run builds.
+type daemon struct {
+	config   *config.Config
+	logger   *slog.Logger
+	registry *prometheus.Registry
+	metrics  *metrics
+	started  time.Time
+	// What needs the namespace, and with it perhaps the database, comes later than the listener does.
+	parts atomic.Pointer[parts]
+	// wait says what the daemon needs before it has parts.
+	wait atomic.Pointer[string]
+}
+
+// parts are what exists once the namespace is known.
+type parts struct {
+	namespace string
+	store     *redisstore.Store
+	loader    *pgload.Loader
+	reader    *fill.Reader
+	pipeline  *pipeline.Pipeline
+}
+
+// Run runs the daemon until ctx ends, and returns nil then: requests answered, everything read from the log applied,
+// the slot's confirmation sent. An error means that it could not start, or cannot go on.
+func Run(ctx context.Context, o Options) error {
+	d := &daemon{config: o.Config, logger: o.Logger, registry: prometheus.NewRegistry(), started: time.Now()}
+	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	d.metrics = newMetrics(d.registry, d)
+	d.waiting("starting")
+	var listen net.ListenConfig
+	listener, err := listen.Listen(ctx, "tcp", o.Config.Listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", o.Config.Listen, err)
+	}
+	server := &http.Server{
+		Handler: api.New(api.Options{
+			Reader: &gateway{d}, Status: d, Health: d, Metrics: api.NewMetrics(d.registry), Logger: o.Logger,
+			Scrape: promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{}), Token: o.Config.Auth.Token.Reveal(),
+		}),
+		ReadHeaderTimeout: 5 * time.Second,
+		WriteTimeout:      time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
+	}
+	o.Logger.Info("listening", slog.String("addr", listener.Addr().String()))
+	if o.Ready != nil {
+		o.Ready(listener.Addr().String())
+	}
+	group, working := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-working.Done()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(working), shutdown)
+		defer cancel()
+		if err := server.Shutdown(ctx); err != nil {
+			return errors.Join(server.Close(), fmt.Errorf("stop serving: %w", err))
+		}
+		return nil
+	})
+	group.Go(func() error { return d.follow(working) })
+	err = group.Wait()
+	// Last, since the gateway's readers and the pipeline's last writes need them.
+	if p := d.parts.Load(); p != nil {
+		p.reader.Close()
+		p.loader.Close()
+		p.store.Close()
+	}
+	o.Logger.Info("stopped")
+	return err
+}
+
+// follow opens what readers and the pipeline share, and runs the pipeline.
+func (d *daemon) follow(ctx context.Context) error {
+	c := d.config
+	loader, err := pgload.Open(ctx, c.Database.URL.Reveal())
+	if err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	namespace, err := d.namespace(ctx, loader)
+	if err != nil {
+		loader.Close()
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // stopped before it began
+		}
+		return err
+	}
+	store, err := redisstore.Open(ctx, redisstore.Options{
+		URL: c.Regions[0].Redis.URL.Reveal(), Namespace: namespace, Logger: d.logger,
+	})
+	if err != nil {
+		loader.Close()
+		return fmt.Errorf("region %s: %w", c.Regions[0].Name, err)
+	}
+	reader, err := fill.New(fill.Options{
+		Namespace: namespace, Store: store, Loader: loader, Entries: entries(c), Logger: d.logger,
+	})
+	if err != nil {
+		loader.Close()
+		store.Close()
+		return err
+	}
+	source := c.Source.Postgres
+	url := source.URL
+	if url == "" {
+		url = c.Database.URL
+	}
+	compiler := &compiler{config: c, logger: d.logger}
+	pipe := pipeline.New(pipeline.Options{
+		URL: url.Reveal(), Slot: source.Slot, Publication: source.Publication, Namespace: namespace, Store: store,
+		Compile: compiler.compile, Rewind: apply.Rewind{Time: source.Rewind.Time, WAL: int64(source.Rewind.WAL)},
+		Observe: d.metrics.applied, Logger: d.logger,
+	})
+	d.parts.Store(&parts{namespace: namespace, store: store, loader: loader, reader: reader, pipeline: pipe})
+	return pipe.Run(ctx)
+}
+
+// namespace is the configured one, or derived from the database, for which the database has to be there.
+func (d *daemon) namespace(ctx context.Context, loader *pgload.Loader) (string, error) {
+	if d.config.Namespace != "" {
+		return d.config.Namespace, nil
+	}
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		system, database, err := loader.System(ctx)
+		if err == nil {
+			return d.config.NamespaceFor(system, database), nil
+		}
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		d.waiting(err.Error())
+		d.logger.Warn("the database is needed once, to name the keys; trying again",
+			slog.Any("err", err), slog.Duration("retry_in", wait))
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return "", context.Cause(ctx)
+		}
+	}
+}
+
+func (d *daemon) waiting(why string) { d.wait.Store(&why) }
+
+// entries are the configured entries as readers need them.
+func entries(c *config.Config) map[string]fill.Entry {
+	all := make(map[string]fill.Entry, len(c.Entries))
+	for _, declared := range c.Declared() {
+		e := c.Entries[declared.Name]
+		all[declared.Name] = fill.Entry{
+			Declared: declared, TTL: e.TTL, NegativeTTL: e.NegativeTTL, Jitter: e.TTLJitter.Fraction(), LoadTimeout: e.LoadTimeout,
+		}
+	}
+	return all
+}

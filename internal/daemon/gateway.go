@@ -1,0 +1,67 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/freshet/freshet/internal/api"
+	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/rule"
+)
+
+// gateway reads for HTTP through the same path as the library.
+type gateway struct{ d *daemon }
+
+// reader is the read path, once there is one.
+func (g *gateway) reader() (*fill.Reader, error) {
+	p := g.d.parts.Load()
+	if p == nil {
+		return nil, fmt.Errorf("%w: the daemon is starting: %s", api.ErrUnavailable, *g.d.wait.Load())
+	}
+	return p.reader, nil
+}
+
+// Params are the parameters of an entry.
+func (g *gateway) Params(ctx context.Context, entry string) ([]rule.Param, error) {
+	if _, ok := g.d.config.Entries[entry]; !ok {
+		return nil, fmt.Errorf("entry %s: %w", entry, api.ErrNoEntry)
+	}
+	reader, err := g.reader()
+	if err != nil {
+		return nil, err
+	}
+	params, err := reader.Params(ctx, entry)
+	return params, translate(err)
+}
+
+// Read reads a value.
+func (g *gateway) Read(ctx context.Context, entry string, args []keytext.Arg) (api.Value, error) {
+	reader, err := g.reader()
+	if err != nil {
+		return api.Value{}, err
+	}
+	v, err := reader.Get(ctx, entry, args, nil)
+	if err != nil {
+		return api.Value{}, translate(err)
+	}
+	return api.Value{Found: v.Found, Payload: v.Payload, Status: v.Status.String(), Filled: v.Filled}, nil
+}
+
+// translate gives an error of the read path the kind that decides the HTTP status.
+func translate(err error) error {
+	for _, pair := range []struct{ from, to error }{
+		{fill.ErrUnknownEntry, api.ErrNoEntry},
+		{fill.ErrArguments, api.ErrArgument},
+		{fill.ErrUnavailable, api.ErrUnavailable},
+		{fill.ErrTimeout, api.ErrUnavailable},
+		{fill.ErrNoLoader, api.ErrByCode},
+		{fill.ErrClosed, api.ErrUnavailable},
+	} {
+		if errors.Is(err, pair.from) {
+			return fmt.Errorf("%w: %w", pair.to, err)
+		}
+	}
+	return err
+}

@@ -1,0 +1,121 @@
+package daemon
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/freshet/freshet/internal/pipeline"
+)
+
+// metrics are what GET /metrics shows besides the gateway's requests. Nearly all are read from the status when they
+// are asked for.
+type metrics struct {
+	latency prometheus.Histogram
+}
+
+func newMetrics(registry *prometheus.Registry, d *daemon) *metrics {
+	m := &metrics{latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "freshet_commit_to_applied_seconds",
+		Help:    "From a transaction's commit, by the database's clock, until it is applied to the store.",
+		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 18), // 0.5 ms to 65 s
+	})}
+	registry.MustRegister(m.latency, &collector{d: d})
+	return m
+}
+
+// applied counts a transaction that was applied.
+func (m *metrics) applied(committed time.Time) {
+	m.latency.Observe(max(time.Since(committed), 0).Seconds())
+}
+
+// collector turns the status into metrics.
+type collector struct{ d *daemon }
+
+type figure struct {
+	name, help string
+	kind       prometheus.ValueType
+	value      func(st *Status) float64
+}
+
+func figures() []figure {
+	const count, gauge = prometheus.CounterValue, prometheus.GaugeValue
+	flag := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	return []figure{
+		{"freshet_transactions_applied_total", "Transactions applied to the store.", count, func(st *Status) float64 { return float64(st.Applied.Transactions) }},
+		{"freshet_rows_routed_total", "Changed rows read from the log and routed.", count, func(st *Status) float64 { return float64(st.Applied.Rows) }},
+		{"freshet_batches_applied_total", "Batches applied to the store.", count, func(st *Status) float64 { return float64(st.Applied.Batches) }},
+		{"freshet_keys_invalidated_total", "Keys deleted, cached or not.", count, func(st *Status) float64 { return float64(st.Applied.Keys) }},
+		{"freshet_records_invalidated_total", "Deleted keys that held a record.", count, func(st *Status) float64 { return float64(st.Applied.Unlinked) }},
+		{"freshet_version_moves_total", "Entries renamed because a change could not be mapped to their keys.", count, func(st *Status) float64 { return float64(st.Applied.Moves) }},
+		{"freshet_gaps_total", "Gaps in the stream; each began a new generation.", count, func(st *Status) float64 { return float64(st.Gaps) }},
+		{"freshet_reconnects_total", "Times that the stream had to be taken up again.", count, func(st *Status) float64 { return float64(st.Reconnects) }},
+		{"freshet_streaming", "1 while the log is followed and caught up with.", gauge, func(st *Status) float64 { return flag(st.Phase == pipeline.Streaming) }},
+		{"freshet_fresh", "1 while the store vouches for what it serves.", gauge, func(st *Status) float64 { return flag(st.Regions[0].Fresh) }},
+		{"freshet_applied_lag_bytes", "Log written and not applied.", gauge, func(st *Status) float64 { return float64(st.Regions[0].LagBytes) }},
+		{"freshet_applied_lag_seconds", "How long something read from the log has been waiting to be applied.", gauge, func(st *Status) float64 { return st.Regions[0].LagSeconds }},
+		{"freshet_confirmed_lag_bytes", "Log written and not yet confirmed to the slot.", gauge, func(st *Status) float64 { return float64(st.Source.ConfirmedBytes) }},
+		{"freshet_slot_retained_bytes", "Log that the server keeps for the slot.", gauge, func(st *Status) float64 { return float64(st.Source.RetainedBytes) }},
+		{"freshet_waiting_parts", "Batches that hold a commit which is not yet visible on the primary.", gauge, func(st *Status) float64 { return float64(st.Waiting) }},
+		{"freshet_reads_hit_total", "Gateway reads served from the cache.", count, func(st *Status) float64 { return float64(st.Reads.Hits) }},
+		{"freshet_reads_miss_total", "Gateway reads that loaded.", count, func(st *Status) float64 { return float64(st.Reads.Misses) }},
+		{"freshet_loads_total", "Loads from the database by the gateway.", count, func(st *Status) float64 { return float64(st.Reads.Loads) }},
+		{"freshet_fills_total", "Loaded values that the store took.", count, func(st *Status) float64 { return float64(st.Reads.Fills) }},
+	}
+}
+
+// Describe sends the descriptions.
+func (c *collector) Describe(out chan<- *prometheus.Desc) {
+	for _, f := range figures() {
+		out <- prometheus.NewDesc(f.name, f.help, nil, nil)
+	}
+	out <- suspendedDesc()
+	out <- safeDesc()
+	out <- refusedDesc()
+	out <- bypassDesc()
+}
+
+// Collect sends the values.
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	st := c.d.status()
+	for _, f := range figures() {
+		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(f.name, f.help, nil, nil), f.kind, f.value(&st))
+	}
+	for _, e := range st.Entries {
+		value := 0.0
+		if e.Suspended != "" {
+			value = 1
+		}
+		out <- prometheus.MustNewConstMetric(suspendedDesc(), prometheus.GaugeValue, value, e.Name)
+	}
+	if st.Source.SafeWALBytes != nil {
+		out <- prometheus.MustNewConstMetric(safeDesc(), prometheus.GaugeValue, float64(*st.Source.SafeWALBytes))
+	}
+	for reason, n := range st.Reads.Refused {
+		out <- prometheus.MustNewConstMetric(refusedDesc(), prometheus.CounterValue, float64(n), reason)
+	}
+	for reason, n := range st.Reads.Bypassed {
+		out <- prometheus.MustNewConstMetric(bypassDesc(), prometheus.CounterValue, float64(n), reason)
+	}
+}
+
+func suspendedDesc() *prometheus.Desc {
+	return prometheus.NewDesc("freshet_entry_suspended", "1 while the entry is out of the cache.", []string{"entry"}, nil)
+}
+
+func safeDesc() *prometheus.Desc {
+	return prometheus.NewDesc("freshet_slot_safe_wal_bytes", "Log that may be written before the slot is lost, where a limit is set.", nil, nil)
+}
+
+func refusedDesc() *prometheus.Desc {
+	return prometheus.NewDesc("freshet_fills_refused_total", "Loaded values that were not stored, by reason.", []string{"reason"}, nil)
+}
+
+func bypassDesc() *prometheus.Desc {
+	return prometheus.NewDesc("freshet_reads_bypass_total", "Gateway reads that went to the database past the cache, by reason.", []string{"reason"}, nil)
+}

@@ -1,0 +1,160 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/pipeline"
+	"github.com/freshet/freshet/mvcc"
+)
+
+// Status is what GET /v1/status answers and `freshet status --json` prints. Fields are only ever added.
+type Status struct {
+	pipeline.Status
+	Started time.Time    `json:"started"`
+	Source  SourceStatus `json:"source"`
+	Regions []Region     `json:"regions"`
+	Reads   fill.Stats   `json:"reads"` // of this process's gateway
+	Applied Applied      `json:"applied"`
+}
+
+// SourceStatus is how the log is being followed. Positions are LSNs, sizes bytes.
+type SourceStatus struct {
+	Slot           string `json:"slot"`
+	Publication    string `json:"publication"`
+	InsertLSN      string `json:"insert_lsn,omitempty"`    // the end of the log when last looked at
+	ReceivedLSN    string `json:"received_lsn,omitempty"`  // read and routed
+	ConfirmedLSN   string `json:"confirmed_lsn,omitempty"` // what the slot may forget
+	RestartLSN     string `json:"restart_lsn,omitempty"`   // what the slot keeps the log from
+	WALStatus      string `json:"wal_status,omitempty"`
+	RetainedBytes  int64  `json:"retained_bytes"`
+	SafeWALBytes   *int64 `json:"safe_wal_bytes,omitempty"` // how much may be written before the slot is lost; absent: no limit
+	ConfirmedBytes int64  `json:"confirmed_lag_bytes"`      // from what the slot may forget to the end of the log
+}
+
+// Region is one region's store.
+type Region struct {
+	Name       string  `json:"name"`
+	AppliedLSN string  `json:"applied_lsn,omitempty"` // the watermark: every commit up to it is applied
+	LagBytes   int64   `json:"lag_bytes"`
+	LagSeconds float64 `json:"lag_seconds"` // how long something read from the log has been waiting to be applied; 0: nothing is
+	Fresh      bool    `json:"fresh"`       // it may vouch for what it serves
+	Reason     string  `json:"reason,omitempty"`
+}
+
+// Applied counts since the daemon began.
+type Applied struct {
+	Transactions uint64 `json:"transactions"`
+	Rows         uint64 `json:"rows"`
+	Batches      uint64 `json:"batches"`
+	Keys         uint64 `json:"keys"`     // deletions sent
+	Unlinked     uint64 `json:"unlinked"` // records that were there
+	Moves        uint64 `json:"moves"`    // versions moved because a change could not be mapped to keys
+}
+
+// Status answers from memory.
+func (d *daemon) Status() any { return d.status() }
+
+func (d *daemon) status() Status {
+	source := d.config.Source.Postgres
+	st := Status{
+		Started: d.started,
+		Source:  SourceStatus{Slot: source.Slot, Publication: source.Publication},
+		Regions: []Region{{Name: d.config.Regions[0].Name}},
+	}
+	region := &st.Regions[0]
+	if err := d.Ready(); err != nil {
+		region.Reason = err.Error()
+	} else {
+		region.Fresh = true
+	}
+	p := d.parts.Load()
+	if p == nil {
+		st.Status = pipeline.Status{Phase: pipeline.Connecting, Since: d.started, Problem: *d.wait.Load()}
+		return st
+	}
+	st.Status = p.pipeline.Status()
+	st.Reads = p.reader.Stats()
+	if st.Insert > 0 {
+		st.Source.InsertLSN = st.Insert.String()
+	}
+	if slot := st.Slot; slot.Exists {
+		st.Source.RestartLSN, st.Source.WALStatus, st.Source.RetainedBytes = slot.Restart.String(), slot.WALStatus, slot.RetainedBytes
+		st.Source.ConfirmedLSN, st.Source.ConfirmedBytes = slot.Confirmed.String(), behind(st.Insert, slot.Confirmed)
+		if slot.SafeWALLimited {
+			st.Source.SafeWALBytes = &slot.SafeWALSize
+		}
+	}
+	if st.Received > 0 {
+		st.Source.ReceivedLSN = st.Received.String()
+	}
+	if st.Status.Applied > 0 {
+		region.AppliedLSN = st.Status.Applied.String()
+		region.LagBytes = behind(st.Insert, st.Status.Applied)
+		region.LagSeconds = lag(&st.Status).Seconds()
+	}
+	stats := p.pipeline.Stats()
+	st.Applied = Applied{
+		Transactions: stats.Transactions.Load(), Rows: p.pipeline.Rows().Load(), Batches: stats.Batches.Load(),
+		Keys: stats.Keys.Load(), Unlinked: stats.Unlinked.Load(), Moves: stats.Moves.Load(),
+	}
+	return st
+}
+
+func behind(end, at mvcc.LSN) int64 {
+	if end <= at {
+		return 0
+	}
+	return int64(end - at) //nolint:gosec // a difference of log positions
+}
+
+// lag is how long something that was read has been waiting to be applied.
+func lag(st *pipeline.Status) time.Duration {
+	if st.Received <= st.Applied || st.Progress.IsZero() {
+		return 0
+	}
+	return time.Since(st.Progress)
+}
+
+const (
+	// stuckAfter is how long the daemon may be connected, behind, and apply nothing before a restart is worth a try.
+	stuckAfter = time.Minute
+	// vouchFor is how long after the store was last brought up to date the daemon vouches for it. An idle database
+	// moves it about once a second.
+	vouchFor = 10 * time.Second
+)
+
+// Live fails only when the daemon is connected, behind, and does not get on. A database or a store that is away must
+// not cause restarts.
+func (d *daemon) Live() error {
+	p := d.parts.Load()
+	if p == nil {
+		return nil
+	}
+	st := p.pipeline.Status()
+	connected := st.Phase == pipeline.CatchingUp || st.Phase == pipeline.Streaming
+	if connected && lag(&st) > stuckAfter && time.Since(st.Since) > stuckAfter {
+		return fmt.Errorf("nothing was applied for %s although changes are waiting", lag(&st).Round(time.Second))
+	}
+	return nil
+}
+
+// Ready fails while the store may not vouch for its freshness.
+func (d *daemon) Ready() error {
+	p := d.parts.Load()
+	if p == nil {
+		return errors.New("not started: " + *d.wait.Load())
+	}
+	st := p.pipeline.Status()
+	switch {
+	case st.Phase != pipeline.Streaming && st.Problem != "":
+		return fmt.Errorf("%s: %s", st.Phase, st.Problem)
+	case st.Phase != pipeline.Streaming:
+		return fmt.Errorf("%s since %s", st.Phase, st.Since.Format(time.RFC3339))
+	case time.Since(st.Progress) > vouchFor && time.Since(st.Since) > vouchFor:
+		return fmt.Errorf("the store was last brought up to date %s ago", time.Since(st.Progress).Round(time.Second))
+	}
+	return nil
+}
