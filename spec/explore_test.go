@@ -63,6 +63,7 @@ func explore(c config, limit int) result {
 	index := map[state]struct{}{first: {}}
 	var broken string
 	trace := func(at int32) []string {
+		x.naming = true
 		var places []origin
 		for ; origins[at].from >= 0; at = origins[at].from {
 			places = append(places, origins[at])

@@ -10,7 +10,7 @@ import (
 // The bounds of the model's arrays; configurations use less.
 const (
 	maxTxs   = 3
-	maxNames = 5
+	maxNames = 8
 )
 
 // set is a set of transactions, one bit for each. Transaction i has the id i+1.

@@ -40,7 +40,15 @@ const (
 type explorer struct {
 	config
 	*tables
-	yield func(next *state, action, broken string)
+	yield  func(next *state, action, broken string)
+	naming bool // actions are wanted in words, which costs more than taking them
+}
+
+func (x *explorer) say(format string, args ...any) string {
+	if !x.naming {
+		return ""
+	}
+	return fmt.Sprintf(format, args...)
 }
 
 func (x *explorer) initial() state {
@@ -81,11 +89,11 @@ func (x *explorer) writer(s *state) {
 			n := *s
 			n.log[n.flushed] = tx
 			n.flushed++
-			x.yield(&n, fmt.Sprintf("writer %d: commit record flushed, readers do not see it", tx+1), "")
+			x.yield(&n, x.say("writer %d: commit record flushed, readers do not see it", tx+1), "")
 		case !s.visible.has(tx):
 			n := *s
 			n.visible |= 1 << tx
-			x.yield(&n, fmt.Sprintf("writer %d: becomes visible", tx+1), "")
+			x.yield(&n, x.say("writer %d: becomes visible", tx+1), "")
 		}
 	}
 }
@@ -97,7 +105,7 @@ func (x *explorer) faults(s *state) {
 				n := *s
 				n.evictions--
 				n.redis.records[name] = record{}
-				x.yield(&n, fmt.Sprintf("redis: evicts the record under name %d", name), "")
+				x.yield(&n, x.say("redis: evicts the record under name %d", name), "")
 			}
 		}
 		if s.redis.found {
@@ -140,7 +148,7 @@ func (x *explorer) daemon(s *state, i int) {
 	d := s.daemons[i]
 	wait := d.pc&waiting != 0
 	emit := func(n *state, format string, args ...any) {
-		x.yield(n, fmt.Sprintf("daemon %d: ", i+1)+fmt.Sprintf(format, args...), "")
+		x.yield(n, x.say("daemon %d: ", i+1)+x.say(format, args...), "")
 	}
 	// to is a copy of the state in which the daemon has gone on.
 	to := func(pc uint8) (*state, *daemon) {
@@ -271,7 +279,7 @@ func (x *explorer) daemon(s *state, i int) {
 			x.write(&n.redis, shard)
 			n.redis.promised = n.redis.wc
 		}
-		judge(n, m, outcome, fmt.Sprintf("ADVANCE to %d", d.advance))
+		judge(n, m, outcome, x.say("ADVANCE to %d", d.advance))
 	case daemonMoveCompare:
 		n, m := to(daemonMoveRoster)
 		judge(n, m, fence.Compare(x.shard(&n.redis), expected), "compares before the move")
@@ -286,7 +294,7 @@ func (x *explorer) daemon(s *state, i int) {
 		default:
 			n.redis.rosterGen, n.redis.rosterTerm, n.redis.rosterRev, n.redis.rosterName = d.gen, d.term, d.rev, d.name
 		}
-		judge(n, m, outcome, fmt.Sprintf("writes ROSTER, revision %d, name %d", d.rev, d.name))
+		judge(n, m, outcome, x.say("writes ROSTER, revision %d, name %d", d.rev, d.name))
 	case daemonMoveHead:
 		n, m := to(daemonIdle)
 		shard, outcome := fence.Move(x.shard(&n.redis), expected, uint64(d.rev), "")
@@ -297,7 +305,7 @@ func (x *explorer) daemon(s *state, i int) {
 			}
 			m.again = false
 		}
-		judge(n, m, outcome, fmt.Sprintf("HEAD to revision %d", d.rev))
+		judge(n, m, outcome, x.say("HEAD to revision %d", d.rev))
 	}
 }
 
@@ -404,7 +412,7 @@ func (x *explorer) reader(s *state, i int) {
 	r := s.readers[i]
 	kind := x.readers[i]
 	emit := func(n *state, broken, format string, args ...any) {
-		x.yield(n, fmt.Sprintf("reader %d: ", i+1)+fmt.Sprintf(format, args...), broken)
+		x.yield(n, x.say("reader %d: ", i+1)+x.say(format, args...), broken)
 	}
 	to := func(pc uint8) (*state, *reader) {
 		n := *s
