@@ -9,6 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/freshet/freshet/internal/plan"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/schema"
 	"github.com/freshet/freshet/internal/testkit/plantest"
 )
 
@@ -34,13 +36,7 @@ func TestGolden(t *testing.T) {
 		for _, c := range cases {
 			t.Run(c.Name, func(t *testing.T) {
 				t.Parallel()
-				name, got := "want.txt", ""
-				compiled, err := plan.Compile(catalog, c.Declared)
-				if err != nil {
-					name, got = "stderr.txt", err.Error()+"\n"
-				} else {
-					got = compiled.Explain().Text()
-				}
+				name, got := answer(catalog, c.Declared)
 				if *update {
 					rewrite(t, c.Dir, name, got)
 					return
@@ -55,6 +51,15 @@ func TestGolden(t *testing.T) {
 			})
 		}
 	}
+}
+
+// answer is what the planner says, and the file that holds it.
+func answer(catalog *schema.Catalog, d rule.Declared) (name, text string) {
+	compiled, err := plan.Compile(catalog, d)
+	if err != nil {
+		return "stderr.txt", err.Error() + "\n"
+	}
+	return "want.txt", compiled.Explain().Text()
 }
 
 func rewrite(t *testing.T, dir, name, text string) {

@@ -101,7 +101,7 @@ func Format(catalog *schema.Catalog) ([]byte, error) {
 	slices.SortFunc(s.Tables, func(x, y *schema.Table) int { return strings.Compare(x.String(), y.String()) })
 	types := map[uint32]uint32{}
 	for i, t := range s.Tables {
-		t.OID = uint32(firstUserOID + i) //nolint:gosec // some dozens
+		t.OID = uint32(firstUserOID + i)
 		for j := range t.Columns {
 			oid := &t.Columns[j].TypeOID
 			if *oid < firstUserOID {
@@ -113,7 +113,7 @@ func Format(catalog *schema.Catalog) ([]byte, error) {
 			*oid = types[*oid]
 		}
 	}
-	text, err := json.MarshalIndent(s, "", "  ")
+	text, err := json.MarshalIndent(s, "", "  ") //nolint:musttag // the names of the fields do, in a file of tests
 	return append(text, '\n'), err
 }
 
@@ -126,7 +126,7 @@ func ReadCatalog(folder string) (*schema.Catalog, error) {
 	var s stored
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&s); err != nil {
+	if err := decoder.Decode(&s); err != nil { //nolint:musttag // as above
 		return nil, fmt.Errorf("read the catalog of %s: %w", folder, err)
 	}
 	catalog := &schema.Catalog{SearchPath: s.SearchPath, Tables: map[schema.Name]*schema.Table{}}
