@@ -220,12 +220,11 @@ func (r *Reader) Get(ctx context.Context, entry string, args []keytext.Arg, load
 			if ctx.Err() != nil {
 				return Value{}, fmt.Errorf("entry %s: %w", entry, ctx.Err())
 			}
-			if errors.Is(err, fence.ErrFormat) {
-				r.stats.corrupt.Add(1)
-				record = fence.Record{} // a LEASE puts a record in its place
-			} else {
+			if !errors.Is(err, fence.ErrFormat) {
 				return r.bypass(ctx, e, live, args, load, r.failed(c, err))
 			}
+			r.stats.corrupt.Add(1)
+			record = fence.Record{} // a LEASE puts a record in its place
 		}
 		if !record.State.Live() {
 			v, again, err := r.miss(ctx, e, live, c, name, slices.Clone(args), load)

@@ -205,7 +205,7 @@ func (r *Reader) take(
 func (r *Reader) judge(f *flight, c *confirmation, head fence.Head, headFound bool) refusal {
 	switch {
 	case !headFound || head.Generation != c.names.generation || head.Revision != c.names.revision:
-		r.refresh()
+		r.expire(c)
 		f.floored = true
 		return refusedNames
 	case f.loaded.Refuse != "":
@@ -255,7 +255,7 @@ func (r *Reader) fill(ctx context.Context, e *declared, f *flight, name string, 
 	switch {
 	case err != nil:
 		f.reason = refusedStore
-		r.logger.Debug("fill failed", slog.String("entry", e.name), slog.String("error", err.Error()))
+		r.logger.DebugContext(ctx, "fill failed", slog.String("entry", e.name), slog.String("error", err.Error()))
 	case outcome == fence.Filled:
 		r.stats.fills.Add(1)
 		return
@@ -276,7 +276,7 @@ func (r *Reader) release(ctx context.Context, name string, token fence.Token) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fillTimeout)
 	defer cancel()
 	if err := r.store.Release(ctx, name, token); err != nil {
-		r.logger.Debug("release failed", slog.String("error", err.Error()))
+		r.logger.DebugContext(ctx, "release failed", slog.String("error", err.Error()))
 	}
 }
 

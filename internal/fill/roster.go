@@ -125,6 +125,11 @@ func (r *Reader) keepConfirmed() {
 	}
 }
 
+// expire ends a confirmation that is known to be wrong, so that the next read confirms.
+func (r *Reader) expire(c *confirmation) {
+	r.confirmed.CompareAndSwap(c, &confirmation{sent: c.sent - trust, why: namesMoved})
+}
+
 // failed says how the cache is bypassed after an error of the store. One that does not answer is left alone for a
 // while, unless another reader already noticed or a later confirmation succeeded.
 func (r *Reader) failed(c *confirmation, err error) bypassReason {
@@ -154,10 +159,10 @@ func (r *Reader) confirm(ctx context.Context) *confirmation {
 	case err != nil:
 		next.names, next.why, next.sent = nil, storeDown, awake()
 		if before == nil || before.why != storeDown {
-			r.logger.Warn("store is away, reading from the database", slog.String("error", err.Error()))
+			r.logger.WarnContext(ctx, "store is away, reading from the database", slog.String("error", err.Error()))
 		}
 	case before != nil && before.why == storeDown:
-		r.logger.Info("store is back")
+		r.logger.InfoContext(ctx, "store is back")
 	}
 	r.confirmed.Store(next)
 	return next
@@ -186,7 +191,7 @@ func (r *Reader) confirmNames(ctx context.Context, before, next *confirmation) e
 	}
 	roster, err := rule.ParseRoster(text)
 	if err != nil {
-		r.logger.Error("roster is not readable", slog.String("error", err.Error()))
+		r.logger.ErrorContext(ctx, "roster is not readable", slog.String("error", err.Error()))
 		next.why = noRoster
 		return nil
 	}

@@ -16,7 +16,7 @@ import (
 // spell draws a spelling of a value of the type, such that equal values come up often.
 func spell(r *rand.Rand, t keytext.Type) string {
 	pick := func(of ...string) string { return of[r.IntN(len(of))] }
-	digits := func() string { return pick("", "0", "00") + fmt.Sprint(r.IntN(30)) + pick("", "0", "000") }
+	digits := func() string { return pick("", "0", "00") + strconv.Itoa(r.IntN(30)) + pick("", "0", "000") }
 	day := func() string {
 		return pick("2024", "0001", "1582", "12024", "0044") + "-" + pick("1", "01", "02", "10", "12") + "-" + pick("1", "01", "28", "5", "05")
 	}
@@ -45,7 +45,7 @@ func spell(r *rand.Rand, t keytext.Type) string {
 	case keytext.Enum:
 		return pick("new", "New", "in stock", "paid")
 	case keytext.Numeric:
-		return pick("", "", "-", "+") + pick(digits()+pick("", ".", ".0", ".500", ".05"), "."+fmt.Sprint(r.IntN(50))) +
+		return pick("", "", "-", "+") + pick(digits()+pick("", ".", ".0", ".500", ".05"), "."+strconv.Itoa(r.IntN(50))) +
 			pick("", "", "", "e0", "e2", "E-3", "e+1")
 	case keytext.Date:
 		return pick("", " ") + pick(day(), day(), "20240229", "infinity", "-Infinity") + era()

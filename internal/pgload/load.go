@@ -82,7 +82,7 @@ func (l *Loader) LoadFunc(ctx context.Context, load func(context.Context, pgx.Tx
 	if err != nil {
 		return Loaded{}, classify(ctx, "begin load", err)
 	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:contextcheck // a rollback is due also when the load timed out
+	defer tx.Rollback(context.WithoutCancel(ctx))
 	var s state
 	if err := tx.QueryRow(ctx, "SELECT "+stateColumns, l.mode...).Scan(s.targets()...); err != nil {
 		return Loaded{}, classify(ctx, "begin load", err)

@@ -140,7 +140,7 @@ func (k *Keys) grow() {
 		for k.slots[at] != 0 {
 			at = (at + 1) & mask
 		}
-		k.slots[at] = uint32(i + 1) //nolint:gosec // bounded by the arena
+		k.slots[at] = uint32(i + 1)
 		k.spans[i].slot = at
 	}
 }

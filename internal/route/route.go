@@ -4,6 +4,7 @@ package route
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/freshet/freshet/internal/change"
@@ -66,9 +67,7 @@ func New(entries []*rule.Entry, previous *Router) *Router {
 		for _, s := range previous.shapes {
 			r.remember(s.relation)
 		}
-		for name, oid := range previous.names {
-			r.names[name] = oid
-		}
+		maps.Copy(r.names, previous.names)
 	}
 	return r
 }

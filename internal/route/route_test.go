@@ -484,7 +484,7 @@ func TestKeysWindow(t *testing.T) {
 					break
 				}
 				id := rapid.IntRange(0, span).Draw(t, "id")
-				row := change.Row{Op: change.Insert, Relation: relation, New: []change.Value{text(fmt.Sprint(id)), null(), null()}}
+				row := change.Row{Op: change.Insert, Relation: relation, New: []change.Value{text(strconv.Itoa(id)), null(), null()}}
 				router.Row(&row, out)
 				want[fmt.Sprintf("0 product:%d", id)], want[fmt.Sprintf("1 product:%d", id)] = true, true
 			}
@@ -510,7 +510,7 @@ func TestFullByBytes(t *testing.T) {
 	router := route.New([]*rule.Entry{product(rule.Rule{Bind: []string{"id"}})}, nil)
 	relation := products('d', "id")
 	for i, want := range []bool{false, true} {
-		row := change.Row{Op: change.Insert, Relation: relation, New: []change.Value{text(fmt.Sprint(10 + i)), null(), null()}}
+		row := change.Row{Op: change.Insert, Relation: relation, New: []change.Value{text(strconv.Itoa(10 + i)), null(), null()}}
 		router.Row(&row, out)
 		if out.Full() != want {
 			t.Errorf("after %d keys (%d bytes) Full = %v", i+1, out.Bytes(), out.Full())
@@ -534,7 +534,7 @@ func steady() (*route.Router, *route.Keys, *change.Row, [][]byte) {
 	}
 	var ids [][]byte
 	for i := range 1000 {
-		ids = append(ids, []byte(fmt.Sprint(1000000+i)))
+		ids = append(ids, []byte(strconv.Itoa(1000000+i)))
 	}
 	return route.New([]*rule.Entry{e}, nil), route.NewKeys(1000, 1<<20), row, ids
 }

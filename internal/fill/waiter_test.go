@@ -1,0 +1,295 @@
+package fill_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/mvcc"
+)
+
+func waiting(r *fill.Reader, n uint64) func() error {
+	return func() error {
+		if s := r.Stats(); s.Waits != n {
+			return fmt.Errorf("%d readers wait, not %d", s.Waits, n)
+		}
+		return nil
+	}
+}
+
+func TestReadersShareALoad(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	v := newValve()
+	loader := &slow{Loader: w.loader, before: v.pass}
+	r := w.reader(nil, loader)
+	var all []<-chan answer
+	all = append(all, background(t.Context(), r, "1"))
+	<-v.reached
+	for range 20 {
+		all = append(all, background(t.Context(), r, "1"))
+	}
+	eventually(t, waiting(r, 20))
+	close(v.open)
+	for _, done := range all {
+		if a := <-done; a.err != nil || string(a.value.Payload) != price(1, 10) {
+			t.Errorf("got %s, %v", a.value.Payload, a.err)
+		}
+	}
+	if s := r.Stats(); loader.count.Load() != 1 || s.Joins != 20 || s.Fills != 1 {
+		t.Errorf("%d loads, Stats = %+v", loader.count.Load(), s)
+	}
+}
+
+// TestFlightIsNotJoinedAfterAnInvalidation: a reader that starts after it never takes a row from before it.
+func TestFlightIsNotJoinedAfterAnInvalidation(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	v := newValve()
+	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
+	old := background(t.Context(), r, "1")
+	<-v.reached
+	w.change(11)
+	read(t, r, 1, fill.Miss, price(1, 11))
+	read(t, r, 1, fill.Hit, price(1, 11))
+	close(v.open)
+	if a := <-old; a.err != nil || a.value.Reason != "lease_lost" {
+		t.Errorf("the old flight got %+v, %v", a.value, a.err)
+	}
+	read(t, r, 1, fill.Hit, price(1, 11))
+}
+
+// TestWaiterSeesAFence is T28: the flight's lease survived an invalidation, which left a fence in the record.
+func TestWaiterSeesAFence(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	v := newValve()
+	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
+	old := background(t.Context(), r, "1")
+	<-v.reached
+	var text string
+	if err := w.db.QueryRow(t.Context(), "WITH x AS (UPDATE product SET price = 11 WHERE id = 1) SELECT pg_current_xact_id()::text").Scan(&text); err != nil {
+		t.Fatal(err)
+	}
+	x, err := mvcc.ParseXID(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := w.name("product", "1")
+	record, _ := w.record(name)
+	record.Fences = append(record.Fences, fence.Stamp{XID: x, End: 1})
+	w.put(name, record.Append(nil))
+	late := background(t.Context(), r, "1")
+	eventually(t, waiting(r, 1))
+	close(v.open)
+	if a := <-old; a.err != nil || a.value.Reason != "not_covering" {
+		t.Errorf("the old flight got %+v, %v", a.value, a.err)
+	}
+	if a := <-late; a.err != nil || string(a.value.Payload) != price(1, 11) || a.value.Reason != "flight_not_covering" {
+		t.Errorf("the late reader got %s %+v, %v", a.value.Payload, a.value, a.err)
+	}
+}
+
+// TestWaiterReadsAHigherFloor: HEAD's intent passed the flight's snapshot before the waiter came.
+func TestWaiterReadsAHigherFloor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	v := newValve()
+	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
+	old := background(t.Context(), r, "1")
+	<-v.reached
+	w.setPrice(1, 11)
+	snapshot, lsn := w.gate()
+	if _, err := w.daemon.Apply(t.Context(), redisstore.Batch{Expect: w.expected(), Wi: lsn, Si: snapshot}); err != nil {
+		t.Fatal(err) // INTENT alone: the daemon stopped there
+	}
+	late := background(t.Context(), r, "1")
+	eventually(t, waiting(r, 1))
+	close(v.open)
+	if a := <-late; a.err != nil || string(a.value.Payload) != price(1, 11) || a.value.Reason != "flight_not_covering" {
+		t.Errorf("the late reader got %s %+v, %v", a.value.Payload, a.value, a.err)
+	}
+	if a := <-old; a.err != nil {
+		t.Errorf("the old flight got %v", a.err)
+	}
+}
+
+func TestCancelledCallerDoesNotEndTheFlight(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	v := newValve()
+	r := w.reader(nil, &slow{Loader: w.loader, before: v.pass})
+	ctx, cancel := context.WithCancel(t.Context())
+	first := background(ctx, r, "1")
+	<-v.reached
+	second := background(t.Context(), r, "1")
+	eventually(t, waiting(r, 1))
+	cancel()
+	if a := <-first; !errors.Is(a.err, context.Canceled) {
+		t.Errorf("the first got %v", a.err)
+	}
+	close(v.open)
+	if a := <-second; a.err != nil || string(a.value.Payload) != price(1, 10) {
+		t.Errorf("the second got %s, %v", a.value.Payload, a.err)
+	}
+	read(t, r, 1, fill.Hit, price(1, 10))
+}
+
+// TestLeasedElsewhere has another process hold the lease: until it fills, until it gives up, and for too long.
+func TestLeasedElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	token := func(n int) fence.Token { return fence.Token(fmt.Sprintf("%032x", n)) }
+	lease := func(id int) {
+		t.Helper()
+		reply, err := w.store.Lease(t.Context(), w.name("product", strconv.Itoa(id)), token(id), time.Minute)
+		if err != nil || !reply.Granted {
+			t.Fatalf("Lease = %+v, %v", reply, err)
+		}
+	}
+	loader := &slow{Loader: w.loader}
+	r := w.reader(nil, loader)
+
+	lease(1)
+	done := background(t.Context(), r, "1")
+	eventually(t, waiting(r, 1))
+	loaded, err := w.loader.Load(t.Context(), w.roster.Entries["product"].SQL, rule.One, arg("1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	outcome, err := w.store.Fill(t.Context(), w.name("product", "1"), redisstore.FillRequest{
+		Token: token(1), Coverage: loaded.Coverage, State: fence.Live, Payload: loaded.Payload, TTL: time.Minute,
+	})
+	if err != nil || outcome != fence.Filled {
+		t.Fatalf("Fill = %v, %v", outcome, err)
+	}
+	if a := <-done; a.err != nil || a.value.Status != fill.Hit || loader.count.Load() != 0 {
+		t.Errorf("after the other's fill: %+v, %v, %d loads", a.value, a.err, loader.count.Load())
+	}
+
+	lease(2)
+	done = background(t.Context(), r, "2")
+	eventually(t, waiting(r, 2))
+	if err := w.store.Release(t.Context(), w.name("product", "2"), token(2)); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-done; a.err != nil || a.value.Status != fill.Miss || a.value.Reason != "" {
+		t.Errorf("after the other gave up: %+v, %v", a.value, a.err)
+	}
+
+	lease(3)
+	start := time.Now()
+	a := <-background(t.Context(), r, "3")
+	if took := time.Since(start); a.err != nil || a.value.Reason != "leased_elsewhere" || took < 900*time.Millisecond || took > 2*time.Second {
+		t.Errorf("after %v: %+v, %v", took, a.value, a.err)
+	}
+	if record, _ := w.record(w.name("product", "3")); record.Lease.Token != token(3) || record.State != fence.None {
+		t.Errorf("the other's record is %+v", record)
+	}
+}
+
+// TestBypassJoinsOnlyLoadsToCome reads without a cache: a reader takes part in a load only if it came before the load
+// began, and a crowd is still two loads.
+func TestBypassJoinsOnlyLoadsToCome(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{noDaemon: true})
+	v := newValve()
+	loader := &slow{Loader: w.loader, after: v.pass}
+	r := w.reader(nil, loader)
+	old := background(t.Context(), r, "1")
+	<-v.reached
+	w.setPrice(1, 11)
+	var late []<-chan answer
+	for range 20 {
+		late = append(late, background(t.Context(), r, "1"))
+	}
+	eventually(t, func() error {
+		if n := r.Stats().Bypassed["no_head"]; n != 21 {
+			return fmt.Errorf("%d readers came", n)
+		}
+		return nil
+	})
+	close(v.open)
+	if a := <-old; a.err != nil || string(a.value.Payload) != price(1, 10) {
+		t.Errorf("the first got %s, %v", a.value.Payload, a.err)
+	}
+	for _, done := range late {
+		if a := <-done; a.err != nil || string(a.value.Payload) != price(1, 11) || a.value.Status != fill.Bypass {
+			t.Errorf("a late reader got %s, %v", a.value.Payload, a.err)
+		}
+	}
+	if n := loader.count.Load(); n > 3 {
+		t.Errorf("%d loads", n)
+	}
+}
+
+// TestBypassDoesNotWaitForALoadThatHangs: the one behind it begins after a part of the load timeout.
+func TestBypassDoesNotWaitForALoadThatHangs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{noDaemon: true})
+	v := newValve()
+	r := w.reader(nil, &slow{Loader: w.loader, before: v.pass})
+	hangs := background(t.Context(), r, "1")
+	<-v.reached
+	start := time.Now()
+	read(t, r, 1, fill.Bypass, price(1, 10))
+	if took := time.Since(start); took > 1500*time.Millisecond {
+		t.Errorf("the second reader waited for %v", took)
+	}
+	close(v.open)
+	if a := <-hangs; a.err != nil {
+		t.Errorf("the first got %v", a.err)
+	}
+}
+
+func TestBypassUsesTheDeclaredQuery(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{noDaemon: true})
+	r := w.reader(nil, nil)
+	if v := read(t, r, 7, fill.Bypass, price(7, 70)); v.Reason != "no_head" || v.Name != "" {
+		t.Errorf("%+v", v)
+	}
+	params, err := r.Params(t.Context(), "cheaper")
+	if err != nil || len(params) != 1 || params[0].Type != "int4" || params[0].Name != "than" {
+		t.Errorf("Params = %v, %v", params, err)
+	}
+	if params, err := r.Params(t.Context(), "code"); err != nil || params[0].Type != "" {
+		t.Errorf("Params = %v, %v", params, err)
+	}
+	// A daemon comes: the reader takes the cache up by itself.
+	w.begin()
+	eventually(t, func() error {
+		v, err := r.Get(t.Context(), "product", arg("7"), nil)
+		if err == nil && v.Status != fill.Hit {
+			err = fmt.Errorf("%v %s", v.Status, v.Reason)
+		}
+		return err
+	})
+}
+
+func TestEntriesThatAreNotLive(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	next := w.newRoster(2)
+	next.Entries["product"].Suspended = "ALTER TABLE"
+	next.Entries["cheaper"].Definition = strings.Repeat("0", 16)
+	w.move(next)
+	r := w.reader(nil, nil)
+	if v := read(t, r, 1, fill.Bypass, price(1, 10)); v.Reason != "suspended" {
+		t.Errorf("%+v", v)
+	}
+	if v, err := r.Get(t.Context(), "cheaper", arg("11"), nil); err != nil || v.Reason != "unknown_definition" || string(v.Payload) != `[{"id":1}]` {
+		t.Errorf("%+v %s, %v", v, v.Payload, err)
+	}
+	if keys, err := w.raw.Do(t.Context(), w.raw.B().Keys().Pattern("f:"+w.namespace+":*:*").Build()).AsStrSlice(); err != nil || len(keys) != 0 {
+		t.Errorf("stored are %q, %v", keys, err)
+	}
+}

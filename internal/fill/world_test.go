@@ -1,0 +1,373 @@
+package fill_test
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/rueidis"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/testkit"
+	"github.com/freshet/freshet/internal/testkit/pgtest"
+	"github.com/freshet/freshet/internal/testkit/redistest"
+	"github.com/freshet/freshet/mvcc"
+)
+
+// world is a database, a store, and a daemon that does what the test says: it publishes rosters and confirms keys.
+type world struct {
+	t         *testing.T
+	pg        *pgtest.Server
+	redis     *redistest.Server
+	namespace string
+	db        *pgxpool.Pool
+	loader    *pgload.Loader
+	store     *redisstore.Store
+	raw       rueidis.Client
+	daemon    *redisstore.Conn
+	head      fence.Head
+	roster    *rule.Roster
+	url       string
+	xids      uint64
+}
+
+type options struct {
+	ownRedis, ownPostgres, noDaemon bool
+}
+
+func newWorld(t *testing.T, o options) *world {
+	t.Helper()
+	w := &world{t: t, namespace: redistest.Namespace(t)}
+	w.pg, w.redis = pgtest.Shared(t), redistest.Shared(t)
+	if o.ownPostgres {
+		w.pg = pgtest.Start(t, pgtest.Options{})
+	}
+	if o.ownRedis {
+		w.redis = redistest.Start(t)
+	}
+	w.url = w.pg.Database(t)
+	w.pg.Exec(t, w.url, `CREATE TABLE product (id int8 PRIMARY KEY, price int4)`, `INSERT INTO product SELECT i, 10 * i FROM generate_series(1, 100) i`)
+	var err error
+	if w.loader, err = pgload.Open(t.Context(), w.url); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.loader.Close)
+	w.db = w.loader.Pool()
+	if w.store, err = redisstore.Open(t.Context(), redisstore.Options{URL: w.redis.URL, Namespace: w.namespace}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.store.Close)
+	if w.raw, err = rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{w.redis.Addr}, DisableCache: true}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.raw.Close)
+	if !o.noDaemon {
+		w.begin()
+	}
+	return w
+}
+
+func declarations() map[string]rule.Declared {
+	return map[string]rule.Declared{
+		"product": {Name: "product", Key: "product:{id}", Query: "SELECT id, price FROM product WHERE id = @id", Result: rule.One},
+		"cheaper": {Name: "cheaper", Key: "cheaper:{than}", Query: "SELECT id FROM product WHERE price < @than ORDER BY id", Result: rule.Many},
+		"code": {
+			Name: "code", Key: "code:{id}", Result: rule.One,
+			DependsOn: []rule.Dependency{{Table: "product", Key: "{id}"}},
+		},
+	}
+}
+
+// newRoster is what planning the declarations gives, as far as readers need it.
+func (w *world) newRoster(revision uint64) *rule.Roster {
+	canonical := map[string]string{
+		"product": "SELECT product.id AS id, product.price AS price FROM public.product WHERE product.id = $1",
+		"cheaper": "SELECT product.id AS id FROM public.product WHERE product.price < $1 ORDER BY product.id",
+	}
+	param := map[string]rule.Param{
+		"product": {Name: "id", Type: keytext.Int8}, "cheaper": {Name: "than", Type: keytext.Int4}, "code": {Name: "id", Type: keytext.Int8},
+	}
+	roster := &rule.Roster{
+		Format: rule.RosterFormat, Generation: w.head.Generation, Term: string(w.head.Term), Revision: revision, Entries: map[string]*rule.Entry{},
+	}
+	for name, d := range declarations() {
+		e := &rule.Entry{Name: name, Definition: d.Digest(), Key: d.Key, Params: []rule.Param{param[name]}, SQL: canonical[name], Result: d.Result}
+		e.Version, e.Activation = e.Hash(), fmt.Sprintf("%016x", revision)
+		roster.Entries[name] = e
+	}
+	return roster
+}
+
+func (w *world) gate() (mvcc.Snapshot, mvcc.LSN) {
+	w.t.Helper()
+	var snapshot, lsn string
+	err := w.db.QueryRow(w.t.Context(), "SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text").Scan(&snapshot, &lsn)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s, err := mvcc.ParseSnapshot(snapshot)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	l, err := mvcc.ParseLSN(lsn)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return s, l
+}
+
+// begin starts a generation.
+func (w *world) begin() {
+	w.t.Helper()
+	ctx := w.t.Context()
+	system, _, err := w.loader.System(ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if w.daemon != nil {
+		w.daemon.Close()
+	}
+	if w.daemon, err = w.store.Connect(ctx); err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(w.daemon.Close)
+	snapshot, lsn := w.gate()
+	w.xids++
+	w.head = fence.Head{
+		Generation: fmt.Sprintf("%016x", 0xabc0+w.xids), Term: fence.NewTerm(1, mvcc.XID(w.xids)), Revision: 0, System: system, Timeline: 1,
+		Wi: lsn, Wc: lsn, Si: snapshot,
+	}
+	if _, _, err := w.daemon.Claim(ctx, w.head.Term); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.daemon.NewGeneration(ctx, w.head); err != nil {
+		w.t.Fatal(err)
+	}
+	w.move(w.newRoster(1))
+}
+
+func (w *world) expected() redisstore.Expected {
+	return redisstore.Expected{Generation: w.head.Generation, Term: w.head.Term, Wc: w.head.Wc}
+}
+
+func (w *world) move(roster *rule.Roster) {
+	w.t.Helper()
+	if err := w.daemon.Move(w.t.Context(), w.expected(), roster.Text(), roster.Revision, "p"); err != nil {
+		w.t.Fatal(err)
+	}
+	w.roster = roster
+}
+
+// confirm is a whole round of the daemon for what is visible now: INTENT, UNLINK, ADVANCE.
+func (w *world) confirm(names ...string) {
+	w.t.Helper()
+	snapshot, lsn := w.gate()
+	batch := redisstore.Batch{Expect: w.expected(), Wi: lsn, Si: snapshot, Names: names, Advance: lsn, Sa: snapshot}
+	if _, err := w.daemon.Apply(w.t.Context(), batch); err != nil {
+		w.t.Fatal(err)
+	}
+	w.head.Wc = lsn
+}
+
+func (w *world) name(entry, arg string) string {
+	return rule.KeyPrefix(w.namespace, w.head.Generation, w.roster.Entries[entry]) + entry + ":" + arg
+}
+
+func (w *world) setPrice(id, price int) {
+	w.t.Helper()
+	if _, err := w.db.Exec(w.t.Context(), "UPDATE product SET price = $2 WHERE id = $1", id, price); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// change is a new price of product 1, and everything that the daemon does about it.
+func (w *world) change(price int) {
+	w.t.Helper()
+	w.setPrice(1, price)
+	w.confirm(w.name("product", "1"))
+}
+
+func (w *world) record(name string) (r fence.Record, text []byte) {
+	w.t.Helper()
+	var err error
+	text, err = w.raw.Do(w.t.Context(), w.raw.B().Get().Key(name).Build()).AsBytes()
+	if rueidis.IsRedisNil(err) {
+		return fence.Record{}, nil
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if r, err = fence.ParseRecord(text); err != nil {
+		w.t.Fatal(err)
+	}
+	return r, text
+}
+
+func (w *world) put(name string, text []byte) {
+	w.t.Helper()
+	if err := w.raw.Do(w.t.Context(), w.raw.B().Set().Key(name).Value(rueidis.BinaryString(text)).Build()).Error(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// reader opens one of the processes that read. Its loads take at most two seconds.
+func (w *world) reader(store fill.Store, loader fill.Loader) *fill.Reader {
+	w.t.Helper()
+	entries := map[string]fill.Entry{}
+	for name, d := range declarations() {
+		entries[name] = fill.Entry{
+			Declared: d, TTL: time.Minute, NegativeTTL: 10 * time.Second, Jitter: 0.1, LoadTimeout: 2 * time.Second,
+		}
+	}
+	return w.readerOf(store, loader, entries)
+}
+
+func (w *world) readerOf(store fill.Store, loader fill.Loader, entries map[string]fill.Entry) *fill.Reader {
+	w.t.Helper()
+	if store == nil {
+		store = w.store
+	}
+	if loader == nil {
+		loader = w.loader
+	}
+	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: store, Loader: loader, Entries: entries})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(r.Close)
+	return r
+}
+
+func arg(text string) []keytext.Arg { return []keytext.Arg{{Text: text}} }
+
+func price(id, p int) string { return fmt.Sprintf(`{"id":%d,"price":%d}`, id, p) }
+
+// read reads product id and checks what comes.
+func read(t *testing.T, r *fill.Reader, id int, status fill.Status, payload string) fill.Value {
+	t.Helper()
+	v, err := r.Get(t.Context(), "product", arg(strconv.Itoa(id)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.Status != status || string(v.Payload) != payload || v.Found != (payload != "") {
+		t.Fatalf("Get(%d) = %v %v %s (%s), want %v %s", id, v.Found, v.Status, v.Payload, v.Reason, status, payload)
+	}
+	return v
+}
+
+// hooks are called around the calls to the real store.
+type hooks struct {
+	fill.Store
+	afterGet  func(name string)
+	afterCall func(what string)
+	heads     atomic.Int64
+}
+
+func (h *hooks) Get(ctx context.Context, name string) (fence.Record, error) {
+	r, err := h.Store.Get(ctx, name)
+	if h.afterGet != nil {
+		h.afterGet(name)
+	}
+	return r, err
+}
+
+func (h *hooks) Head(ctx context.Context) (fence.Head, bool, error) {
+	h.heads.Add(1)
+	return h.Store.Head(ctx)
+}
+
+func (h *hooks) Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error) {
+	reply, err := h.Store.Lease(ctx, name, token, lasts)
+	if h.afterCall != nil {
+		h.afterCall("lease")
+	}
+	return reply, err
+}
+
+// slow is the real loader, with steps before and after each load that the test decides.
+type slow struct {
+	fill.Loader
+	before, after func(context.Context)
+	count         atomic.Int64
+}
+
+func (s *slow) around(ctx context.Context, load func() (pgload.Loaded, error)) (pgload.Loaded, error) {
+	s.count.Add(1)
+	if s.before != nil {
+		s.before(ctx)
+	}
+	loaded, err := load()
+	if s.after != nil {
+		s.after(ctx)
+	}
+	return loaded, err
+}
+
+func (s *slow) Load(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (pgload.Loaded, error) {
+	return s.around(ctx, func() (pgload.Loaded, error) { return s.Loader.Load(ctx, sql, result, args) })
+}
+
+func (s *slow) LoadFunc(ctx context.Context, load func(context.Context, pgx.Tx) ([]byte, bool, error)) (pgload.Loaded, error) {
+	return s.around(ctx, func() (pgload.Loaded, error) { return s.Loader.LoadFunc(ctx, load) })
+}
+
+// valve holds the first who comes to it until it is opened; those after it pass.
+type valve struct {
+	used    atomic.Bool
+	reached chan struct{}
+	open    chan struct{}
+}
+
+func newValve() *valve { return &valve{reached: make(chan struct{}), open: make(chan struct{})} }
+
+func (v *valve) pass(ctx context.Context) {
+	if v.used.Swap(true) {
+		return
+	}
+	close(v.reached)
+	select {
+	case <-v.open:
+	case <-ctx.Done():
+	}
+}
+
+// answer is what a Get in the background gave.
+type answer struct {
+	value fill.Value
+	err   error
+}
+
+func background(ctx context.Context, r *fill.Reader, id string) <-chan answer {
+	done := make(chan answer, 1)
+	go func() {
+		v, err := r.Get(ctx, "product", arg(id), nil)
+		done <- answer{v, err}
+	}()
+	return done
+}
+
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	testkit.Eventually(t, 15*time.Second, check)
+}
+
+// pause lets time pass, for what is about time itself.
+func pause(t *testing.T, d time.Duration) {
+	t.Helper()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.Context().Done():
+	}
+}
