@@ -45,6 +45,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"several servers", "redis://a?addr=b:6379", "n", "cluster"},
 		{"empty namespace", "redis://localhost", "", "namespace"},
 		{"hash tag", "redis://localhost", "a{b}", "namespace"},
+		{"part of another", "redis://localhost", "a:b", "namespace"},
 		{"pattern", "redis://localhost", "a*", "namespace"},
 	}
 	for _, tt := range tests {

@@ -50,8 +50,8 @@ func Open(_ context.Context, o Options) (*Store, error) {
 	if option.Sentinel.MasterSet != "" || len(option.InitAddress) != 1 {
 		return nil, errors.New("parse redis url: sentinel and cluster are not supported yet: name one server")
 	}
-	if o.Namespace == "" || strings.ContainsAny(o.Namespace, "{}*?[]\\ ") {
-		return nil, fmt.Errorf("open redis: namespace %q: it must not be empty or contain one of {}*?[]\\ or a space", o.Namespace)
+	if o.Namespace == "" || strings.ContainsAny(o.Namespace, "{}*?[]\\: ") {
+		return nil, fmt.Errorf("open redis: namespace %q: it must not be empty or contain one of {}*?[]\\: or a space", o.Namespace)
 	}
 	option.ForceSingleClient = true
 	option.PipelineMultiplex = -1 // one connection: LEASE and the HEAD after it share it, and pipelines stay deep

@@ -1,0 +1,88 @@
+package redisstore
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/rule"
+)
+
+// The examples of docs/redis.md are what the code reads and writes.
+func TestDocumentedLayouts(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/redis.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := map[string][]string{}
+	for i, part := range strings.Split(string(text), "```") {
+		if i%2 == 1 {
+			kind, body, _ := strings.Cut(part, "\n")
+			blocks[kind] = append(blocks[kind], strings.TrimSuffix(body, "\n"))
+		}
+	}
+	for kind, want := range map[string]int{"name": 1, "record": 5, "head": 1, "json": 1} {
+		if len(blocks[kind]) != want {
+			t.Fatalf("docs/redis.md has %d examples of %q, want %d", len(blocks[kind]), kind, want)
+		}
+	}
+
+	states := []fence.State{fence.Live, fence.Negative, fence.None, fence.Live, fence.None}
+	for i, example := range blocks["record"] {
+		r, err := fence.ParseRecord([]byte(example))
+		if err != nil {
+			t.Errorf("record %d: %v", i, err)
+			continue
+		}
+		if r.State != states[i] {
+			t.Errorf("record %d is %v, want %v", i, r.State, states[i])
+		}
+		if got := string(r.Append(nil)); got != example {
+			t.Errorf("record %d is written as\n%q, documented as\n%q", i, got, example)
+		}
+	}
+	first, err := fence.ParseRecord([]byte(blocks["record"][0]))
+	if err != nil || string(first.Payload) != `{"id": 42, "name": "Kettle", "price": 1999}` || first.Coverage.Snapshot.Xmax != 742 {
+		t.Errorf("the first record is %+v, %v", first, err)
+	}
+
+	var (
+		h    fence.Head
+		want []string
+	)
+	for line := range strings.SplitSeq(blocks["head"][0], "\n") {
+		name, value, _ := strings.Cut(line, " ")
+		if err := h.SetField(name, value); err != nil {
+			t.Error(err)
+		}
+		want = append(want, name, value)
+	}
+	if diff := cmp.Diff(want, h.Fields()); diff != "" {
+		t.Errorf("HEAD (-documented +written):\n%s", diff)
+	}
+
+	roster, err := rule.ParseRoster([]byte(blocks["json"][0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var indented bytes.Buffer
+	if err := json.Indent(&indented, roster.Text(), "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(blocks["json"][0], indented.String()); diff != "" {
+		t.Errorf("roster (-documented +written):\n%s", diff)
+	}
+	if roster.Revision != h.Revision || roster.Generation != h.Generation || roster.Term != string(h.Term) {
+		t.Errorf("roster %s, %s, %d is not that of HEAD %s, %s, %d", roster.Generation, roster.Term, roster.Revision, h.Generation, h.Term, h.Revision)
+	}
+	name := rule.KeyPrefix("shop", h.Generation, roster.Entries["product"]) + "product:42"
+	if diff := cmp.Diff(blocks["name"][0], name); diff != "" {
+		t.Errorf("name (-documented +written):\n%s", diff)
+	}
+}
