@@ -5,6 +5,7 @@ package mvcc
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,7 +35,7 @@ func ParseLSN(s string) (LSN, error) {
 }
 
 // String prints the LSN as PostgreSQL does.
-func (l LSN) String() string { return fmt.Sprintf("%X/%X", uint32(l>>32), uint32(l)) }
+func (l LSN) String() string { return fmt.Sprintf("%X/%X", uint64(l)>>32, uint64(l)&math.MaxUint32) }
 
 // XID is a full 64-bit top-level transaction id (PostgreSQL's xid8).
 type XID uint64
@@ -68,24 +69,24 @@ type Snapshot struct {
 
 // ParseSnapshot reads PostgreSQL's text form, "xmin:xmax:xip,xip".
 func ParseSnapshot(s string) (Snapshot, error) {
-	bad := func() (Snapshot, error) { return Snapshot{}, fmt.Errorf("snapshot %q: %w", s, ErrSyntax) }
+	bad := fmt.Errorf("snapshot %q: %w", s, ErrSyntax)
 	low, rest, ok := strings.Cut(s, ":")
 	if !ok {
-		return bad()
+		return Snapshot{}, bad
 	}
 	high, list, ok := strings.Cut(rest, ":")
 	if !ok {
-		return bad()
+		return Snapshot{}, bad
 	}
 	var (
 		snap Snapshot
 		err  error
 	)
 	if snap.Xmin, err = ParseXID(low); err != nil {
-		return bad()
+		return Snapshot{}, bad
 	}
 	if snap.Xmax, err = ParseXID(high); err != nil || snap.Xmax < snap.Xmin {
-		return bad()
+		return Snapshot{}, bad
 	}
 	if list == "" {
 		return snap, nil
@@ -94,7 +95,7 @@ func ParseSnapshot(s string) (Snapshot, error) {
 	for part := range strings.SplitSeq(list, ",") {
 		x, err := ParseXID(part)
 		if err != nil || x < snap.Xmin || x >= snap.Xmax {
-			return bad()
+			return Snapshot{}, bad
 		}
 		snap.Xip = append(snap.Xip, x)
 	}

@@ -95,9 +95,9 @@ func New(opts Options) *Applier {
 }
 
 // Request runs a change of the live names in the applier's order of things and returns once readers can see it.
-// change reports whether it changed anything.
-func (a *Applier) Request(ctx context.Context, change func(n *Names) bool) error {
-	r := request{change: change, done: make(chan error, 1)}
+// alter reports whether it changed anything.
+func (a *Applier) Request(ctx context.Context, alter func(n *Names) bool) error {
+	r := request{change: alter, done: make(chan error, 1)}
 	select {
 	case a.requests <- r:
 	case <-ctx.Done():
@@ -373,7 +373,7 @@ func (a *Applier) finish(ready []*pendingPart, result redisstore.Result, batch r
 	stats := a.opts.Stats
 	stats.Batches.Add(1)
 	stats.Keys.Add(uint64(len(batch.Names)))
-	stats.Unlinked.Add(uint64(max(result.Unlinked, 0))) //nolint:gosec // not negative
+	stats.Unlinked.Add(uint64(max(result.Unlinked, 0)))
 	if batch.Advance > 0 {
 		stats.Wc.Store(uint64(batch.Advance))
 	}

@@ -73,7 +73,8 @@ func (n *Names) Move(i int, cause string, now time.Time) {
 	if now.Sub(m.since) > movesWithin {
 		*m = moveCount{since: now}
 	}
-	if m.count++; m.count > tooManyMoves && e.Suspended == "" {
+	m.count++
+	if m.count > tooManyMoves && e.Suspended == "" {
 		e.Suspended = "its version moved too often: " + cause
 	}
 	e.Activation = Draw()

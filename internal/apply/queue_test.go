@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,8 +18,8 @@ import (
 	"github.com/freshet/freshet/mvcc"
 )
 
-func oneRule(t testing.TB) (*route.Router, *change.Relation) {
-	t.Helper()
+func oneRule(tb testing.TB) (*route.Router, *change.Relation) {
+	tb.Helper()
 	e := &rule.Entry{
 		Name: "items", Key: "i:{id}", Params: []rule.Param{{Name: "id", Type: keytext.String}},
 		Rules: []rule.Rule{{Schema: "public", Table: "items", Bind: []string{"id"}}},
@@ -134,7 +135,7 @@ func TestFullQueueHoldsTheSourceBack(t *testing.T) {
 					done <- err
 					return
 				}
-				router.Row(insert(relation, fmt.Sprint(added)), part.Keys)
+				router.Row(insert(relation, strconv.Itoa(added)), part.Keys)
 				added++
 				q.Release()
 			}

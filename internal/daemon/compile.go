@@ -58,7 +58,7 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn) (*pipeline.Compi
 		return nil, fmt.Errorf("%w: %w", pipeline.ErrRefused, errors.Join(refused...))
 	}
 	for _, err := range refused {
-		c.logger.Error("entry is out of the cache: its query can no longer be planned", slog.Any("err", err))
+		c.logger.ErrorContext(ctx, "entry is out of the cache: its query can no longer be planned", slog.Any("err", err))
 	}
 	c.passed = true
 	return &result, nil

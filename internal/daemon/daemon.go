@@ -81,7 +81,7 @@ func Run(ctx context.Context, o Options) error {
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
 	}
-	o.Logger.Info("listening", slog.String("addr", listener.Addr().String()))
+	o.Logger.InfoContext(ctx, "listening", slog.String("addr", listener.Addr().String()))
 	if o.Ready != nil {
 		o.Ready(listener.Addr().String())
 	}
@@ -109,7 +109,7 @@ func Run(ctx context.Context, o Options) error {
 		p.loader.Close()
 		p.store.Close()
 	}
-	o.Logger.Info("stopped")
+	o.Logger.InfoContext(ctx, "stopped")
 	return err
 }
 
@@ -172,7 +172,7 @@ func (d *daemon) namespace(ctx context.Context, loader *pgload.Loader) (string, 
 			return "", context.Cause(ctx)
 		}
 		d.waiting(err.Error())
-		d.logger.Warn("the database is needed once, to name the keys; trying again",
+		d.logger.WarnContext(ctx, "the database is needed once, to name the keys; trying again",
 			slog.Any("err", err), slog.Duration("retry_in", wait))
 		timer := time.NewTimer(wait)
 		select {

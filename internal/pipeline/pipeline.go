@@ -89,7 +89,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		err := p.session(ctx)
 		if ctx.Err() != nil {
 			if err != nil && !errors.Is(err, context.Canceled) {
-				p.opts.Logger.Warn("stopped before everything was applied; it will be read again", slog.Any("err", err))
+				p.opts.Logger.WarnContext(ctx, "stopped before everything was applied; it will be read again", slog.Any("err", err))
 			}
 			return nil
 		}
@@ -115,7 +115,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 			p.failed(err, wait)
 		}
 		if err := sleep(ctx, jitter(wait)); err != nil {
-			return nil //nolint:nilerr // the end of ctx is how Run is stopped
+			return nil
 		}
 	}
 }

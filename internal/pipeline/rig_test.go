@@ -40,10 +40,8 @@ type rig struct {
 	namespace string
 	slot      string
 	store     *redisstore.Store
-	conn      *pgx.Conn
 	tables    []string // public.<name>(id int primary key, v text), each with an entry of the same name
 	rewind    apply.Rewind
-	logs      *strings.Builder
 }
 
 type options struct {

@@ -225,7 +225,7 @@ func (s *session) storedRoster(ctx context.Context) (*rule.Roster, error) {
 		stored.Revision = 0
 	}
 	if err != nil || stored.Generation != s.head.Generation || stored.Revision != s.head.Revision {
-		s.p.opts.Logger.Warn("the roster in the store is not the one that HEAD names; every entry gets a new name")
+		s.p.opts.Logger.WarnContext(ctx, "the roster in the store is not the one that HEAD names; every entry gets a new name")
 		return nil, nil //nolint:nilnil,nilerr // no usable roster is an answer
 	}
 	return stored, nil
@@ -330,7 +330,7 @@ func (s *session) follow(ctx context.Context) error {
 		err := s.stream.Run(reading, out)
 		if ctx.Err() != nil {
 			queue.Close()
-			return nil
+			return nil //nolint:nilerr // the end of ctx is how reading is stopped
 		}
 		if err == nil {
 			err = errors.New("the server ended the stream")
@@ -377,7 +377,7 @@ func (s *session) close(ctx context.Context) error {
 	defer cancel()
 	if s.stream != nil {
 		if err := s.stream.Close(ctx); err != nil {
-			s.p.opts.Logger.Debug("closing the stream", slog.Any("err", err))
+			s.p.opts.Logger.DebugContext(ctx, "closing the stream", slog.Any("err", err))
 		}
 	}
 	if s.conn != nil {

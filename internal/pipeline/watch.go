@@ -34,7 +34,7 @@ func (s *session) watch(ctx context.Context, applier *apply.Applier) error {
 			err = s.keepRoster(ctx, applier)
 		}
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // stopping
+			return nil
 		}
 		if err != nil {
 			return err
@@ -85,7 +85,7 @@ func (s *session) keepRoster(ctx context.Context, applier *apply.Applier) error 
 	if found {
 		return nil
 	}
-	s.p.opts.Logger.Warn("the store lost the roster; publishing it again")
+	s.p.opts.Logger.WarnContext(ctx, "the store lost the roster; publishing it again")
 	return applier.Request(ctx, func(*apply.Names) bool { return true })
 }
 
@@ -107,7 +107,7 @@ func (s *session) catchUp(ctx context.Context, target mvcc.LSN) error {
 		}
 	}
 	s.p.state.update(func(st *Status) { st.Phase = Streaming })
-	s.p.opts.Logger.Info("streaming", slog.String("generation", s.head.Generation), slog.String("slot", s.p.opts.Slot))
+	s.p.opts.Logger.InfoContext(ctx, "streaming", slog.String("generation", s.head.Generation), slog.String("slot", s.p.opts.Slot))
 	return nil
 }
 
@@ -137,7 +137,7 @@ func (s *session) admission(ctx context.Context, applier *apply.Applier) error {
 		return err
 	}
 	s.p.state.update(func(st *Status) { st.Admission = "" })
-	s.p.opts.Logger.Info("entries are live", slog.Int("entries", len(s.admit)))
+	s.p.opts.Logger.InfoContext(ctx, "entries are live", slog.Int("entries", len(s.admit)))
 	return nil
 }
 

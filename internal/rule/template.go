@@ -2,6 +2,7 @@ package rule
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/freshet/freshet/internal/keytext"
@@ -50,10 +51,8 @@ func ParseTemplate(s string) (*Template, error) {
 		if !validName(name) {
 			return fail(open, "a parameter is a name in braces, such as {id}")
 		}
-		for _, p := range t.params {
-			if p == name {
-				return fail(open, "parameter {%s} appears twice", name)
-			}
+		if slices.Contains(t.params, name) {
+			return fail(open, "parameter {%s} appears twice", name)
 		}
 		literal := s[at:open]
 		if len(t.params) > 0 && !keytext.Separates(literal) {
