@@ -1,0 +1,205 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/freshet/freshet/internal/config"
+)
+
+// finding is one thing that check has to say. A problem makes it exit with 3, a note does not.
+type finding struct {
+	Area string `json:"area"` // postgres, redis or entry
+	Name string `json:"name,omitempty"`
+	What string `json:"what"`
+	Why  string `json:"why,omitempty"`
+	Do   string `json:"do,omitempty"`
+}
+
+// checked is the JSON of check.
+type checked struct {
+	OK       bool           `json:"ok"` // no problem found
+	Problems []finding      `json:"problems"`
+	Notes    []finding      `json:"notes"`
+	Postgres *postgresFacts `json:"postgres,omitempty"`
+	Redis    *redisFacts    `json:"redis,omitempty"`
+	Entries  []entryFacts   `json:"entries"`
+	conf     *config.Config
+}
+
+// entryFacts say which strategy holds for an entry, and how stale it can be.
+type entryFacts struct {
+	Entry        string   `json:"entry"`
+	OK           bool     `json:"ok"`
+	Strategy     string   `json:"strategy,omitempty"` // log: a change drops the value; the TTL is the backstop
+	Bound        string   `json:"staleness_bound,omitempty"`
+	TTL          string   `json:"ttl"`
+	MaxStaleness string   `json:"max_staleness,omitempty"`
+	Meets        string   `json:"max_staleness_verdict,omitempty"`
+	Tables       []string `json:"tables,omitempty"`
+}
+
+func (a *app) check() *cobra.Command {
+	return a.jsonFlag(&cobra.Command{
+		Use:   "check",
+		Short: "Find what is wrong before and while running; changes nothing",
+		Long: "check looks at the configuration, PostgreSQL (wal_level, version, privileges, slot, publication, replica identity),\n" +
+			"Redis (version, role, eviction policy) and every entry: which strategy holds and how stale a value can be.\n" +
+			"It changes nothing. Exit code 3 when it finds a problem, 2 when the configuration itself is wrong.",
+		Example: "  freshet check\n  freshet check --json",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runCheck(cmd.Context()) },
+	})
+}
+
+func (a *app) runCheck(ctx context.Context) error {
+	c, err := a.load()
+	if err != nil {
+		return err
+	}
+	r := &checked{Problems: []finding{}, Notes: []finding{}, Entries: []entryFacts{}, conf: c}
+	r.checkPostgres(ctx)
+	r.checkRedis(ctx)
+	r.OK = len(r.Problems) == 0
+	if a.json {
+		if err := a.printJSON(r); err != nil {
+			return err
+		}
+	} else {
+		a.printCheck(r)
+	}
+	if !r.OK {
+		return &exitError{code: exitFound}
+	}
+	return nil
+}
+
+func (r *checked) problem(area, what, why, do string) {
+	r.Problems = append(r.Problems, finding{Area: area, What: what, Why: why, Do: do})
+}
+
+func (r *checked) note(area, what, why, do string) {
+	r.Notes = append(r.Notes, finding{Area: area, What: what, Why: why, Do: do})
+}
+
+// judgeEntry says which strategy an entry has and what that promises.
+func (r *checked) judgeEntry(p planned) {
+	e := r.conf.Entries[p.name]
+	facts := entryFacts{Entry: p.name, OK: p.err == nil, TTL: e.TTL.String()}
+	if e.MaxStaleness > 0 {
+		facts.MaxStaleness = e.MaxStaleness.String()
+	}
+	if p.err != nil {
+		for _, refused := range orPlain(refusals(p.err), p.err) {
+			r.Problems = append(r.Problems, finding{Area: "entry", Name: p.name, What: refused.text, Do: refused.try})
+		}
+		r.Entries = append(r.Entries, facts)
+		return
+	}
+	facts.Strategy = "log"
+	facts.Bound = fmt.Sprintf("from COMMIT until the daemon has applied it; %s (the TTL) while no daemon runs", e.TTL)
+	facts.Meets = verdict(e)
+	for _, t := range p.compiled.Tables {
+		facts.Tables = append(facts.Tables, t.Schema+"."+t.Table)
+	}
+	for _, w := range p.compiled.Warnings {
+		r.Notes = append(r.Notes, finding{Area: "entry", Name: p.name, What: w})
+	}
+	for _, column := range p.compiled.Ignored {
+		r.Notes = append(r.Notes, finding{
+			Area: "entry", Name: p.name, What: "changes of " + column + " are ignored",
+			Why: fmt.Sprintf("unsafe_ignore demands it: the value may be outdated in it for as long as its TTL (%s)", e.TTL),
+		})
+	}
+	r.Entries = append(r.Entries, facts)
+}
+
+// verdict compares what an entry's readers tolerate with what its strategies give.
+func verdict(e config.Entry) string {
+	switch {
+	case e.MaxStaleness == 0:
+		return ""
+	case e.TTL <= e.MaxStaleness:
+		return "met by the TTL alone"
+	}
+	return fmt.Sprintf("met by the log while the daemon runs and its lag is below %s; without it only a ttl of at most %s would do",
+		e.MaxStaleness, e.MaxStaleness)
+}
+
+func orPlain(list []refusal, err error) []refusal {
+	if len(list) == 0 {
+		return []refusal{{text: err.Error()}}
+	}
+	return list
+}
+
+func (a *app) printCheck(r *checked) {
+	if p := r.Postgres; p != nil {
+		rows := [][]string{{"postgresql", p.Version + ", database " + p.Database + ", role " + p.Role}}
+		slot := "will be made"
+		if p.SlotExists {
+			slot = fmt.Sprintf("%s, keeps %s of log", p.WALStatus, bytesText(p.RetainedBytes))
+			if p.ActivePID != 0 {
+				slot += fmt.Sprintf(", read by process %d", p.ActivePID)
+			}
+		}
+		publication := plural(len(p.Unpublished), "table") + " to be added"
+		if !p.PublicationExists {
+			publication = "will be made, with " + plural(len(p.Unpublished), "table")
+		}
+		a.printTable(append(rows, []string{"slot", p.Slot + ": " + slot}, []string{"publication", p.Publication + ": " + publication}))
+	}
+	if p := r.Redis; p != nil {
+		memory := "no bound"
+		if p.MaxMemory > 0 {
+			memory = bytesText(p.MaxMemory)
+		}
+		a.printTable([][]string{{"redis      ", p.Server + " " + p.Version + ", memory " + memory + ", " + p.Policy}})
+	}
+	if len(r.Entries) > 0 {
+		a.out("\n")
+		rows := [][]string{{"entry", "verdict", "strategy", "ttl", "stale at most"}}
+		for _, e := range r.Entries {
+			if !e.OK {
+				rows = append(rows, []string{e.Entry, "refused", "-", e.TTL, "-"})
+				continue
+			}
+			rows = append(rows, []string{e.Entry, "ok", e.Strategy, e.TTL, e.Bound})
+			if e.Meets != "" {
+				rows = append(rows, []string{"", "", "", "", "max_staleness " + e.MaxStaleness + ": " + e.Meets})
+			}
+		}
+		a.printTable(rows)
+	}
+	a.out("\n")
+	a.printFindings("problem", r.Problems)
+	a.printFindings("note", r.Notes)
+	if r.OK {
+		a.out("no problem found\n")
+	} else {
+		a.out(plural(len(r.Problems), "problem") + " found\n")
+	}
+}
+
+func (a *app) printFindings(kind string, list []finding) {
+	for _, f := range list {
+		text := kind + ": " + f.What + "\n"
+		if f.Name != "" {
+			text = fmt.Sprintf("%s: entry %s: %s\n", kind, f.Name, f.What)
+		}
+		if f.Why != "" {
+			text += "  why: " + f.Why + "\n"
+		}
+		if f.Do != "" {
+			text += "  do:  " + f.Do + "\n"
+		}
+		a.out(text)
+	}
+}
+
+// within bounds one part of a check.
+func within(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, 3*patience)
+}

@@ -1,0 +1,229 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/internal/pgsource"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/schema"
+)
+
+// postgresFacts are what check saw of the database.
+type postgresFacts struct {
+	Version           string   `json:"version"`
+	SystemID          string   `json:"system_identifier"`
+	Database          string   `json:"database"`
+	Role              string   `json:"role"`
+	Slot              string   `json:"slot"`
+	SlotExists        bool     `json:"slot_exists"`
+	ActivePID         int32    `json:"slot_active_pid,omitempty"`
+	WALStatus         string   `json:"wal_status,omitempty"`
+	RetainedBytes     int64    `json:"retained_bytes"`
+	FreeSlots         int      `json:"free_slots"`
+	Publication       string   `json:"publication"`
+	PublicationExists bool     `json:"publication_exists"`
+	Unpublished       []string `json:"unpublished_tables"` // the daemon adds them when it starts
+}
+
+// redisFacts are what check saw of the store.
+type redisFacts struct {
+	Server    string `json:"server"`
+	Version   string `json:"version"`
+	Role      string `json:"role"`
+	MaxMemory int64  `json:"maxmemory"`
+	Policy    string `json:"maxmemory_policy"`
+	Namespace string `json:"namespace"`
+}
+
+func (r *checked) checkPostgres(ctx context.Context) {
+	ctx, cancel := within(ctx)
+	defer cancel()
+	source := r.conf.Source.Postgres
+	primary, err := connect(ctx, "the database whose log is read", source.URL)
+	if err != nil {
+		r.problem("postgres", err.Error(), "without the log nothing becomes fresh", "start PostgreSQL, or correct database.url")
+		return
+	}
+	defer closeConn(ctx, primary)
+	facts := &postgresFacts{Slot: source.Slot, Publication: source.Publication, Unpublished: []string{}}
+	r.Postgres = facts
+	if err := facts.identify(ctx, primary); err != nil {
+		r.problem("postgres", err.Error(), "", "")
+		return
+	}
+	entries, err := planEntries(ctx, primary, r.conf, "")
+	if err != nil {
+		r.problem("postgres", err.Error(), "", "")
+		return
+	}
+	var tables []schema.Name
+	for _, p := range entries {
+		r.judgeEntry(p)
+		if p.err == nil {
+			for _, t := range p.compiled.Tables {
+				if name := (schema.Name{Schema: t.Schema, Name: t.Table}); !slices.Contains(tables, name) {
+					tables = append(tables, name)
+				}
+			}
+		}
+	}
+	r.checkSource(ctx, primary, facts, tables)
+	r.checkLoads(ctx, entries)
+}
+
+func (f *postgresFacts) identify(ctx context.Context, conn *pgx.Conn) error {
+	const query = `
+SELECT current_setting('server_version'), current_database()::text, current_user::text,
+       (SELECT system_identifier::text FROM pg_control_system())`
+	if err := conn.QueryRow(ctx, query).Scan(&f.Version, &f.Database, &f.Role, &f.SystemID); err != nil {
+		return fmt.Errorf("look at the server: %w", err)
+	}
+	return nil
+}
+
+// checkSource judges what following the log takes.
+func (r *checked) checkSource(ctx context.Context, conn *pgx.Conn, facts *postgresFacts, tables []schema.Name) {
+	found, err := pgsource.Inspect(ctx, conn, pgsource.PrepareOptions{Slot: facts.Slot, Publication: facts.Publication, Tables: tables})
+	if setup, ok := errors.AsType[*pgsource.SetupError](err); ok {
+		found.Problems = append(found.Problems, setup.Problems...)
+	} else if err != nil {
+		r.problem("postgres", err.Error(), "", "")
+		return
+	}
+	for _, p := range found.Problems {
+		r.problem("postgres", p.What, p.Why, p.Do)
+	}
+	slot := found.Slot
+	facts.SlotExists, facts.ActivePID, facts.WALStatus = slot.Exists, slot.ActivePID, slot.WALStatus
+	facts.RetainedBytes, facts.FreeSlots, facts.PublicationExists = slot.RetainedBytes, found.FreeSlots, found.Published
+	for _, name := range found.Unpublished {
+		facts.Unpublished = append(facts.Unpublished, name.String())
+	}
+	if slot.Exists && slot.ActivePID == 0 && !slot.Lost {
+		r.note("postgres", fmt.Sprintf("slot %q exists and nobody reads it; it keeps %s of log", facts.Slot, bytesText(slot.RetainedBytes)),
+			"the server keeps all log that a slot has not read: it fills the disk", "start the daemon, or run: freshet drop")
+	}
+	if slot.Exists && !slot.SafeWALLimited {
+		r.note("postgres", "max_slot_wal_keep_size sets no limit",
+			"while the daemon is away its slot keeps the log without bound, until the disk is full",
+			"set max_slot_wal_keep_size to what the disk can spare; a slot that is lost costs no more than an empty cache")
+	}
+}
+
+// checkLoads judges what reading takes: the privileges, and a session whose answers may be cached.
+func (r *checked) checkLoads(ctx context.Context, entries []planned) {
+	conn, err := connect(ctx, "the database", r.conf.Database.URL)
+	if err != nil {
+		r.problem("postgres", err.Error(), "entries are loaded from it", "correct database.url")
+		return
+	}
+	defer closeConn(ctx, conn)
+	var here postgresFacts
+	if err := here.identify(ctx, conn); err != nil {
+		r.problem("postgres", err.Error(), "", "")
+		return
+	}
+	if p := r.Postgres; here.SystemID != p.SystemID || here.Database != p.Database {
+		r.problem("postgres", fmt.Sprintf("database.url leads to system %s, database %q; source.postgres.url to system %s, database %q",
+			here.SystemID, here.Database, p.SystemID, p.Database),
+			"transaction ids of one say nothing about the other: nothing would be cached", "name the same database in both")
+		return
+	}
+	for _, p := range entries {
+		if p.err == nil && p.compiled.Entry.SQL != "" {
+			r.checkSelect(ctx, conn, here.Role, p)
+		}
+	}
+	loader, err := pgload.Open(ctx, r.conf.Database.URL.Reveal())
+	if err != nil {
+		r.problem("postgres", err.Error(), "", "")
+		return
+	}
+	defer loader.Close()
+	loaded, err := loader.Load(ctx, "SELECT 1 AS one", rule.One, nil)
+	switch {
+	case err != nil:
+		r.problem("postgres", "a load fails: "+err.Error(), "", "")
+	case loaded.Refuse != "":
+		r.problem("postgres", "what is loaded over database.url may not be cached: "+loaded.Refuse, "", "let database.url lead to the primary, in a session of its own")
+	}
+}
+
+// checkSelect judges whether the loading role may read what an entry's query reads.
+func (r *checked) checkSelect(ctx context.Context, conn *pgx.Conn, role string, p planned) {
+	const query = `
+SELECT has_schema_privilege(n.oid, 'USAGE'),
+       has_table_privilege(c.oid, 'SELECT')
+       OR (cardinality($3::text[]) > 0 AND (SELECT bool_and(has_column_privilege(c.oid, name, 'SELECT')) FROM unnest($3::text[]) name))
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2`
+	for _, t := range p.compiled.Tables {
+		var mayUse, maySelect bool
+		columns := t.Columns
+		if columns == nil {
+			columns = []string{}
+		}
+		if err := conn.QueryRow(ctx, query, t.Schema, t.Table, columns).Scan(&mayUse, &maySelect); err != nil {
+			r.problem("postgres", fmt.Sprintf("look at the privileges on %s.%s: %v", t.Schema, t.Table, err), "", "")
+			continue
+		}
+		table := pgx.Identifier{t.Schema, t.Table}.Sanitize()
+		to := pgx.Identifier{role}.Sanitize()
+		why := fmt.Sprintf("entry %s loads from it", p.name)
+		if !mayUse {
+			r.problem("postgres", fmt.Sprintf("role %q may not use schema %q", role, t.Schema), why,
+				"run: GRANT USAGE ON SCHEMA "+pgx.Identifier{t.Schema}.Sanitize()+" TO "+to)
+		}
+		if !maySelect {
+			r.problem("postgres", fmt.Sprintf("role %q may not read table \"%s.%s\"", role, t.Schema, t.Table), why,
+				"run: GRANT SELECT ON "+table+" TO "+to)
+		}
+	}
+}
+
+func (r *checked) checkRedis(ctx context.Context) {
+	ctx, cancel := within(ctx)
+	defer cancel()
+	namespace := r.conf.Namespace
+	if namespace == "" && r.Postgres != nil {
+		namespace = r.conf.NamespaceFor(r.Postgres.SystemID, r.Postgres.Database)
+	}
+	region := r.conf.Regions[0]
+	store, err := openStore(ctx, r.conf, namespace, slog.New(slog.DiscardHandler))
+	if err != nil {
+		r.problem("redis", err.Error(), "", "correct regions.redis.url")
+		return
+	}
+	defer store.Close()
+	info, err := store.Info(ctx)
+	if err != nil {
+		r.problem("redis", fmt.Sprintf("region %s: %v", region.Name, err), "values are cached there", "start Redis, or correct regions.redis.url")
+		return
+	}
+	r.Redis = &redisFacts{
+		Server: info.Server, Version: info.Version, Role: info.Role, MaxMemory: info.MaxMemory, Policy: info.MaxMemoryPolicy, Namespace: namespace,
+	}
+	if why := info.Supported(); why != "" {
+		r.problem("redis", fmt.Sprintf("region %s: %s", region.Name, why), "", "use a standalone Redis 7.0 or Valkey 7.2, or newer")
+	}
+	if info.Role != "master" {
+		r.problem("redis", fmt.Sprintf("region %s: the server is a replica", region.Name), "nothing can be written to it", "name the master in regions.redis.url")
+	}
+	switch {
+	case info.MaxMemory == 0:
+		r.note("redis", "maxmemory sets no limit", "a cache grows until the system stops it", "set maxmemory, and maxmemory-policy to one of the volatile ones")
+	case strings.HasPrefix(info.MaxMemoryPolicy, "allkeys-"):
+		r.note("redis", "maxmemory-policy "+info.MaxMemoryPolicy+" may evict what the daemon vouches with",
+			"each time it does, everything cached is given up", "set maxmemory-policy to volatile-lru or another volatile one: all cached values have a TTL")
+	case info.MaxMemoryPolicy == "noeviction":
+		r.note("redis", "maxmemory-policy is noeviction", "once the memory is full no new value is cached; invalidation goes on",
+			"set maxmemory-policy to volatile-lru or another volatile one: all cached values have a TTL")
+	}
+}

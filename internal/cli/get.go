@@ -1,0 +1,233 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/freshet/freshet/internal/config"
+	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/rule"
+)
+
+// got is the JSON of get.
+type got struct {
+	Entry  string          `json:"entry"`
+	Args   []*string       `json:"args"` // in canonical text; null is NULL
+	Found  bool            `json:"found"`
+	Value  json.RawMessage `json:"value"`
+	Status string          `json:"status"`           // hit, miss or bypass
+	Reason string          `json:"reason,omitempty"` // why the cache could not be used, or was not filled
+	State  string          `json:"state"`            // of the record after the read: none, live, negative, stale, stale_negative
+	Stamp  string          `json:"stamp"`            // the coverage: which transactions the value contains
+	Filled *time.Time      `json:"filled,omitempty"`
+	Age    float64         `json:"age_seconds"`
+	Key    string          `json:"key,omitempty"` // in Redis
+	Leased bool            `json:"leased"`        // somebody is loading it
+	Fences int             `json:"fences"`        // changes that a load under way has to contain
+}
+
+func (a *app) get() *cobra.Command {
+	var nulls []string
+	cmd := a.jsonFlag(&cobra.Command{
+		Use:   "get ENTRY [ARG...]",
+		Short: "Read one entry as a reader sees it, with its stamp, age and state",
+		Long: "get reads one entry as a reader does: from the cache, or else from the database, filling the cache.\n" +
+			"Arguments follow the order of the entry's key and are written as PostgreSQL writes the type's text.",
+		Example:           "  freshet get product 42\n  freshet get user_profile 7 --json\n  freshet get page home --null lang",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.completeEntry,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.runGet(cmd.Context(), args[0], args[1:], nulls)
+		},
+	})
+	cmd.Flags().StringSliceVar(&nulls, "null", nil, "`names` of parameters that are NULL; they have no ARG")
+	return cmd
+}
+
+func (a *app) runGet(ctx context.Context, entry string, texts, nulls []string) error {
+	c, err := a.load()
+	if err != nil {
+		return err
+	}
+	if err := noSuchEntry(c, entry); err != nil {
+		return err
+	}
+	logger, err := a.logger(slog.LevelError)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience+c.Entries[entry].LoadTimeout)
+	defer cancel()
+	loader, err := pgload.Open(ctx, c.Database.URL.Reveal())
+	if err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	defer loader.Close()
+	namespace, err := namespaceOf(ctx, c, loader)
+	if err != nil {
+		return err
+	}
+	store, err := openStore(ctx, c, namespace, logger)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	reader, err := fill.New(fill.Options{Namespace: namespace, Store: store, Loader: loader, Entries: readable(c), Logger: logger})
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+
+	params, err := reader.Params(ctx, entry)
+	if err != nil {
+		return err
+	}
+	args, err := arguments(params, texts, nulls)
+	if err != nil {
+		return &exitError{code: exitUsage, err: err, try: usageOf(entry, params)}
+	}
+	value, err := reader.Get(ctx, entry, args, nil)
+	switch {
+	case errors.Is(err, fill.ErrNoLoader):
+		return &exitError{code: exitFailure, err: err, try: "read it in the application that loads it"}
+	case err != nil:
+		return fmt.Errorf("get %s: %w", entry, err)
+	}
+	return a.printGot(ctx, store, entry, args, value)
+}
+
+func (a *app) printGot(ctx context.Context, store *redisstore.Store, entry string, args []keytext.Arg, v fill.Value) error {
+	g := got{
+		Entry: entry, Args: []*string{}, Found: v.Found, Value: json.RawMessage("null"), Status: v.Status.String(), Reason: v.Reason,
+		State: "none", Stamp: v.Coverage.String(), Key: v.Name,
+	}
+	for _, arg := range args {
+		if arg.Null {
+			g.Args = append(g.Args, nil)
+		} else {
+			g.Args = append(g.Args, &arg.Text)
+		}
+	}
+	if v.Found {
+		g.Value = v.Payload
+	}
+	if v.Name != "" {
+		if record, err := store.Get(ctx, v.Name); err == nil { // a store that is away has no record to show
+			g.State, g.Fences = record.State.String(), len(record.Fences)
+			g.Leased = !record.Lease.IsZero()
+			if record.Filled > 0 {
+				filled := time.UnixMicro(record.Filled)
+				g.Filled, g.Age = &filled, max(0, time.Since(filled).Seconds())
+			}
+		}
+	}
+	if a.json {
+		return a.printJSON(g)
+	}
+	text := "(no such row)"
+	if v.Found {
+		text = string(v.Payload)
+	}
+	a.out(text + "\n")
+	rows := [][]string{{"status", withReason(g.Status, g.Reason)}, {"state", g.State}}
+	if g.Filled != nil {
+		rows = append(rows, []string{"age", short(time.Duration(g.Age * float64(time.Second)))})
+	}
+	rows = append(rows, []string{"stamp", g.Stamp})
+	if g.Key != "" {
+		rows = append(rows, []string{"key", g.Key})
+	}
+	a.printTable(rows)
+	return nil
+}
+
+func withReason(text, reason string) string {
+	if reason == "" {
+		return text
+	}
+	return text + " (" + reason + ")"
+}
+
+// arguments puts texts into canonical form, in the order of the parameters that are not NULL.
+func arguments(params []rule.Param, texts, nulls []string) ([]keytext.Arg, error) {
+	isNull := map[string]bool{}
+	for _, name := range nulls {
+		isNull[name] = true
+	}
+	args := make([]keytext.Arg, 0, len(params))
+	for _, p := range params {
+		if isNull[p.Name] {
+			delete(isNull, p.Name)
+			args = append(args, keytext.Arg{Null: true})
+			continue
+		}
+		if len(texts) == 0 {
+			return nil, fmt.Errorf("the argument for parameter %q (%s) is missing", p.Name, p.Type)
+		}
+		text, err := keytext.Canonical(p.Type, texts[0])
+		if err != nil {
+			return nil, fmt.Errorf("parameter %q: %w", p.Name, err)
+		}
+		args, texts = append(args, keytext.Arg{Text: text}), texts[1:]
+	}
+	if len(texts) > 0 {
+		return nil, fmt.Errorf("%s too many", plural(len(texts), "argument"))
+	}
+	for name := range isNull {
+		return nil, fmt.Errorf("--null: there is no parameter %q", name)
+	}
+	return args, nil
+}
+
+func usageOf(entry string, params []rule.Param) string {
+	parts := []string{"freshet get", entry}
+	for _, p := range params {
+		parts = append(parts, strings.ToUpper(p.Name))
+	}
+	return strings.Join(parts, " ")
+}
+
+// namespaceOf is the configured namespace, or the one that the database gives.
+func namespaceOf(ctx context.Context, c *config.Config, loader *pgload.Loader) (string, error) {
+	if c.Namespace != "" {
+		return c.Namespace, nil
+	}
+	system, database, err := loader.System(ctx)
+	if err != nil {
+		return "", fmt.Errorf("ask the database for its identity, which names the keys: %w", err)
+	}
+	return c.NamespaceFor(system, database), nil
+}
+
+func openStore(ctx context.Context, c *config.Config, namespace string, logger *slog.Logger) (*redisstore.Store, error) {
+	region := c.Regions[0]
+	store, err := redisstore.Open(ctx, redisstore.Options{URL: region.Redis.URL.Reveal(), Namespace: namespace, Logger: logger})
+	if err != nil {
+		return nil, fmt.Errorf("region %s: %w", region.Name, err)
+	}
+	return store, nil
+}
+
+// readable are the entries as a reader needs them.
+func readable(c *config.Config) map[string]fill.Entry {
+	all := map[string]fill.Entry{}
+	for _, d := range c.Declared() {
+		e := c.Entries[d.Name]
+		all[d.Name] = fill.Entry{
+			Declared: d, TTL: e.TTL, NegativeTTL: e.NegativeTTL, Jitter: e.TTLJitter.Fraction(), LoadTimeout: e.LoadTimeout,
+		}
+	}
+	return all
+}
+
+func join(names []string) string { return strings.Join(names, ", ") }

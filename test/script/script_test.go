@@ -1,0 +1,209 @@
+// Package script drives the freshet binary as its users do: by scripts in testdata, against real servers.
+package script
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/freshet/freshet/internal/testkit"
+	"github.com/freshet/freshet/internal/testkit/pgtest"
+	"github.com/freshet/freshet/internal/testkit/redistest"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+// binary builds freshet once.
+//
+//nolint:gochecknoglobals // built once for all scripts
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "freshet-script-*")
+	if err != nil {
+		return "", fmt.Errorf("make a directory: %w", err)
+	}
+	testkit.AtEnd(func() error { return os.RemoveAll(dir) })
+	path := filepath.Join(dir, "freshet")
+	cmd := exec.Command("go", "build", "-o", path, "github.com/freshet/freshet/cmd/freshet")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build freshet: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// Each script has a database, a namespace, a slot and a port of its own. A script named own_* has its own PostgreSQL,
+// started with the settings in its file "postgresql.conf".
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("scripts: %v, %v", files, err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".txtar")
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, name, file)
+		})
+	}
+}
+
+func run(t *testing.T, name, file string) {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := pgtest.Shared(t)
+	if strings.HasPrefix(name, "own_replica_") {
+		server = pgtest.Start(t, pgtest.Options{Settings: map[string]string{"wal_level": "replica"}})
+	} else if strings.HasPrefix(name, "own_oneslot_") {
+		server = pgtest.Start(t, pgtest.Options{Settings: map[string]string{"max_replication_slots": "1"}})
+	}
+	url := server.Database(t)
+	listen := freeAddress(t)
+	unique := strings.ReplaceAll(redistest.Namespace(t), "-", "_")
+	testscript.Run(t, testscript.Params{
+		Files:               []string{file},
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PATH", filepath.Dir(path)+string(os.PathListSeparator)+env.Getenv("PATH"))
+			env.Setenv("DATABASE_URL", url)
+			env.Setenv("REDIS_URL", redistest.Shared(t).URL)
+			env.Setenv("NAMESPACE", unique)
+			env.Setenv("SLOT", slotName(unique))
+			env.Setenv("LISTEN", listen)
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits": exits, "sql": sql, "http": get, "await": await,
+		},
+	})
+}
+
+func slotName(unique string) string {
+	const longest = 63
+	name := "s_" + strings.ToLower(unique)
+	return name[max(0, len(name)-longest):]
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	var config net.ListenConfig
+	listener, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	return listener.Addr().String()
+}
+
+// exits runs a program and compares its exit code: exits 3 freshet check.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM [ARG...]")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	err = ts.Exec(args[1], args[2:]...)
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("%s exits with %d, want %d", strings.Join(args[1:], " "), got, want)
+	}
+}
+
+// sql runs each argument as a statement on the script's database.
+func sql(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("sql does not take !")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, ts.Getenv("DATABASE_URL"))
+	ts.Check(err)
+	defer func() { ts.Check(conn.Close(ctx)) }()
+	for _, statement := range args {
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			ts.Fatalf("%s: %v", statement, err)
+		}
+	}
+}
+
+// get is http CODE PATH [HEADER VALUE]...: it prints the status line, the headers and the body.
+func get(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 || len(args)%2 != 0 {
+		ts.Fatalf("usage: http CODE PATH [HEADER VALUE]...")
+	}
+	text, code, err := request(ts.Getenv("LISTEN"), args[1], args[2:])
+	ts.Check(err)
+	_, err = io.WriteString(ts.Stdout(), text)
+	ts.Check(err)
+	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("GET %s = %d, want %s:\n%s", args[1], code, args[0], text)
+	}
+}
+
+// await is await CODE PATH [TEXT]: it asks until the answer is that and contains the text.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: await CODE PATH [TEXT]")
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	pause := time.NewTicker(20 * time.Millisecond)
+	defer pause.Stop()
+	for {
+		text, code, err := request(ts.Getenv("LISTEN"), args[1], nil)
+		if err == nil && strconv.Itoa(code) == args[0] && (len(args) < 3 || strings.Contains(text, args[2])) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("GET %s did not become %s: %d %v\n%s", args[1], strings.Join(args, " "), code, err, text)
+		}
+		<-pause.C
+	}
+}
+
+func request(listen, path string, headers []string) (text string, code int, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+listen+path, http.NoBody)
+	if err != nil {
+		return "", 0, fmt.Errorf("make request: %w", err)
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	response, err := transport.RoundTrip(req)
+	if err != nil {
+		return "", 0, fmt.Errorf("get %s: %w", path, err)
+	}
+	var b strings.Builder
+	b.WriteString(response.Status + "\n")
+	if err := response.Header.Write(&b); err != nil {
+		return "", 0, fmt.Errorf("print headers: %w", err)
+	}
+	b.WriteString("\n")
+	body, err := io.ReadAll(response.Body)
+	b.Write(body)
+	return strings.ReplaceAll(b.String(), "\r\n", "\n") + "\n", response.StatusCode, errors.Join(err, response.Body.Close())
+}
