@@ -1,7 +1,9 @@
 -- Shared by the scripts on HEAD. Each answers 'applied', 'mismatch' or 'superseded', the server's replication id, and,
 -- unless applied, HEAD as it is.
 local function replid()
-  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)') or ''
+  local text = redis.call('INFO', 'replication')
+  local _, at = string.find(text, 'master_replid:', 1, true)
+  return at and string.sub(text, at + 1, at + 40) or ''
 end
 
 local function answer(outcome, id)
