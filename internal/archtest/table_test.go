@@ -84,7 +84,7 @@ func drivers(name string) []string {
 	case "internal/demo":
 		return []string{postgres, redis} // its writers, and the cache-aside code that it shows beside freshet
 	case "internal/cli":
-		return []string{"github.com/spf13/cobra"}
+		return []string{"github.com/spf13/cobra", postgres} // check and drop ask the database themselves
 	default:
 		return nil
 	}

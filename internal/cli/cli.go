@@ -49,7 +49,7 @@ type app struct {
 // Run runs a command and returns its exit code.
 func Run(ctx context.Context, p Process) int {
 	a := &app{Process: p}
-	root := a.root()
+	root := a.root() //nolint:contextcheck // each command gets it from cobra
 	root.SetArgs(p.Args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -73,7 +73,7 @@ func (a *app) root() *cobra.Command {
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
+	root.SetFlagErrorFunc(usage)
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.configFile, "config", config.DefaultFile, "configuration `file`")
 	flags.StringVar(&a.logFormat, "log-format", "text", "format of the log on stderr: text or json")

@@ -71,6 +71,6 @@ func noSuchEntry(c *config.Config, name string) error {
 	}
 	return &exitError{
 		code: exitUsage, err: fmt.Errorf("the configuration declares no entry %q", name),
-		try: fmt.Sprintf("one of: %s", join(c.Names())),
+		try: "one of: " + join(c.Names()),
 	}
 }

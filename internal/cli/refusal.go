@@ -18,7 +18,7 @@ func refusals(err error) []refusal {
 	switch e := err.(type) { //nolint:errorlint // this walks the tree itself
 	case nil:
 		return nil
-	case *refusedEntry:
+	case *entryError:
 		return []refusal{{text: e.text, try: e.refused.Do}}
 	case *plan.Error:
 		plain := *e
@@ -58,15 +58,15 @@ func atQuery(c *config.Config, name string, err error) error {
 	if refused.Line > 0 {
 		text = "query " + text
 	}
-	return &refusedEntry{text: fmt.Sprintf("%s:%d:%d: entry %s: %s", at.File, at.Line, at.Column, name, text), refused: refused}
+	return &entryError{text: fmt.Sprintf("%s:%d:%d: entry %s: %s", at.File, at.Line, at.Column, name, text), refused: refused}
 }
 
-// refusedEntry is a plan's refusal with its place in the file.
-type refusedEntry struct {
+// entryError is a plan's refusal with its place in the file.
+type entryError struct {
 	text    string
 	refused *plan.Error
 }
 
-func (e *refusedEntry) Error() string { return e.text }
+func (e *entryError) Error() string { return e.text }
 
-func (e *refusedEntry) Unwrap() error { return e.refused }
+func (e *entryError) Unwrap() error { return e.refused }

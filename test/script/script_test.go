@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,8 +29,6 @@ import (
 func TestMain(m *testing.M) { testkit.Main(m) }
 
 // binary builds freshet once.
-//
-//nolint:gochecknoglobals // built once for all scripts
 var binary = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "freshet-script-*")
 	if err != nil {
@@ -44,8 +43,8 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// Each script has a database, a namespace, a slot and a port of its own. A script named own_* has its own PostgreSQL,
-// started with the settings in its file "postgresql.conf".
+// Each script has a database, a namespace, a slot and a port of its own. The first word of its name says what else:
+// replica and oneslot have their own PostgreSQL with other settings, faults has servers of its own to stop.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -67,11 +66,25 @@ func run(t *testing.T, name, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := pgtest.Shared(t)
-	if strings.HasPrefix(name, "own_replica_") {
-		server = pgtest.Start(t, pgtest.Options{Settings: map[string]string{"wal_level": "replica"}})
-	} else if strings.HasPrefix(name, "own_oneslot_") {
-		server = pgtest.Start(t, pgtest.Options{Settings: map[string]string{"max_replication_slots": "1"}})
+	var settings map[string]string
+	kind, _, _ := strings.Cut(name, "_")
+	switch kind {
+	case "replica":
+		settings = map[string]string{"wal_level": "replica"}
+	case "oneslot":
+		settings = map[string]string{"max_replication_slots": "1"}
+	}
+	server, redis := pgtest.Shared(t), redistest.Shared(t)
+	if settings != nil || kind == "faults" {
+		server = pgtest.Start(t, pgtest.Options{Settings: settings})
+	}
+	cmds := map[string]func(ts *testscript.TestScript, neg bool, args []string){
+		"exits": exits, "sql": sql, "http": get, "await": await, "terminate": terminate,
+	}
+	if kind == "faults" {
+		redis = redistest.Start(t)
+		cmds["postgres"] = stopStart(t, server)
+		cmds["redis"] = stopStart(t, redis)
 	}
 	url := server.Database(t)
 	listen := freeAddress(t)
@@ -83,15 +96,14 @@ func run(t *testing.T, name, file string) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", filepath.Dir(path)+string(os.PathListSeparator)+env.Getenv("PATH"))
 			env.Setenv("DATABASE_URL", url)
-			env.Setenv("REDIS_URL", redistest.Shared(t).URL)
+			env.Setenv("REDIS_URL", redis.URL)
 			env.Setenv("NAMESPACE", unique)
 			env.Setenv("SLOT", slotName(unique))
 			env.Setenv("LISTEN", listen)
+			env.Setenv("LISTEN2", freeAddress(t))
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "sql": sql, "http": get, "await": await,
-		},
+		Cmds: cmds,
 	})
 }
 
@@ -129,6 +141,34 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("%s exits with %d, want %d", strings.Join(args[1:], " "), got, want)
 	}
+}
+
+// stopStart is a command that stops or starts a server: redis stop.
+func stopStart(tb testing.TB, server interface {
+	Stop(tb testing.TB)
+	Start(tb testing.TB)
+},
+) func(ts *testscript.TestScript, neg bool, args []string) {
+	tb.Helper()
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		switch {
+		case !neg && len(args) == 1 && args[0] == "stop":
+			server.Stop(tb)
+		case !neg && len(args) == 1 && args[0] == "start":
+			server.Start(tb)
+		default:
+			ts.Fatalf("usage: redis stop|start, postgres stop|start")
+		}
+	}
+}
+
+// terminate sends SIGTERM to the background program that was started last.
+func terminate(ts *testscript.TestScript, neg bool, args []string) {
+	running := ts.BackgroundCmds()
+	if neg || len(args) > 0 || len(running) == 0 {
+		ts.Fatalf("usage: terminate, with a program in the background")
+	}
+	ts.Check(running[len(running)-1].Process.Signal(syscall.SIGTERM))
 }
 
 // sql runs each argument as a statement on the script's database.
