@@ -12,11 +12,18 @@ import (
 )
 
 // The old image that the log carries of a row is its replica identity: under DEFAULT the primary key, unless it is
-// deferrable, which PostgreSQL then ignores. The log of a partition follows the identity of the partition, while the
+// deferrable, which PostgreSQL then ignores. A partitioned table with a foreign or an unlogged partition counts as
+// such itself: not all of its changes are in the log. The log of a partition follows the identity of the partition, while the
 // publication describes the partitioned table; only DEFAULT on all of them is known to agree, also for partitions that
 // are created later.
 const tablesQuery = `
-SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relrowsecurity,
+SELECT c.oid, n.nspname::text, c.relname::text,
+       CASE WHEN c.relkind = 'p' AND EXISTS (
+           SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid WHERE l.relkind = 'f') THEN 'f' ELSE c.relkind::text END,
+       CASE WHEN c.relkind = 'p' THEN (
+           SELECT max(l.relpersistence::text) FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid)
+         ELSE c.relpersistence::text END,
+       c.relrowsecurity,
        EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid), c.relispartition, c.relreplident::text,
        ARRAY(SELECT a.attname::text
              FROM pg_index x CROSS JOIN LATERAL unnest(x.indkey::int2[]) WITH ORDINALITY k(num, place)

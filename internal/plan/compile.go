@@ -261,6 +261,15 @@ func shape(occurrences []*occurrence) string {
 	return hex.EncodeToString(sum[:8])
 }
 
+// warnAboutPartitions notes what the log does not say of partitioned tables.
+func (c *compiler) warnAboutPartitions(tables ...*schema.Table) {
+	for _, t := range tables {
+		if t.Kind == schema.PartitionedTable {
+			c.warn("%s is partitioned: TRUNCATE of one partition, ATTACH and DETACH leave nothing in the log; invalidate the entry by hand after one", t.Name.Name)
+		}
+	}
+}
+
 // warnAboutOrder notes what the result does not say by itself.
 func (c *compiler) warnAboutOrder(b *block) {
 	single := b.singleRow()

@@ -31,6 +31,7 @@ func (c *compiler) dependsOn() (*Compiled, error) {
 			o.read[t.Columns[i].Name] = true
 		}
 		occurrences = append(occurrences, o)
+		c.warnAboutPartitions(t)
 		entry.Rules = append(entry.Rules, r)
 		compiled.Tables = append(compiled.Tables, c.explainRule(r, t, nil))
 	}

@@ -24,24 +24,25 @@ type Explain struct {
 
 // TableExplain says what changes of one table do to the entry's keys, and why.
 type TableExplain struct {
-	Schema   string   `json:"schema"`
-	Table    string   `json:"table"`
-	Alias    string   `json:"alias,omitempty"` // only when it differs from the table's name
-	Columns  []string `json:"columns"`         // empty: all
-	Class    string   `json:"class"`
-	Key      string   `json:"key"`   // the key that a changed row affects, in terms of its columns
-	Where    []string `json:"where"` // rows that fail one of these, before and after, are ignored
-	Needs    []string `json:"needs"` // old values that the log has to carry
-	Identity string   `json:"identity"`
-	Filters  bool     `json:"filters"` // the log carries whole old rows, so that Columns and Where apply to updates
-	Ignored  []string `json:"unsafe_ignored,omitempty"`
+	Schema      string   `json:"schema"`
+	Table       string   `json:"table"`
+	Alias       string   `json:"alias,omitempty"` // only when it differs from the table's name
+	Columns     []string `json:"columns"`         // empty: all
+	Class       string   `json:"class"`
+	Key         string   `json:"key"`   // the key that a changed row affects, in terms of its columns
+	Where       []string `json:"where"` // rows that fail one of these, before and after, are ignored
+	Needs       []string `json:"needs"` // old values that the log has to carry
+	Identity    string   `json:"identity"`
+	Filters     bool     `json:"filters"` // the log carries whole old rows, so that Columns and Where apply to updates
+	Ignored     []string `json:"unsafe_ignored,omitempty"`
+	Partitioned bool     `json:"partitioned,omitempty"`
 }
 
 func (c *compiler) explainRule(r rule.Rule, t *schema.Table, ignored []string) TableExplain {
 	e := TableExplain{
 		Schema: r.Schema, Table: r.Table, Columns: append([]string{}, r.Columns...), Class: "EXACT", Key: rowKey(c.declared.Key, c.params, r.Bind),
 		Where: []string{}, Needs: []string{}, Identity: identityName(t), Ignored: ignored,
-		Filters: t.Identity == change.IdentityFull,
+		Filters: t.Identity == change.IdentityFull, Partitioned: t.Kind == schema.PartitionedTable,
 	}
 	if r.Occurrence != r.Table {
 		e.Alias = r.Occurrence
@@ -162,6 +163,9 @@ func (t *TableExplain) needsText() string {
 func (t *TableExplain) filterNote() string {
 	if t.Filters || len(t.Columns) == 0 {
 		return ""
+	}
+	if t.Partitioned {
+		return ". Column filter off: every UPDATE counts"
 	}
 	return ". Column filter off: every UPDATE counts; REPLICA IDENTITY FULL would enable it"
 }

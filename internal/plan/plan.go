@@ -128,6 +128,7 @@ func (c *compiler) finish(b *block) (*Compiled, error) {
 		if err != nil {
 			return nil, err
 		}
+		c.warnAboutPartitions(o.table)
 		entry.Rules = append(entry.Rules, r)
 		compiled.Tables = append(compiled.Tables, explain)
 	}

@@ -102,14 +102,7 @@ func (b *block) value(node *pg_query.Node, at int) (string, error) {
 		}
 		return c.column.Name, settled(c, at)
 	case node.GetCoalesceExpr() != nil:
-		e := node.GetCoalesceExpr()
-		b.visits[e] = true
-		for _, arg := range e.GetArgs() {
-			if _, err := b.value(arg, at); err != nil {
-				return "", err
-			}
-		}
-		return "coalesce", nil
+		return "coalesce", b.coalesce(node.GetCoalesceExpr(), at)
 	case node.GetParamRef() != nil || node.GetTypeCast().GetArg().GetParamRef() != nil:
 		return "", &refusal{at: at, what: "a parameter is returned as it is", why: "who asks knows it already", do: "Select the column that it is compared with."}
 	case node.GetAConst() != nil || node.GetTypeCast() != nil:
@@ -120,6 +113,58 @@ func (b *block) value(node *pg_query.Node, at int) (string, error) {
 		at: at, what: "an expression is not supported yet; a query selects plain columns, constants and coalesce of them", why: whyUnknown,
 		do: "Select the columns and compute in the application.",
 	}
+}
+
+// coalesce reads its arguments. A string constant among them takes the type of the columns, and may then mean
+// something that changes by itself, such as 'today'.
+func (b *block) coalesce(e *pg_query.CoalesceExpr, at int) error {
+	b.visits[e] = true
+	for _, arg := range e.GetArgs() {
+		if _, err := b.value(arg, at); err != nil {
+			return err
+		}
+	}
+	columns, constants, err := b.parts(e)
+	if err != nil {
+		return err
+	}
+	for _, k := range constants {
+		for _, c := range columns {
+			if columnType(c.column) == "" && k.GetSval() != nil {
+				return &refusal{
+					at: int(k.GetLocation()), what: fmt.Sprintf("coalesce of %s, which has the type %s, with a string", c, c.column.Type),
+					why: "what the string means as a value of that type is not known here", do: "Select the column, and let the application put the string in its place.",
+				}
+			}
+			if err := timeless(columnType(c.column), k); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// parts lists the columns and the constants in a coalesce, at any depth.
+func (b *block) parts(e *pg_query.CoalesceExpr) (columns []columnRef, constants []*pg_query.A_Const, err error) {
+	for _, arg := range e.GetArgs() {
+		switch {
+		case arg.GetColumnRef() != nil:
+			c, err := b.resolve(arg.GetColumnRef(), b.from)
+			if err != nil {
+				return nil, nil, err
+			}
+			columns = append(columns, c)
+		case arg.GetAConst() != nil:
+			constants = append(constants, arg.GetAConst())
+		case arg.GetCoalesceExpr() != nil:
+			more, others, err := b.parts(arg.GetCoalesceExpr())
+			if err != nil {
+				return nil, nil, err
+			}
+			columns, constants = append(columns, more...), append(constants, others...)
+		}
+	}
+	return columns, constants, nil
 }
 
 // settled refuses a column whose text changes without its row: it names something of the catalog.

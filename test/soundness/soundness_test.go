@@ -337,10 +337,15 @@ func (h *harness) stream(url string, catalog *schema.Catalog) {
 	out, failed := make(chan routed), make(chan error, 1)
 	h.routed, h.failed = out, failed
 	ctx, cancel := context.WithCancel(h.t.Context())
-	go func() { failed <- stream.Run(ctx, &routing{variants: h.variants, out: out}) }()
+	go func() {
+		failed <- stream.Run(ctx, &routing{variants: h.variants, out: out})
+		close(failed)
+	}()
 	h.t.Cleanup(func() {
 		cancel()
-		<-failed
+		if err := <-failed; err != nil && !errors.Is(err, context.Canceled) {
+			h.t.Errorf("the stream ended: %v", err)
+		}
 		ctx := context.WithoutCancel(h.t.Context())
 		if err := stream.Close(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			h.t.Error(err)

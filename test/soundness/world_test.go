@@ -108,7 +108,7 @@ func fixed() []watched {
 		one("SELECT id, shard, note FROM parts WHERE id = @p ORDER BY shard"),
 		one("SELECT id, note FROM parts WHERE shard = @p ORDER BY id"),
 		one("SELECT id, coalesce(kind, long, 'none') AS text, 1 AS one FROM b WHERE x = @p AND x = id"),
-		watched{query: "SELECT id, name FROM parent WHERE deleted_at IS NULL ORDER BY id", key: "all", ordered: true},
+		{query: "SELECT id, name FROM parent WHERE deleted_at IS NULL ORDER BY id", key: "all", ordered: true},
 		// types of keys, under spellings of each value that are not the log's
 		one("SELECT id, note FROM typed WHERE n = @p ORDER BY id", domain{cast: "numeric", values: []string{"1", "1.00", "2.50", "-0.0", "1e2"}}),
 		one("SELECT id, note FROM typed WHERE s = @p ORDER BY id", text),

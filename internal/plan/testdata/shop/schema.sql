@@ -74,3 +74,7 @@ CREATE FOREIGN DATA WRAPPER nothing;
 CREATE SERVER elsewhere FOREIGN DATA WRAPPER nothing;
 CREATE FOREIGN TABLE remote (id bigint, note text) SERVER elsewhere;
 CREATE TABLE "Odd Table" ("select" bigint PRIMARY KEY);
+CREATE TABLE spread (id bigint, note text) PARTITION BY RANGE (id);
+CREATE FOREIGN TABLE spread_1 PARTITION OF spread FOR VALUES FROM (1) TO (100) SERVER elsewhere;
+CREATE TABLE volatile (id bigint PRIMARY KEY, note text) PARTITION BY RANGE (id);
+CREATE UNLOGGED TABLE volatile_1 PARTITION OF volatile FOR VALUES FROM (1) TO (100);

@@ -1,0 +1,253 @@
+package plan_test
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	pg_query "github.com/pganalyze/pg_query_go/v6"
+	"pgregory.net/rapid"
+
+	"github.com/freshet/freshet/internal/plan"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/schema"
+	"github.com/freshet/freshet/internal/sqlparam"
+	"github.com/freshet/freshet/internal/testkit/plantest"
+)
+
+func shop(tb testing.TB) (*schema.Catalog, []plantest.Case) {
+	tb.Helper()
+	folder := filepath.Join("testdata", "shop")
+	catalog, err := plantest.ReadCatalog(folder)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cases, err := plantest.Cases(folder)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return catalog, cases
+}
+
+// again turns canonical SQL back into an entry's query.
+func again(e *rule.Entry) rule.Declared {
+	query := sqlparam.Substitute(e.SQL, func(n int) string { return "@" + e.Params[n-1].Name })
+	return rule.Declared{Name: e.Name, Key: e.Key, Query: query, Result: e.Result}
+}
+
+// The canonical query means what the original one means: planning it gives the same rules and the same text.
+func TestCanonicalIsAFixedPoint(t *testing.T) {
+	t.Parallel()
+	catalog, cases := shop(t)
+	for _, c := range cases {
+		if c.Refused || c.Declared.Query == "" {
+			continue
+		}
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			c.Declared.UnsafeIgnore = nil
+			first, err := plan.Compile(catalog, c.Declared)
+			if err != nil {
+				t.Fatal(err)
+			}
+			second, err := plan.Compile(catalog, again(first.Entry))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(first.Entry.SQL, second.Entry.SQL); diff != "" {
+				t.Errorf("SQL (-first +second):\n%s", diff)
+			}
+			if diff := cmp.Diff(first.Entry.Rules, second.Entry.Rules); diff != "" {
+				t.Errorf("rules (-first +second):\n%s", diff)
+			}
+			if diff := cmp.Diff(first.Entry.Params, second.Entry.Params); diff != "" {
+				t.Errorf("parameters (-first +second):\n%s", diff)
+			}
+		})
+	}
+}
+
+// FuzzCompile checks that no text makes the planner panic, that every refusal is an *Error with a place inside of the
+// query, and that what it accepts is a fixed point.
+func FuzzCompile(f *testing.F) {
+	catalog, cases := shop(f)
+	for _, c := range cases {
+		if c.Declared.Query != "" && c.Declared.Key == "k:{id}" {
+			f.Add(c.Declared.Query)
+		}
+	}
+	f.Fuzz(func(t *testing.T, query string) {
+		compiled, err := plan.Compile(catalog, rule.Declared{Name: "e", Key: "k:{id}", Query: query, Result: rule.Many})
+		if err != nil {
+			e, ok := errors.AsType[*plan.Error](err)
+			if !ok || e.What == "" || e.Line > strings.Count(query, "\n")+1 {
+				t.Fatalf("Compile(%q): %#v", query, err)
+			}
+			return
+		}
+		second, err := plan.Compile(catalog, again(compiled.Entry))
+		if err != nil || second.Entry.SQL != compiled.Entry.SQL || !cmp.Equal(second.Entry.Rules, compiled.Entry.Rules) {
+			t.Fatalf("Compile(%q) = %s, which compiles to %v, %v", query, compiled.Entry.SQL, second, err)
+		}
+	})
+}
+
+func TestErrorPointsIntoTheOriginalQuery(t *testing.T) {
+	t.Parallel()
+	catalog, _ := shop(t)
+	tests := []struct {
+		name, query  string
+		line, column int
+		caret        string
+	}{
+		{"after a parameter", "SELECT id FROM users WHERE id=@id LIMIT 1", 1, 35, strings.Repeat(" ", 34) + "^"},
+		{"in another line", "SELECT id\r\nFROM users\r\nWHERE id=@id AND\tlower(name) = 'x'", 3, 18, "                \t^"},
+		{"after letters of two bytes", "SELECT 'ää' AS a, lower(name) AS b FROM users WHERE id = @id", 1, 19, strings.Repeat(" ", 18) + "^"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := plan.Compile(catalog, rule.Declared{Name: "e", Key: "k:{id}", Query: tt.query, Result: rule.One})
+			e, ok := errors.AsType[*plan.Error](err)
+			if !ok {
+				t.Fatalf("Compile: %v, want *plan.Error", err)
+			}
+			if e.Line != tt.line || e.Column != tt.column || e.Caret != tt.caret || strings.ContainsAny(e.Source, "\r\n") {
+				t.Errorf("Compile: line %d column %d caret %q source %q, want %d %d %q", e.Line, e.Column, e.Caret, e.Source, tt.line, tt.column, tt.caret)
+			}
+		})
+	}
+}
+
+// The version has to move with the query, with the key and with the schema, and with nothing else.
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	version := func(t *testing.T, change func(*schema.Catalog, *rule.Declared)) string {
+		t.Helper()
+		catalog, _ := shop(t)
+		d := rule.Declared{Name: "e", Key: "k:{id}", Query: "SELECT id, name FROM products WHERE id = @id", Result: rule.One}
+		change(catalog, &d)
+		compiled, err := plan.Compile(catalog, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return compiled.Entry.Version
+	}
+	products := func(c *schema.Catalog) *schema.Table {
+		return c.Tables[schema.Name{Schema: "public", Name: "products"}]
+	}
+	base := version(t, func(*schema.Catalog, *rule.Declared) {})
+	tests := []struct {
+		name   string
+		same   bool
+		change func(*schema.Catalog, *rule.Declared)
+	}{
+		{"nothing", true, func(*schema.Catalog, *rule.Declared) {}},
+		{"another table altered", true, func(c *schema.Catalog, _ *rule.Declared) {
+			c.Tables[schema.Name{Schema: "public", Name: "users"}].Columns[1].TypeOID = 1
+		}},
+		{"a column that is not read altered", true, func(c *schema.Catalog, _ *rule.Declared) { products(c).Column("price").Type = "text" }},
+		{"a column that is read altered", false, func(c *schema.Catalog, _ *rule.Declared) {
+			products(c).Column("name").Type, products(c).Column("name").TypeOID = "character varying(3)", 1043
+		}},
+		{"the table swapped for another", false, func(c *schema.Catalog, _ *rule.Declared) { products(c).OID++ }},
+		{"the query", false, func(_ *schema.Catalog, d *rule.Declared) { d.Query += " AND price > 1" }},
+		{"the key", false, func(_ *schema.Catalog, d *rule.Declared) { d.Key = "p:{id}" }},
+		{"the result", false, func(_ *schema.Catalog, d *rule.Declared) { d.Result = rule.Many }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			if got := version(t, tt.change); (got == base) != tt.same {
+				t.Errorf("version %s, and %s without the change; want the same: %t", got, base, tt.same)
+			}
+		})
+	}
+}
+
+func TestExplainJSON(t *testing.T) {
+	t.Parallel()
+	catalog, _ := shop(t)
+	compiled, err := plan.Compile(catalog, rule.Declared{
+		Name: "user", Key: "user:{id}", Query: "SELECT u.name FROM users u WHERE u.id = @id AND u.active", Result: rule.One,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	explain := compiled.Explain()
+	explain.Version = "v"
+	got, err := json.MarshalIndent(explain, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join("testdata", "explain.json")
+	if *update {
+		if err := os.WriteFile(file, append(got, '\n'), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)+"\n"); diff != "" {
+		t.Errorf("explain.json (-want +got):\n%s", diff)
+	}
+}
+
+// TestParametersAgreeWithPostgreSQLsLexer compares the scanner of sqlparam with the lexer of PostgreSQL itself: the
+// parameters are where it sees an operator that ends with @, is not one of the known ones, and has a name after it.
+func TestParametersAgreeWithPostgreSQLsLexer(t *testing.T) {
+	t.Parallel()
+	known := []string{"<@", "@@", "@@@", "@-@", "^@", "^<@", "?<@"}
+	fragments := []string{
+		"@id", "@id", "@b", "@", "<", ">", "=", "-", "+", "*", "/", "|", "?", "^", "#", "&", "~", "!", "%", "'", "''", "\"", "E'", "e'", `\`, `\'`, "U&'", "U&\"",
+		"B'1'", "X'a'", "n'", "$$", "$a$", "$", "--", "\n", "\r\n", "/*", "*/", " ", "\t", "id", "b", "e", "1", "1.5", "e3", "0x", ".", ",", "(", ")", "[", "]", "::", ":", ":=", ";", "ü", "_",
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		query := strings.Join(rapid.SliceOfN(rapid.SampledFrom(fragments), 1, 25).Draw(t, "fragments"), "")
+		tokens, err := pg_query.Scan(query)
+		if err != nil {
+			return // PostgreSQL does not read it either
+		}
+		var want []int
+		for _, token := range tokens.GetTokens() {
+			text := query[token.GetStart():token.GetEnd()]
+			operator := token.GetToken() == pg_query.Token_Op || text == "@"
+			next := query[token.GetEnd():]
+			if operator && strings.HasSuffix(text, "@") && !slices.Contains(known, text) && startsName(next) {
+				want = append(want, int(token.GetEnd())-1)
+			}
+		}
+		rewritten, err := sqlparam.Rewrite(query, []string{"id", "b", "e"})
+		if err != nil {
+			e, ok := errors.AsType[*sqlparam.Error](err)
+			if !ok || !slices.Contains(want, e.Offset) {
+				t.Fatalf("Rewrite(%q): %v at %v, PostgreSQL has parameters at %v", query, err, e, want)
+			}
+			return
+		}
+		after, err := pg_query.Scan(rewritten.SQL)
+		if err != nil {
+			t.Fatalf("Rewrite(%q) = %q: %v", query, rewritten.SQL, err)
+		}
+		var got []int
+		for _, token := range after.GetTokens() {
+			if token.GetToken() == pg_query.Token_PARAM {
+				got = append(got, rewritten.Original(int(token.GetStart())))
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("Rewrite(%q) = %q, parameters (-PostgreSQL +ours):\n%s", query, rewritten.SQL, diff)
+		}
+	})
+}
+
+func startsName(s string) bool {
+	return s != "" && (s[0] == '_' || s[0] >= 0x80 || 'a' <= s[0] && s[0] <= 'z' || 'A' <= s[0] && s[0] <= 'Z')
+}
