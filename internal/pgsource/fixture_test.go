@@ -106,12 +106,6 @@ func (r *recorder) lastCommit() change.Position {
 	return r.commits[len(r.commits)-1].Position
 }
 
-func (r *recorder) lastBegin() change.Begin {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.begins[len(r.begins)-1]
-}
-
 // notation writes an image: - absent, ~ unchanged, null, and quoted text, shortened when long.
 func notation(values []change.Value) string {
 	parts := make([]string, len(values))

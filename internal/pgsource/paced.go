@@ -14,11 +14,17 @@ const (
 	// pause is how long the reader lets the socket fill before it reads again, while it is behind. Reading eagerly
 	// costs one wake-up of both processes for each message, which halves the rate.
 	pause = 500 * time.Microsecond
-	// eagerReads is how many reads within one pause say that the server is sending all the time. A few messages in a
-	// row are one transaction, which is not to be kept waiting.
-	eagerReads = 16
-	// fullPause is how many bytes must have come in during a pause for another pause to be worth it.
-	fullPause = 2 << 10
+	// quickReads is how many reads in a row, none of which had to wait for quick, say that the server is sending all
+	// the time. A few messages in a row are one transaction, which is not to be kept waiting.
+	quickReads = 32
+	quick      = time.Millisecond
+	// oldCommit is the age of a commit that says the same, when the clocks agree.
+	oldCommit = 50 * time.Millisecond
+	// smallPauses is after how many pauses in a row that brought less than fullPause the reader has caught up. For
+	// distrust after that, a commit's age counts for nothing: the clocks may differ.
+	smallPauses = 4
+	fullPause   = 512
+	distrust    = time.Second
 )
 
 // pacedReader reads a connection in large pieces. Up to date it never waits; behind, it lets the socket fill first.
@@ -34,10 +40,14 @@ type pacedReader struct {
 
 	patience time.Duration
 	deadline time.Time // what was set last
-	behind   bool
-	burst    time.Time // when the reads counted by eager began
-	eager    int
+	last     time.Time // when the last read returned
 	timer    *time.Timer
+
+	behind bool      // pause before the next read
+	full   bool      // the last read filled the buffer: more is there already
+	quick  int       // reads in a row that hardly waited
+	small  int       // pauses in a row that brought little
+	trust  time.Time // from when on a commit's age counts
 
 	waiting atomic.Bool   // inside a read of the socket
 	reads   atomic.Uint64 // reads that returned something
@@ -104,7 +114,7 @@ func (r *pacedReader) fill() error {
 		r.end = n
 		return err
 	}
-	if r.behind {
+	if r.behind && !r.full {
 		r.timer.Reset(pause)
 		select {
 		case <-r.timer.C:
@@ -121,7 +131,8 @@ func (r *pacedReader) fill() error {
 	r.waiting.Store(false)
 	if n > 0 {
 		r.reads.Add(1)
-		r.pace(now, n)
+		r.last = time.Now()
+		r.pace(r.last.Sub(now), n)
 		r.end = n
 		return nil // an error that came with bytes comes again with the next read
 	}
@@ -148,18 +159,31 @@ func (r *pacedReader) extend(now time.Time) error {
 	return nil
 }
 
-// pace decides whether to let the socket fill before the next read, given that the last one began at now and
-// returned n bytes.
-func (r *pacedReader) pace(now time.Time, n int) {
-	if r.behind {
-		// A full buffer says that more is there already.
-		r.behind = n >= fullPause && n < len(r.buf)
-		r.eager, r.burst = 0, now
-		return
+// pace decides whether to let the socket fill before the next read, given that the last one took so long to return n
+// bytes.
+func (r *pacedReader) pace(took time.Duration, n int) {
+	r.full = n == len(r.buf)
+	switch {
+	case r.behind && n >= fullPause:
+		r.small = 0
+	case r.behind:
+		r.small++
+		if r.small >= smallPauses {
+			r.behind, r.quick, r.trust = false, 0, r.last.Add(distrust)
+		}
+	case took >= quick:
+		r.quick = 0
+	default:
+		r.quick++
+		if r.quick >= quickReads {
+			r.behind, r.small = true, 0
+		}
 	}
-	if now.Sub(r.burst) > pause {
-		r.eager, r.burst = 0, now
+}
+
+// committed tells when the transaction that is being read was committed, by the server's clock.
+func (r *pacedReader) committed(at time.Time) {
+	if !r.behind && r.last.Sub(at) > oldCommit && r.last.After(r.trust) {
+		r.behind, r.small = true, 0
 	}
-	r.eager++
-	r.behind = r.eager >= eagerReads
 }

@@ -211,6 +211,7 @@ func (s *Stream) dispatch(ctx context.Context, data []byte, sink change.Sink) er
 	}
 	switch k {
 	case kindBegin:
+		s.reader.committed(d.begin.Committed)
 		return sink.Begin(ctx, d.begin)
 	case kindInsert, kindUpdate, kindDelete:
 		return sink.Row(ctx, &d.row)
