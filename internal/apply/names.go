@@ -105,8 +105,9 @@ func (n *Names) Find(name string) int {
 	return -1
 }
 
-// next is the roster to be published: the next revision.
+// next is the roster to be published, under a revision that was never used: after a failover the store may know less
+// than readers do, and a revision that they know by other names would have them go on with those (D7).
 func (n *Names) next() *rule.Roster {
-	n.roster.Revision++
+	n.roster.Revision = max(n.roster.Revision+1, uint64(time.Now().UnixMicro())) //nolint:gosec // after 1970
 	return n.roster
 }

@@ -50,7 +50,6 @@ type session struct {
 	admit    []string // entries that wait for admission
 	head     fence.Head
 	names    *apply.Names
-	publish  bool // the roster differs from what the store has
 }
 
 func (p *Pipeline) session(ctx context.Context) (err error) {
@@ -184,7 +183,6 @@ func (s *session) resume(ctx context.Context) error {
 		Format: rule.RosterFormat, Generation: s.head.Generation, Term: string(s.head.Term), Revision: s.head.Revision,
 		Entries: map[string]*rule.Entry{},
 	}
-	s.publish = stored == nil || len(stored.Entries) != len(s.compiled.Entries) || s.head.Publication != s.prepared.Fingerprint
 	for _, e := range s.compiled.Entries {
 		var old *rule.Entry
 		if stored != nil {
@@ -194,11 +192,9 @@ func (s *session) resume(ctx context.Context) error {
 		case s.isNew(e):
 			e.Activation, e.Suspended = apply.Draw(), admitting
 			s.admit = append(s.admit, e.Name)
-			s.publish = true
 		case old == nil || old.Version != e.Version || old.Suspended != "" && old.Suspended != admitting:
 			// A plan that changed, or that was out of the cache for a reason which planning has now judged again.
 			e.Activation = apply.Draw()
-			s.publish = true
 		case old.Suspended == admitting:
 			e.Activation, e.Suspended = old.Activation, admitting
 			s.admit = append(s.admit, e.Name)
@@ -261,7 +257,6 @@ func (s *session) begin(ctx context.Context) error {
 	if err := s.store.NewGeneration(ctx, s.head); err != nil {
 		return fmt.Errorf("start a new generation: %w", err)
 	}
-	s.publish = true
 	// Only now that the store has it, or a crash between the two would hide the recovery that this generation answers.
 	if err := s.gate.MarkAlive(ctx); err != nil {
 		return err
@@ -307,10 +302,10 @@ func (s *session) follow(ctx context.Context) error {
 		Store: s.store, Gate: s.gate, Queue: queue, Names: s.names, Head: s.head, Confirm: s.stream.Confirm,
 		Observe: p.opts.Observe, Published: s.published, Logger: p.opts.Logger, Rewind: p.opts.Rewind, Settle: settle, Stats: &p.state.apply,
 	})
-	if s.publish {
-		if err := applier.Publish(ctx); err != nil {
-			return err
-		}
+	// Always, also when no name changed: the daemon before may have moved names an instant ago without waiting for the
+	// readers of the old ones, and may have a roster on its way that only a later term in the store refuses (D7).
+	if err := applier.Publish(ctx); err != nil {
+		return err
 	}
 	s.report(CatchingUp)
 	out := &sink{
