@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/rule"
@@ -27,34 +28,88 @@ func (l *Loader) Load(ctx context.Context, sql string, result rule.Result, args 
 			values = append(values, a.Text) // pgx sends a string as the text of whatever type the parameter has
 		}
 	}
-	rows, err := conn.Query(ctx, wrap(sql, result), values...)
-	if err != nil {
-		return Loaded{}, classify(ctx, "load", err)
+	text := wrap(sql, result)
+	data := conn.Conn().PgConn().CustomData()
+	if data[adaptKey] == nil {
+		rows, err := conn.Query(ctx, text, values...)
+		if err != nil {
+			return Loaded{}, classify(ctx, "load", err)
+		}
+		loaded, s, err := collect(ctx, rows)
+		if err != nil {
+			return Loaded{}, err
+		}
+		if usual(s.settings) || l.owned || len(l.mode) > 0 {
+			loaded.Server = server
+			s.judge(&loaded)
+			return loaded, nil
+		}
+		data[adaptKey] = true
 	}
+	loaded, s, err := adapted(ctx, conn, text, values)
+	if err != nil {
+		return Loaded{}, err
+	}
+	loaded.Server = server
+	s.judge(&loaded)
+	return loaded, nil
+}
+
+// adaptKey is where a connection of an application's pool remembers that its settings are not the usual ones.
+const adaptKey = "freshet.adapt"
+
+// adapted runs a load under the usual settings in a session that has others: in a transaction of its own, sent in one
+// go, which leaves the session as it was.
+func adapted(ctx context.Context, conn *pgxpool.Conn, text string, values []any) (loaded Loaded, s state, err error) {
+	defer func() {
+		if err != nil && conn.Conn().PgConn().TxStatus() != 'I' && !conn.Conn().IsClosed() {
+			_, _ = conn.Exec(context.WithoutCancel(ctx), "ROLLBACK") // or else the pool closes the connection
+		}
+	}()
+	batch := &pgx.Batch{}
+	batch.Queue("BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ ONLY")
+	batch.Queue(localSettings)
+	batch.Queue(text, values...)
+	batch.Queue("COMMIT")
+	results := conn.SendBatch(ctx, batch)
+	defer func() {
+		if closing := results.Close(); err == nil && closing != nil {
+			err = classify(ctx, "load", closing)
+		}
+	}()
+	for range 2 {
+		if _, err := results.Exec(); err != nil {
+			return Loaded{}, state{}, classify(ctx, "load", err)
+		}
+	}
+	rows, err := results.Query()
+	if err != nil {
+		return Loaded{}, state{}, classify(ctx, "load", err)
+	}
+	return collect(ctx, rows)
+}
+
+// collect reads the one row of a wrapped query.
+func collect(ctx context.Context, rows pgx.Rows) (loaded Loaded, s state, err error) {
 	defer rows.Close()
-	var (
-		s      state
-		loaded = Loaded{Server: server}
-		count  int
-	)
+	count := 0
 	for rows.Next() {
 		count++
 		if count > 1 {
-			return Loaded{}, ErrManyRows
+			return Loaded{}, state{}, ErrManyRows
 		}
 		if err := rows.Scan(append([]any{&loaded.Payload}, s.targets()...)...); err != nil {
-			return Loaded{}, classify(ctx, "load", err)
+			return Loaded{}, state{}, classify(ctx, "load", err)
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return Loaded{}, classify(ctx, "load", err)
+		return Loaded{}, state{}, classify(ctx, "load", err)
 	}
 	if count == 0 {
-		return Loaded{}, errors.New("load: the statement returned nothing")
+		return Loaded{}, state{}, errors.New("load: the statement returned nothing")
 	}
 	loaded.Found = loaded.Payload != nil
-	s.judge(&loaded)
-	return loaded, nil
+	return loaded, s, nil
 }
 
 // wrap makes one statement of the query and stateColumns, which always has a row, also where the query has none. A
@@ -86,6 +141,14 @@ func (l *Loader) LoadFunc(ctx context.Context, load func(context.Context, pgx.Tx
 	var s state
 	if err := tx.QueryRow(ctx, "SELECT "+stateColumns, l.mode...).Scan(s.targets()...); err != nil {
 		return Loaded{}, classify(ctx, "begin load", err)
+	}
+	if !usual(s.settings) && !l.owned {
+		if _, err := tx.Exec(ctx, localSettings); err != nil {
+			return Loaded{}, classify(ctx, "begin load", err)
+		}
+		if err := tx.QueryRow(ctx, "SELECT "+stateColumns, l.mode...).Scan(s.targets()...); err != nil {
+			return Loaded{}, classify(ctx, "begin load", err)
+		}
 	}
 	loaded := Loaded{Server: server}
 	if loaded.Payload, loaded.Found, err = load(ctx, tx); err != nil {

@@ -217,12 +217,12 @@ func TestRefusals(t *testing.T) {
 	tests := []struct{ name, prepare, refuse string }{
 		{"as it should be", "SELECT 1", ""},
 		{"exact floats", "SET extra_float_digits = 3", ""},
-		{"time zone", "SET TimeZone = 'Europe/Berlin'", "settings"},
-		{"date style", "SET DateStyle = 'German'", "settings"},
-		{"date order", "SET DateStyle = 'ISO, DMY'", "settings"},
-		{"interval style", "SET IntervalStyle = 'iso_8601'", "settings"},
-		{"float digits", "SET extra_float_digits = 0", "settings"},
-		{"bytea", "SET bytea_output = 'escape'", "settings"},
+		{"time zone", "SET TimeZone = 'Europe/Berlin'", ""},
+		{"date style", "SET DateStyle = 'German'", ""},
+		{"date order", "SET DateStyle = 'ISO, DMY'", ""},
+		{"interval style", "SET IntervalStyle = 'iso_8601'", ""},
+		{"float digits", "SET extra_float_digits = 0", ""},
+		{"bytea", "SET bytea_output = 'escape'", ""},
 		{"transaction that wrote (T24)", "BEGIN; UPDATE product SET name = 'dirty' WHERE id = 1", "which has written"},
 		{"transaction that only read", "BEGIN; SELECT FROM product", ""},
 	}
@@ -243,11 +243,59 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestSettingsAreAdapted loads values whose text depends on the session's settings, and looks at the settings after it.
+func TestSettingsAreAdapted(t *testing.T) {
+	t.Parallel()
+	_, _, url := open(t)
+	const sql = "SELECT made, day::text AS day, raw::text AS raw, '90 minutes'::interval AS i, (1.1::float4)::text AS f FROM public.product WHERE id = $1"
+	const want = `{"made":"2024-01-01T08:00:00+00:00","day":"2024-01-02","raw":"\\xff","i":"01:30:00","f":"1.1"}`
+	odd := "SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'German'; SET IntervalStyle = 'iso_8601'; SET bytea_output = 'escape'; SET extra_float_digits = -3"
+	l := pool(t, url, odd)
+	for range 3 {
+		got, err := l.Load(t.Context(), sql, rule.One, texts("1"))
+		if err != nil || string(got.Payload) != want || got.Refuse != "" {
+			t.Errorf("Load = %s %q, %v, want %s", got.Payload, got.Refuse, err, want)
+		}
+	}
+	var query *pgload.QueryError
+	if _, err := l.Load(t.Context(), "SELECT 1/(id - $1) AS x FROM public.product WHERE id = 1", rule.One, texts("1")); !errors.As(err, &query) || query.Code != "22012" {
+		t.Errorf("a failing query: %v", err)
+	}
+	if _, err := l.Load(t.Context(), "SELECT id FROM public.product WHERE $1 = 1", rule.One, texts("1")); !errors.Is(err, pgload.ErrManyRows) {
+		t.Errorf("two rows: %v", err)
+	}
+	if got, err := l.Load(t.Context(), sql, rule.One, texts("1")); err != nil || got.Refuse != "" {
+		t.Errorf("after failures: %+v, %v", got, err)
+	}
+	got, err := l.LoadFunc(t.Context(), func(ctx context.Context, tx pgx.Tx) (text []byte, found bool, err error) {
+		return text, true, tx.QueryRow(ctx, "SELECT made::text FROM product WHERE id = 1").Scan(&text)
+	})
+	if err != nil || string(got.Payload) != "2024-01-01 08:00:00+00" || got.Refuse != "" {
+		t.Errorf("LoadFunc = %s %q, %v", got.Payload, got.Refuse, err)
+	}
+	if n := l.Pool().Stat().NewConnsCount(); n != 1 {
+		t.Errorf("%d connections were made: failures must not cost the pool its own", n)
+	}
+}
+
+// TestSettingsThatCannotBeAdapted: the row is returned, and not cached.
+func TestSettingsThatCannotBeAdapted(t *testing.T) {
+	t.Parallel()
+	_, _, url := open(t)
+	for _, setting := range []string{"TimeZone = 'Asia/Tokyo'", "DateStyle = 'German'", "IntervalStyle = 'iso_8601'", "bytea_output = 'escape'", "extra_float_digits = 0"} {
+		l := pool(t, url+"&default_query_exec_mode=exec", "SET "+setting)
+		got, err := l.Load(t.Context(), "SELECT id FROM public.product WHERE id = $1", rule.One, texts("1"))
+		if err != nil || string(got.Payload) != `{"id":1}` || !strings.Contains(got.Refuse, "settings") || !got.Coverage.IsZero() {
+			t.Errorf("%s: Load = %s %q, %v", setting, got.Payload, got.Refuse, err)
+		}
+	}
+}
+
 func TestExecModeTakesTextForAnyType(t *testing.T) {
 	t.Parallel()
 	_, _, url := open(t)
 	for _, mode := range []string{"exec", "describe_exec", "cache_describe", "simple_protocol", "cache_statement"} {
-		l := pool(t, url+"&default_query_exec_mode="+mode)
+		l := pool(t, url+"&default_query_exec_mode="+mode, "SELECT 1")
 		got, err := l.Load(t.Context(), "SELECT id FROM public.product WHERE id = $1", rule.One, texts("1"))
 		if err != nil || string(got.Payload) != `{"id":1}` {
 			t.Errorf("%s: Load = %s, %v", mode, got.Payload, err)

@@ -64,7 +64,8 @@ func Open(ctx context.Context, url string) (*Loader, error) {
 
 const connectTimeout = 5 * time.Second
 
-// New uses a caller's pool. Its sessions are taken as they are: a load in one with other settings is not filled.
+// New uses a caller's pool. A load in a session with other settings runs in a transaction of its own that changes them
+// for itself alone, which costs a little more.
 func New(pool *pgxpool.Pool) *Loader {
 	l := &Loader{pool: pool}
 	if pool.Config().ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeExec {

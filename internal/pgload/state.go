@@ -9,6 +9,11 @@ import (
 const forceSettings = `SET TimeZone = 'UTC'; SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres';
 	SET extra_float_digits = 1; SET bytea_output = 'hex'`
 
+// localSettings does the same for the rest of a transaction.
+const localSettings = `SELECT pg_catalog.set_config('TimeZone', 'UTC', true), pg_catalog.set_config('DateStyle', 'ISO, MDY', true),
+	pg_catalog.set_config('IntervalStyle', 'postgres', true), pg_catalog.set_config('extra_float_digits', '1', true),
+	pg_catalog.set_config('bytea_output', 'hex', true)`
+
 // stateColumns are selected beside every value, in the same statement: behind a transaction pooler, any other
 // statement may run on another server.
 const stateColumns = `pg_catalog.pg_current_snapshot()::text,

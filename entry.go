@@ -1,0 +1,110 @@
+package freshet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/rule"
+)
+
+// Typed reads one entry, with keys of type K and values of type V. It may be used from any number of goroutines.
+type Typed[K, V any] struct {
+	cache *Cache
+	name  string
+	keys  *keyCodec
+	load  func(ctx context.Context, q Querier, key K) (V, error)
+}
+
+// Querier is what code that loads an entry may do: read. All its statements see one snapshot of the database.
+type Querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Option changes how an entry is read.
+type Option[K, V any] func(*Typed[K, V])
+
+// Load gives the code that loads an entry declared with depends_on. It returns ErrNotFound, or pgx.ErrNoRows, when
+// there is no such thing. It runs in a read-only transaction, under a context of its own that ends with the entry's
+// load_timeout, and its value is stored as JSON.
+func Load[K, V any](load func(ctx context.Context, q Querier, key K) (V, error)) Option[K, V] {
+	return func(t *Typed[K, V]) { t.load = load }
+}
+
+// Entry prepares reading the entry of that name. The type of K must fit the parameters of the entry's key: for one
+// parameter anything that can be its value, otherwise a struct that has a field for each, found by its tag
+// `freshet:"name"` or else by its name, where case and underscores do not matter. A nil pointer is NULL.
+func Entry[K, V any](cache *Cache, name string, options ...Option[K, V]) (*Typed[K, V], error) {
+	declared, ok := cache.config.Entries[name]
+	if !ok {
+		return nil, fmt.Errorf("%w: %s", ErrUnknownEntry, name)
+	}
+	template, err := rule.ParseTemplate(declared.Key)
+	if err != nil {
+		return nil, fmt.Errorf("entry %s: %w", name, err)
+	}
+	t := &Typed[K, V]{cache: cache, name: name}
+	for _, option := range options {
+		option(t)
+	}
+	if t.keys, err = newKeyCodec[K](template.Params()); err != nil {
+		return nil, fmt.Errorf("entry %s: %w", name, err)
+	}
+	switch {
+	case t.load == nil && declared.Query == "":
+		return nil, fmt.Errorf("entry %s: it has no query: give freshet.Load the code that loads it", name)
+	case t.load != nil && declared.Query != "":
+		return nil, fmt.Errorf("entry %s: its query loads it, freshet.Load is for entries with depends_on", name)
+	}
+	return t, nil
+}
+
+// Get reads the value of a key: from the cache, or from the database, which then fills the cache. It returns
+// ErrNotFound when there is no such row.
+func (t *Typed[K, V]) Get(ctx context.Context, key K) (V, error) {
+	var value V
+	got, err := t.cache.reader.Read(ctx, t.name, func(dst []keytext.Arg, params []rule.Param) ([]keytext.Arg, error) {
+		return appendKey(dst, t.keys, params, &key)
+	}, t.loadFunc(key))
+	if err != nil {
+		return value, public(err)
+	}
+	if !got.Found {
+		return value, ErrNotFound
+	}
+	if raw, ok := any(&value).(*json.RawMessage); ok {
+		*raw = got.Payload
+		return value, nil
+	}
+	if err := json.Unmarshal(got.Payload, &value); err != nil {
+		return value, fmt.Errorf("entry %s: decode value into %T: %w", t.name, value, err)
+	}
+	return value, nil
+}
+
+// loadFunc is the code that loads one key, as the read path runs it.
+func (t *Typed[K, V]) loadFunc(key K) fill.LoadFunc {
+	if t.load == nil {
+		return nil
+	}
+	return func(ctx context.Context, tx pgx.Tx) ([]byte, bool, error) {
+		value, err := t.load(ctx, tx, key)
+		if errors.Is(err, ErrNotFound) || errors.Is(err, pgx.ErrNoRows) {
+			return nil, false, nil
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		payload, err := json.Marshal(value)
+		if err != nil {
+			return nil, false, fmt.Errorf("encode value: %w", err)
+		}
+		return payload, true, nil
+	}
+}

@@ -1,0 +1,39 @@
+package freshet
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/freshet/freshet/internal/fill"
+)
+
+var (
+	// ErrNotFound says that there is no such row. It is an answer: cached, and as fresh as any other.
+	ErrNotFound = errors.New("freshet: not found")
+	// ErrUnavailable says that neither the cache nor the database can answer at present.
+	ErrUnavailable = errors.New("freshet: neither cache nor database can answer")
+	// ErrTimeout says that a value did not come within the entry's load_timeout.
+	ErrTimeout = errors.New("freshet: the value did not come within the load timeout")
+	// ErrKey says that a Go value cannot be a key of the entry: out of range, of another type, an unknown enum label.
+	ErrKey = errors.New("freshet: not a key of the entry")
+	// ErrUnknownEntry says that the configuration does not declare the entry.
+	ErrUnknownEntry = errors.New("freshet: no such entry")
+	// ErrClosed says that the Cache was closed.
+	ErrClosed = errors.New("freshet: the cache is closed")
+)
+
+// public gives an error one of this package's sentinels, and keeps its text and chain.
+func public(err error) error {
+	for _, known := range []struct{ inner, outer error }{
+		{fill.ErrTimeout, ErrTimeout},
+		{fill.ErrUnavailable, ErrUnavailable},
+		{fill.ErrArguments, ErrKey},
+		{fill.ErrUnknownEntry, ErrUnknownEntry},
+		{fill.ErrClosed, ErrClosed},
+	} {
+		if errors.Is(err, known.inner) {
+			return fmt.Errorf("%w: %w", known.outer, err)
+		}
+	}
+	return err
+}

@@ -1,0 +1,105 @@
+package freshet_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+
+	"github.com/freshet/freshet"
+)
+
+var example *shop
+
+type Product struct {
+	ID    int64   `json:"id"`
+	Name  string  `json:"name"`
+	Price float64 `json:"price"`
+}
+
+// An entry that the file declares with a query is read by its key, here a single parameter.
+func ExampleEntry() {
+	ctx := context.Background()
+	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cache.Close()
+
+	products, err := freshet.Entry[int64, Product](cache, "product")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for range 2 { // the first read fills the cache, unless another did before, the second is a hit
+		p, err := products.Get(ctx, 1)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%s costs %.2f\n", p.Name, p.Price)
+	}
+	_, err = products.Get(ctx, 999)
+	fmt.Println(errors.Is(err, freshet.ErrNotFound))
+	fmt.Println(cache.Stats().Hits >= 1)
+	// Output:
+	// kettle costs 24.50
+	// kettle costs 24.50
+	// true
+	// true
+}
+
+type LineKey struct {
+	Order  int32 `freshet:"order_id"`
+	Number int16
+}
+
+type Line struct {
+	SKU string `json:"sku"`
+}
+
+// A key of several parameters is a struct.
+func ExampleEntry_structKey() {
+	ctx := context.Background()
+	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cache.Close()
+
+	lines, err := freshet.Entry[LineKey, Line](cache, "line")
+	if err != nil {
+		log.Fatal(err)
+	}
+	line, err := lines.Get(ctx, LineKey{Order: 7, Number: 2})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(line.SKU)
+	// Output: C-2
+}
+
+// An entry with depends_on is loaded by code, with as many statements as it takes: they see one snapshot.
+func ExampleLoad() {
+	ctx := context.Background()
+	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cache.Close()
+
+	type Total struct{ Lines int }
+	totals, err := freshet.Entry(cache, "total", freshet.Load(
+		func(ctx context.Context, q freshet.Querier, order int32) (Total, error) {
+			var t Total
+			err := q.QueryRow(ctx, "SELECT count(*) FROM lines WHERE order_id = $1", order).Scan(&t.Lines)
+			return t, err
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	total, err := totals.Get(ctx, 7)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(total.Lines)
+	// Output: 2
+}

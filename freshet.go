@@ -1,0 +1,121 @@
+package freshet
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/freshet/freshet/internal/config"
+	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/internal/redisstore"
+)
+
+// Options say how to open a Cache. The zero Options read ./freshet.yaml and use the database that it names.
+type Options struct {
+	// Config is the path of the configuration file. Default: freshet.yaml in the current directory.
+	Config string
+	// Database is the application's own pool, to load with. It is not closed with the Cache. Default: a pool of the
+	// Cache's own, to the database that the file names.
+	Database *pgxpool.Pool
+	// Logger gets what an operator should know: that the store went away, why values are not stored. Default: none.
+	Logger *slog.Logger
+	// MaxLoads is how many loads run at a time. Default: 32.
+	MaxLoads int
+	// Region is the name of the region whose store is used. Default: the first one of the file.
+	Region string
+}
+
+// Cache reads the entries of one configuration file. Its methods may be called from any number of goroutines.
+type Cache struct {
+	config *config.Config
+	reader *fill.Reader
+	store  *redisstore.Store
+	loader *pgload.Loader
+}
+
+// Stats are counts since Open.
+type Stats = fill.Stats
+
+// Open opens a cache. Neither the daemon nor Redis needs to be there; and the database only when the file does not set
+// namespace, which is derived from the database then. Close ends it.
+func Open(ctx context.Context, o Options) (*Cache, error) {
+	path := cmp.Or(o.Config, "freshet.yaml")
+	read := config.Load
+	if o.Database != nil {
+		read = config.LoadForLibrary
+	}
+	file, err := read(path, os.LookupEnv)
+	if err != nil {
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	region, err := choose(file, o.Region)
+	if err != nil {
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	c := &Cache{config: file}
+	if o.Database != nil {
+		c.loader = pgload.New(o.Database)
+	} else if c.loader, err = pgload.Open(ctx, file.Database.URL.Reveal()); err != nil {
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	if err := c.open(ctx, o, region); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	return c, nil
+}
+
+func choose(file *config.Config, name string) (*config.Region, error) {
+	for i := range file.Regions {
+		if name == "" || file.Regions[i].Name == name {
+			return &file.Regions[i], nil
+		}
+	}
+	return nil, file.ErrorAt("regions", fmt.Sprintf("there is no region %q", name), "name one of regions in Options.Region, or none")
+}
+
+func (c *Cache) open(ctx context.Context, o Options, region *config.Region) error {
+	namespace := c.config.Namespace
+	if namespace == "" {
+		system, database, err := c.loader.System(ctx)
+		if err != nil {
+			return fmt.Errorf("derive the namespace from the database (set namespace in the file to do without it): %w", err)
+		}
+		namespace = c.config.NamespaceFor(system, database)
+	}
+	var err error
+	c.store, err = redisstore.Open(ctx, redisstore.Options{URL: region.Redis.URL.Reveal(), Namespace: namespace, Logger: o.Logger})
+	if err != nil {
+		return err
+	}
+	entries := map[string]fill.Entry{}
+	for _, declared := range c.config.Declared() {
+		e := c.config.Entries[declared.Name]
+		entries[declared.Name] = fill.Entry{
+			Declared: declared, TTL: e.TTL, NegativeTTL: e.NegativeTTL, Jitter: e.TTLJitter.Fraction(), LoadTimeout: e.LoadTimeout,
+		}
+	}
+	c.reader, err = fill.New(fill.Options{
+		Namespace: namespace, Store: c.store, Loader: c.loader, Entries: entries, Logger: o.Logger, MaxLoads: o.MaxLoads,
+	})
+	return err
+}
+
+// Close ends loads that are under way and closes what Open opened.
+func (c *Cache) Close() {
+	if c.reader != nil {
+		c.reader.Close()
+	}
+	if c.store != nil {
+		c.store.Close()
+	}
+	c.loader.Close()
+}
+
+// Stats returns what the cache has counted.
+func (c *Cache) Stats() Stats { return c.reader.Stats() }
