@@ -199,19 +199,31 @@ const attempts = 3
 
 // Get reads one value. args are canonical, in the order of the key's parameters. load is for entries that code loads,
 // and nil for others.
+//
+// Read is better where arguments are made from something else: the types of parameters may change with the roster.
 func (r *Reader) Get(ctx context.Context, entry string, args []keytext.Arg, load LoadFunc) (Value, error) {
+	return r.Read(ctx, entry, func([]keytext.Arg, []rule.Param) ([]keytext.Arg, error) { return args, nil }, load)
+}
+
+// ArgsFunc appends the canonical arguments for an entry's parameters. It may be called several times.
+type ArgsFunc = func(dst []keytext.Arg, params []rule.Param) ([]keytext.Arg, error)
+
+// Read reads one value, of the key whose arguments encode makes for the parameters of the very roster that the read
+// happens under. An error of encode is returned with ErrArguments.
+func (r *Reader) Read(ctx context.Context, entry string, encode ArgsFunc, load LoadFunc) (Value, error) {
 	e := r.entries[entry]
 	if e == nil {
 		return Value{}, fmt.Errorf("entry %s: %w", entry, ErrUnknownEntry)
-	}
-	if want := len(e.template.Params()); len(args) != want {
-		return Value{}, fmt.Errorf("entry %s: it takes %d arguments, not %d: %w", entry, want, len(args), ErrArguments)
 	}
 	for range attempts {
 		c := r.names(ctx)
 		live, why := c.live(e)
 		if live == nil {
-			return r.bypass(ctx, e, nil, args, load, why)
+			return r.readAlone(ctx, e, encode, load, why)
+		}
+		args, err := e.encode(encode, live.entry.Params)
+		if err != nil {
+			return Value{}, err
 		}
 		var space [192]byte
 		name := string(e.template.Append(append(space[:0], live.prefix...), args))
@@ -239,7 +251,31 @@ func (r *Reader) Get(ctx context.Context, entry string, args []keytext.Arg, load
 		}
 		r.stats.dropped.Add(1)
 	}
-	return r.bypass(ctx, e, nil, args, load, namesMoved)
+	return r.readAlone(ctx, e, encode, load, namesMoved)
+}
+
+// readAlone reads an entry that no roster knows.
+func (r *Reader) readAlone(ctx context.Context, e *declared, encode ArgsFunc, load LoadFunc, why bypassReason) (Value, error) {
+	params, err := r.described(ctx, e)
+	if err != nil {
+		return Value{}, err
+	}
+	args, err := e.encode(encode, params)
+	if err != nil {
+		return Value{}, err
+	}
+	return r.bypass(ctx, e, nil, args, load, why)
+}
+
+func (e *declared) encode(encode ArgsFunc, params []rule.Param) ([]keytext.Arg, error) {
+	args, err := encode(make([]keytext.Arg, 0, len(params)), params)
+	if err != nil {
+		return nil, fmt.Errorf("entry %s: %w: %w", e.name, ErrArguments, err)
+	}
+	if len(args) != len(params) {
+		return nil, fmt.Errorf("entry %s: it takes %d arguments, not %d: %w", e.name, len(params), len(args), ErrArguments)
+	}
+	return args, nil
 }
 
 func hit(name string, record fence.Record) Value {
@@ -259,6 +295,11 @@ func (r *Reader) Params(ctx context.Context, entry string) ([]rule.Param, error)
 	if live, _ := r.names(ctx).live(e); live != nil {
 		return live.entry.Params, nil
 	}
+	return r.described(ctx, e)
+}
+
+// described are the parameters of a declared entry, with the types that the database gives them.
+func (r *Reader) described(ctx context.Context, e *declared) ([]rule.Param, error) {
 	if known := e.types.Load(); known != nil {
 		return *known, nil
 	}
@@ -275,7 +316,7 @@ func (r *Reader) Params(ctx context.Context, entry string) ([]rule.Param, error)
 	}
 	types, err := r.loader.Types(ctx, sql)
 	if err != nil {
-		return nil, fmt.Errorf("entry %s: %w", entry, typed(err))
+		return nil, fmt.Errorf("entry %s: %w", e.name, typed(err))
 	}
 	for i := range min(len(types), len(params)) {
 		params[i].Type = types[i]
