@@ -37,7 +37,7 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn) (*pipeline.Compi
 	for _, declared := range c.config.Declared() {
 		compiled, err := plan.Compile(catalog, declared)
 		if err == nil {
-			err = pgcatalog.Verify(ctx, conn, compiled.Entry)
+			err = pgcatalog.Verify(ctx, conn, compiled.Entry, compiled.Ignored...)
 		}
 		if err != nil {
 			if conn.IsClosed() || ctx.Err() != nil {

@@ -88,7 +88,8 @@ ORDER BY 5`
 func verifyReads(ctx context.Context, conn *pgx.Conn, e *rule.Entry, types, ignored []string) error {
 	// A view has no parameters: typed NULLs stand for them. Nothing is evaluated.
 	query := sqlparam.Substitute(e.SQL, func(n int) string { return "NULL::" + types[n-1] })
-	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	// Read-write, also where the session's default is not; it is rolled back.
+	err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "CREATE TEMPORARY VIEW freshet_verify AS "+query); err != nil {
 			return fmt.Errorf("ask which columns the query of entry %s reads: %w", e.Name, err)
 		}

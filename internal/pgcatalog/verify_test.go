@@ -61,6 +61,9 @@ CREATE FUNCTION never(mood, mood) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SEL
 				t.Fatal(err)
 			}
 			tt.change(compiled.Entry)
+			if _, err := conn.Exec(t.Context(), `SET default_transaction_read_only = on`); err != nil {
+				t.Fatal(err)
+			}
 			err = pgcatalog.Verify(t.Context(), conn, compiled.Entry, tt.ignored...)
 			switch {
 			case tt.want == "" && err != nil:
