@@ -76,17 +76,17 @@ func (s *session) position(ctx context.Context, function string) (mvcc.LSN, erro
 }
 
 // keepRoster publishes the roster again when the store has lost it, to eviction or to somebody's hand: without it
-// readers load everything from the database. A lost HEAD shows in the applier.
+// readers load everything from the database. And it has HEAD compared, which a failover or an eviction may have changed
+// while no write came along that would have shown it (D4).
 func (s *session) keepRoster(ctx context.Context, applier *apply.Applier) error {
 	_, found, err := s.p.opts.Store.Roster(ctx)
 	if err != nil {
 		return fmt.Errorf("watch the roster: %w", err)
 	}
-	if found {
-		return nil
+	if !found {
+		s.p.opts.Logger.WarnContext(ctx, "the store lost the roster; publishing it again")
 	}
-	s.p.opts.Logger.WarnContext(ctx, "the store lost the roster; publishing it again")
-	return applier.Request(ctx, func(*apply.Names) bool { return true })
+	return applier.Request(ctx, func(*apply.Names) bool { return !found })
 }
 
 // catchUp waits until the applier has come to where the log ended when the session began, and keeps up with what is
