@@ -90,7 +90,7 @@ func (s *server) problemFor(ctx context.Context, name string, err error) problem
 	case errors.Is(err, ErrByCode):
 		return problem{
 			Type: problemByCode, Title: "Entry loaded by code", Status: http.StatusNotFound, Entry: name,
-			Detail: "The entry has no query: only the applications that load it can read it.",
+			Detail: "The value is not cached, and only the applications that load the entry can load it.",
 		}
 	case errors.Is(err, ErrArgument):
 		return problem{
