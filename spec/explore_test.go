@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"hash/maphash"
 	"os"
 	"slices"
 	"strings"
@@ -58,9 +59,9 @@ func explore(c config, limit int) result {
 	}
 	x := &explorer{config: c, tables: newTables()}
 	first := x.initial()
-	states := []state{first}
+	states := newStates()
+	states.add(&first)
 	origins := []origin{{from: -1}}
-	index := map[state]struct{}{first: {}}
 	var broken string
 	trace := func(at int32) []string {
 		x.naming = true
@@ -77,16 +78,16 @@ func explore(c config, limit int) result {
 				}
 				n++
 			}
-			s := states[taken.from]
+			s := *states.at(taken.from)
 			x.steps(&s)
 		}
 		return lines
 	}
-	for at := 0; at < len(states); at++ {
-		if len(states) > limit {
-			return result{states: len(states), limit: true}
+	for at := int32(0); at < states.count; at++ {
+		if int(states.count) > limit {
+			return result{states: int(states.count), limit: true}
 		}
-		s := states[at]
+		s := *states.at(at)
 		place, last := int32(0), int32(-1)
 		x.yield = func(n *state, _, wrong string) {
 			here := place
@@ -97,27 +98,71 @@ func explore(c config, limit int) result {
 			if wrong == "" {
 				wrong = check(n)
 			}
-			if _, known := index[*n]; known && wrong == "" {
+			if !states.add(n) && wrong == "" {
 				return
 			}
-			index[*n] = struct{}{}
-			states = append(states, *n)
-			origins = append(origins, origin{from: int32(at), place: here})
+			origins = append(origins, origin{from: at, place: here})
 			if wrong != "" {
-				broken, last = wrong, int32(len(states)-1)
+				broken, last = wrong, int32(len(origins)-1)
 			}
 		}
 		x.steps(&s)
 		if place == 0 && !c.safety {
 			if broken = checkEnd(x, &s); broken != "" {
-				last = int32(at)
+				last = at
 			}
 		}
 		if broken != "" {
-			return result{states: len(states), broken: broken, trace: trace(last)}
+			return result{states: int(states.count), broken: broken, trace: trace(last)}
 		}
 	}
-	return result{states: len(states)}
+	return result{states: int(states.count)}
+}
+
+// states is the set of all states seen, each with its number. A map would hold every state twice.
+type states struct {
+	chunks [][]state
+	slots  []int32 // numbers of states by their hash, plus one
+	count  int32
+	seed   maphash.Seed
+}
+
+const chunk = 1 << 14
+
+func newStates() *states { return &states{slots: make([]int32, 1<<12), seed: maphash.MakeSeed()} }
+
+func (s *states) at(i int32) *state { return &s.chunks[i/chunk][i%chunk] }
+
+// slot is where the state is, or belongs.
+func (s *states) slot(n *state) *int32 {
+	mask := uint64(len(s.slots) - 1)
+	for at := maphash.Comparable(s.seed, *n) & mask; ; at = (at + 1) & mask {
+		if i := s.slots[at]; i == 0 || *s.at(i - 1) == *n {
+			return &s.slots[at]
+		}
+	}
+}
+
+// add reports whether the state is new.
+func (s *states) add(n *state) bool {
+	slot := s.slot(n)
+	if *slot != 0 {
+		return false
+	}
+	if int(s.count)%chunk == 0 {
+		s.chunks = append(s.chunks, make([]state, 0, chunk))
+	}
+	last := &s.chunks[len(s.chunks)-1]
+	*last = append(*last, *n)
+	s.count++
+	*slot = s.count
+	if int(s.count) > len(s.slots)/2 {
+		s.slots = make([]int32, 2*len(s.slots))
+		for i := range s.count {
+			*s.slot(s.at(i)) = i + 1
+		}
+	}
+	return true
 }
 
 func deep() bool { return os.Getenv("SPEC") == "deep" }
@@ -127,7 +172,7 @@ func TestProtocol(t *testing.T) {
 	began := time.Now()
 	total := 0
 	for _, c := range protocolConfigs() {
-		r := explore(c, 40_000_000)
+		r := explore(c, 25_000_000)
 		total += r.states
 		t.Logf("%-40s %9d states, %v", c.name, r.states, time.Since(began).Round(time.Millisecond))
 		if r.limit {
