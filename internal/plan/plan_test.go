@@ -72,8 +72,49 @@ func TestCanonicalIsAFixedPoint(t *testing.T) {
 	}
 }
 
-// FuzzCompile checks that no text makes the planner panic, that every refusal is an *Error with a place inside of the
-// query, and that what it accepts is a fixed point.
+// checkCompile checks that a text does not make the planner panic, that a refusal is an *Error with a place inside of
+// the query, and that what is accepted is a fixed point.
+func checkCompile(tb rapid.TB, catalog *schema.Catalog, query string) {
+	tb.Helper()
+	compiled, err := plan.Compile(catalog, rule.Declared{Name: "e", Key: "k:{id}", Query: query, Result: rule.Many})
+	if err != nil {
+		e, ok := errors.AsType[*plan.Error](err)
+		if !ok || e.What == "" || e.Line > strings.Count(query, "\n")+1 {
+			tb.Fatalf("Compile(%q): %#v", query, err)
+		}
+		return
+	}
+	second, err := plan.Compile(catalog, again(compiled.Entry))
+	if err != nil || second.Entry.SQL != compiled.Entry.SQL || !cmp.Equal(second.Entry.Rules, compiled.Entry.Rules) {
+		tb.Fatalf("Compile(%q) = %s, which compiles to %v, %v", query, compiled.Entry.SQL, second, err)
+	}
+}
+
+// TestSplicedQueries puts pieces of the golden queries together, most of which is no SQL, and much of the rest is new.
+func TestSplicedQueries(t *testing.T) {
+	t.Parallel()
+	catalog, cases := shop(t)
+	var queries []string
+	for _, c := range cases {
+		if c.Declared.Query != "" && c.Declared.Key == "k:{id}" {
+			queries = append(queries, c.Declared.Query)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		words := strings.Fields(rapid.SampledFrom(queries).Draw(t, "query"))
+		for range rapid.IntRange(1, 4).Draw(t, "changes") {
+			other := strings.Fields(rapid.SampledFrom(queries).Draw(t, "other"))
+			from := rapid.IntRange(0, len(words)).Draw(t, "from")
+			to := rapid.IntRange(from, min(len(words), from+3)).Draw(t, "to")
+			start := rapid.IntRange(0, len(other)).Draw(t, "start")
+			end := rapid.IntRange(start, min(len(other), start+4)).Draw(t, "end")
+			words = slices.Concat(words[:from], other[start:end], words[to:])
+		}
+		checkCompile(t, catalog, strings.Join(words, " "))
+	})
+}
+
+// FuzzCompile is the same for any text.
 func FuzzCompile(f *testing.F) {
 	catalog, cases := shop(f)
 	for _, c := range cases {
@@ -81,20 +122,7 @@ func FuzzCompile(f *testing.F) {
 			f.Add(c.Declared.Query)
 		}
 	}
-	f.Fuzz(func(t *testing.T, query string) {
-		compiled, err := plan.Compile(catalog, rule.Declared{Name: "e", Key: "k:{id}", Query: query, Result: rule.Many})
-		if err != nil {
-			e, ok := errors.AsType[*plan.Error](err)
-			if !ok || e.What == "" || e.Line > strings.Count(query, "\n")+1 {
-				t.Fatalf("Compile(%q): %#v", query, err)
-			}
-			return
-		}
-		second, err := plan.Compile(catalog, again(compiled.Entry))
-		if err != nil || second.Entry.SQL != compiled.Entry.SQL || !cmp.Equal(second.Entry.Rules, compiled.Entry.Rules) {
-			t.Fatalf("Compile(%q) = %s, which compiles to %v, %v", query, compiled.Entry.SQL, second, err)
-		}
-	})
+	f.Fuzz(func(t *testing.T, query string) { checkCompile(t, catalog, query) })
 }
 
 func TestErrorPointsIntoTheOriginalQuery(t *testing.T) {
