@@ -83,7 +83,8 @@ func explore(c config, limit int) result {
 		}
 		return lines
 	}
-	for at := int32(0); at < states.count; at++ {
+	at := int32(0) // not a range: states grows on the way
+	for at < states.count {
 		if int(states.count) > limit {
 			return result{states: int(states.count), limit: true}
 		}
@@ -115,6 +116,7 @@ func explore(c config, limit int) result {
 		if broken != "" {
 			return result{states: int(states.count), broken: broken, trace: trace(last)}
 		}
+		at++
 	}
 	return result{states: int(states.count)}
 }
