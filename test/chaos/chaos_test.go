@@ -1,0 +1,165 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestChaos breaks one thing after the other under load. After each, everything must come to rest by itself, with
+// nothing stale.
+//
+//nolint:paralleltest // it measures times, and needs the machine for itself
+func TestChaos(t *testing.T) {
+	seed := seedOf(t)
+	t.Logf("SEED=%d", seed)
+	w := newWorld(t, seed)
+	w.serve()
+	if err := w.whole(t.Context()); err != nil {
+		t.Fatalf("the daemon does not start: %v", err)
+	}
+	stop := w.load()
+	defer stop()
+	w.runFaults(t.Context())
+	refused := w.summary()
+	stop()
+	w.stopDaemons()
+	w.nothingLeft()
+
+	count, texts := w.violations.read()
+	for _, text := range texts {
+		t.Error(text)
+	}
+	if refused == 0 && count == 0 {
+		t.Error("no fill was ever refused: the readers never met a write")
+	}
+	t.Logf("violations %d", count)
+}
+
+// runFaults goes through the faults: all of them in random order and over again until the time is up, or, in the short
+// form, the most important ones, once.
+func (w *world) runFaults(ctx context.Context) {
+	source := rand.New(rand.NewPCG(w.seed, 0))
+	short := *chaosTime == 0
+	end := time.Now().Add(*chaosTime)
+	all := slices.DeleteFunc(faults(), func(f fault) bool { return short && !f.short })
+	if !w.restOrStop(ctx, "nothing was broken yet") {
+		return
+	}
+	w.stayCalm(ctx, bound+1500*time.Millisecond)
+	for round := 0; ; round++ {
+		if n := round % len(all); n == 0 {
+			if short && round > 0 {
+				return
+			}
+			if !short {
+				source.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+			}
+		}
+		if !short && time.Now().After(end) {
+			return
+		}
+		f := all[round%len(all)]
+		began := time.Now()
+		w.counts.fault(f.name)
+		if err := f.do(ctx, w, source); err != nil {
+			w.violation("%s: %v", f.name, err)
+			w.logs()
+			return
+		}
+		some(ctx, source, time.Second) // the load goes on over what it left
+		if !w.restOrStop(ctx, f.name) {
+			return
+		}
+		w.t.Logf("%s: at rest after %v", f.name, time.Since(began).Round(time.Millisecond))
+		if !short && round%4 == 3 {
+			w.stayCalm(ctx, bound+2*time.Second)
+		}
+	}
+}
+
+// restOrStop has everything come to rest, and says whether it makes sense to go on.
+func (w *world) restOrStop(ctx context.Context, after string) bool {
+	if err := w.rest(ctx); err != nil {
+		w.violation("after this: %s: it does not come to rest: %v", after, err)
+	}
+	w.diedByThemselves()
+	if count, _ := w.violations.read(); count > 0 {
+		w.t.Logf("violations after this: %s", after)
+		w.logs()
+		return false
+	}
+	return true
+}
+
+// stayCalm breaks nothing for a while, in which readers judge what they get.
+func (w *world) stayCalm(ctx context.Context, d time.Duration) {
+	now := time.Now()
+	w.calm.Store(&now)
+	wait(ctx, d)
+	w.calm.Store(nil)
+}
+
+func (w *world) logs() {
+	for _, d := range w.running() {
+		lines := strings.Split(d.Log(), "\n")
+		w.t.Logf("the end of the log of daemon %s:\n%s", d.Name, strings.Join(lines[max(0, len(lines)-40):], "\n"))
+	}
+}
+
+// summary prints what happened and returns how many fills were refused.
+func (w *world) summary() (refused uint64) {
+	c := &w.counts
+	stats := w.library.cache.Stats()
+	for reason, n := range stats.Refused {
+		if reason != "" {
+			refused += n
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	names := make([]string, 0, len(c.faults))
+	for name, n := range c.faults {
+		names = append(names, fmt.Sprintf("%s %d", name, n))
+	}
+	slices.Sort(names)
+	w.t.Logf("transactions %d, rolled back %d, undone by faults or deadlocks %d; of all %d stayed open a while, %d truncated",
+		c.committed.Load(), c.rolledBack.Load(), c.undone.Load(), c.long.Load(), c.truncates.Load())
+	w.t.Logf("reads %d, failed %d, judged against a bound of %v %d; library: hits %d, loads %d, fills %d, refused fills %d (%v); gateway: hits %d, others %d",
+		c.reads.Load(), c.failedReads.Load(), bound, c.judged.Load(), stats.Hits, stats.Loads, stats.Fills, refused, stats.Refused,
+		c.gatewayHits.Load(), c.gatewayOthers.Load())
+	w.t.Logf("at rest %d times, records compared %d, generations %d, daemons %d",
+		c.quiescent.Load(), c.compared.Load(), len(c.generations), c.daemons.Load())
+	w.t.Logf("faults: %s", strings.Join(names, "; "))
+	return refused
+}
+
+// stopDaemons ends the run in order.
+func (w *world) stopDaemons() {
+	w.diedByThemselves()
+	for _, d := range w.running() {
+		w.gone(d)
+		if err := d.Stop(); err != nil {
+			w.violation("at the end: %v", err)
+		}
+	}
+}
+
+// nothingLeft checks that no session of freshet is left in the database, nor in Redis.
+func (w *world) nothingLeft() {
+	err := until(w.t.Context(), recovery, func(ctx context.Context) error {
+		left, err := w.query(ctx, `SELECT application_name || ': ' || query FROM pg_stat_activity
+			WHERE backend_type IN ('client backend', 'walsender') AND pid <> pg_backend_pid() AND datname = current_database()`)
+		if err == nil && len(left) > 0 {
+			err = fmt.Errorf("sessions are left in the database: %q", left)
+		}
+		return err
+	})
+	if err != nil {
+		w.violation("at the end: %v", err)
+	}
+}

@@ -1,0 +1,166 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/redis/rueidis"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/mvcc"
+)
+
+// rest brings everything to rest and compares what is cached with the database. It returns an error when it does not
+// come to rest.
+func (w *world) rest(ctx context.Context) error {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	if err := w.whole(ctx); err != nil {
+		return err
+	}
+	conn, err := w.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	var end string
+	if err := conn.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&end); err != nil {
+		return fmt.Errorf("ask for the end of the log: %w", err)
+	}
+	target, err := mvcc.ParseLSN(end)
+	if err != nil {
+		return err
+	}
+	err = until(ctx, recovery, func(ctx context.Context) error {
+		head, found, err := w.store.Head(ctx)
+		if err == nil && (!found || head.Wc < target) {
+			err = fmt.Errorf("head is at %v, the last commit before %v", head.Wc, target)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	expected, err := readTruth(ctx, conn)
+	if err != nil {
+		return err
+	}
+	// Once with what the run has left, then every key through both readers, then what these have filled.
+	for _, check := range []func(context.Context, truth) error{w.compareRecords, w.compareReads, w.compareRecords} {
+		if err := check(ctx, expected); err != nil {
+			return err
+		}
+	}
+	w.counts.quiescent.Add(1)
+	return w.ledger.reset(expected)
+}
+
+// compareRecords compares every record that is live under a live name with the database.
+func (w *world) compareRecords(ctx context.Context, expected truth) error {
+	roster, err := w.roster(ctx)
+	if err != nil {
+		return err
+	}
+	w.counts.mu.Lock()
+	w.counts.generations[roster.Generation] = true
+	w.counts.mu.Unlock()
+	names, err := w.keys(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		key, ok := liveKey(roster, name)
+		if !ok {
+			continue
+		}
+		text, err := w.admin.Do(ctx, w.admin.B().Get().Key(name).Build()).AsBytes()
+		if rueidis.IsRedisNil(err) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w", name, err)
+		}
+		record, err := fence.ParseRecord(text)
+		if err != nil {
+			w.violation("%s is not a record: %v", name, err)
+			continue
+		}
+		if !record.State.Live() {
+			continue
+		}
+		w.counts.compared.Add(1)
+		want, known := expected[key]
+		switch got := string(record.Payload); {
+		case !known:
+			w.violation("%s is cached, and nobody reads it", name)
+		case got != want || (record.State == fence.Negative) != (want == ""):
+			w.violation("stale: %s is cached as %q (%v, %v), the database has %q", name, got, record.State, record.Coverage, want)
+		}
+	}
+	return nil
+}
+
+// liveKey is the key of a record's name, if the name is one that readers would use.
+func liveKey(roster *rule.Roster, name string) (string, bool) {
+	for _, e := range roster.Entries {
+		if key, ok := strings.CutPrefix(name, rule.KeyPrefix(namespace, roster.Generation, e)); ok {
+			return key, e.Suspended == ""
+		}
+	}
+	return "", false
+}
+
+func (w *world) roster(ctx context.Context) (*rule.Roster, error) {
+	text, found, err := w.store.Roster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, fmt.Errorf("the store has no roster")
+	}
+	return rule.ParseRoster(text)
+}
+
+// keys are the names of all records.
+func (w *world) keys(ctx context.Context) ([]string, error) {
+	var (
+		all    []string
+		cursor uint64
+	)
+	for {
+		page, err := w.admin.Do(ctx, w.admin.B().Scan().Cursor(cursor).Match("f:"+namespace+":*:*").Count(1000).Build()).AsScanEntry()
+		if err != nil {
+			return nil, fmt.Errorf("scan: %w", err)
+		}
+		all = append(all, page.Elements...)
+		if cursor = page.Cursor; cursor == 0 {
+			return all, nil
+		}
+	}
+}
+
+// compareReads reads every key through library and gateway.
+func (w *world) compareReads(ctx context.Context, expected truth) error {
+	for name, r := range map[string]reader{"library": w.library, "gateway": &gateway{w}} {
+		seen := map[string]bool{}
+		for _, entry := range r.entries() {
+			if seen[entry] {
+				continue
+			}
+			seen[entry] = true
+			for id := int64(1); id <= sizes()[entry]; id++ {
+				key := keyOf(entry, id)
+				w.counts.reads.Add(1)
+				got, err := r.read(ctx, entry, id)
+				if err != nil {
+					w.violation("at rest, reading %s through the %s failed: %v", key, name, err)
+				} else if got != expected[key] {
+					w.violation("at rest, %s through the %s is %q, the database has %q", key, name, got, expected[key])
+				}
+			}
+		}
+	}
+	return nil
+}

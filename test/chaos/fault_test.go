@@ -1,0 +1,268 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/freshet/freshet/internal/testkit/servetest"
+)
+
+// fault breaks something and repairs it; what it leaves broken is for freshet to mend.
+type fault struct {
+	name string
+	do   func(ctx context.Context, w *world, r *rand.Rand) error
+	// short puts it into the short form.
+	short bool
+}
+
+func faults() []fault {
+	return []fault{
+		{"the daemon is killed", killDaemon, true},
+		{"Redis restarts empty", emptyRedis, true},
+		{"the daemon is frozen", freezeDaemon, true},
+		{"the database crashes", crashDatabase, true},
+		{"a second daemon outlives a frozen one", zombie, true},
+		{"Redis loses its last second", rollBackRedis, true},
+		{"HEAD is evicted", evict("f:" + namespace + ":head"), true},
+		{"a second daemon takes over", takeOver, false},
+		{"the daemon is stopped", stopDaemon, false},
+		{"Redis is killed and has its file", killRedis, false},
+		{"Redis kills all connections", command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"), false},
+		{"Redis pauses", command("CLIENT", "PAUSE", "1500", "ALL"), false},
+		{"scripts are flushed", command("SCRIPT", "FLUSH"), false},
+		{"the roster is evicted", evict("f:" + namespace + ":roster"), false},
+		{"HEAD and roster are evicted", evict("f:"+namespace+":head", "f:"+namespace+":roster"), false},
+		{"records are evicted", evictRecords, false},
+		{"Redis is full", squeeze("noeviction"), false},
+		{"Redis evicts at random", squeeze("allkeys-random"), false},
+		{"Redis becomes a replica", replica, false},
+		{"the database restarts", restartDatabase, false},
+		{"the daemon's sessions are terminated", terminate, false},
+		{"the slot is dropped", dropSlot, false},
+		{"the publication loses a table", alterPublication, false},
+	}
+}
+
+// some is a random time of up to the limit.
+func some(ctx context.Context, r *rand.Rand, limit time.Duration) {
+	wait(ctx, time.Duration(r.Int64N(int64(limit))))
+}
+
+func killDaemon(ctx context.Context, w *world, r *rand.Rand) error {
+	d := w.first()
+	w.gone(d)
+	d.Kill()
+	some(ctx, r, time.Second)
+	w.serve()
+	return nil
+}
+
+func stopDaemon(ctx context.Context, w *world, r *rand.Rand) error {
+	d := w.first()
+	w.gone(d)
+	if err := d.Stop(); err != nil {
+		return err
+	}
+	some(ctx, r, time.Second)
+	w.serve()
+	return nil
+}
+
+func freezeDaemon(ctx context.Context, w *world, r *rand.Rand) error {
+	d := w.first()
+	d.Freeze()
+	wait(ctx, time.Second)
+	some(ctx, r, time.Second)
+	d.Thaw()
+	return nil
+}
+
+// phase waits until a daemon says that it is in the phase.
+func phase(ctx context.Context, d *servetest.Daemon, want string) error {
+	return until(ctx, recovery, func(ctx context.Context) error {
+		s, err := d.Status(ctx)
+		if err == nil && s.Phase != want {
+			err = fmt.Errorf("daemon %s: %s (%s), want %s", d.Name, s.Phase, s.Problem, want)
+		}
+		return err
+	})
+}
+
+func takeOver(ctx context.Context, w *world, r *rand.Rand) error {
+	old, next := w.first(), w.serve()
+	if err := phase(ctx, next, "standby"); err != nil {
+		return err
+	}
+	some(ctx, r, 500*time.Millisecond)
+	w.gone(old)
+	old.Kill()
+	return phase(ctx, next, "streaming")
+}
+
+// zombie has a daemon frozen for so long that another one takes its place, and then go on where it was.
+func zombie(ctx context.Context, w *world, r *rand.Rand) error {
+	old, next := w.first(), w.serve()
+	if err := phase(ctx, next, "standby"); err != nil {
+		return err
+	}
+	w.gone(old) // its gateway does not answer
+	old.Freeze()
+	err := w.endWalsender(ctx)
+	if err == nil {
+		err = phase(ctx, next, "streaming")
+	}
+	some(ctx, r, 500*time.Millisecond)
+	old.Thaw()
+	if err == nil {
+		err = phase(ctx, old, "standby")
+	}
+	if err == nil {
+		err = old.Stop()
+	}
+	return err
+}
+
+func (w *world) endWalsender(ctx context.Context) error {
+	_, err := w.query(ctx, `SELECT pg_terminate_backend(active_pid)::text FROM pg_replication_slots WHERE slot_name = $1 AND active`, slot)
+	return err
+}
+
+func killRedis(ctx context.Context, w *world, r *rand.Rand) error {
+	w.redis.Kill(w.t)
+	some(ctx, r, time.Second)
+	w.redis.Start(w.t)
+	return nil
+}
+
+// emptyRedis kills Redis and removes its file.
+func emptyRedis(ctx context.Context, w *world, r *rand.Rand) error {
+	dir, err := w.admin.Do(ctx, w.admin.B().ConfigGet().Parameter("dir").Build()).AsStrMap()
+	if err != nil {
+		return fmt.Errorf("ask for the directory: %w", err)
+	}
+	w.redis.Kill(w.t)
+	if err := os.RemoveAll(filepath.Join(dir["dir"], "appendonlydir")); err != nil {
+		return err
+	}
+	some(ctx, r, 500*time.Millisecond)
+	w.redis.Start(w.t)
+	return nil
+}
+
+// rollBackRedis has Redis come back as it was some time ago: with the records and the HEAD of that time.
+func rollBackRedis(ctx context.Context, w *world, r *rand.Rand) error {
+	if err := w.do(ctx, "CONFIG", "SET", "appendonly", "no"); err != nil {
+		return err
+	}
+	wait(ctx, time.Second)
+	some(ctx, r, time.Second)
+	w.redis.Kill(w.t)
+	w.redis.Start(w.t)
+	return nil
+}
+
+func command(words ...string) func(context.Context, *world, *rand.Rand) error {
+	return func(ctx context.Context, w *world, _ *rand.Rand) error { return w.do(ctx, words...) }
+}
+
+func evict(names ...string) func(context.Context, *world, *rand.Rand) error {
+	return command(append([]string{"DEL"}, names...)...)
+}
+
+// evictRecords deletes half of the records, a while long.
+func evictRecords(ctx context.Context, w *world, r *rand.Rand) error {
+	for range 5 {
+		names, err := w.keys(ctx)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if r.IntN(2) == 0 {
+				if err := w.do(ctx, "DEL", name); err != nil {
+					return err
+				}
+			}
+		}
+		some(ctx, r, 200*time.Millisecond)
+	}
+	return nil
+}
+
+// squeeze leaves Redis no memory for a while. By its policy it then refuses what is new, or forgets what it has.
+func squeeze(policy string) func(context.Context, *world, *rand.Rand) error {
+	return func(ctx context.Context, w *world, r *rand.Rand) error {
+		err := errors.Join(
+			w.do(ctx, "CONFIG", "SET", "maxmemory-policy", policy),
+			w.do(ctx, "CONFIG", "SET", "maxmemory", strconv.Itoa(900<<10)))
+		wait(ctx, time.Second)
+		some(ctx, r, time.Second)
+		return errors.Join(err, w.do(ctx, "CONFIG", "SET", "maxmemory", "0"), w.do(ctx, "CONFIG", "SET", "maxmemory-policy", "noeviction"))
+	}
+}
+
+// replica makes Redis follow a server that is not there: it becomes read-only, and begins a new history afterwards.
+func replica(ctx context.Context, w *world, r *rand.Rand) error {
+	err := w.do(ctx, "REPLICAOF", "127.0.0.1", "1")
+	some(ctx, r, time.Second)
+	return errors.Join(err, w.do(ctx, "REPLICAOF", "NO", "ONE"))
+}
+
+func restartDatabase(_ context.Context, w *world, _ *rand.Rand) error {
+	w.pg.Restart(w.t)
+	return nil
+}
+
+func crashDatabase(ctx context.Context, w *world, r *rand.Rand) error {
+	w.pg.Kill(w.t)
+	some(ctx, r, 500*time.Millisecond)
+	w.pg.Start(w.t)
+	return nil
+}
+
+// terminate ends some of the sessions that are not the test's.
+func terminate(ctx context.Context, w *world, r *rand.Rand) error {
+	for range 3 {
+		_, err := w.query(ctx, `SELECT pg_terminate_backend(pid)::text FROM (
+			SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name <> $1
+				AND backend_type IN ('client backend', 'walsender') ORDER BY random() LIMIT $2) s`, ourName, 1+r.IntN(3))
+		if err != nil {
+			return err
+		}
+		some(ctx, r, 400*time.Millisecond)
+	}
+	return nil
+}
+
+// dropSlot takes the slot away while no daemon holds it.
+func dropSlot(ctx context.Context, w *world, r *rand.Rand) error {
+	d := w.first()
+	w.gone(d)
+	d.Kill()
+	err := until(ctx, recovery, func(ctx context.Context) error {
+		_, err := w.query(ctx, "SELECT pg_drop_replication_slot($1)::text", slot)
+		if err != nil && strings.Contains(err.Error(), "does not exist") {
+			err = nil
+		}
+		return err
+	})
+	some(ctx, r, 500*time.Millisecond)
+	w.serve()
+	return err
+}
+
+// alterPublication takes a table out of the stream for a while.
+func alterPublication(ctx context.Context, w *world, r *rand.Rand) error {
+	w.mu.Lock()
+	file := w.url
+	w.mu.Unlock()
+	w.pg.Exec(w.t, file, "ALTER PUBLICATION chaos DROP TABLE items")
+	some(ctx, r, time.Second)
+	return nil
+}

@@ -1,0 +1,129 @@
+package chaos
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// bound is how long after a commit readers may still be given what it superseded, while nothing is broken. The usual
+// time is some milliseconds, and up to 0.6 s more for a commit that does not wait for its flush; the rest is for busy
+// machines.
+const bound = 2 * time.Second
+
+// change is one committed change of an item.
+type change struct {
+	version int64
+	exists  bool
+	at      time.Time // when the writer knew of the commit: at or after it
+}
+
+// ledger is what the writers know about the items. Changes of one item are made under a lock that is held until the
+// commit, so their versions are in the order of the commits.
+type ledger struct {
+	mu    sync.Mutex
+	items map[int64]*history
+}
+
+type history struct {
+	changes  []change
+	deleting int       // transactions under way that deleted it
+	deleted  time.Time // when the last of those was over, whatever became of it
+}
+
+func newLedger() *ledger { return &ledger{items: map[int64]*history{}} }
+
+func (l *ledger) of(id int64) *history {
+	h := l.items[id]
+	if h == nil {
+		h = &history{}
+		l.items[id] = h
+	}
+	return h
+}
+
+// deletes notes that a transaction is about to delete the item.
+func (l *ledger) deletes(id int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.of(id).deleting++
+}
+
+// over notes the end of a transaction: what it deleted, and, if it is known to be committed, what it changed.
+func (l *ledger) over(deleted []int64, changed map[int64]change) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	for _, id := range deleted {
+		h := l.of(id)
+		h.deleting--
+		h.deleted = now
+	}
+	for id, c := range changed {
+		c.at = now
+		h := l.of(id)
+		h.changes = append(h.changes, c)
+	}
+}
+
+// reset forgets everything and begins with what the database has. A crash may have undone commits.
+func (l *ledger) reset(t truth) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.items)
+	now := time.Now()
+	for id := int64(1); id <= items; id++ {
+		text := t[keyOf("item", id)]
+		if text == "" {
+			continue
+		}
+		version, err := versionOf(text)
+		if err != nil {
+			return err
+		}
+		l.of(id).changes = []change{{version: version, exists: true, at: now}}
+	}
+	return nil
+}
+
+// judge says what is wrong with a value of an item (empty: absent) that a read got which began at the given time, after
+// everything was whole since the other one; empty when nothing is.
+func (l *ledger) judge(id int64, value string, began, whole time.Time) (string, error) {
+	latest := began.Add(-bound)
+	if latest.Before(whole) {
+		return "", nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.of(id)
+	if value != "" {
+		version, err := versionOf(value)
+		if err != nil {
+			return "", err
+		}
+		for _, c := range h.changes {
+			if c.version > version && !c.at.After(latest) {
+				return fmt.Sprintf("version %d was read %v after version %d was committed", version, began.Sub(c.at), c.version), nil
+			}
+		}
+		return "", nil
+	}
+	if h.deleting > 0 || h.deleted.After(latest) {
+		return "", nil
+	}
+	var last change
+	for _, c := range h.changes {
+		if !c.at.After(latest) && c.version > last.version {
+			last = c
+		}
+	}
+	for _, c := range h.changes {
+		if last.exists && c.version > last.version && !c.exists {
+			return "", nil
+		}
+	}
+	if last.exists {
+		return fmt.Sprintf("it was missing %v after version %d was committed", began.Sub(last.at), last.version), nil
+	}
+	return "", nil
+}

@@ -1,0 +1,31 @@
+package chaos
+
+import (
+	"flag"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+
+	"github.com/freshet/freshet/internal/testkit"
+)
+
+// chaosTime makes the run a long one: every fault in an order drawn from the seed, over and over.
+var chaosTime = flag.Duration("chaos.time", 0, "how long to run; 0 is the short form: the most important faults, once")
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+// seedOf is SEED from the environment, or drawn. It decides what is written and read and which fault comes when; how
+// these meet in time it cannot decide.
+func seedOf(t *testing.T) uint64 {
+	t.Helper()
+	text := os.Getenv("SEED")
+	if text == "" {
+		return rand.Uint64()
+	}
+	seed, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatalf("SEED: %v", err)
+	}
+	return seed
+}

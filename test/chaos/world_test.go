@@ -1,0 +1,287 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/rueidis"
+
+	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/testkit/pgtest"
+	"github.com/freshet/freshet/internal/testkit/redistest"
+	"github.com/freshet/freshet/internal/testkit/servetest"
+)
+
+const (
+	namespace = "chaos"
+	slot      = "chaos"
+	ourName   = "chaos" // of the test's own sessions in the database
+
+	// recovery is how long it may take from the end of a fault until the daemon streams and every entry is live.
+	recovery = time.Minute
+)
+
+// world is what is broken and watched.
+type world struct {
+	t     *testing.T
+	seed  uint64
+	pg    *pgtest.Server
+	redis *redistest.Server
+	url   string
+	file  string
+	admin rueidis.Client // for what the test does to Redis
+	store *redisstore.Store
+
+	writing    sync.RWMutex // held by writers for a transaction, and by whoever wants none
+	ledger     *ledger
+	calm       atomic.Pointer[time.Time] // since when everything is whole; nil: it is not
+	counts     counts
+	violations violations
+	truncated  atomic.Int64 // when, as UnixNano
+	library    *library
+
+	mu      sync.Mutex
+	daemons []*servetest.Daemon // those that are meant to run
+	started int
+}
+
+// counts are what the summary says.
+type counts struct {
+	committed, rolledBack, undone, long, truncates atomic.Int64
+	reads, failedReads, judged, late, compared     atomic.Int64
+	gatewayHits, gatewayOthers, daemons, quiescent atomic.Int64
+
+	mu          sync.Mutex
+	faults      map[string]int
+	generations map[string]bool
+}
+
+func (c *counts) gateway(status string) {
+	if status == "hit" {
+		c.gatewayHits.Add(1)
+	} else {
+		c.gatewayOthers.Add(1)
+	}
+}
+
+func (c *counts) fault(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.faults[name]++
+}
+
+// violations are the promises that were seen broken.
+type violations struct {
+	mu    sync.Mutex
+	count int
+	texts []string
+}
+
+func (w *world) violation(format string, args ...any) {
+	const shown = 20
+	v := &w.violations
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.count++
+	if len(v.texts) < shown {
+		v.texts = append(v.texts, time.Now().Format("15:04:05.000 ")+fmt.Sprintf(format, args...))
+	}
+}
+
+func (v *violations) read() (int, []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.count, append([]string(nil), v.texts...)
+}
+
+func newWorld(t *testing.T, seed uint64) *world {
+	t.Helper()
+	w := &world{t: t, seed: seed, ledger: newLedger()}
+	w.counts.faults, w.counts.generations = map[string]int{}, map[string]bool{}
+	w.pg = pgtest.Start(t, pgtest.Options{Settings: map[string]string{"deadlock_timeout": "100ms"}})
+	// What reached the file survives the process; the snapshot that a rewrite leaves is in it too.
+	w.redis = redistest.Start(t, "--appendonly", "yes", "--appendfsync", "everysec")
+	w.url = w.pg.Database(t)
+	schema := strings.NewReplacer("%ITEMS%", strconv.Itoa(items), "%CATEGORIES%", strconv.Itoa(categories),
+		"%PEOPLE%", strconv.Itoa(people), "%RATES%", strconv.Itoa(rates)).Replace(shop)
+	w.pg.Exec(t, w.url, strings.Split(schema, ";")...)
+	w.file = filepath.Join(t.TempDir(), "freshet.yaml")
+	config := fmt.Sprintf("namespace: %s\ndatabase: {url: %q}\nsource: {postgres: {slot: %s, publication: chaos, rewind: {time: 10s}}}\n"+
+		"regions: [{name: local, redis: {url: %q}}]\nlisten: 127.0.0.1:0\n%s", namespace, w.url, slot, w.redis.URL, entries)
+	if err := os.WriteFile(w.file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if w.admin, err = rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: []string{w.redis.Addr}, DisableCache: true, ForceSingleClient: true,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.admin.Close)
+	if w.store, err = redisstore.Open(t.Context(), redisstore.Options{URL: w.redis.URL, Namespace: namespace}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.store.Close)
+	return w
+}
+
+// connect opens a session of the test's own.
+func (w *world) connect(ctx context.Context) (*pgx.Conn, error) {
+	conn, err := pgx.Connect(ctx, w.url+"&application_name="+ourName)
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	return conn, nil
+}
+
+// query runs one statement over a connection of its own and returns the first column, as text, of every row.
+func (w *world) query(ctx context.Context, sql string, args ...any) ([]string, error) {
+	conn, err := w.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	rows, err := conn.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", sql, err)
+	}
+	texts, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", sql, err)
+	}
+	return texts, nil
+}
+
+// do sends a command to Redis.
+func (w *world) do(ctx context.Context, words ...string) error {
+	err := w.admin.Do(ctx, w.admin.B().Arbitrary(words...).Build()).Error()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		return fmt.Errorf("%s: %w", strings.Join(words, " "), err)
+	}
+	return nil
+}
+
+// serve starts one more daemon.
+func (w *world) serve() *servetest.Daemon {
+	w.mu.Lock()
+	w.started++
+	name := strconv.Itoa(w.started)
+	w.mu.Unlock()
+	d := servetest.Start(w.t, name, w.file)
+	w.counts.daemons.Add(1)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.daemons = append(w.daemons, d)
+	return d
+}
+
+// gone takes a daemon off the list of those that are meant to run.
+func (w *world) gone(d *servetest.Daemon) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, other := range w.daemons {
+		if other == d {
+			w.daemons = append(w.daemons[:i:i], w.daemons[i+1:]...)
+			return
+		}
+	}
+}
+
+// daemon is one of those that are meant to run, or nil.
+func (w *world) daemon(choose func(int) int) *servetest.Daemon {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.daemons) == 0 {
+		return nil
+	}
+	return w.daemons[choose(len(w.daemons))]
+}
+
+func (w *world) first() *servetest.Daemon { return w.daemon(func(int) int { return 0 }) }
+
+// running are all daemons that are meant to run.
+func (w *world) running() []*servetest.Daemon {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]*servetest.Daemon(nil), w.daemons...)
+}
+
+// diedByThemselves reports the daemons that ended although nobody asked them to.
+func (w *world) diedByThemselves() {
+	for _, d := range w.running() {
+		if how, died := d.Died(); died {
+			w.gone(d)
+			w.violation("daemon %s ended by itself: %s\n%s", d.Name, how, d.Log())
+		}
+	}
+}
+
+// until polls until the check is nil.
+func until(ctx context.Context, limit time.Duration, check func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var err error
+	for {
+		if last := check(ctx); last == nil {
+			return nil
+		} else if ctx.Err() == nil || err == nil {
+			err = last
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("still not so after %v: %w", limit, err)
+		}
+		wait(ctx, 20*time.Millisecond)
+	}
+}
+
+// whole waits until a daemon streams and every entry is live.
+func (w *world) whole(ctx context.Context) error {
+	return until(ctx, recovery, func(ctx context.Context) error {
+		err := errors.New("no daemon runs")
+		for _, d := range w.running() {
+			if err = d.Live(ctx); err == nil {
+				return nil
+			}
+		}
+		return err
+	})
+}
+
+// load starts writers and readers; the function that it returns stops them.
+func (w *world) load() (stop func()) {
+	w.t.Helper()
+	const writers, libraryReaders, gatewayReaders = 4, 3, 2
+	lib, err := openLibrary(w.t.Context(), w.file, w.url)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(w.t.Context())
+	var working sync.WaitGroup
+	source := func(kind, n int) *rand.Rand { return rand.New(rand.NewPCG(w.seed, uint64(kind*100+n))) }
+	for n := range writers {
+		working.Go(func() { (&writer{w: w, rand: source(1, n)}).run(ctx) })
+	}
+	for n := range libraryReaders {
+		working.Go(func() { w.readOn(ctx, "library", lib, source(2, n)) })
+	}
+	for n := range gatewayReaders {
+		working.Go(func() { w.readOn(ctx, "gateway", &gateway{w}, source(3, n)) })
+	}
+	w.library = lib
+	return sync.OnceFunc(func() {
+		cancel()
+		working.Wait()
+		lib.close()
+	})
+}

@@ -1,0 +1,296 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// writer makes random transactions over one connection, which it opens again when it was lost.
+type writer struct {
+	w    *world
+	rand *rand.Rand
+	conn *pgx.Conn
+}
+
+func (wr *writer) run(ctx context.Context) {
+	defer wr.close()
+	for ctx.Err() == nil {
+		// Writers stop between two transactions where everything is to come to rest.
+		wr.w.writing.RLock()
+		err := wr.transaction(ctx)
+		wr.w.writing.RUnlock()
+		pause := time.Duration(wr.rand.Int64N(int64(10 * time.Millisecond)))
+		if err != nil && ctx.Err() == nil {
+			wr.w.counts.undone.Add(1)
+			pause += 20 * time.Millisecond
+		}
+		wait(ctx, pause)
+	}
+}
+
+func (wr *writer) close() {
+	if wr.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = wr.conn.Close(ctx)
+	}
+}
+
+// transaction is what one transaction has done so far.
+type transaction struct {
+	*writer
+	ctx     context.Context
+	tx      pgx.Tx
+	deleted []int64
+	changed map[int64]change
+}
+
+func (wr *writer) transaction(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if wr.conn == nil || wr.conn.IsClosed() {
+		if wr.conn, err = wr.w.connect(ctx); err != nil {
+			return err
+		}
+	}
+	tx, err := wr.conn.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	t := &transaction{writer: wr, ctx: ctx, tx: tx, changed: map[int64]change{}}
+	committed := false
+	defer func() {
+		if !committed {
+			t.changed = nil
+			_ = tx.Rollback(context.WithoutCancel(ctx))
+		}
+		wr.w.ledger.over(t.deleted, t.changed)
+	}()
+	if wr.rand.IntN(3) == 0 {
+		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = off"); err != nil {
+			return fmt.Errorf("set: %w", err)
+		}
+	}
+	statements := 1
+	if wr.rand.IntN(2) == 0 {
+		statements += wr.rand.IntN(6)
+	}
+	for range statements {
+		if err := t.step(); err != nil {
+			return err
+		}
+	}
+	if wr.rand.IntN(25) == 0 { // a transaction that stays open
+		wr.w.counts.long.Add(1)
+		wait(ctx, time.Duration(wr.rand.Int64N(int64(1200*time.Millisecond))))
+	}
+	if wr.rand.IntN(10) == 0 {
+		wr.w.counts.rolledBack.Add(1)
+		return nil
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	committed = true
+	wr.w.counts.committed.Add(1)
+	return nil
+}
+
+// step is one statement, or some in a savepoint.
+func (t *transaction) step() error {
+	if t.rand.IntN(8) != 0 {
+		return t.statement()
+	}
+	if err := t.exec("SAVEPOINT s"); err != nil {
+		return err
+	}
+	before := make(map[int64]change, len(t.changed))
+	for id, c := range t.changed {
+		before[id] = c
+	}
+	for range 1 + t.rand.IntN(3) {
+		if err := t.statement(); err != nil {
+			return err
+		}
+	}
+	if t.rand.IntN(2) == 0 {
+		return t.exec("RELEASE SAVEPOINT s")
+	}
+	t.changed = before
+	return t.exec("ROLLBACK TO SAVEPOINT s")
+}
+
+func (t *transaction) exec(sql string, args ...any) error {
+	if _, err := t.tx.Exec(t.ctx, sql, args...); err != nil {
+		return fmt.Errorf("%s: %w", sql, err)
+	}
+	return nil
+}
+
+func (t *transaction) id(of int64) int64 { return 1 + t.rand.Int64N(of) }
+
+func (t *transaction) statement() error {
+	switch n := t.rand.IntN(100); {
+	case n < 35:
+		return t.changeItem()
+	case n < 45:
+		return t.insertItem()
+	case n < 52:
+		return t.deleteItem()
+	case n < 58:
+		return t.renumberItem()
+	case n < 90:
+		return t.person()
+	case n < 96:
+		return t.exec("UPDATE rates SET ratio = ratio + 1 WHERE code = $1", t.id(rates))
+	default:
+		return t.truncate()
+	}
+}
+
+// truncateEvery is how often the small table is truncated at most: the name of an entry that has to move more than
+// eight times in half a minute is given up, until the daemon is restarted.
+const truncateEvery = 6 * time.Second
+
+func (t *transaction) truncate() error {
+	last := t.w.truncated.Load()
+	if now := time.Now().UnixNano(); now-last < int64(truncateEvery) || !t.w.truncated.CompareAndSwap(last, now) {
+		return nil
+	}
+	if err := t.exec("TRUNCATE rates"); err != nil {
+		return err
+	}
+	t.w.counts.truncates.Add(1)
+	return t.exec("INSERT INTO rates SELECT g, $1 FROM generate_series(1, $2::int4) g", t.id(1000), t.id(rates))
+}
+
+// lock makes the order of an item's versions the order of their commits.
+func (t *transaction) lock(id int64) error { return t.exec("SELECT pg_advisory_xact_lock($1)", id) }
+
+// noteVersion notes an item's new version, if there was something to change.
+func (t *transaction) noteVersion(id int64, row pgx.Row) (found bool, err error) {
+	var version int64
+	err = row.Scan(&version)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("write item: %w", err)
+	}
+	t.changed[id] = change{version: version, exists: true}
+	return true, nil
+}
+
+func (t *transaction) changeItem() error {
+	id := t.id(items)
+	if err := t.lock(id); err != nil {
+		return err
+	}
+	sql := "UPDATE items SET price = price + 1, v = nextval('versions') WHERE id = $1 RETURNING v"
+	if t.rand.IntN(3) == 0 {
+		sql = "UPDATE items SET category = category % 8 + 1, v = nextval('versions') WHERE id = $1 RETURNING v"
+	}
+	_, err := t.noteVersion(id, t.tx.QueryRow(t.ctx, sql, id))
+	return err
+}
+
+func (t *transaction) insertItem() error {
+	id := t.id(items)
+	if err := t.lock(id); err != nil {
+		return err
+	}
+	_, err := t.noteVersion(id, t.tx.QueryRow(t.ctx, `INSERT INTO items VALUES ($1::int8, 'item ' || $1::int8, 1, $2, nextval('versions'))
+		ON CONFLICT DO NOTHING RETURNING v`, id, t.id(categories)))
+	return err
+}
+
+func (t *transaction) deleteItem() error {
+	id := t.id(items)
+	if err := t.lock(id); err != nil {
+		return err
+	}
+	return t.remove(id, func() (bool, error) { return true, t.exec("DELETE FROM items WHERE id = $1", id) })
+}
+
+// remove takes an item away in the way given, which says whether it did.
+func (t *transaction) remove(id int64, by func() (bool, error)) error {
+	t.w.ledger.deletes(id)
+	t.deleted = append(t.deleted, id)
+	removed, err := by()
+	if err != nil || !removed {
+		return err
+	}
+	var version int64
+	if err := t.tx.QueryRow(t.ctx, "SELECT nextval('versions')").Scan(&version); err != nil {
+		return fmt.Errorf("next version: %w", err)
+	}
+	t.changed[id] = change{version: version}
+	return nil
+}
+
+// renumberItem changes a key.
+func (t *transaction) renumberItem() error {
+	from, to := t.id(items), t.id(items)
+	if from == to {
+		return nil
+	}
+	for _, id := range []int64{min(from, to), max(from, to)} {
+		if err := t.lock(id); err != nil {
+			return err
+		}
+	}
+	return t.remove(from, func() (bool, error) {
+		return t.noteVersion(to, t.tx.QueryRow(t.ctx, `UPDATE items SET id = $2, v = nextval('versions') WHERE id = $1
+			AND NOT EXISTS (SELECT FROM items WHERE id = $2) RETURNING v`, from, to))
+	})
+}
+
+func (t *transaction) person() error {
+	id, other := t.id(people), t.id(people)
+	statements := []func() error{
+		func() error { return t.exec("UPDATE users SET name = name || '.' WHERE id = $1", id) },
+		func() error { return t.exec("UPDATE users SET name = 'user ' || id WHERE id = $1", id) },
+		func() error {
+			return t.exec("UPDATE profiles SET bio = $2 WHERE user_id = $1", id, fmt.Sprint(t.rand.Uint32()))
+		},
+		func() error { return t.exec("INSERT INTO profiles VALUES ($1, 'new') ON CONFLICT DO NOTHING", id) },
+		func() error { return t.exec("DELETE FROM profiles WHERE user_id = $1", id) },
+		func() error {
+			return t.exec(`INSERT INTO addresses VALUES ($1, $2)
+				ON CONFLICT (user_id) DO UPDATE SET city = excluded.city`, id, fmt.Sprint(t.rand.Uint32()))
+		},
+		func() error { return t.exec("UPDATE addresses SET hidden = NOT hidden WHERE user_id = $1", id) },
+		func() error { return t.exec("DELETE FROM addresses WHERE user_id = $1", id) },
+		func() error {
+			return t.exec(`UPDATE addresses SET user_id = $2 WHERE user_id = $1
+				AND NOT EXISTS (SELECT FROM addresses WHERE user_id = $2)`, id, other)
+		},
+		func() error {
+			return t.exec(`UPDATE profiles SET user_id = $2 WHERE user_id = $1
+				AND NOT EXISTS (SELECT FROM profiles WHERE user_id = $2)`, id, other)
+		},
+		func() error { return t.exec("DELETE FROM users WHERE id = $1", id) },
+		func() error {
+			return t.exec("INSERT INTO users VALUES ($1::int8, 'user ' || $1::int8) ON CONFLICT DO NOTHING", id)
+		},
+		func() error {
+			return t.exec("INSERT INTO users VALUES ($1::int8, 'user ' || $1::int8) ON CONFLICT DO NOTHING", other)
+		},
+	}
+	return statements[t.rand.IntN(len(statements))]()
+}
+
+// wait waits.
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
