@@ -1,0 +1,177 @@
+// Package docs holds what the project's documents say against the project.
+package docs
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/freshet/freshet/internal/testkit"
+	"github.com/freshet/freshet/internal/testkit/pgtest"
+	"github.com/freshet/freshet/internal/testkit/redistest"
+	"github.com/freshet/freshet/internal/testkit/servetest"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+const root = "../.."
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// missing returns the tests that a document names as `package/Test` and that do not exist.
+func missing(t *testing.T, document string) (named int, absent []string) {
+	t.Helper()
+	reference := regexp.MustCompile("`([a-z/]+)/(Test[A-Za-z0-9]+)`")
+	for _, m := range reference.FindAllStringSubmatch(document, -1) {
+		named++
+		files, err := filepath.Glob(filepath.Join(root, m[1], "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := slices.ContainsFunc(files, func(file string) bool {
+			text, err := os.ReadFile(file)
+			return err == nil && strings.Contains(string(text), "\nfunc "+m[2]+"(")
+		})
+		if !found {
+			absent = append(absent, m[1]+"/"+m[2])
+		}
+	}
+	return named, absent
+}
+
+// TestGuaranteesNameTestsThatExist also requires that every promise names one.
+func TestGuaranteesNameTestsThatExist(t *testing.T) {
+	t.Parallel()
+	text := read(t, "GUARANTEES.md")
+	named, absent := missing(t, text)
+	if named < 30 || len(absent) > 0 {
+		t.Errorf("GUARANTEES.md names %d tests; these do not exist: %v", named, absent)
+	}
+	_, promised, _ := strings.Cut(text, "## What is promised")
+	promised, _, _ = strings.Cut(promised, "\n## ")
+	for promise := range strings.SplitSeq(promised, "\n\n") {
+		if strings.HasPrefix(promise, "**") && !strings.Contains(promise, "/Test") {
+			t.Errorf("this promise names no test: %s", promise)
+		}
+	}
+	if _, absent := missing(t, "`internal/plan/TestThatNobodyWrote`"); len(absent) != 1 {
+		t.Error("a test that does not exist was not noticed")
+	}
+}
+
+// TestLinksLeadSomewhere follows the relative links of the documents.
+func TestLinksLeadSomewhere(t *testing.T) {
+	t.Parallel()
+	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+	files, err := filepath.Glob(filepath.Join(root, "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range append(files, more...) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		prose := regexp.MustCompile("(?s)```.*?```").ReplaceAllString(string(text), "")
+		for _, m := range link.FindAllStringSubmatch(prose, -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(file), m[1])); err != nil {
+				t.Errorf("%s links to %s: %v", filepath.Base(file), m[1], err)
+			}
+		}
+	}
+}
+
+// block returns the fenced block of a language that holds a text.
+func block(t *testing.T, document, language, holds string) string {
+	t.Helper()
+	for _, m := range regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllStringSubmatch(document, -1) {
+		if strings.Contains(m[1], holds) {
+			return m[1]
+		}
+	}
+	t.Fatalf("README.md has no %s block with %q", language, holds)
+	return ""
+}
+
+// TestQuickStart walks through README.md: its table, its file (with a free port), check, explain, serve, the read, and a
+// change that the next read shows.
+func TestQuickStart(t *testing.T) {
+	t.Parallel()
+	readme := read(t, "README.md")
+	pg, redis := pgtest.Shared(t), redistest.Start(t)
+	url := pg.Database(t)
+	pg.Exec(t, url, strings.Split(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(block(t, readme, "sql", "kettle")), ";")), ";\n")...)
+	file := filepath.Join(t.TempDir(), "freshet.yaml")
+	text := block(t, readme, "yaml", "DATABASE_URL") + "listen: 127.0.0.1:0\n"
+	// Each test has a slot name of its own, since slots belong to the server and not to the database.
+	text = strings.Replace(text, "slot: freshet,", "slot: readme_quick_start,", 1)
+	text = strings.ReplaceAll(strings.ReplaceAll(text, "${DATABASE_URL}", url), "${REDIS_URL:-redis://127.0.0.1:6379}", redis.URL)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"check", "explain product"} {
+		if !strings.Contains(readme, "./bin/freshet "+command) {
+			t.Errorf("README.md does not have freshet %s any more", command)
+		}
+		args := append(strings.Fields(command), "--config", file)
+		out, err := exec.CommandContext(t.Context(), servetest.Binary(t), args...).CombinedOutput()
+		if err != nil {
+			t.Errorf("freshet %s: %v\n%s", command, err, out)
+		}
+	}
+	d := servetest.Start(t, "quick start", file)
+	console := block(t, readme, "console", "/v1/entries/product/42")
+	lines := strings.Split(strings.TrimSpace(console), "\n")
+	path := lines[0][strings.Index(lines[0], "/v1/"):]
+	get := func(check func(status int, body string) error) {
+		t.Helper()
+		testkit.Eventually(t, 30*time.Second, func() error {
+			status, _, body, err := d.Get(t.Context(), path)
+			if err != nil {
+				return err
+			}
+			return check(status, string(body))
+		})
+	}
+	get(bodyIs(lines[1]))
+	testkit.Eventually(t, 30*time.Second, func() error {
+		_, header, _, err := d.Get(t.Context(), path)
+		if err == nil && header.Get("Freshet-Status") != "hit" {
+			err = fmt.Errorf("not cached: %s", header.Get("Freshet-Status"))
+		}
+		return err
+	})
+	pg.Exec(t, url, `UPDATE products SET price = 19.90 WHERE id = 42`)
+	get(bodyIs(strings.Replace(lines[1], "24.50", "19.90", 1)))
+	if err := d.Stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// bodyIs checks an answer's body.
+func bodyIs(want string) func(status int, body string) error {
+	return func(status int, body string) error {
+		if status != http.StatusOK || strings.TrimSpace(body) != want {
+			return fmt.Errorf("status %d, body %s, want %s", status, body, want)
+		}
+		return nil
+	}
+}
