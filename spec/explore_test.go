@@ -204,6 +204,7 @@ func protocolConfigs() []config {
 		{name: "two daemons, failover", txs: 1, daemons: 2, readers: []readerKind{once}, failovers: 1},
 		{name: "two daemons, eviction", txs: 1, daemons: 2, readers: []readerKind{once}, evictions: 1},
 		{name: "started empty", txs: 1, daemons: 2, readers: []readerKind{once}, empty: true},
+		{name: "started empty, failover", txs: 1, daemons: 1, readers: []readerKind{once}, empty: true, failovers: 1},
 	}
 	if deep() {
 		configs = append(configs,
