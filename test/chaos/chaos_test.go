@@ -46,7 +46,12 @@ func (w *world) runFaults(ctx context.Context) {
 	source := rand.New(rand.NewPCG(w.seed, 0))
 	short := *chaosTime == 0
 	end := time.Now().Add(*chaosTime)
-	all := slices.DeleteFunc(faults(), func(f fault) bool { return short && !f.short })
+	all := slices.DeleteFunc(faults(), func(f fault) bool {
+		return short && !f.short && *chaosOnly == "" || !strings.Contains(f.name, *chaosOnly)
+	})
+	if len(all) == 0 {
+		w.t.Fatalf("no fault is named like %q", *chaosOnly)
+	}
 	if !w.restOrStop(ctx, "nothing was broken yet") {
 		return
 	}
@@ -66,16 +71,21 @@ func (w *world) runFaults(ctx context.Context) {
 		f := all[round%len(all)]
 		began := time.Now()
 		w.counts.fault(f.name)
+		w.applied.believe(!f.forgets)
 		if err := f.do(ctx, w, source); err != nil {
 			w.violation("%s: %v", f.name, err)
 			w.logs()
 			return
 		}
 		some(ctx, source, time.Second) // the load goes on over what it left
+		done := time.Now()
 		if !w.restOrStop(ctx, f.name) {
 			return
 		}
-		w.t.Logf("%s: at rest after %v", f.name, time.Since(began).Round(time.Millisecond))
+		w.t.Logf("%s: %v, at rest %v later", f.name, done.Sub(began).Round(time.Millisecond), time.Since(done).Round(time.Millisecond))
+		if *chaosOnly != "" {
+			w.logs()
+		}
 		if !short && round%4 == 3 {
 			w.stayCalm(ctx, bound+2*time.Second)
 		}
@@ -129,8 +139,8 @@ func (w *world) summary() (refused uint64) {
 	slices.Sort(names)
 	w.t.Logf("transactions %d, rolled back %d, undone by faults or deadlocks %d; of all %d stayed open a while, %d truncated",
 		c.committed.Load(), c.rolledBack.Load(), c.undone.Load(), c.long.Load(), c.truncates.Load())
-	w.t.Logf("reads %d, failed %d, judged against a bound of %v %d; library: hits %d, loads %d, fills %d, refused fills %d (%v); gateway: hits %d, others %d",
-		c.reads.Load(), c.failedReads.Load(), bound, c.judged.Load(), stats.Hits, stats.Loads, stats.Fills, refused, stats.Refused,
+	w.t.Logf("reads %d, failed %d, judged by what was applied %d, by a bound of %v %d; library: hits %d, loads %d, fills %d, refused fills %d (%v); gateway: hits %d, others %d",
+		c.reads.Load(), c.failedReads.Load(), c.judgedApplied.Load(), bound, c.judged.Load(), stats.Hits, stats.Loads, stats.Fills, refused, stats.Refused,
 		c.gatewayHits.Load(), c.gatewayOthers.Load())
 	w.t.Logf("at rest %d times, records compared %d, generations %d, daemons %d",
 		c.quiescent.Load(), c.compared.Load(), len(c.generations), c.daemons.Load())

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet/internal/fence"
@@ -25,11 +26,7 @@ func (w *world) rest(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	var end string
-	if err := conn.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&end); err != nil {
-		return fmt.Errorf("ask for the end of the log: %w", err)
-	}
-	target, err := mvcc.ParseLSN(end)
+	target, err := endOfLog(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -54,7 +51,17 @@ func (w *world) rest(ctx context.Context) error {
 		}
 	}
 	w.counts.quiescent.Add(1)
+	w.applied.believe(true)
 	return w.ledger.reset(expected)
+}
+
+// endOfLog is a position at or after the end of everything that was committed.
+func endOfLog(ctx context.Context, conn *pgx.Conn) (mvcc.LSN, error) {
+	var text string
+	if err := conn.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&text); err != nil {
+		return 0, fmt.Errorf("ask for the end of the log: %w", err)
+	}
+	return mvcc.ParseLSN(text)
 }
 
 // compareRecords compares every record that is live under a live name with the database.

@@ -20,33 +20,36 @@ type fault struct {
 	do   func(ctx context.Context, w *world, r *rand.Rand) error
 	// short puts it into the short form.
 	short bool
+	// forgets says that Redis or the database comes back without something that it had confirmed. What had been applied
+	// may then have to be applied again.
+	forgets bool
 }
 
 func faults() []fault {
 	return []fault{
-		{"the daemon is killed", killDaemon, true},
-		{"Redis restarts empty", emptyRedis, true},
-		{"the daemon is frozen", freezeDaemon, true},
-		{"the database crashes", crashDatabase, true},
-		{"a second daemon outlives a frozen one", zombie, true},
-		{"Redis loses its last second", rollBackRedis, true},
-		{"HEAD is evicted", evict("f:" + namespace + ":head"), true},
-		{"a second daemon takes over", takeOver, false},
-		{"the daemon is stopped", stopDaemon, false},
-		{"Redis is killed and has its file", killRedis, false},
-		{"Redis kills all connections", command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"), false},
-		{"Redis pauses", command("CLIENT", "PAUSE", "1500", "ALL"), false},
-		{"scripts are flushed", command("SCRIPT", "FLUSH"), false},
-		{"the roster is evicted", evict("f:" + namespace + ":roster"), false},
-		{"HEAD and roster are evicted", evict("f:"+namespace+":head", "f:"+namespace+":roster"), false},
-		{"records are evicted", evictRecords, false},
-		{"Redis is full", squeeze("noeviction"), false},
-		{"Redis evicts at random", squeeze("allkeys-random"), false},
-		{"Redis becomes a replica", replica, false},
-		{"the database restarts", restartDatabase, false},
-		{"the daemon's sessions are terminated", terminate, false},
-		{"the slot is dropped", dropSlot, false},
-		{"the publication loses a table", alterPublication, false},
+		{"the daemon is killed", killDaemon, true, false},
+		{"Redis restarts empty", emptyRedis, true, false},
+		{"the daemon is frozen", freezeDaemon, true, false},
+		{"the database crashes", crashDatabase, true, true},
+		{"a second daemon outlives a frozen one", zombie, true, false},
+		{"Redis loses its last second", rollBackRedis, true, true},
+		{"HEAD is evicted", evict("f:" + namespace + ":head"), true, false},
+		{"a second daemon takes over", takeOver, false, false},
+		{"the daemon is stopped", stopDaemon, false, false},
+		{"Redis is killed and has its file", killRedis, false, true},
+		{"Redis kills all connections", command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"), false, false},
+		{"Redis pauses", command("CLIENT", "PAUSE", "1500", "ALL"), false, false},
+		{"scripts are flushed", command("SCRIPT", "FLUSH"), false, false},
+		{"the roster is evicted", evict("f:" + namespace + ":roster"), false, false},
+		{"HEAD and roster are evicted", evict("f:"+namespace+":head", "f:"+namespace+":roster"), false, false},
+		{"records are evicted", evictRecords, false, false},
+		{"Redis is full", squeeze("noeviction"), false, false},
+		{"Redis evicts at random", squeeze("allkeys-random"), false, false},
+		{"Redis becomes a replica", replica, false, false},
+		{"the database restarts", restartDatabase, false, false},
+		{"the daemon's sessions are terminated", terminate, false, false},
+		{"the slot is dropped", dropSlot, false, false},
+		{"the publication loses a table", alterPublication, false, true},
 	}
 }
 
@@ -257,12 +260,20 @@ func dropSlot(ctx context.Context, w *world, r *rand.Rand) error {
 	return err
 }
 
-// alterPublication takes a table out of the stream for a while.
-func alterPublication(ctx context.Context, w *world, r *rand.Rand) error {
-	w.mu.Lock()
-	file := w.url
-	w.mu.Unlock()
-	w.pg.Exec(w.t, file, "ALTER PUBLICATION chaos DROP TABLE items")
-	some(ctx, r, time.Second)
-	return nil
+// alterPublication takes a table out of the stream. The daemon looks at the publication every other second; until it
+// has noticed, it cannot know.
+func alterPublication(ctx context.Context, w *world, _ *rand.Rand) error {
+	d := w.first()
+	before, err := d.Status(ctx)
+	if err != nil {
+		return err
+	}
+	w.pg.Exec(w.t, w.url, "ALTER PUBLICATION chaos DROP TABLE items")
+	return until(ctx, recovery, func(ctx context.Context) error {
+		now, err := d.Status(ctx)
+		if err == nil && now.Gaps == before.Gaps {
+			err = errors.New("the daemon does not notice that its publication was altered")
+		}
+		return err
+	})
 }

@@ -4,18 +4,21 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/freshet/freshet/mvcc"
 )
 
 // bound is how long after a commit readers may still be given what it superseded, while nothing is broken. The usual
 // time is some milliseconds, and up to 0.6 s more for a commit that does not wait for its flush; the rest is for busy
 // machines.
-const bound = 2 * time.Second
+const bound = 3 * time.Second
 
 // change is one committed change of an item.
 type change struct {
 	version int64
 	exists  bool
 	at      time.Time // when the writer knew of the commit: at or after it
+	end     mvcc.LSN  // a position at or after the commit's end; 0: not known
 }
 
 // ledger is what the writers know about the items. Changes of one item are made under a lock that is held until the
@@ -50,7 +53,7 @@ func (l *ledger) deletes(id int64) {
 }
 
 // over notes the end of a transaction: what it deleted, and, if it is known to be committed, what it changed.
-func (l *ledger) over(deleted []int64, changed map[int64]change) {
+func (l *ledger) over(deleted []int64, changed map[int64]change, end mvcc.LSN) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -60,7 +63,7 @@ func (l *ledger) over(deleted []int64, changed map[int64]change) {
 		h.deleted = now
 	}
 	for id, c := range changed {
-		c.at = now
+		c.at, c.end = now, end
 		h := l.of(id)
 		h.changes = append(h.changes, c)
 	}
@@ -86,13 +89,24 @@ func (l *ledger) reset(t truth) error {
 	return nil
 }
 
-// judge says what is wrong with a value of an item (empty: absent) that a read got which began at the given time, after
-// everything was whole since the other one; empty when nothing is.
-func (l *ledger) judge(id int64, value string, began, whole time.Time) (string, error) {
-	latest := began.Add(-bound)
-	if latest.Before(whole) {
-		return "", nil
+// began is what was known when a read began.
+type began struct {
+	at      time.Time
+	applied mvcc.LSN   // everything that ends up to here had been applied; 0: not known
+	whole   *time.Time // since when nothing was broken; nil: something was
+}
+
+// seen reports whether a read that began so must see the change: the store had it, or it was committed long ago.
+func (b *began) seen(c *change) bool {
+	if c.end != 0 && c.end <= b.applied {
+		return true
 	}
+	latest := b.at.Add(-bound)
+	return b.whole != nil && !latest.Before(*b.whole) && !c.at.After(latest)
+}
+
+// judge says what is wrong with a value of an item (empty: absent) that a read got; empty when nothing is.
+func (l *ledger) judge(id int64, value string, b *began) (string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := l.of(id)
@@ -102,28 +116,31 @@ func (l *ledger) judge(id int64, value string, began, whole time.Time) (string, 
 			return "", err
 		}
 		for _, c := range h.changes {
-			if c.version > version && !c.at.After(latest) {
-				return fmt.Sprintf("version %d was read %v after version %d was committed", version, began.Sub(c.at), c.version), nil
+			if c.version > version && b.seen(&c) {
+				return fmt.Sprintf("version %d was read %v after version %d was committed (at %v, applied %v)",
+					version, b.at.Sub(c.at), c.version, c.end, b.applied), nil
 			}
 		}
 		return "", nil
 	}
-	if h.deleting > 0 || h.deleted.After(latest) {
+	if h.deleting > 0 {
 		return "", nil
 	}
 	var last change
 	for _, c := range h.changes {
-		if !c.at.After(latest) && c.version > last.version {
+		if b.seen(&c) && c.version > last.version {
 			last = c
 		}
 	}
+	// A deletion that came later, or that may have, explains it.
 	for _, c := range h.changes {
-		if last.exists && c.version > last.version && !c.exists {
+		if c.version > last.version && !c.exists {
 			return "", nil
 		}
 	}
-	if last.exists {
-		return fmt.Sprintf("it was missing %v after version %d was committed", began.Sub(last.at), last.version), nil
+	if last.exists && !h.deleted.After(last.at) {
+		return fmt.Sprintf("it was missing %v after version %d was committed (at %v, applied %v)",
+			b.at.Sub(last.at), last.version, last.end, b.applied), nil
 	}
 	return "", nil
 }

@@ -10,8 +10,12 @@ import (
 	"github.com/freshet/freshet/internal/testkit"
 )
 
-// chaosTime makes the run a long one: every fault in an order drawn from the seed, over and over.
-var chaosTime = flag.Duration("chaos.time", 0, "how long to run; 0 is the short form: the most important faults, once")
+var (
+	// chaosTime makes the run a long one: every fault in an order drawn from the seed, over and over.
+	chaosTime = flag.Duration("chaos.time", 0, "how long to run; 0 is the short form: the most important faults, once")
+	// chaosOnly looks at one fault closely.
+	chaosOnly = flag.String("chaos.only", "", "only faults whose name contains this")
+)
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 

@@ -141,7 +141,7 @@ func (w *world) supersede(ctx context.Context, id int64) (old string, err error)
 	if err := tx.Commit(ctx); err != nil {
 		return "", err
 	}
-	w.ledger.over(nil, map[int64]change{id: {version: version, exists: true}})
+	w.ledger.over(nil, map[int64]change{id: {version: version, exists: true}}, 0)
 	return old, nil
 }
 

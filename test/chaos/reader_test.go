@@ -67,7 +67,7 @@ func loadSlowly(ctx context.Context, q freshet.Querier, id int64) (coded, error)
 	if err := q.QueryRow(ctx, "SELECT v FROM items WHERE id = $1", id).Scan(&value.V); err != nil {
 		return coded{}, fmt.Errorf("load: %w", err)
 	}
-	wait(ctx, time.Duration(rand.Int64N(int64(80*time.Millisecond))))
+	wait(ctx, time.Duration(rand.Int64N(int64(30*time.Millisecond))))
 	return value, nil
 }
 
@@ -124,38 +124,41 @@ func (w *world) readOn(ctx context.Context, name string, r reader, source *rand.
 	for ctx.Err() == nil {
 		entry := all[source.IntN(len(all))]
 		id := 1 + source.Int64N(sizes()[entry])
-		calm := w.calm.Load()
-		began := time.Now()
+		start := began{at: time.Now(), applied: w.applied.position(), whole: w.calm.Load()}
 		value, err := r.read(ctx, entry, id)
 		if ctx.Err() != nil {
 			return
 		}
 		w.counts.reads.Add(1)
-		stillCalm := calm != nil && w.calm.Load() == calm
+		if start.whole != w.calm.Load() {
+			start.whole = nil
+		}
 		switch {
 		case err != nil:
 			w.counts.failedReads.Add(1)
-			if stillCalm {
+			if start.whole != nil {
 				w.violation("while nothing was broken, reading %s through the %s failed: %v", keyOf(entry, id), name, err)
 			}
 			wait(ctx, 20*time.Millisecond)
-		case entry == "item" && stillCalm:
-			w.judge(name, id, value, began, *calm)
+		case entry == "item":
+			w.judge(name, id, value, &start)
 		}
 		wait(ctx, time.Duration(source.Int64N(int64(4*time.Millisecond))))
 	}
 }
 
-func (w *world) judge(name string, id int64, value string, began, whole time.Time) {
-	wrong, err := w.ledger.judge(id, value, began, whole)
+func (w *world) judge(name string, id int64, value string, start *began) {
+	wrong, err := w.ledger.judge(id, value, start)
 	if err != nil {
 		wrong = err.Error()
 	}
-	if began.Sub(whole) > bound {
+	if start.applied != 0 {
+		w.counts.judgedApplied.Add(1)
+	}
+	if start.whole != nil && start.at.Sub(*start.whole) > bound {
 		w.counts.judged.Add(1)
 	}
 	if wrong != "" {
-		w.counts.late.Add(1)
 		w.violation("item %d through the %s: %s", id, name, wrong)
 	}
 }

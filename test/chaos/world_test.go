@@ -45,6 +45,7 @@ type world struct {
 
 	writing    sync.RWMutex // held by writers for a transaction, and by whoever wants none
 	ledger     *ledger
+	applied    applied
 	calm       atomic.Pointer[time.Time] // since when everything is whole; nil: it is not
 	counts     counts
 	violations violations
@@ -58,9 +59,9 @@ type world struct {
 
 // counts are what the summary says.
 type counts struct {
-	committed, rolledBack, undone, long, truncates atomic.Int64
-	reads, failedReads, judged, late, compared     atomic.Int64
-	gatewayHits, gatewayOthers, daemons, quiescent atomic.Int64
+	committed, rolledBack, undone, long, truncates      atomic.Int64
+	reads, failedReads, judged, judgedApplied, compared atomic.Int64
+	gatewayHits, gatewayOthers, daemons, quiescent      atomic.Int64
 
 	mu          sync.Mutex
 	faults      map[string]int
@@ -278,6 +279,7 @@ func (w *world) load() (stop func()) {
 	for n := range gatewayReaders {
 		working.Go(func() { w.readOn(ctx, "gateway", &gateway{w}, source(3, n)) })
 	}
+	working.Go(func() { w.applied.watch(ctx, w.store) })
 	w.library = lib
 	return sync.OnceFunc(func() {
 		cancel()

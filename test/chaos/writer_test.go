@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet/freshet/mvcc"
 )
 
 // writer makes random transactions over one connection, which it opens again when it was lost.
@@ -63,13 +65,14 @@ func (wr *writer) transaction(ctx context.Context) (err error) {
 		return fmt.Errorf("begin: %w", err)
 	}
 	t := &transaction{writer: wr, ctx: ctx, tx: tx, changed: map[int64]change{}}
+	var end mvcc.LSN
 	committed := false
 	defer func() {
 		if !committed {
 			t.changed = nil
 			_ = tx.Rollback(context.WithoutCancel(ctx))
 		}
-		wr.w.ledger.over(t.deleted, t.changed)
+		wr.w.ledger.over(t.deleted, t.changed, end)
 	}()
 	if wr.rand.IntN(3) == 0 {
 		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = off"); err != nil {
@@ -98,7 +101,10 @@ func (wr *writer) transaction(ctx context.Context) (err error) {
 	}
 	committed = true
 	wr.w.counts.committed.Add(1)
-	return nil
+	if len(t.changed) > 0 {
+		end, err = endOfLog(ctx, wr.conn)
+	}
+	return err
 }
 
 // step is one statement, or some in a savepoint.
