@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 
 	"github.com/freshet/freshet"
 )
@@ -22,18 +21,21 @@ func ExampleEntry() {
 	ctx := context.Background()
 	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer cache.Close()
 
 	products, err := freshet.Entry[int64, Product](cache, "product")
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	for range 2 { // the first read fills the cache, unless another did before, the second is a hit
 		p, err := products.Get(ctx, 1)
 		if err != nil {
-			log.Fatal(err)
+			fmt.Println(err)
+			return
 		}
 		fmt.Printf("%s costs %.2f\n", p.Name, p.Price)
 	}
@@ -61,17 +63,20 @@ func ExampleEntry_structKey() {
 	ctx := context.Background()
 	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer cache.Close()
 
 	lines, err := freshet.Entry[LineKey, Line](cache, "line")
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	line, err := lines.Get(ctx, LineKey{Order: 7, Number: 2})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	fmt.Println(line.SKU)
 	// Output: C-2
@@ -82,7 +87,8 @@ func ExampleLoad() {
 	ctx := context.Background()
 	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer cache.Close()
 
@@ -94,11 +100,13 @@ func ExampleLoad() {
 			return t, err
 		}))
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	total, err := totals.Get(ctx, 7)
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	fmt.Println(total.Lines)
 	// Output: 2

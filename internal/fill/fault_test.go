@@ -22,7 +22,7 @@ func TestNamesMoveUnderHits(t *testing.T) {
 	read(t, r, 1, fill.Hit, price(1, 10))
 	w.move(w.newRoster(2))
 	moved := time.Now()
-	w.change(11) // confirmed under the new names only
+	w.change() // confirmed under the new names only
 	for stale := 0; ; {
 		began := time.Now()
 		v, err := r.Get(t.Context(), "product", arg("1"), nil)
@@ -56,7 +56,7 @@ func TestNamesMoveBetweenGetAndJudgement(t *testing.T) {
 		if !stalled {
 			stalled = true
 			w.move(w.newRoster(2))
-			w.change(11)
+			w.change()
 			pause(t, trust+100*time.Millisecond)
 		}
 	}
@@ -143,7 +143,7 @@ func TestRedisGoesAway(t *testing.T) {
 	read(t, r, 1, fill.Miss, price(1, 10))
 	read(t, r, 1, fill.Hit, price(1, 10))
 	w.redis.Kill(t)
-	w.setPrice(1, 11)
+	w.reprice()
 	for range 50 {
 		start := time.Now()
 		if v := read(t, r, 1, fill.Bypass, price(1, 11)); v.Reason != "store_unavailable" {
@@ -231,7 +231,7 @@ func TestRedisIsFull(t *testing.T) {
 	if v := read(t, r, 2, fill.Bypass, price(2, 20)); v.Reason != "store_full" {
 		t.Errorf("%+v", v)
 	}
-	w.change(11)
+	w.change()
 	if v := read(t, r, 1, fill.Bypass, price(1, 11)); v.Reason != "store_full" {
 		t.Errorf("%+v", v)
 	}
@@ -246,7 +246,7 @@ func TestNewGenerationUnderReaders(t *testing.T) {
 	w := newWorld(t, options{})
 	r := w.reader(nil, nil)
 	read(t, r, 1, fill.Miss, price(1, 10))
-	w.setPrice(1, 11) // a gap: nobody confirms it
+	w.reprice() // a gap: nobody confirms it
 	w.begin()
 	eventually(t, status(t, r, fill.Hit, price(1, 11)))
 }

@@ -30,7 +30,7 @@ func TestMissThenHit(t *testing.T) {
 	if since := time.Since(hit.Filled); since < -time.Second || since > 10*time.Second {
 		t.Errorf("filled %v ago", since)
 	}
-	w.change(11)
+	w.change()
 	read(t, r, 1, fill.Miss, price(1, 11))
 	if s := r.Stats(); s.Hits != 1 || s.Misses != 2 || s.Loads != 2 || s.Fills != 2 || s.Bypassed["store_unavailable"] != 0 {
 		t.Errorf("Stats = %+v", s)
@@ -97,7 +97,7 @@ func TestSlowReaderWithOldRow(t *testing.T) {
 	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
 	old := background(t.Context(), r, "1")
 	<-v.reached
-	w.change(11)
+	w.change()
 	close(v.open)
 	if a := <-old; a.err != nil || string(a.value.Payload) != price(1, 10) || a.value.Reason != "lease_lost" {
 		t.Errorf("the slow reader got %+v, %v", a.value, a.err)
@@ -123,7 +123,7 @@ func TestLoadFromBeforeTheLease(t *testing.T) {
 	// The transaction is open, and its snapshot taken, before the write.
 	early := &inTransaction{Loader: w.loader, conn: conn}
 	early.begin(t)
-	w.change(11)
+	w.change()
 	r := w.reader(nil, early)
 	if v := read(t, r, 1, fill.Miss, price(1, 10)); v.Reason != "below_floor" {
 		t.Errorf("Reason = %q", v.Reason)

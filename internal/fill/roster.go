@@ -26,6 +26,7 @@ const (
 // confirmation is what was known of the names when sent, a time of awake, began.
 type confirmation struct {
 	sent  time.Duration
+	began time.Time // the same moment on the process's clock, which is cheaper to ask but stands still in suspension
 	names *names // nil: none are to be used, for why
 	why   bypassReason
 }
@@ -68,7 +69,7 @@ func (c *confirmation) same(d *confirmation) bool {
 func (r *Reader) names(ctx context.Context) *confirmation {
 	c := r.confirmed.Load()
 	if c != nil {
-		age := c.age()
+		age := time.Since(c.began) // stillConfirmed judges; this only saves a request
 		if c.names == nil && c.why == storeDown {
 			if age >= retryAfter {
 				r.refresh()
@@ -127,7 +128,7 @@ func (r *Reader) keepConfirmed() {
 
 // expire ends a confirmation that is known to be wrong, so that the next read confirms.
 func (r *Reader) expire(c *confirmation) {
-	r.confirmed.CompareAndSwap(c, &confirmation{sent: c.sent - trust, why: namesMoved})
+	r.confirmed.CompareAndSwap(c, &confirmation{sent: c.sent - trust, began: c.began.Add(-trust), why: namesMoved})
 }
 
 // failed says how the cache is bypassed after an error of the store. One that does not answer is left alone for a
@@ -140,7 +141,7 @@ func (r *Reader) failed(c *confirmation, err error) bypassReason {
 		r.logger.Debug("store refuses a command", slog.String("error", err.Error()))
 		return storeRefuses
 	}
-	if r.confirmed.CompareAndSwap(c, &confirmation{sent: awake(), why: storeDown}) {
+	if r.confirmed.CompareAndSwap(c, &confirmation{sent: awake(), began: time.Now(), why: storeDown}) {
 		r.logger.Warn("store is away, reading from the database", slog.String("error", err.Error()))
 	}
 	return storeDown
@@ -151,13 +152,13 @@ func (r *Reader) confirm(ctx context.Context) *confirmation {
 	timeout, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	before := r.confirmed.Load()
-	next := &confirmation{sent: awake()}
+	next := &confirmation{sent: awake(), began: time.Now()}
 	err := r.confirmNames(timeout, before, next)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return &confirmation{why: callerGone} // says nothing about the store
 	case err != nil:
-		next.names, next.why, next.sent = nil, storeDown, awake()
+		next.names, next.why, next.sent, next.began = nil, storeDown, awake(), time.Now()
 		if before == nil || before.why != storeDown {
 			r.logger.WarnContext(ctx, "store is away, reading from the database", slog.String("error", err.Error()))
 		}

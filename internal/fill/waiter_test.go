@@ -57,7 +57,7 @@ func TestFlightIsNotJoinedAfterAnInvalidation(t *testing.T) {
 	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
 	old := background(t.Context(), r, "1")
 	<-v.reached
-	w.change(11)
+	w.change()
 	read(t, r, 1, fill.Miss, price(1, 11))
 	read(t, r, 1, fill.Hit, price(1, 11))
 	close(v.open)
@@ -65,6 +65,41 @@ func TestFlightIsNotJoinedAfterAnInvalidation(t *testing.T) {
 		t.Errorf("the old flight got %+v, %v", a.value, a.err)
 	}
 	read(t, r, 1, fill.Hit, price(1, 11))
+}
+
+// TestFlightOfAnotherLeaseIsNotJoined: the key is the flight's, the lease is another process's by now.
+func TestFlightOfAnotherLeaseIsNotJoined(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	v := newValve()
+	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
+	old := background(t.Context(), r, "1")
+	<-v.reached
+	w.change()
+	other := fence.Token(strings.Repeat("0", 32))
+	name := w.name("product", "1")
+	if reply, err := w.store.Lease(t.Context(), name, other, time.Minute); err != nil || !reply.Granted {
+		t.Fatalf("Lease = %+v, %v", reply, err)
+	}
+	late := background(t.Context(), r, "1")
+	eventually(t, waiting(r, 1))
+	loaded, err := w.loader.Load(t.Context(), w.roster.Entries["product"].SQL, rule.One, arg("1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	outcome, err := w.store.Fill(t.Context(), name, redisstore.FillRequest{
+		Token: other, Coverage: loaded.Coverage, State: fence.Live, Payload: loaded.Payload, TTL: time.Minute,
+	})
+	if err != nil || outcome != fence.Filled {
+		t.Fatalf("Fill = %v, %v", outcome, err)
+	}
+	if a := <-late; a.err != nil || a.value.Status != fill.Hit || string(a.value.Payload) != price(1, 11) {
+		t.Errorf("the late reader got %s %+v, %v", a.value.Payload, a.value, a.err)
+	}
+	close(v.open)
+	if a := <-old; a.err != nil || a.value.Reason != "lease_lost" {
+		t.Errorf("the old flight got %+v, %v", a.value, a.err)
+	}
 }
 
 // TestWaiterSeesAFence is T28: the flight's lease survived an invalidation, which left a fence in the record.
@@ -106,7 +141,7 @@ func TestWaiterReadsAHigherFloor(t *testing.T) {
 	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
 	old := background(t.Context(), r, "1")
 	<-v.reached
-	w.setPrice(1, 11)
+	w.reprice()
 	snapshot, lsn := w.gate()
 	if _, err := w.daemon.Apply(t.Context(), redisstore.Batch{Expect: w.expected(), Wi: lsn, Si: snapshot}); err != nil {
 		t.Fatal(err) // INTENT alone: the daemon stopped there
@@ -206,7 +241,7 @@ func TestBypassJoinsOnlyLoadsToCome(t *testing.T) {
 	r := w.reader(nil, loader)
 	old := background(t.Context(), r, "1")
 	<-v.reached
-	w.setPrice(1, 11)
+	w.reprice()
 	var late []<-chan answer
 	for range 20 {
 		late = append(late, background(t.Context(), r, "1"))

@@ -183,17 +183,18 @@ func (w *world) name(entry, arg string) string {
 	return rule.KeyPrefix(w.namespace, w.head.Generation, w.roster.Entries[entry]) + entry + ":" + arg
 }
 
-func (w *world) setPrice(id, price int) {
+// reprice makes the price of product 1 eleven.
+func (w *world) reprice() {
 	w.t.Helper()
-	if _, err := w.db.Exec(w.t.Context(), "UPDATE product SET price = $2 WHERE id = $1", id, price); err != nil {
+	if _, err := w.db.Exec(w.t.Context(), "UPDATE product SET price = 11 WHERE id = 1"); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-// change is a new price of product 1, and everything that the daemon does about it.
-func (w *world) change(price int) {
+// change makes the price of product 1 eleven, and does everything that the daemon does about it.
+func (w *world) change() {
 	w.t.Helper()
-	w.setPrice(1, price)
+	w.reprice()
 	w.confirm(w.name("product", "1"))
 }
 

@@ -120,7 +120,7 @@ func appendUUID(dst, s []byte) ([]byte, error) {
 	}
 	start := len(dst)
 	count := 0
-	for i := range len(digits) {
+	for i := range digits {
 		c := lowered(digits[i])
 		if c == '-' && count > 0 && count < 32 && count%4 == 0 && digits[i-1] != '-' {
 			continue

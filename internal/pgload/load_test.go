@@ -268,7 +268,8 @@ func TestSettingsAreAdapted(t *testing.T) {
 		t.Errorf("after failures: %+v, %v", got, err)
 	}
 	got, err := l.LoadFunc(t.Context(), func(ctx context.Context, tx pgx.Tx) (text []byte, found bool, err error) {
-		return text, true, tx.QueryRow(ctx, "SELECT made::text FROM product WHERE id = 1").Scan(&text)
+		err = tx.QueryRow(ctx, "SELECT made::text FROM product WHERE id = 1").Scan(&text)
+		return text, true, err
 	})
 	if err != nil || string(got.Payload) != "2024-01-01 08:00:00+00" || got.Refuse != "" {
 		t.Errorf("LoadFunc = %s %q, %v", got.Payload, got.Refuse, err)
@@ -308,7 +309,7 @@ func TestLoadFunc(t *testing.T) {
 	l, server, url := open(t)
 	// A write between the statements is in neither: the snapshot is the first statement's.
 	got, err := l.LoadFunc(t.Context(), func(ctx context.Context, tx pgx.Tx) ([]byte, bool, error) {
-		server.Exec(t, url, "UPDATE product SET name = 'later' WHERE id = 1")
+		server.Exec(t, url, "UPDATE product SET name = 'later' WHERE id = 1") //nolint:contextcheck // the writer's is not the load's
 		var name string
 		err := tx.QueryRow(ctx, "SELECT name FROM product WHERE id = 1").Scan(&name)
 		return []byte(name), true, err
