@@ -157,16 +157,18 @@ func identified(t *schema.Table, bind []string, at int) error {
 	case len(t.PrimaryKey) == 0 || len(nullable) > 0:
 		r.do = full
 	default:
-		columns := slices.Clone(t.PrimaryKey)
-		for _, m := range missing {
-			if !slices.Contains(columns, m) {
-				columns = append(columns, m)
+		// What the identity carries now stays in it: another entry may need it.
+		name := t.Name.Name + "_freshet"
+		if t.Identity == change.IdentityIndex {
+			name += "_" + strings.Join(missing, "_")
+		}
+		var columns []string
+		for _, column := range slices.Concat(t.PrimaryKey, t.IdentityCols, missing) {
+			if column = quoteIdent(column); !slices.Contains(columns, column) {
+				columns = append(columns, column)
 			}
 		}
-		for i, name := range columns {
-			columns[i] = quoteIdent(name)
-		}
-		index := quoteIdent(t.Name.Name + "_freshet")
+		index := quoteIdent(name)
 		r.do = fmt.Sprintf("CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s); ALTER TABLE %s REPLICA IDENTITY USING INDEX %s;",
 			index, quoted(t.Name), strings.Join(columns, ", "), quoted(t.Name), index)
 	}

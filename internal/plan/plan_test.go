@@ -243,20 +243,26 @@ func TestParametersAgreeWithPostgreSQLsLexer(t *testing.T) {
 		if err != nil {
 			return // PostgreSQL does not read it either
 		}
-		var want []int
-		for _, token := range tokens.GetTokens() {
+		var want, refused []int
+		for i, token := range tokens.GetTokens() {
+			if token.GetToken() == pg_query.Token_PARAM {
+				refused = append(refused, int(token.GetStart()))
+			}
 			text := query[token.GetStart():token.GetEnd()]
 			operator := token.GetToken() == pg_query.Token_Op || text == "@"
-			next := query[token.GetEnd():]
-			if operator && strings.HasSuffix(text, "@") && !slices.Contains(known, text) && startsName(next) {
+			if !operator || !strings.HasSuffix(text, "@") || slices.Contains(known, text) || i+1 == len(tokens.GetTokens()) {
+				continue
+			}
+			next := tokens.GetTokens()[i+1]
+			if follows := query[next.GetStart():next.GetEnd()]; next.GetStart() == token.GetEnd() && startsName(follows) && !strings.ContainsAny(follows, `'"`) {
 				want = append(want, int(token.GetEnd())-1)
 			}
 		}
 		rewritten, err := sqlparam.Rewrite(query, []string{"id", "b", "e"})
 		if err != nil {
 			e, ok := errors.AsType[*sqlparam.Error](err)
-			if !ok || !slices.Contains(want, e.Offset) {
-				t.Fatalf("Rewrite(%q): %v at %v, PostgreSQL has parameters at %v", query, err, e, want)
+			if !ok || !slices.Contains(want, e.Offset) && !slices.Contains(refused, e.Offset) {
+				t.Fatalf("Rewrite(%q): %v, PostgreSQL has parameters at %v and %v", query, err, want, refused)
 			}
 			return
 		}

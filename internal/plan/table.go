@@ -97,12 +97,18 @@ func usable(t *schema.Table, at int) error {
 	case t.Kind == schema.MaterializedView:
 		r.what, r.why = t.Name.Name+" is a materialized view", "REFRESH is not in the log"
 		r.do = "Select from its base tables."
+	case t.Kind == schema.ForeignTable && t.HasChildren:
+		r.what, r.why = t.Name.Name+" has a foreign partition", "its changes are not in this database's log"
+		r.do = "Detach it, or load the entry by code and invalidate it by hand."
 	case t.Kind == schema.ForeignTable:
 		r.what, r.why = t.Name.Name+" is a foreign table", "its changes are not in this database's log"
 		r.do = "Cache it from the database that holds it."
 	case t.Kind != schema.OrdinaryTable && t.Kind != schema.PartitionedTable:
 		r.what, r.why = t.Name.Name+" is not a table", "only changes of tables are in the log"
 		r.do = "Select from a table."
+	case t.Persistence == 'u' && t.Kind == schema.PartitionedTable:
+		r.what, r.why = t.Name.Name+" has an unlogged partition", "its changes are not in the log"
+		r.do = "ALTER TABLE ... SET LOGGED; for the partition."
 	case t.Persistence == 'u':
 		r.what, r.why = t.Name.Name+" is an unlogged table", "its changes are not in the log"
 		r.do = fmt.Sprintf("ALTER TABLE %s SET LOGGED;", quoted(t.Name))

@@ -40,6 +40,8 @@ func (s *scanner) next() bool {
 		s.end = lineEnd(s.text, at)
 	case strings.HasPrefix(s.text[at:], "/*"):
 		s.end = commentEnd(s.text, at)
+	case strings.HasPrefix(s.text[at:], "::"), strings.HasPrefix(s.text[at:], ":="): // not a colon and an operator
+		s.end = at + len(":=")
 	case identStart(c):
 		s.word()
 	case digit(c):
@@ -79,7 +81,7 @@ func (s *scanner) operator() {
 		stop++
 	}
 	s.end = stop
-	named := stop < len(s.text) && identStart(s.text[stop])
+	named := stop < len(s.text) && identStart(s.text[stop]) && !prefixed(s.text[stop:])
 	if named && s.text[stop-1] == '@' && !knownOperator(s.text[s.start:stop]) {
 		s.parameter = stop - 1
 		if s.end = s.parameter; s.end == s.start {
@@ -92,6 +94,19 @@ func (s *scanner) name() {
 	s.kind = name
 	for s.end = s.start + 1; s.end < len(s.text) && identPart(s.text[s.end]); s.end++ {
 	}
+}
+
+// prefixed reports whether a letter begins a constant or a quoted identifier, such as E'..', and not a name.
+func prefixed(text string) bool {
+	switch {
+	case len(text) < len("E'"):
+		return false
+	case strings.IndexByte("eEbBxX", text[0]) >= 0:
+		return text[1] == '\''
+	case text[0] == 'u' || text[0] == 'U':
+		return strings.HasPrefix(text[1:], "&'") || strings.HasPrefix(text[1:], `&"`)
+	}
+	return false
 }
 
 // knownOperator reports whether an operator of PostgreSQL or its contrib modules ends with @ and reads so. The lone @

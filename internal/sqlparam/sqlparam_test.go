@@ -20,6 +20,8 @@ func TestRewrite(t *testing.T) {
 		{"after a keyword", "SELECT@id", "SELECT $1"},
 		{"operators stay", "a <@ b a @> b a @@ b a<@b a @@b a @@@b a @-@b a ^@b", "a <@ b a @> b a @@ b a<@b a @@b a @@@b a @-@b a ^@b"},
 		{"an operator and a parameter", "a @>@id", "a @>$1"},
+		{"before a constant", `@e'\'@id' @b'1' @u&'@id' @u&"@id" @b`, `@e'\'@id' @b'1' @u&'@id' @u&"@id" $2`},
+		{"after an assignment", "a:=@id :=@@id ::=@@id", "a:=$1 :=@@id ::=@$1"},
 		{"a lone @ is abs", "@ id @(id) @-5", "@ id @(id) @-5"},
 		{"string", "'@id' @id", "'@id' $1"},
 		{"doubled quote", "'it''s @id' @id", "'it''s @id' $1"},

@@ -37,7 +37,7 @@ CREATE TABLE silent (id bigint PRIMARY KEY, note text);
 ALTER TABLE silent REPLICA IDENTITY NOTHING;
 
 CREATE TABLE orders (
-    id bigint PRIMARY KEY, user_id bigint NOT NULL, status status NOT NULL, other other_status, product_id int, note varchar(80), paid boolean
+    id bigint PRIMARY KEY, user_id bigint NOT NULL, status status NOT NULL, other other_status, product_id int, note varchar(80), paid boolean, region int NOT NULL
 );
 CREATE UNIQUE INDEX orders_freshet ON orders (id, user_id, status);
 ALTER TABLE orders REPLICA IDENTITY USING INDEX orders_freshet;
