@@ -49,7 +49,7 @@ CREATE FUNCTION never(mood, mood) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SEL
 		{name: "code loads it", change: func(e *rule.Entry) { e.SQL, e.Rules = "", nil }},
 	}
 	shared := connect(t, ddl+`SET default_transaction_read_only = on`)
-	for _, tt := range tests {
+	for _, tt := range tests { //nolint:paralleltest // they share a connection
 		t.Run(tt.name, func(t *testing.T) {
 			conn := shared
 			if tt.ddl != "" {
