@@ -226,6 +226,7 @@ func (s *stage) startDaemon(ctx context.Context) error {
 		return err
 	}
 	s.daemon = daemon
+	s.say("the daemon is process %d", daemon.pid())
 	return nil
 }
 

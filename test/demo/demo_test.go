@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -145,6 +146,49 @@ func TestStory(t *testing.T) {
 	}
 	for _, entry := range left {
 		t.Errorf("%s is left in the temporary folder", entry.Name())
+	}
+}
+
+// A story that cannot fail would show nothing: while the daemon is stopped, steps do not hold.
+func TestStoryFailsWithAStoppedDaemon(t *testing.T) {
+	t.Parallel()
+	cmd, temp := demo(t, "--once", "--json")
+	var stdout bytes.Buffer
+	stderr := &watch{}
+	cmd.Stdout, cmd.Stderr = &stdout, stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 2*time.Minute, func() error { return stderr.has("step c: a row") })
+	daemon, err := strconv.Atoi(stderr.find(t, `the daemon is process (\d+)\n`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(daemon, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 2*time.Minute, func() error { return stderr.has("step e: kill") })
+	if err := syscall.Kill(daemon, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("freshet demo ended with %v, want exit code 1\n%s", err, stderr.text())
+	}
+	var got report
+	if err := json.Unmarshal(stdout.Bytes(), &got); err != nil {
+		t.Fatalf("decode report: %v\n%s", err, &stdout)
+	}
+	if got.OK || len(got.Steps) != 6 {
+		t.Fatalf("report = %+v, want all steps, and that not all held", got)
+	}
+	for i, held := range []bool{true, true, false, false, true, true} {
+		if step := got.Steps[i]; step.Held != held || held != (len(step.Reasons) == 0) {
+			t.Errorf("step %s: held = %v, reasons = %q, want held = %v", step.Step, step.Held, step.Reasons, held)
+		}
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) != 0 {
+		t.Errorf("left in the temporary folder: %v, %v", left, err)
 	}
 }
 
