@@ -256,9 +256,6 @@ func TestLoadTimeout(t *testing.T) {
 	if took := time.Since(start); took > time.Second {
 		t.Errorf("the readers waited for %v", took)
 	}
-	if hangs.count.Load() != 1 {
-		t.Errorf("%d loads, want one for both readers", hangs.count.Load())
-	}
 }
 
 func TestClose(t *testing.T) {

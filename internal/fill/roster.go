@@ -27,7 +27,7 @@ const (
 type confirmation struct {
 	sent  time.Duration
 	began time.Time // the same moment on the process's clock, which is cheaper to ask but stands still in suspension
-	names *names // nil: none are to be used, for why
+	names *names    // nil: none are to be used, for why
 	why   bypassReason
 }
 

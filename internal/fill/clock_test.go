@@ -1,0 +1,17 @@
+package fill
+
+import (
+	"testing"
+	"time"
+)
+
+func TestAwakeGoesOn(t *testing.T) {
+	t.Parallel()
+	before, start := awake(), time.Now()
+	timer := time.NewTimer(20 * time.Millisecond)
+	<-timer.C
+	passed, took := awake()-before, time.Since(start)
+	if passed < 20*time.Millisecond || passed > took+time.Second {
+		t.Errorf("%v passed while %v did", passed, took)
+	}
+}
