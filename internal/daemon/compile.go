@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/freshet/freshet/internal/config"
 	"github.com/freshet/freshet/internal/pgcatalog"
@@ -40,10 +42,10 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn) (*pipeline.Compi
 			err = pgcatalog.Verify(ctx, conn, compiled.Entry, compiled.Ignored...)
 		}
 		if err != nil {
-			if conn.IsClosed() || ctx.Err() != nil {
+			if !lasting(err) {
 				return nil, err
 			}
-			refused = append(refused, fmt.Errorf("entry %s: %w", declared.Name, err))
+			refused = append(refused, err)
 			continue
 		}
 		result.Entries = append(result.Entries, compiled.Entry)
@@ -62,4 +64,19 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn) (*pipeline.Compi
 	}
 	c.passed = true
 	return &result, nil
+}
+
+// lasting reports that planning would fail again: the planner or PostgreSQL refuses the query itself, and it is not the
+// connection or the server that failed.
+func lasting(err error) bool {
+	var (
+		refused   *plan.Error
+		disagrees *pgcatalog.DisagreementError
+		server    *pgconn.PgError
+	)
+	if errors.As(err, &refused) || errors.As(err, &disagrees) {
+		return true
+	}
+	// Class 42 is a syntax error or a rule violation, 22 a bad constant.
+	return errors.As(err, &server) && (strings.HasPrefix(server.Code, "42") || strings.HasPrefix(server.Code, "22"))
 }
