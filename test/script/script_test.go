@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,7 +45,7 @@ var binary = sync.OnceValues(func() (string, error) {
 })
 
 // Each script has a database, a namespace, a slot and a port of its own. The first word of its name says what else:
-// replica and oneslot have their own PostgreSQL with other settings, faults has servers of its own to stop.
+// own has its own PostgreSQL, replica and oneslot have one with other settings, faults has servers of its own to stop.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -75,7 +76,7 @@ func run(t *testing.T, name, file string) {
 		settings = map[string]string{"max_replication_slots": "1"}
 	}
 	server, redis := pgtest.Shared(t), redistest.Shared(t)
-	if settings != nil || kind == "faults" {
+	if settings != nil || kind == "faults" || kind == "own" {
 		server = pgtest.Start(t, pgtest.Options{Settings: settings})
 	}
 	cmds := map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -86,16 +87,18 @@ func run(t *testing.T, name, file string) {
 		cmds["postgres"] = stopStart(t, server)
 		cmds["redis"] = stopStart(t, redis)
 	}
-	url := server.Database(t)
+	database := server.Database(t)
 	listen := freeAddress(t)
 	unique := strings.ReplaceAll(redistest.Namespace(t), "-", "_")
 	testscript.Run(t, testscript.Params{
 		Files:               []string{file},
+		Deadline:            time.Now().Add(4 * time.Minute), // a command that does not end fails its script
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", filepath.Dir(path)+string(os.PathListSeparator)+env.Getenv("PATH"))
-			env.Setenv("DATABASE_URL", url)
+			env.Setenv("DATABASE_URL", database)
+			env.Setenv("READER_URL", as(t, database, "reader"))
 			env.Setenv("REDIS_URL", redis.URL)
 			env.Setenv("NAMESPACE", unique)
 			env.Setenv("SLOT", slotName(unique))
@@ -105,6 +108,17 @@ func run(t *testing.T, name, file string) {
 		},
 		Cmds: cmds,
 	})
+}
+
+// as is a connection string of another role.
+func as(t *testing.T, address, role string) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.User(role)
+	return u.String()
 }
 
 func slotName(unique string) string {
