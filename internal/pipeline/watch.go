@@ -10,6 +10,7 @@ import (
 	"github.com/freshet/freshet/internal/apply"
 	"github.com/freshet/freshet/internal/pggate"
 	"github.com/freshet/freshet/internal/pgsource"
+	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -75,18 +76,28 @@ func (s *session) position(ctx context.Context, function string) (mvcc.LSN, erro
 	return lsn, nil
 }
 
-// keepRoster publishes the roster again when the store has lost it, to eviction or to somebody's hand: without it
-// readers load everything from the database. And it has HEAD compared, which a failover or an eviction may have changed
-// while no write came along that would have shown it (D4).
+// keepRoster publishes the roster again when the store has lost it, or has another one than was published, to eviction,
+// to a failover or to somebody's hand: without it readers load everything from the database. And it has HEAD compared,
+// which may have changed while no write came along that would have shown it (D4).
 func (s *session) keepRoster(ctx context.Context, applier *apply.Applier) error {
-	_, found, err := s.p.opts.Store.Roster(ctx)
+	text, found, err := s.p.opts.Store.Roster(ctx)
 	if err != nil {
 		return fmt.Errorf("watch the roster: %w", err)
 	}
-	if !found {
-		s.p.opts.Logger.WarnContext(ctx, "the store lost the roster; publishing it again")
+	var stored rule.Roster
+	if found {
+		if parsed, err := rule.ParseRoster(text); err == nil {
+			stored = *parsed
+		}
 	}
-	return applier.Request(ctx, func(*apply.Names) bool { return !found })
+	return applier.Request(ctx, func(n *apply.Names) bool {
+		ours := n.Roster()
+		if stored.Generation == ours.Generation && stored.Revision == ours.Revision {
+			return false
+		}
+		s.p.opts.Logger.WarnContext(ctx, "the store does not have the roster that was published; publishing it again")
+		return true
+	})
 }
 
 // catchUp waits until the applier has come to where the log ended when the session began, and keeps up with what is
