@@ -24,7 +24,7 @@ func TestChaos(t *testing.T) {
 	}
 	stop := w.load()
 	defer stop()
-	w.runFaults(t.Context())
+	w.runFaults()
 	refused := w.summary()
 	stop()
 	w.stopDaemons()
@@ -42,20 +42,24 @@ func TestChaos(t *testing.T) {
 
 // runFaults goes through the faults: all of them in random order and over again until the time is up, or, in the short
 // form, the most important ones, once.
-func (w *world) runFaults(ctx context.Context) {
+func (w *world) runFaults() {
 	source := rand.New(rand.NewPCG(w.seed, 0))
 	short := *chaosTime == 0
 	end := time.Now().Add(*chaosTime)
+	pause := 2 * time.Second
+	if short {
+		pause = 500 * time.Millisecond
+	}
 	all := slices.DeleteFunc(faults(), func(f fault) bool {
 		return short && !f.short && *chaosOnly == "" || !strings.Contains(f.name, *chaosOnly)
 	})
 	if len(all) == 0 {
 		w.t.Fatalf("no fault is named like %q", *chaosOnly)
 	}
-	if !w.restOrStop(ctx, "nothing was broken yet") {
+	if !w.restOrStop("nothing was broken yet") {
 		return
 	}
-	w.stayCalm(ctx, bound+1500*time.Millisecond)
+	w.stayCalm(bound + 1500*time.Millisecond)
 	for round := 0; ; round++ {
 		if n := round % len(all); n == 0 {
 			if short && round > 0 {
@@ -72,14 +76,14 @@ func (w *world) runFaults(ctx context.Context) {
 		began := time.Now()
 		w.counts.fault(f.name)
 		w.applied.believe(!f.forgets)
-		if err := f.do(ctx, w, source); err != nil {
+		if err := f.do(w, source); err != nil {
 			w.violation("%s: %v", f.name, err)
 			w.logs()
 			return
 		}
-		some(ctx, source, time.Second) // the load goes on over what it left
+		w.some(source, pause) // the load goes on over what it left
 		done := time.Now()
-		if !w.restOrStop(ctx, f.name) {
+		if !w.restOrStop(f.name) {
 			return
 		}
 		w.t.Logf("%s: %v, at rest %v later", f.name, done.Sub(began).Round(time.Millisecond), time.Since(done).Round(time.Millisecond))
@@ -87,14 +91,14 @@ func (w *world) runFaults(ctx context.Context) {
 			w.logs()
 		}
 		if !short && round%4 == 3 {
-			w.stayCalm(ctx, bound+2*time.Second)
+			w.stayCalm(bound + 2*time.Second)
 		}
 	}
 }
 
 // restOrStop has everything come to rest, and says whether it makes sense to go on.
-func (w *world) restOrStop(ctx context.Context, after string) bool {
-	if err := w.rest(ctx); err != nil {
+func (w *world) restOrStop(after string) bool {
+	if err := w.rest(w.t.Context()); err != nil {
 		w.violation("after this: %s: it does not come to rest: %v", after, err)
 	}
 	w.diedByThemselves()
@@ -107,10 +111,10 @@ func (w *world) restOrStop(ctx context.Context, after string) bool {
 }
 
 // stayCalm breaks nothing for a while, in which readers judge what they get.
-func (w *world) stayCalm(ctx context.Context, d time.Duration) {
+func (w *world) stayCalm(d time.Duration) {
 	now := time.Now()
 	w.calm.Store(&now)
-	wait(ctx, d)
+	wait(w.t.Context(), d)
 	w.calm.Store(nil)
 }
 
@@ -161,7 +165,7 @@ func (w *world) stopDaemons() {
 
 // nothingLeft checks that no session of freshet is left in the database, nor in Redis.
 func (w *world) nothingLeft() {
-	err := until(w.t.Context(), recovery, func(ctx context.Context) error {
+	err := until(w.t.Context(), func(ctx context.Context) error {
 		left, err := w.query(ctx, `SELECT application_name || ': ' || query FROM pg_stat_activity
 			WHERE backend_type IN ('client backend', 'walsender') AND pid <> pg_backend_pid() AND datname = current_database()`)
 		if err == nil && len(left) > 0 {

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -30,7 +31,7 @@ func (w *world) rest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = until(ctx, recovery, func(ctx context.Context) error {
+	err = until(ctx, func(ctx context.Context) error {
 		head, found, err := w.store.Head(ctx)
 		if err == nil && (!found || head.Wc < target) {
 			err = fmt.Errorf("head is at %v, the last commit before %v", head.Wc, target)
@@ -125,7 +126,7 @@ func (w *world) roster(ctx context.Context) (*rule.Roster, error) {
 		return nil, err
 	}
 	if !found {
-		return nil, fmt.Errorf("the store has no roster")
+		return nil, errors.New("the store has no roster")
 	}
 	return rule.ParseRoster(text)
 }

@@ -24,6 +24,7 @@ type change struct {
 // ledger is what the writers know about the items. Changes of one item are made under a lock that is held until the
 // commit, so their versions are in the order of the commits.
 type ledger struct {
+	bound time.Duration
 	mu    sync.Mutex
 	items map[int64]*history
 }
@@ -34,7 +35,7 @@ type history struct {
 	deleted  time.Time // when the last of those was over, whatever became of it
 }
 
-func newLedger() *ledger { return &ledger{items: map[int64]*history{}} }
+func newLedger() *ledger { return &ledger{bound: bound, items: map[int64]*history{}} }
 
 func (l *ledger) of(id int64) *history {
 	h := l.items[id]
@@ -97,7 +98,7 @@ type began struct {
 }
 
 // seen reports whether a read that began so must see the change: the store had it, or it was committed long ago.
-func (b *began) seen(c *change) bool {
+func (b *began) seen(c *change, bound time.Duration) bool {
 	if c.end != 0 && c.end <= b.applied {
 		return true
 	}
@@ -116,7 +117,7 @@ func (l *ledger) judge(id int64, value string, b *began) (string, error) {
 			return "", err
 		}
 		for _, c := range h.changes {
-			if c.version > version && b.seen(&c) {
+			if c.version > version && b.seen(&c, l.bound) {
 				return fmt.Sprintf("version %d was read %v after version %d was committed (at %v, applied %v)",
 					version, b.at.Sub(c.at), c.version, c.end, b.applied), nil
 			}
@@ -128,7 +129,7 @@ func (l *ledger) judge(id int64, value string, b *began) (string, error) {
 	}
 	var last change
 	for _, c := range h.changes {
-		if b.seen(&c) && c.version > last.version {
+		if b.seen(&c, l.bound) && c.version > last.version {
 			last = c
 		}
 	}

@@ -26,11 +26,11 @@ CREATE TABLE users (id int8 PRIMARY KEY, name text NOT NULL);
 CREATE TABLE profiles (user_id int8 PRIMARY KEY, bio text NOT NULL);
 CREATE TABLE addresses (user_id int8 PRIMARY KEY, city text, hidden bool NOT NULL DEFAULT false);
 CREATE TABLE rates (code int4 PRIMARY KEY, ratio numeric NOT NULL);
-INSERT INTO items SELECT g, 'item ' || g, g, g % %CATEGORIES% + 1, nextval('versions') FROM generate_series(1, %ITEMS%, 2) g;
-INSERT INTO users SELECT g, 'user ' || g FROM generate_series(1, %PEOPLE%) g;
+INSERT INTO items SELECT g, 'item ' || g, 5, g % %CATEGORIES% + 1, nextval('versions') FROM generate_series(1, %ITEMS%, 2) g;
+INSERT INTO users SELECT n, 'user ' || n FROM generate_series(1, %PEOPLE%) n;
 INSERT INTO profiles SELECT g, 'bio ' || g FROM generate_series(1, %PEOPLE%, 2) g;
 INSERT INTO addresses SELECT g, 'city ' || g FROM generate_series(1, %PEOPLE%, 3) g;
-INSERT INTO rates SELECT g, g FROM generate_series(1, %RATES%) g`
+INSERT INTO rates SELECT n, 10 * n FROM generate_series(1, %RATES%) n`
 
 // An entry of each kind: a single table; a join with one that may be missing; many rows; a small table that is
 // truncated; one that application code loads, slowly. What is missing is cached too.

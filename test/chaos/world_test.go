@@ -100,7 +100,7 @@ func (w *world) violation(format string, args ...any) {
 	}
 }
 
-func (v *violations) read() (int, []string) {
+func (v *violations) read() (count int, texts []string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.count, append([]string(nil), v.texts...)
@@ -165,8 +165,8 @@ func (w *world) query(ctx context.Context, sql string, args ...any) ([]string, e
 }
 
 // do sends a command to Redis.
-func (w *world) do(ctx context.Context, words ...string) error {
-	err := w.admin.Do(ctx, w.admin.B().Arbitrary(words...).Build()).Error()
+func (w *world) do(words ...string) error {
+	err := w.admin.Do(w.t.Context(), w.admin.B().Arbitrary(words...).Build()).Error()
 	if err != nil && !rueidis.IsRedisNil(err) {
 		return fmt.Errorf("%s: %w", strings.Join(words, " "), err)
 	}
@@ -228,9 +228,9 @@ func (w *world) diedByThemselves() {
 	}
 }
 
-// until polls until the check is nil.
-func until(ctx context.Context, limit time.Duration, check func(ctx context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+// until polls until the check is nil, for as long as recovery may take.
+func until(ctx context.Context, check func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, recovery)
 	defer cancel()
 	var err error
 	for {
@@ -240,7 +240,7 @@ func until(ctx context.Context, limit time.Duration, check func(ctx context.Cont
 			err = last
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("still not so after %v: %w", limit, err)
+			return fmt.Errorf("still not so after %v: %w", recovery, err)
 		}
 		wait(ctx, 20*time.Millisecond)
 	}
@@ -248,7 +248,7 @@ func until(ctx context.Context, limit time.Duration, check func(ctx context.Cont
 
 // whole waits until a daemon streams and every entry is live.
 func (w *world) whole(ctx context.Context) error {
-	return until(ctx, recovery, func(ctx context.Context) error {
+	return until(ctx, func(ctx context.Context) error {
 		err := errors.New("no daemon runs")
 		for _, d := range w.running() {
 			if err = d.Live(ctx); err == nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,7 +22,7 @@ type writer struct {
 }
 
 func (wr *writer) run(ctx context.Context) {
-	defer wr.close()
+	defer wr.close(ctx)
 	for ctx.Err() == nil {
 		// Writers stop between two transactions where everything is to come to rest.
 		wr.w.writing.RLock()
@@ -35,9 +37,9 @@ func (wr *writer) run(ctx context.Context) {
 	}
 }
 
-func (wr *writer) close() {
+func (wr *writer) close(ctx context.Context) {
 	if wr.conn != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		_ = wr.conn.Close(ctx)
 	}
@@ -115,10 +117,7 @@ func (t *transaction) step() error {
 	if err := t.exec("SAVEPOINT s"); err != nil {
 		return err
 	}
-	before := make(map[int64]change, len(t.changed))
-	for id, c := range t.changed {
-		before[id] = c
-	}
+	before := maps.Clone(t.changed)
 	for range 1 + t.rand.IntN(3) {
 		if err := t.statement(); err != nil {
 			return err
@@ -137,6 +136,8 @@ func (t *transaction) exec(sql string, args ...any) error {
 	}
 	return nil
 }
+
+func (t *transaction) text() string { return strconv.FormatUint(t.rand.Uint64(), 16) }
 
 func (t *transaction) id(of int64) int64 { return 1 + t.rand.Int64N(of) }
 
@@ -262,13 +263,13 @@ func (t *transaction) person() error {
 		func() error { return t.exec("UPDATE users SET name = name || '.' WHERE id = $1", id) },
 		func() error { return t.exec("UPDATE users SET name = 'user ' || id WHERE id = $1", id) },
 		func() error {
-			return t.exec("UPDATE profiles SET bio = $2 WHERE user_id = $1", id, fmt.Sprint(t.rand.Uint32()))
+			return t.exec("UPDATE profiles SET bio = $2 WHERE user_id = $1", id, t.text())
 		},
 		func() error { return t.exec("INSERT INTO profiles VALUES ($1, 'new') ON CONFLICT DO NOTHING", id) },
 		func() error { return t.exec("DELETE FROM profiles WHERE user_id = $1", id) },
 		func() error {
 			return t.exec(`INSERT INTO addresses VALUES ($1, $2)
-				ON CONFLICT (user_id) DO UPDATE SET city = excluded.city`, id, fmt.Sprint(t.rand.Uint32()))
+				ON CONFLICT (user_id) DO UPDATE SET city = excluded.city`, id, t.text())
 		},
 		func() error { return t.exec("UPDATE addresses SET hidden = NOT hidden WHERE user_id = $1", id) },
 		func() error { return t.exec("DELETE FROM addresses WHERE user_id = $1", id) },

@@ -188,7 +188,9 @@ func readHot(ctx context.Context, file string) error {
 	if _, err := hot.Get(ctx, 1); err != nil {
 		return err
 	}
-	fmt.Fprintln(os.Stdout, "reading")
+	if _, err := fmt.Fprintln(os.Stdout, "reading"); err != nil {
+		return err
+	}
 	var (
 		stop    atomic.Bool
 		working sync.WaitGroup
@@ -215,9 +217,9 @@ func readHot(ctx context.Context, file string) error {
 	all := slices.Concat(reads[:]...)
 	slices.SortFunc(all, func(a, b hotRead) int { return cmp.Compare(a.began, b.began) })
 	for _, r := range all {
-		fmt.Fprintf(out, "%d %d\n", r.began, r.price)
+		_, _ = fmt.Fprintf(out, "%d %d\n", r.began, r.price)
 	}
 	stats := cache.Stats()
-	fmt.Fprintf(out, "hits %d loads %d fills %d refused %v\n", stats.Hits, stats.Loads, stats.Fills, stats.Refused)
-	return out.Flush()
+	_, _ = fmt.Fprintf(out, "hits %d loads %d fills %d refused %v\n", stats.Hits, stats.Loads, stats.Fills, stats.Refused)
+	return out.Flush() // has the error of whatever could not be written
 }

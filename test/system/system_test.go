@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -145,7 +146,7 @@ func TestFirstLogLineHasTheAddress(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, product, products)
 	d := w.serve("first")
-	if want := regexp.MustCompile(`"msg":"listening","addr":"127\.0\.0\.1:[1-9][0-9]*"`); !want.MatchString(d.First) {
+	if want := regexp.MustCompile(`"msg":"listening","addr":"127\.0\.0\.1:[1-9]\d*"`); !want.MatchString(d.First) {
 		t.Errorf("the first line of the log is %s", d.First)
 	}
 	// It answers at once, also before it has come to anything.
@@ -276,7 +277,7 @@ func TestKilledAgainAndAgain(t *testing.T) {
 			w.exec(conn, "UPDATE products SET price = $2 WHERE id = $1", n%100+1, round*1000+n/100)
 		}
 		d.Kill()
-		d = w.serve(fmt.Sprint(round))
+		d = w.serve(strconv.Itoa(round))
 	}
 	w.live(d)
 	last, err := lsn(t.Context(), conn, "SELECT pg_current_wal_insert_lsn()::text")

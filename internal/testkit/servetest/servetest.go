@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -122,7 +123,7 @@ func start(tb testing.TB, name, config string, args []string) (*Daemon, error) {
 
 // watch starts the process that outlives this one for as long as it takes to end the daemon.
 func (d *Daemon) watch() error {
-	guard := exec.CommandContext(context.Background(), "/bin/sh", "-c", guardScript, "freshet-test-guard", fmt.Sprint(d.PID())) //nolint:gosec // our own
+	guard := exec.CommandContext(context.Background(), "/bin/sh", "-c", guardScript, "freshet-test-guard", strconv.Itoa(d.PID())) //nolint:gosec // our own
 	guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	input, err := guard.StdinPipe()
 	if err != nil {
@@ -299,7 +300,7 @@ func (d *Daemon) Live(ctx context.Context) error {
 }
 
 // Get reads a path of the daemon's gateway over a connection of its own.
-func (d *Daemon) Get(ctx context.Context, path string) (int, http.Header, []byte, error) {
+func (d *Daemon) Get(ctx context.Context, path string) (code int, header http.Header, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.Addr+path, http.NoBody)
@@ -312,7 +313,7 @@ func (d *Daemon) Get(ctx context.Context, path string) (int, http.Header, []byte
 		return 0, nil, nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
+	body, err = io.ReadAll(resp.Body)
 	if err != nil {
 		return 0, nil, nil, err
 	}
