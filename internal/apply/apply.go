@@ -62,6 +62,9 @@ type Applier struct {
 	gateAt   time.Time // when to ask again for what is not visible
 	settleAt time.Time // until then Wc stands still, after names moved
 	idleAt   time.Time
+	newest   mvcc.LSN      // where the last part ended
+	linger   time.Duration // how long the part that is being filled is left alone, 0 when the applier is up to date
+	takeAt   time.Time     // the end of that
 	horizon  horizon
 	rewind   rewind
 	requests chan request
@@ -117,6 +120,11 @@ const (
 	// idleEvery bounds how often an idle database moves HEAD.
 	idleEvery = 500 * time.Millisecond
 	tick      = time.Second
+	// So many bytes of the log behind the last part say that the applier is behind. It then lets the next part fill, for
+	// no longer than those bytes take to be read at the very least.
+	farBehind       = 256 << 10
+	lastLinger      = 10 * time.Millisecond
+	lastLingerBytes = 640 << 10
 )
 
 // Run applies what comes through the queue until the queue is closed and everything in it is applied, or until ctx
@@ -127,14 +135,14 @@ func (a *Applier) Run(ctx context.Context) error {
 	for {
 		closed := false
 		fresh := false
-		if a.waiting < a.opts.MaxWaiting {
+		now := time.Now()
+		if a.waiting < a.opts.MaxWaiting && a.ready(now) {
 			var part *Part
 			if part, closed = a.opts.Queue.take(); part != nil {
 				a.adopt(part)
 				fresh = true
 			}
 		}
-		now := time.Now()
 		if fresh && !a.onlyIdle() || a.due(now) {
 			if err := a.step(ctx, nil); err != nil {
 				return err
@@ -162,6 +170,25 @@ func (a *Applier) Run(ctx context.Context) error {
 	}
 }
 
+// pace decides how long the part that is being filled is left alone: not at all, unless the log goes on far behind the
+// last one, so that more is coming. Each step costs three round trips however little it carries, at the expense of those
+// who produce what it waits for.
+func (a *Applier) pace(insert mvcc.LSN) {
+	a.linger = 0
+	if insert > a.newest+farBehind {
+		a.linger = lastLinger
+		if behind := insert - a.newest; behind < lastLingerBytes {
+			a.linger = time.Duration(behind) * lastLinger / lastLingerBytes
+		}
+	}
+	a.takeAt = time.Now().Add(a.linger)
+}
+
+// ready reports whether the next part is to be taken.
+func (a *Applier) ready(now time.Time) bool {
+	return a.linger == 0 || !now.Before(a.takeAt) || a.opts.Queue.wait()
+}
+
 // due reports whether there is something to do although nothing new came.
 func (a *Applier) due(now time.Time) bool {
 	if len(a.pending) > 0 {
@@ -183,6 +210,9 @@ func (a *Applier) next(now time.Time) time.Duration {
 		wait = min(wait, at.Sub(now))
 	} else if a.prefix.End() > a.head.Wc {
 		wait = min(wait, a.settleAt.Sub(now))
+	}
+	if a.linger > 0 && now.Before(a.takeAt) {
+		wait = min(wait, a.takeAt.Sub(now))
 	}
 	return max(wait, 50*time.Microsecond)
 }
@@ -207,6 +237,7 @@ func (a *Applier) onlyIdle() bool {
 func (a *Applier) adopt(part *Part) {
 	for i := range part.items {
 		it := &part.items[i]
+		a.newest = max(a.newest, it.end, mvcc.LSN(it.position))
 		if it.position == 0 {
 			continue
 		}
@@ -224,6 +255,7 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 	if err != nil {
 		return fmt.Errorf("gate: %w", err)
 	}
+	a.pace(insert)
 	now := time.Now()
 	batch := redisstore.Batch{
 		Expect: a.expect(),

@@ -17,8 +17,10 @@ const (
 	maxPartKeys  = 8 << 10
 	maxPartBytes = 1 << 20
 	maxPartItems = 16 << 10
-	// wakeKeys wakes the applier inside a transaction; a smaller one wakes it with its commit.
-	wakeKeys = 2 << 10
+	// wakeKeys wakes the applier inside a transaction; a smaller one wakes it with its commit. A patient applier is
+	// woken by as many transactions, or by these keys.
+	wakeKeys  = 2 << 10
+	wakeItems = 2 << 10
 )
 
 // errClosed ends a source that hands over after the queue was closed.
@@ -66,6 +68,7 @@ type Queue struct {
 	spare    *Part
 	begun    item // the open transaction, to be repeated in the next part
 	inside   bool
+	patient  bool // the applier comes by itself: wake it only for a part that has filled
 	signaled bool
 	closed   bool
 	wake     chan struct{} // capacity 1, carries nothing: the part is the truth
@@ -106,6 +109,13 @@ func (q *Queue) Release() {
 	q.mu.Unlock()
 }
 
+// ended wakes the applier for what has come to an end.
+func (q *Queue) ended() {
+	if !q.patient || len(q.part.items) >= wakeItems {
+		q.signal()
+	}
+}
+
 // Begin opens a transaction.
 func (q *Queue) Begin(ctx context.Context, b change.Begin) error {
 	part, err := q.Acquire(ctx)
@@ -129,7 +139,7 @@ func (q *Queue) Commit(ctx context.Context, c change.Commit) error {
 	last.position = c.Position
 	part.open = false
 	q.inside = false
-	q.signal()
+	q.ended()
 	q.mu.Unlock()
 	return nil
 }
@@ -145,7 +155,7 @@ func (q *Queue) Idle(ctx context.Context, p change.Position) error {
 	} else {
 		part.items = append(part.items, item{position: p, seen: true})
 	}
-	q.signal()
+	q.ended()
 	q.mu.Unlock()
 	return nil
 }
@@ -169,11 +179,22 @@ func (q *Queue) signal() {
 	}
 }
 
+// wait makes the queue let the applier be until there is much to do, or it takes what there is. It reports whether
+// there is much already, or nothing more to come.
+func (q *Queue) wait() (ready bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.patient = true
+	// What it was woken for before is known to it.
+	q.signaled = false
+	return q.closed || q.part.Keys.Len() >= wakeKeys || len(q.part.items) >= wakeItems || q.part.full()
+}
+
 // take hands the part over, nil when it is empty, and reports whether the queue was closed.
 func (q *Queue) take() (part *Part, closed bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.signaled = false
+	q.signaled, q.patient = false, false
 	if q.part.empty() {
 		return nil, q.closed
 	}

@@ -5,26 +5,24 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
 // How the socket is read.
 const (
 	readBuffer = 256 << 10
-	// pause is how long the reader lets the socket fill before it reads again, while it is behind. Reading eagerly
-	// costs one wake-up of both processes for each message, which halves the rate.
-	pause = 500 * time.Microsecond
-	// quickReads is how many reads in a row, none of which had to wait for quick, say that the server is sending all
-	// the time. A few messages in a row are one transaction, which is not to be kept waiting.
-	quickReads = 32
-	quick      = time.Millisecond
-	// oldCommit is the age of a commit that says the same, when the clocks agree.
-	oldCommit = 50 * time.Millisecond
-	// smallPauses is after how many pauses in a row that brought less than fullPause the reader has caught up. For
-	// distrust after that, a commit's age counts for nothing: the clocks may differ.
-	smallPauses = 4
-	fullPause   = 512
-	distrust    = time.Second
+	// oldCommit is the age at which a commit says that the reader is behind. It then lets the socket fill before it
+	// reads again: reading eagerly costs both processes a wake-up for each message, which halves the rate, and more on a
+	// busy machine.
+	oldCommit = 25 * time.Millisecond
+	// Such a pause delays nothing by more than a small share of how late it is already.
+	pauseShare = 50
+	leastPause = 200 * time.Microsecond
+	mostPause  = 4 * time.Millisecond
+	// It is as long as it takes for so many bytes to come in, well below what a socket holds.
+	smallRead = 8 << 10
+	largeRead = 32 << 10
 )
 
 // pacedReader reads a connection in large pieces. Up to date it never waits; behind, it lets the socket fill first.
@@ -40,14 +38,12 @@ type pacedReader struct {
 
 	patience time.Duration
 	deadline time.Time // what was set last
-	last     time.Time // when the last read returned
 	timer    *time.Timer
+	raw      syscall.RawConn // nil when the connection is not TCP
 
-	behind bool      // pause before the next read
-	full   bool      // the last read filled the buffer: more is there already
-	quick  int       // reads in a row that hardly waited
-	small  int       // pauses in a row that brought little
-	trust  time.Time // from when on a commit's age counts
+	age   time.Duration // of the transaction that is being read: from its commit until the server sent it
+	pause time.Duration // before the next read, when that age calls for one
+	full  bool          // the last read filled the buffer: more is there already
 
 	waiting atomic.Bool   // inside a read of the socket
 	reads   atomic.Uint64 // reads that returned something
@@ -64,8 +60,25 @@ func newPacedReader(source io.Reader) *pacedReader {
 // stream begins pacing, with deadlines set on conn.
 func (r *pacedReader) stream(conn net.Conn, patience time.Duration) {
 	r.conn, r.patience = conn, patience
+	r.raw = rawTCP(conn)
 	r.timer = time.NewTimer(time.Hour)
 	r.timer.Stop()
+}
+
+// rawTCP is the TCP socket under a connection, nil when there is none.
+func rawTCP(conn net.Conn) syscall.RawConn {
+	if secure, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = secure.NetConn()
+	}
+	socket, ok := conn.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
 }
 
 // halt ends a Read that is under way and every later one with cause. The first cause stays.
@@ -114,12 +127,9 @@ func (r *pacedReader) fill() error {
 		r.end = n
 		return err
 	}
-	if r.behind && !r.full {
-		r.timer.Reset(pause)
-		select {
-		case <-r.timer.C:
-		case <-r.halted:
-			return r.haltCause()
+	if r.age >= oldCommit && !r.full {
+		if err := r.linger(min(r.pause, r.age/pauseShare)); err != nil {
+			return err
 		}
 	}
 	now := time.Now()
@@ -131,8 +141,7 @@ func (r *pacedReader) fill() error {
 	r.waiting.Store(false)
 	if n > 0 {
 		r.reads.Add(1)
-		r.last = time.Now()
-		r.pace(r.last.Sub(now), n)
+		r.pace(n)
 		r.end = n
 		return nil // an error that came with bytes comes again with the next read
 	}
@@ -143,6 +152,25 @@ func (r *pacedReader) fill() error {
 		return io.ErrNoProgress
 	}
 	return err
+}
+
+// linger lets the socket fill for a while.
+func (r *pacedReader) linger(d time.Duration) error {
+	if r.raw != nil {
+		if err := wakeAt(r.raw, largeRead); err != nil {
+			return err
+		}
+	}
+	r.timer.Reset(d)
+	select {
+	case <-r.timer.C:
+	case <-r.halted:
+		return r.haltCause()
+	}
+	if r.raw != nil {
+		return wakeAt(r.raw, 1)
+	}
+	return nil
 }
 
 // extend moves the read deadline when it has come closer by a tenth.
@@ -159,31 +187,14 @@ func (r *pacedReader) extend(now time.Time) error {
 	return nil
 }
 
-// pace decides whether to let the socket fill before the next read, given that the last one took so long to return n
-// bytes.
-func (r *pacedReader) pace(took time.Duration, n int) {
+// pace makes the next pause longer when the last read returned little, and shorter when it returned much.
+func (r *pacedReader) pace(n int) {
 	r.full = n == len(r.buf)
 	switch {
-	case r.behind && n >= fullPause:
-		r.small = 0
-	case r.behind:
-		r.small++
-		if r.small >= smallPauses {
-			r.behind, r.quick, r.trust = false, 0, r.last.Add(distrust)
-		}
-	case took >= quick:
-		r.quick = 0
-	default:
-		r.quick++
-		if r.quick >= quickReads {
-			r.behind, r.small = true, 0
-		}
+	case n < smallRead:
+		r.pause = min(2*r.pause, mostPause)
+	case n > largeRead:
+		r.pause /= 2
 	}
-}
-
-// committed tells when the transaction that is being read was committed, by the server's clock.
-func (r *pacedReader) committed(at time.Time) {
-	if !r.behind && r.last.Sub(at) > oldCommit && r.last.After(r.trust) {
-		r.behind, r.small = true, 0
-	}
+	r.pause = max(r.pause, leastPause)
 }

@@ -158,7 +158,10 @@ func (s *Stream) copyData(ctx context.Context, data []byte, sink change.Sink) er
 		if len(data) < logHeader {
 			return malformed("log data of %d bytes is cut short", len(data))
 		}
-		return s.dispatch(ctx, data[logHeader:], sink)
+		err := s.dispatch(ctx, data[logHeader:], sink)
+		// Both times are by the server's clock.
+		s.reader.age = fromMicros(binary.BigEndian.Uint64(data[1+8+8:])).Sub(s.decoder.begin.Committed)
+		return err
 	case copyKeepalive:
 		return s.keepalive(ctx, data, sink)
 	}
@@ -211,7 +214,6 @@ func (s *Stream) dispatch(ctx context.Context, data []byte, sink change.Sink) er
 	}
 	switch k {
 	case kindBegin:
-		s.reader.committed(d.begin.Committed)
 		return sink.Begin(ctx, d.begin)
 	case kindInsert, kindUpdate, kindDelete:
 		return sink.Row(ctx, &d.row)
