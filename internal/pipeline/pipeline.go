@@ -77,6 +77,8 @@ const (
 	firstRetry   = 100 * time.Millisecond
 	lastRetry    = 5 * time.Second
 	standbyRetry = 500 * time.Millisecond
+	// steady is how long a session lasts that did not fail at once: after it, retries begin anew.
+	steady = 10 * time.Second
 )
 
 // Run follows the log until ctx ends, and returns nil then, with everything applied that had been read. It returns
@@ -84,6 +86,7 @@ const (
 func (p *Pipeline) Run(ctx context.Context) error {
 	defer p.state.update(func(st *Status) { st.Phase = Stopped })
 	retry := firstRetry
+	gapBefore := false
 	for {
 		began := time.Now()
 		err := p.session(ctx)
@@ -93,19 +96,19 @@ func (p *Pipeline) Run(ctx context.Context) error {
 			}
 			return nil
 		}
-		if time.Since(began) > time.Minute {
+		if time.Since(began) > steady {
 			retry = firstRetry
 		}
 		var (
 			setup *pgsource.SetupError
 			wait  time.Duration
 		)
+		gap := isGap(err)
 		switch {
 		case errors.Is(err, ErrRefused), errors.As(err, &setup) && !p.followed:
 			return err
-		case isGap(err) && retry == firstRetry:
+		case gap && !gapBefore:
 			// Answered at once, and only once: a gap that comes right again is not.
-			retry *= 2
 		case errors.Is(err, pgsource.ErrSlotInUse), errors.Is(err, redisstore.ErrSuperseded):
 			p.standby(err)
 			wait = standbyRetry
