@@ -74,19 +74,23 @@ func (w *world) runFaults() {
 		}
 		f := all[round%len(all)]
 		began := time.Now()
-		w.counts.fault(f.name)
-		w.applied.believe(!f.forgets)
-		if err := f.do(w, source); err != nil {
-			w.violation("%s: %v", f.name, err)
-			w.logs()
+		if !w.breaks(f, source) {
 			return
+		}
+		name := f.name
+		if second := all[source.IntN(len(all))]; !short && source.IntN(3) == 0 {
+			// Another one, before the first is mended.
+			name += ", and " + second.name
+			if !w.breaks(second, source) {
+				return
+			}
 		}
 		w.some(source, pause) // the load goes on over what it left
 		done := time.Now()
-		if !w.restOrStop(f.name) {
+		if !w.restOrStop(name) {
 			return
 		}
-		w.t.Logf("%s: %v, at rest %v later", f.name, done.Sub(began).Round(time.Millisecond), time.Since(done).Round(time.Millisecond))
+		w.t.Logf("%s: %v, at rest %v later", name, done.Sub(began).Round(time.Millisecond), time.Since(done).Round(time.Millisecond))
 		if *chaosOnly != "" {
 			w.logs()
 		}
@@ -94,6 +98,20 @@ func (w *world) runFaults() {
 			w.stayCalm(bound + 2*time.Second)
 		}
 	}
+}
+
+// breaks does one fault, and says whether it could.
+func (w *world) breaks(f fault, source *rand.Rand) bool {
+	w.counts.fault(f.name)
+	if f.forgets {
+		w.applied.believe(false)
+	}
+	if err := f.do(w, source); err != nil {
+		w.violation("%s: %v", f.name, err)
+		w.logs()
+		return false
+	}
+	return true
 }
 
 // restOrStop has everything come to rest, and says whether it makes sense to go on.

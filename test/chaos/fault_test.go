@@ -53,6 +53,9 @@ func faults() []fault {
 	}
 }
 
+// settled waits until a daemon streams, for faults that need to know who does.
+func (w *world) settled() error { return w.whole(w.t.Context()) }
+
 // some is a random time of up to the limit.
 func (w *world) some(r *rand.Rand, limit time.Duration) {
 	wait(w.t.Context(), time.Duration(r.Int64N(int64(limit))))
@@ -99,6 +102,9 @@ func (w *world) phase(d *servetest.Daemon, want string) error {
 }
 
 func takeOver(w *world, r *rand.Rand) error {
+	if err := w.settled(); err != nil {
+		return err
+	}
 	old, next := w.first(), w.serve()
 	if err := w.phase(next, "standby"); err != nil {
 		return err
@@ -111,6 +117,9 @@ func takeOver(w *world, r *rand.Rand) error {
 
 // zombie has a daemon frozen for so long that another one takes its place, and then go on where it was.
 func zombie(w *world, r *rand.Rand) error {
+	if err := w.settled(); err != nil {
+		return err
+	}
 	old, next := w.first(), w.serve()
 	if err := w.phase(next, "standby"); err != nil {
 		return err
@@ -263,6 +272,9 @@ func dropSlot(w *world, r *rand.Rand) error {
 // alterPublication takes a table out of the stream. The daemon looks at the publication every other second; until it
 // has noticed, it cannot know.
 func alterPublication(w *world, _ *rand.Rand) error {
+	if err := w.settled(); err != nil {
+		return err
+	}
 	d := w.first()
 	before, err := d.Status(w.t.Context())
 	if err != nil {

@@ -164,10 +164,21 @@ func (w *world) query(ctx context.Context, sql string, args ...any) ([]string, e
 	return texts, nil
 }
 
-// do sends a command to Redis.
+// do sends a command to Redis, which may have just come back.
 func (w *world) do(words ...string) error {
-	err := w.admin.Do(w.t.Context(), w.admin.B().Arbitrary(words...).Build()).Error()
-	if err != nil && !rueidis.IsRedisNil(err) {
+	var refused error
+	err := until(w.t.Context(), func(ctx context.Context) error {
+		err := w.admin.Do(ctx, w.admin.B().Arbitrary(words...).Build()).Error()
+		if answer, ok := rueidis.IsRedisErr(err); ok && !answer.IsNil() {
+			refused = err
+			return nil
+		}
+		if rueidis.IsRedisNil(err) {
+			return nil
+		}
+		return err
+	})
+	if err = errors.Join(err, refused); err != nil {
 		return fmt.Errorf("%s: %w", strings.Join(words, " "), err)
 	}
 	return nil
