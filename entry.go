@@ -19,6 +19,7 @@ type Typed[K, V any] struct {
 	name  string
 	keys  *keyCodec
 	load  func(ctx context.Context, q Querier, key K) (V, error)
+	memo  *memo[V]
 }
 
 // Querier is what code that loads an entry may do: read. All its statements see one snapshot of the database.
@@ -49,7 +50,7 @@ func Entry[K, V any](cache *Cache, name string, options ...Option[K, V]) (*Typed
 	if err != nil {
 		return nil, fmt.Errorf("entry %s: %w", name, err)
 	}
-	t := &Typed[K, V]{cache: cache, name: name}
+	t := &Typed[K, V]{cache: cache, name: name, memo: newMemo[V]()}
 	for _, option := range options {
 		option(t)
 	}
@@ -66,7 +67,7 @@ func Entry[K, V any](cache *Cache, name string, options ...Option[K, V]) (*Typed
 }
 
 // Get reads the value of a key: from the cache, or from the database, which then fills the cache. It returns
-// ErrNotFound when there is no such row.
+// ErrNotFound when there is no such row. What the value points to is shared with other readers and is not to be changed.
 func (t *Typed[K, V]) Get(ctx context.Context, key K) (V, error) {
 	var value V
 	got, err := t.cache.reader.Read(ctx, t.name, func(dst []keytext.Arg, params []rule.Param) ([]keytext.Arg, error) {
@@ -82,9 +83,13 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K) (V, error) {
 		*raw = got.Payload
 		return value, nil
 	}
+	if value, ok := t.memo.get(got.Name, got.Payload); ok {
+		return value, nil
+	}
 	if err := json.Unmarshal(got.Payload, &value); err != nil {
 		return value, fmt.Errorf("entry %s: decode value into %T: %w", t.name, value, err)
 	}
+	t.memo.put(got.Name, got.Payload, value)
 	return value, nil
 }
 

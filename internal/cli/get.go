@@ -107,9 +107,10 @@ func (a *app) runGet(ctx context.Context, entry string, texts, nulls []string) e
 }
 
 func (a *app) printGot(ctx context.Context, store *redisstore.Store, entry string, args []keytext.Arg, v fill.Value) error {
+	_, stamp := v.Stamp()
 	g := got{
 		Entry: entry, Args: []*string{}, Found: v.Found, Value: json.RawMessage("null"), Status: v.Status.String(), Reason: v.Reason,
-		State: "none", Stamp: v.Coverage.String(), Key: v.Name,
+		State: "none", Stamp: stamp.String(), Key: v.Name,
 	}
 	for _, arg := range args {
 		if arg.Null {

@@ -46,7 +46,8 @@ func (g *gateway) Read(ctx context.Context, entry string, args []keytext.Arg) (a
 	if err != nil {
 		return api.Value{}, translate(err)
 	}
-	return api.Value{Found: v.Found, Payload: v.Payload, Status: v.Status.String(), Filled: v.Filled}, nil
+	filled, _ := v.Stamp()
+	return api.Value{Found: v.Found, Payload: v.Payload, Status: v.Status.String(), Filled: filled}, nil
 }
 
 // translate gives an error of the read path the kind that decides the HTTP status.

@@ -58,6 +58,24 @@ func ParseRecord(text []byte) (Record, error) {
 	return r, nil
 }
 
+// Hit tells quickly whether a record is a hit: whether there is such a row, and its payload, which aliases text. It
+// reports false for what is not live or not a record. The rest of the header is ParseRecord's, for whoever wants it.
+func Hit(text []byte) (payload []byte, found, ok bool) {
+	const state, flags, spaces = len(recordMagic), len(recordMagic) + 2, 7
+	head, payload, ok := bytes.Cut(text, []byte{'\n'})
+	if !ok || len(head) <= flags || string(head[:len(recordMagic)]) != recordMagic || head[flags] != '-' ||
+		bytes.Count(head, []byte{' '}) != spaces {
+		return nil, false, false
+	}
+	switch head[state] {
+	case 'V':
+		return payload, true, true
+	case 'N':
+		return nil, false, true
+	}
+	return nil, false, false
+}
+
 // Append appends the record as the store holds it.
 func (r *Record) Append(dst []byte) []byte {
 	dst = append(dst, recordMagic...)

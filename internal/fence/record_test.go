@@ -152,3 +152,30 @@ func BenchmarkParseRecord(b *testing.B) {
 		}
 	}
 }
+
+// TestHitAgreesWithParseRecord reads random records both ways.
+func TestHitAgreesWithParseRecord(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		r := Record{
+			State:    rapid.SampledFrom([]State{None, Live, Negative, Stale, StaleNegative}).Draw(t, "state"),
+			Coverage: Coverage{Snapshot: mvcc.Snapshot{Xmin: 5, Xmax: 9, Xip: []mvcc.XID{5, 7}}},
+			Payload:  []byte(rapid.String().Draw(t, "payload")),
+		}
+		if rapid.Bool().Draw(t, "leased") {
+			r.Lease = Lease{Token: Token(bytes.Repeat([]byte("a"), 32)), End: 7}
+		}
+		text := r.Append(nil)
+		if at := rapid.IntRange(0, 3*len(text)).Draw(t, "cut"); at < len(text) {
+			text = text[:at]
+		}
+		parsed, err := ParseRecord(text)
+		payload, found, ok := Hit(text)
+		if want := err == nil && parsed.State.Live(); ok != want {
+			t.Fatalf("Hit(%q) = %t, ParseRecord = %v, %v", text, ok, parsed.State, err)
+		}
+		if ok && (found != (parsed.State == Live) || found && !bytes.Equal(payload, parsed.Payload)) {
+			t.Fatalf("Hit(%q) = %q, %t, ParseRecord = %+v", text, payload, found, parsed)
+		}
+	})
+}

@@ -54,7 +54,7 @@ func (r *Reader) loadAlone(
 		return Value{}, fmt.Errorf("entry %s: %w", e.name, t.err)
 	}
 	return Value{
-		Found: t.loaded.Found, Payload: t.loaded.Payload, Status: Bypass, Reason: why.String(), Filled: time.Now(), Coverage: t.loaded.Coverage,
+		Found: t.loaded.Found, Payload: t.loaded.Payload, Status: Bypass, Reason: why.String(), coverage: t.loaded.Coverage,
 	}, nil
 }
 

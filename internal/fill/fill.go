@@ -25,7 +25,7 @@ import (
 
 // Store is what reading needs of the store.
 type Store interface {
-	Get(ctx context.Context, name string) (fence.Record, error)
+	Read(ctx context.Context, name string) ([]byte, error)
 	Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error)
 	Fill(ctx context.Context, name string, f redisstore.FillRequest) (fence.FillOutcome, error)
 	Release(ctx context.Context, name string, token fence.Token) error
@@ -95,13 +95,26 @@ func (s Status) String() string {
 
 // Value is what was read. Payload may be shared with other readers and is not to be changed.
 type Value struct {
-	Found    bool
-	Payload  []byte
-	Status   Status
-	Reason   string // of a Bypass, or why a Miss was not filled
-	Filled   time.Time
-	Coverage fence.Coverage
-	Name     string // the key in the store; empty when there is none
+	Found   bool
+	Payload []byte
+	Status  Status
+	Reason  string // of a Bypass, or why a Miss was not filled
+	Name    string // the key in the store; empty when there is none
+
+	coverage fence.Coverage // of a load
+	record   []byte         // of a hit
+}
+
+// Stamp says when the value was loaded, by the clock of the store or, just now, of this process, and what it covers.
+func (v *Value) Stamp() (filled time.Time, c fence.Coverage) {
+	if v.record == nil {
+		return time.Now(), v.coverage
+	}
+	record, err := fence.ParseRecord(v.record)
+	if err != nil {
+		return time.Time{}, fence.Coverage{} // live, and otherwise not readable: nothing is known of it
+	}
+	return time.UnixMicro(record.Filled), record.Coverage
 }
 
 var (
@@ -227,18 +240,20 @@ func (r *Reader) Read(ctx context.Context, entry string, encode ArgsFunc, load L
 		}
 		var space [192]byte
 		name := string(e.template.Append(append(space[:0], live.prefix...), args))
-		record, err := r.store.Get(ctx, name) // R1
+		record, err := r.store.Read(ctx, name) // R1
 		if err != nil {
 			if ctx.Err() != nil {
 				return Value{}, fmt.Errorf("entry %s: %w", entry, ctx.Err())
 			}
-			if !errors.Is(err, fence.ErrFormat) {
-				return r.bypass(ctx, e, live, args, load, r.failed(c, err))
-			}
-			r.stats.corrupt.Add(1)
-			record = fence.Record{} // a LEASE puts a record in its place
+			return r.bypass(ctx, e, live, args, load, r.failed(c, err))
 		}
-		if !record.State.Live() {
+		payload, found, isHit := fence.Hit(record)
+		if !isHit {
+			if record != nil {
+				if _, err := fence.ParseRecord(record); err != nil {
+					r.stats.corrupt.Add(1) // a LEASE puts a record in its place
+				}
+			}
 			v, again, err := r.miss(ctx, e, live, c, name, slices.Clone(args), load)
 			if again {
 				continue
@@ -247,7 +262,7 @@ func (r *Reader) Read(ctx context.Context, entry string, encode ArgsFunc, load L
 		}
 		if r.stillConfirmed(c) {
 			r.stats.hits.Add(1)
-			return hit(name, record), nil
+			return Value{Found: found, Payload: payload, Status: Hit, Name: name, record: record}, nil
 		}
 		r.stats.dropped.Add(1)
 	}
@@ -278,10 +293,10 @@ func (e *declared) encode(encode ArgsFunc, params []rule.Param) ([]keytext.Arg, 
 	return args, nil
 }
 
+// hit is a live record that was found on the way to a load.
 func hit(name string, record fence.Record) Value {
 	return Value{
-		Found: record.State == fence.Live, Payload: record.Payload, Status: Hit, Filled: time.UnixMicro(record.Filled),
-		Coverage: record.Coverage, Name: name,
+		Found: record.State == fence.Live, Payload: record.Payload, Status: Hit, Name: name, record: record.Append(nil),
 	}
 }
 

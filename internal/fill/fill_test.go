@@ -27,7 +27,8 @@ func TestMissThenHit(t *testing.T) {
 	if hit.Name != w.name("product", "1") || miss.Name != hit.Name || miss.Reason != "" {
 		t.Errorf("names %q and %q, reason %q", miss.Name, hit.Name, miss.Reason)
 	}
-	if since := time.Since(hit.Filled); since < -time.Second || since > 10*time.Second {
+	filled, _ := hit.Stamp()
+	if since := time.Since(filled); since < -time.Second || since > 10*time.Second {
 		t.Errorf("filled %v ago", since)
 	}
 	w.change()

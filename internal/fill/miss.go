@@ -151,9 +151,13 @@ func (r *Reader) poll(ctx context.Context, timer *time.Timer, name string, holde
 		case <-ctx.Done():
 			return fence.Record{}, ctx.Err()
 		}
-		record, err := r.store.Get(ctx, name)
+		text, err := r.store.Read(ctx, name)
 		if err != nil {
 			return fence.Record{}, err
+		}
+		record, err := fence.ParseRecord(text)
+		if err != nil {
+			record = fence.Record{} // not there, or not a record: the next LEASE is granted
 		}
 		if record.State.Live() || record.Lease.Token != holder {
 			return record, nil
@@ -285,7 +289,7 @@ func (f *flight) value(name string, e *declared) (Value, error) {
 		return Value{}, fmt.Errorf("entry %s: %w", e.name, f.err)
 	}
 	return Value{
-		Found: f.loaded.Found, Payload: f.loaded.Payload, Status: Miss, Reason: f.reason.String(), Filled: time.Now(),
-		Coverage: f.loaded.Coverage, Name: name,
+		Found: f.loaded.Found, Payload: f.loaded.Payload, Status: Miss, Reason: f.reason.String(),
+		coverage: f.loaded.Coverage, Name: name,
 	}, nil
 }

@@ -274,12 +274,12 @@ type hooks struct {
 	heads     atomic.Int64
 }
 
-func (h *hooks) Get(ctx context.Context, name string) (fence.Record, error) {
-	r, err := h.Store.Get(ctx, name)
+func (h *hooks) Read(ctx context.Context, name string) ([]byte, error) {
+	text, err := h.Store.Read(ctx, name)
 	if h.afterGet != nil {
 		h.afterGet(name)
 	}
-	return r, err
+	return text, err
 }
 
 func (h *hooks) Head(ctx context.Context) (fence.Head, bool, error) {

@@ -12,15 +12,21 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 )
 
+// Read reads a record's bytes with one plain GET, nil when it is not there.
+func (s *Store) Read(ctx context.Context, name string) ([]byte, error) {
+	text, err := s.client.Do(ctx, s.client.B().Get().Key(name).Build()).AsBytes()
+	if err == nil || rueidis.IsRedisNil(err) {
+		return text, nil
+	}
+	return nil, fmt.Errorf("get record: %w", typed(err))
+}
+
 // Get reads a record with one plain GET. What is not there is a Record without state; so is what is not in freshet's
 // layout, since a LEASE would put a record in its place.
 func (s *Store) Get(ctx context.Context, name string) (fence.Record, error) {
-	text, err := s.client.Do(ctx, s.client.B().Get().Key(name).Build()).AsBytes()
-	if rueidis.IsRedisNil(err) {
-		return fence.Record{}, nil
-	}
-	if err != nil {
-		return fence.Record{}, fmt.Errorf("get record: %w", typed(err))
+	text, err := s.Read(ctx, name)
+	if err != nil || text == nil {
+		return fence.Record{}, err
 	}
 	r, err := fence.ParseRecord(text)
 	if err != nil {
