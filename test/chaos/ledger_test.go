@@ -106,7 +106,7 @@ func (b *began) seen(c *change, bound time.Duration) bool {
 	return b.whole != nil && !latest.Before(*b.whole) && !c.at.After(latest)
 }
 
-// judge says what is wrong with a value of an item (empty: absent) that a read got; empty when nothing is.
+// judge says what is wrong with a value that has an item's version (empty: absent); empty when nothing is.
 func (l *ledger) judge(id int64, value string, b *began) (string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

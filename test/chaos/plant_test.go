@@ -45,7 +45,7 @@ func TestChaosCatchesBreaches(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.plantWhile(old, func() {})
-	want("cache-aside, judged by what was applied", "item 1 through the library: version")
+	want("cache-aside, judged by what was applied", "item:1 through the library: version")
 	w.plantWhile(old, func() {
 		w.applied.believe(false)
 		w.ledger.mu.Lock()
@@ -55,7 +55,7 @@ func TestChaosCatchesBreaches(t *testing.T) {
 		w.calm.Store(&now)
 	})
 	w.calm.Store(nil)
-	want("cache-aside, judged by a bound", "item 1 through the library: version")
+	want("cache-aside, judged by a bound", "item:1 through the library: version")
 
 	// The same, where nobody writes any more.
 	const tries = 5 // a writer may get in between

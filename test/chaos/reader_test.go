@@ -67,7 +67,11 @@ func loadSlowly(ctx context.Context, q freshet.Querier, id int64) (coded, error)
 	if err := q.QueryRow(ctx, "SELECT v FROM items WHERE id = $1", id).Scan(&value.V); err != nil {
 		return coded{}, fmt.Errorf("load: %w", err)
 	}
-	wait(ctx, time.Duration(rand.Int64N(int64(30*time.Millisecond))))
+	longest := 20 * time.Millisecond
+	if rand.IntN(4) == 0 {
+		longest *= 5
+	}
+	wait(ctx, time.Duration(rand.Int64N(int64(longest))))
 	return value, nil
 }
 
@@ -91,7 +95,7 @@ func (l *library) read(ctx context.Context, entry string, id int64) (string, err
 }
 
 func (l *library) entries() []string {
-	return []string{"item", "item", "person", "category", "rate", "coded"}
+	return []string{"item", "item", "person", "category", "rate", "coded", "coded"}
 }
 
 // gateway reads over HTTP, from any of the daemons that are meant to run.
@@ -123,7 +127,7 @@ func (w *world) readOn(ctx context.Context, name string, r reader, source *rand.
 	all := r.entries()
 	for ctx.Err() == nil {
 		entry := all[source.IntN(len(all))]
-		id := 1 + source.Int64N(sizes()[entry])
+		id := someID(source, sizes()[entry])
 		start := began{at: time.Now(), applied: w.applied.position(), whole: w.calm.Load()}
 		value, err := r.read(ctx, entry, id)
 		if ctx.Err() != nil {
@@ -140,14 +144,14 @@ func (w *world) readOn(ctx context.Context, name string, r reader, source *rand.
 				w.violation("while nothing was broken, reading %s through the %s failed: %v", keyOf(entry, id), name, err)
 			}
 			wait(ctx, 20*time.Millisecond)
-		case entry == "item":
-			w.judge(name, id, value, &start)
+		case entry == "item" || entry == "coded": // these have the version in them
+			w.judge(name, entry, id, value, &start)
 		}
 		wait(ctx, time.Duration(source.Int64N(int64(4*time.Millisecond))))
 	}
 }
 
-func (w *world) judge(name string, id int64, value string, start *began) {
+func (w *world) judge(name, entry string, id int64, value string, start *began) {
 	wrong, err := w.ledger.judge(id, value, start)
 	if err != nil {
 		wrong = err.Error()
@@ -159,6 +163,6 @@ func (w *world) judge(name string, id int64, value string, start *began) {
 		w.counts.judged.Add(1)
 	}
 	if wrong != "" {
-		w.violation("item %d through the %s: %s", id, name, wrong)
+		w.violation("%s through the %s: %s", keyOf(entry, id), name, wrong)
 	}
 }
