@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 
@@ -20,6 +21,22 @@ type Typed[K, V any] struct {
 	keys  *keyCodec
 	load  func(ctx context.Context, q Querier, key K) (V, error)
 	memo  *memo[V]
+
+	requests sync.Pool // of *request[K], so that a hit need not allocate one
+}
+
+// request is a key on its way to the read path.
+type request[K any] struct {
+	codec *keyCodec
+	key   K
+	args  []keytext.Arg
+}
+
+// Args implements fill.Key.
+func (r *request[K]) Args(params []rule.Param) (args []keytext.Arg, err error) {
+	args, err = appendKey(r.args[:0], r.codec, params, &r.key)
+	r.args = args
+	return args, err
 }
 
 // Querier is what code that loads an entry may do: read. All its statements see one snapshot of the database.
@@ -70,9 +87,13 @@ func Entry[K, V any](cache *Cache, name string, options ...Option[K, V]) (*Typed
 // ErrNotFound when there is no such row. What the value points to is shared with other readers and is not to be changed.
 func (t *Typed[K, V]) Get(ctx context.Context, key K) (V, error) {
 	var value V
-	got, err := t.cache.reader.Read(ctx, t.name, func(dst []keytext.Arg, params []rule.Param) ([]keytext.Arg, error) {
-		return appendKey(dst, t.keys, params, &key)
-	}, t.loadFunc(key))
+	r, ok := t.requests.Get().(*request[K])
+	if !ok {
+		r = &request[K]{codec: t.keys}
+	}
+	r.key = key
+	got, err := t.cache.reader.Read(ctx, t.name, r, t.loadFunc(key))
+	t.requests.Put(r)
 	if err != nil {
 		return value, public(err)
 	}

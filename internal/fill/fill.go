@@ -215,15 +215,24 @@ const attempts = 3
 //
 // Read is better where arguments are made from something else: the types of parameters may change with the roster.
 func (r *Reader) Get(ctx context.Context, entry string, args []keytext.Arg, load LoadFunc) (Value, error) {
-	return r.Read(ctx, entry, func([]keytext.Arg, []rule.Param) ([]keytext.Arg, error) { return args, nil }, load)
+	return r.Read(ctx, entry, canonical(args), load)
 }
 
-// ArgsFunc appends the canonical arguments for an entry's parameters. It may be called several times.
-type ArgsFunc = func(dst []keytext.Arg, params []rule.Param) ([]keytext.Arg, error)
+// Key is something that can be made into the canonical arguments for an entry's parameters.
+type Key interface {
+	// Args returns one argument for each parameter. It may be called several times; what it returns is not changed, and
+	// not kept past the end of the read.
+	Args(params []rule.Param) ([]keytext.Arg, error)
+}
 
-// Read reads one value, of the key whose arguments encode makes for the parameters of the very roster that the read
-// happens under. An error of encode is returned with ErrArguments.
-func (r *Reader) Read(ctx context.Context, entry string, encode ArgsFunc, load LoadFunc) (Value, error) {
+// canonical arguments are their own key.
+type canonical []keytext.Arg
+
+func (c canonical) Args([]rule.Param) ([]keytext.Arg, error) { return c, nil }
+
+// Read reads one value, of the key that is made for the parameters of the very roster that the read
+// happens under. An error of the key is returned with ErrArguments.
+func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc) (Value, error) {
 	e := r.entries[entry]
 	if e == nil {
 		return Value{}, fmt.Errorf("entry %s: %w", entry, ErrUnknownEntry)
@@ -232,9 +241,9 @@ func (r *Reader) Read(ctx context.Context, entry string, encode ArgsFunc, load L
 		c := r.names(ctx)
 		live, why := c.live(e)
 		if live == nil {
-			return r.readAlone(ctx, e, encode, load, why)
+			return r.readAlone(ctx, e, key, load, why)
 		}
-		args, err := e.encode(encode, live.entry.Params)
+		args, err := e.args(key, live.entry.Params)
 		if err != nil {
 			return Value{}, err
 		}
@@ -245,7 +254,7 @@ func (r *Reader) Read(ctx context.Context, entry string, encode ArgsFunc, load L
 			if ctx.Err() != nil {
 				return Value{}, fmt.Errorf("entry %s: %w", entry, ctx.Err())
 			}
-			return r.bypass(ctx, e, live, args, load, r.failed(c, err))
+			return r.bypass(ctx, e, live, slices.Clone(args), load, r.failed(c, err))
 		}
 		payload, found, isHit := fence.Hit(record)
 		if !isHit {
@@ -266,24 +275,24 @@ func (r *Reader) Read(ctx context.Context, entry string, encode ArgsFunc, load L
 		}
 		r.stats.dropped.Add(1)
 	}
-	return r.readAlone(ctx, e, encode, load, namesMoved)
+	return r.readAlone(ctx, e, key, load, namesMoved)
 }
 
 // readAlone reads an entry that no roster knows.
-func (r *Reader) readAlone(ctx context.Context, e *declared, encode ArgsFunc, load LoadFunc, why bypassReason) (Value, error) {
+func (r *Reader) readAlone(ctx context.Context, e *declared, key Key, load LoadFunc, why bypassReason) (Value, error) {
 	params, err := r.described(ctx, e)
 	if err != nil {
 		return Value{}, err
 	}
-	args, err := e.encode(encode, params)
+	args, err := e.args(key, params)
 	if err != nil {
 		return Value{}, err
 	}
-	return r.bypass(ctx, e, nil, args, load, why)
+	return r.bypass(ctx, e, nil, slices.Clone(args), load, why)
 }
 
-func (e *declared) encode(encode ArgsFunc, params []rule.Param) ([]keytext.Arg, error) {
-	args, err := encode(make([]keytext.Arg, 0, len(params)), params)
+func (e *declared) args(key Key, params []rule.Param) ([]keytext.Arg, error) {
+	args, err := key.Args(params)
 	if err != nil {
 		return nil, fmt.Errorf("entry %s: %w: %w", e.name, ErrArguments, err)
 	}
