@@ -1,0 +1,112 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+)
+
+// figure is one thing that was measured.
+type figure struct {
+	name  string
+	value float64
+	unit  string
+}
+
+// bound is what a figure has to keep.
+type bound struct {
+	figure  string
+	limit   float64
+	atLeast bool // otherwise at most
+}
+
+func (b bound) kept(value float64) bool {
+	if b.atLeast {
+		return value >= b.limit
+	}
+	return value <= b.limit
+}
+
+func (b bound) String() string {
+	if b.atLeast {
+		return fmt.Sprintf(">= %g", b.limit)
+	}
+	return fmt.Sprintf("<= %g", b.limit)
+}
+
+// bounds is everything that is promised of the figures. Ratios of rates are freshet's over the peer's, ratios of times
+// likewise.
+func bounds() []bound {
+	return []bound{
+		{figure: "drain/many/rate", limit: 1.5, atLeast: true},
+		{figure: "drain/one/rate", limit: 1.5, atLeast: true},
+		{figure: "drain/many/memory", limit: 30},
+		{figure: "drain/one/memory", limit: 30},
+		{figure: "latency/idle/p50", limit: 1.5},
+		{figure: "latency/busy/p50", limit: 1.5},
+		{figure: "hit/1", limit: 1.1},
+		{figure: "hit/16", limit: 1.1},
+		{figure: "hit/64", limit: 1.1},
+		{figure: "hot/1/stale", limit: 0},
+		{figure: "hot/10/stale", limit: 0},
+		{figure: "hot/100/stale", limit: 0},
+	}
+}
+
+// unjudged, among the chosen parts, says that the sizes are too small to judge by.
+const unjudged = "unjudged"
+
+// conclude prints all figures beside their bounds and returns the exit code.
+func (b *bench) conclude(chosen []string) int {
+	judged := !slices.Contains(chosen, unjudged)
+	var missed []string
+	b.printf("\nresult\n")
+	w := tabwriter.NewWriter(b.out, 0, 0, 2, ' ', 0)
+	for _, f := range b.figures {
+		verdict := "\t"
+		if i := slices.IndexFunc(bounds(), func(o bound) bool { return o.figure == f.name }); i >= 0 {
+			o := bounds()[i]
+			state := "kept"
+			switch {
+			case !judged:
+				state = "not judged: short"
+			case !o.kept(f.value):
+				state = "MISSED"
+				missed = append(missed, f.name)
+			}
+			verdict = o.String() + "\t" + state
+		}
+		_, _ = fmt.Fprintf(w, "  %s\t%.4g %s\t%s\n", f.name, f.value, f.unit, verdict)
+	}
+	_ = w.Flush() // to memory or to a terminal
+	for _, o := range bounds() {
+		name, _, _ := strings.Cut(o.figure, "/")
+		if slices.Contains(chosen, name) && !slices.ContainsFunc(b.figures, func(f figure) bool { return f.name == o.figure }) {
+			missed = append(missed, o.figure+" (not measured)")
+		}
+	}
+	switch {
+	case len(missed) > 0:
+		b.printf("bench: bounds missed: %s\n", strings.Join(missed, ", "))
+		return 1
+	case !judged:
+		b.printf("bench: everything ran; nothing was judged\n")
+	default:
+		b.printf("bench: every bound was kept\n")
+	}
+	return 0
+}
+
+func median[T cmp.Ordered](values []T) T { return quantile(values, 0.5) }
+
+// quantile returns the value below which the given share of values lies.
+func quantile[T cmp.Ordered](values []T, share float64) T {
+	var none T
+	if len(values) == 0 {
+		return none
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[min(int(share*float64(len(sorted))), len(sorted)-1)]
+}

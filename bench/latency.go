@@ -1,0 +1,231 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	probeRows = 1000   // that are cached and written by the probe
+	loadRows  = 20_000 // behind those, written by the background load
+)
+
+// latency measures how long a cached value outlives the COMMIT that made it stale, against a loop that does nothing
+// but decode and unlink.
+func latency(ctx context.Context, b *bench) error {
+	s, err := newSubject(ctx, b, "latency", probeRows+loadRows)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	// The first follower prepares publication and slot, and names the keys.
+	c, err := s.follower(ctx, job{Slot: s.slot})
+	if err != nil {
+		return err
+	}
+	if err := c.says(ctx, live); err != nil {
+		return err
+	}
+	if err := c.stop(); err != nil {
+		return err
+	}
+	if err := b.servers.exec(ctx, s.url, `SELECT pg_create_logical_replication_slot('latency_loop', 'pgoutput')`); err != nil {
+		return err
+	}
+	for _, kind := range []struct {
+		name string
+		load int
+	}{{"idle", 0}, {"busy", b.sizes.load}} {
+		if err := s.compare(ctx, kind.name, kind.load); err != nil {
+			return fmt.Errorf("%s: %w", kind.name, err)
+		}
+	}
+	return nil
+}
+
+func (s *subject) compare(ctx context.Context, name string, load int) error {
+	var ours, theirs []time.Duration
+	for block := range s.b.sizes.blocks {
+		sides := []string{follow, loop}
+		if block%2 != 0 {
+			slices.Reverse(sides)
+		}
+		for _, side := range sides {
+			samples, err := s.block(ctx, side, load, s.b.random(uint64(block)))
+			if err != nil {
+				return fmt.Errorf("%s: %w", side, err)
+			}
+			if side == follow {
+				ours = append(ours, samples...)
+			} else {
+				theirs = append(theirs, samples...)
+			}
+			s.b.printf("  %-4s block %d: %-6s p50 %v, p99 %v\n", name, block+1, side,
+				median(samples).Round(time.Microsecond), quantile(samples, 0.99).Round(time.Microsecond))
+		}
+	}
+	for _, q := range []struct {
+		name  string
+		share float64
+	}{{"p50", 0.5}, {"p99", 0.99}} {
+		us, them := quantile(ours, q.share), quantile(theirs, q.share)
+		s.b.report("latency/"+name+"/"+q.name+"/freshet", float64(us.Microseconds()), "us")
+		s.b.report("latency/"+name+"/"+q.name+"/loop", float64(them.Microseconds()), "us")
+		s.b.report("latency/"+name+"/"+q.name, float64(us)/float64(them), "times the loop's")
+	}
+	return nil
+}
+
+// block runs one follower and measures with it.
+func (s *subject) block(ctx context.Context, side string, load int, random *rand.Rand) ([]time.Duration, error) {
+	prefix := "loop:" + table + ":"
+	j := job{Kind: side, Postgres: s.url, Redis: s.b.servers.redis.URL(), Namespace: s.namespace, Slot: s.slot}
+	if side == loop {
+		j.Slot, j.Prefix = "latency_loop", prefix
+	} else {
+		var err error
+		if prefix, err = s.prefix(ctx); err != nil {
+			return nil, err
+		}
+	}
+	c, err := start(ctx, j)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.says(ctx, live); err != nil {
+		return nil, err
+	}
+	loading, stop := context.WithCancel(ctx)
+	defer stop()
+	var group errgroup.Group
+	if load > 0 {
+		const writers = 2
+		for range writers {
+			seed := random.Uint64()
+			group.Go(func() error { return s.write(loading, float64(load)/writers, rand.New(rand.NewPCG(seed, 0))) }) //nolint:gosec // measures
+		}
+	}
+	samples, err := s.probe(ctx, prefix, random)
+	stop()
+	return samples, errors.Join(err, group.Wait(), c.stop(), s.free(ctx, j.Slot))
+}
+
+// write commits single-row transactions at a rate, until ctx ends.
+func (s *subject) write(ctx context.Context, perSecond float64, random *rand.Rand) error {
+	conn, err := pgx.Connect(ctx, s.url)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	began := time.Now()
+	for n := 0; ; n++ {
+		due := began.Add(time.Duration(float64(n) / perSecond * float64(time.Second)))
+		if wait := time.Until(due); wait > 0 && pause(ctx, wait) != nil {
+			return nil
+		}
+		_, err := conn.Exec(ctx, `UPDATE `+table+` SET n = n + 1 WHERE id = $1`, probeRows+1+random.IntN(loadRows))
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// probe writes cached rows, one at a time, and watches them go.
+func (s *subject) probe(ctx context.Context, prefix string, random *rand.Rand) ([]time.Duration, error) {
+	conn, err := pgx.Connect(ctx, s.url)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	w, err := openWatcher(ctx, s.b.servers.redis.Addr())
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	value := record(200)
+	const warmup = 30
+	samples := make([]time.Duration, 0, s.b.sizes.samples)
+	for n := range warmup + s.b.sizes.samples {
+		// At no fixed distance, so that nothing that ticks stands in the same place every time.
+		if err := pause(ctx, time.Duration(random.Int64N(int64(4*time.Millisecond)))); err != nil {
+			return nil, err
+		}
+		id := 1 + random.IntN(probeRows)
+		name := prefix + strconv.Itoa(id)
+		if err := w.set(name, value); err != nil {
+			return nil, err
+		}
+		if _, err := conn.Exec(ctx, `UPDATE `+table+` SET n = n + 1 WHERE id = $1`, id); err != nil {
+			return nil, err
+		}
+		committed := time.Now()
+		if err := w.gone(name, committed.Add(20*time.Second)); err != nil {
+			return nil, err
+		}
+		if n >= warmup {
+			samples = append(samples, time.Since(committed))
+		}
+	}
+	return samples, nil
+}
+
+// watcher looks at one key as fast as one connection allows, with nothing between it and the socket.
+type watcher struct {
+	conn   net.Conn
+	reader *bufio.Reader
+}
+
+func openWatcher(ctx context.Context, address string) (*watcher, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	return &watcher{conn: conn, reader: bufio.NewReader(conn)}, nil
+}
+
+func (w *watcher) close() { _ = w.conn.Close() }
+
+func (w *watcher) ask(command string) (string, error) {
+	if _, err := w.conn.Write([]byte(command)); err != nil {
+		return "", err
+	}
+	return w.reader.ReadString('\n')
+}
+
+func (w *watcher) set(name, value string) error {
+	reply, err := w.ask(fmt.Sprintf("*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", len(name), name, len(value), value))
+	if err == nil && reply != "+OK\r\n" {
+		err = fmt.Errorf("set %s: %q", name, reply)
+	}
+	return err
+}
+
+// gone waits until the key does not exist.
+func (w *watcher) gone(name string, deadline time.Time) error {
+	command := fmt.Sprintf("*2\r\n$6\r\nEXISTS\r\n$%d\r\n%s\r\n", len(name), name)
+	for {
+		reply, err := w.ask(command)
+		if err != nil {
+			return err
+		}
+		if reply == ":0\r\n" {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s is still there", name)
+		}
+	}
+}

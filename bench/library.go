@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/freshet/freshet"
+	"github.com/freshet/freshet/internal/config"
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/rule"
+)
+
+// slowTable is the entry whose value is loaded by code that takes its time.
+const slowTable = "slow"
+
+// item is a value as the application sees it.
+type item struct {
+	ID int    `json:"id"`
+	V  string `json:"v"`
+	N  int    `json:"n"`
+}
+
+// configuration writes the file that both sides of the library's measurements read.
+func (s *subject) configuration(dir string) (string, error) {
+	text := fmt.Sprintf(`namespace: %s
+database: {url: %q}
+source: {postgres: {slot: %s}}
+regions: [{name: local, redis: {url: %q}}]
+entries:
+  %s:
+    key: %s:{id}
+    query: SELECT id, v, n FROM items WHERE id = @id
+  %s:
+    key: %s:{id}
+    depends_on:
+      - {table: items, key: "{id}"}
+`, s.namespace, s.url, s.slot, s.b.servers.redis.URL(), table, table, slowTable, slowTable)
+	path := filepath.Join(dir, "freshet.yaml")
+	return path, os.WriteFile(path, []byte(text), 0o600)
+}
+
+// planned is what planning the file's entries comes to. The planner itself is left out of this program: it would bring
+// a SQL parser in C with it.
+func planned(path string) ([]*rule.Entry, error) {
+	file, err := config.Load(path, os.LookupEnv)
+	if err != nil {
+		return nil, err
+	}
+	var entries []*rule.Entry
+	for _, d := range file.Declared() {
+		e := &rule.Entry{
+			Name: d.Name, Definition: d.Digest(), Key: d.Key, Params: []rule.Param{{Name: "id", Type: keytext.Int4}},
+			Result: d.Result, Rules: []rule.Rule{{Schema: "public", Table: table, Bind: []string{"id"}}},
+		}
+		if d.Query != "" {
+			e.SQL = "SELECT id, v, n FROM public." + table + " WHERE id = $1"
+		}
+		e.Version = e.Hash()
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// application is a process that uses the library, beside the daemon's main loop.
+type application struct {
+	*subject
+	daemon *child
+	cache  *freshet.Cache
+	dir    string
+}
+
+func newApplication(ctx context.Context, b *bench, name string) (*application, error) {
+	s, err := newSubject(ctx, b, name, probeRows)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "freshet-bench-")
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	a := &application{subject: s, dir: dir}
+	if err := a.open(ctx); err != nil {
+		a.close()
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *application) open(ctx context.Context) error {
+	path, err := a.configuration(a.dir)
+	if err != nil {
+		return err
+	}
+	if a.daemon, err = a.follower(ctx, job{Slot: a.slot, Config: path}); err != nil {
+		return err
+	}
+	if err := a.daemon.says(ctx, live); err != nil {
+		return err
+	}
+	a.cache, err = freshet.Open(ctx, freshet.Options{Config: path})
+	return err
+}
+
+func (a *application) close() {
+	if a.cache != nil {
+		a.cache.Close()
+	}
+	if a.daemon != nil {
+		_ = a.daemon.stop()
+	}
+	a.subject.close()
+	_ = os.RemoveAll(a.dir) //nolint:gosec // a temporary folder of our own
+}

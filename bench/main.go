@@ -1,0 +1,194 @@
+// Command bench measures freshet against floors and peers on this machine: as ratios of interleaved runs, because
+// absolute figures say more about the machine than about the program. docs/performance.md says what each part means.
+//
+// It ends with a table of what was measured and exits with 1 when a bound is missed.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	var code int
+	if job := os.Getenv(childVariable); job != "" {
+		// An interrupt on the terminal reaches the whole process group; the parent says when to stop.
+		stop()
+		code = childMain(context.Background(), job)
+	} else {
+		code = run(ctx, os.Args[1:], os.LookupEnv, os.Stdout)
+	}
+	stop()
+	os.Exit(code) //nolint:forbidigo // this is main
+}
+
+// sizes is how much is measured.
+type sizes struct {
+	rounds int // interleaved runs of drain
+
+	transactions int // drain: single-row transactions, and the rows of the one large transaction
+
+	blocks  int // latency: blocks of each side
+	samples int // per block
+	load    int // background transactions a second
+
+	hitTime time.Duration // per block of a hit measurement
+	hits    int           // blocks of each side
+
+	hotTime time.Duration // per write rate
+}
+
+func fullSizes() sizes {
+	return sizes{
+		rounds: 5, transactions: 200_000,
+		blocks: 5, samples: 300, load: 500,
+		hits: 9, hitTime: 700 * time.Millisecond,
+		hotTime: 8 * time.Second,
+	}
+}
+
+// shortSizes only show that everything runs.
+func shortSizes() sizes {
+	return sizes{
+		rounds: 1, transactions: 2_000,
+		blocks: 1, samples: 20, load: 200,
+		hits: 1, hitTime: 50 * time.Millisecond,
+		hotTime: 500 * time.Millisecond,
+	}
+}
+
+// part is one subject of measurement.
+type part struct {
+	name string
+	run  func(ctx context.Context, b *bench) error
+}
+
+func parts() []part {
+	return []part{
+		{"drain", drain},
+		{"latency", latency},
+		{"hit", hit},
+		{"hot", hot},
+	}
+}
+
+// bench is one run of the program.
+type bench struct {
+	out     io.Writer
+	sizes   sizes
+	seed    uint64
+	servers *servers
+	figures []figure
+}
+
+// random is a generator of its own for each use, so that one part's draws do not depend on whether another one ran.
+func (b *bench) random(stream uint64) *rand.Rand {
+	return rand.New(rand.NewPCG(b.seed, stream)) //nolint:gosec // measures, guards nothing
+}
+
+func (b *bench) printf(format string, args ...any) { _, _ = fmt.Fprintf(b.out, format, args...) }
+
+// report takes a figure down.
+func (b *bench) report(name string, value float64, unit string) {
+	b.figures = append(b.figures, figure{name: name, value: value, unit: unit})
+}
+
+func run(ctx context.Context, args []string, lookup func(string) (string, bool), out io.Writer) int {
+	b, chosen, err := parse(args, lookup, out)
+	if err == nil {
+		err = b.all(ctx, chosen)
+	}
+	if err != nil {
+		_, _ = fmt.Fprintln(out, "bench:", err)
+		return 1
+	}
+	return b.conclude(chosen)
+}
+
+func parse(args []string, lookup func(string) (string, bool), out io.Writer) (*bench, []string, error) {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(out)
+	var names []string
+	for _, p := range parts() {
+		names = append(names, p.name)
+	}
+	short := flags.Bool("short", false, "tiny sizes: shows that everything runs, judges nothing")
+	which := flags.String("parts", environment(lookup, "BENCH", strings.Join(names, ",")), "what to measure (environment: BENCH)")
+	seed := flags.String("seed", environment(lookup, "SEED", "1"), "of the random choices (environment: SEED)")
+	full := fullSizes()
+	rounds := flags.Int("rounds", 0, "interleaved runs of drain (default "+strconv.Itoa(full.rounds)+")")
+	transactions := flags.Int("transactions", 0, "transactions, or rows of the one transaction, of drain (default "+strconv.Itoa(full.transactions)+")")
+	if err := flags.Parse(args); err != nil {
+		return nil, nil, err
+	}
+	if *seed == "" {
+		*seed = "1"
+	}
+	n, err := strconv.ParseUint(*seed, 10, 64)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read seed: %w", err)
+	}
+	b := &bench{out: out, sizes: full, seed: n}
+	if *short {
+		b.sizes = shortSizes()
+	}
+	if *rounds > 0 {
+		b.sizes.rounds = *rounds
+	}
+	if *transactions > 0 {
+		b.sizes.transactions = *transactions
+	}
+	chosen := strings.Split(*which, ",")
+	for _, name := range chosen {
+		if !slices.Contains(names, name) {
+			return nil, nil, fmt.Errorf("no part is called %q; there are %s", name, strings.Join(names, ", "))
+		}
+	}
+	if *short {
+		chosen = append(chosen, unjudged)
+	}
+	return b, chosen, nil
+}
+
+func environment(lookup func(string) (string, bool), name, otherwise string) string {
+	if v, ok := lookup(name); ok && v != "" {
+		return v
+	}
+	return otherwise
+}
+
+func (b *bench) all(ctx context.Context, chosen []string) error {
+	var err error
+	if b.servers, err = startServers(ctx); err != nil {
+		return err
+	}
+	defer b.servers.close()
+	description, err := b.servers.describe(ctx)
+	if err != nil {
+		return err
+	}
+	b.printf("%s\nseed %d\n", description, b.seed)
+	for _, p := range parts() {
+		if !slices.Contains(chosen, p.name) {
+			continue
+		}
+		b.printf("\n%s\n", p.name)
+		began := time.Now()
+		if err := p.run(ctx, b); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		b.printf("  (%.0f s)\n", time.Since(began).Seconds())
+	}
+	return nil
+}
