@@ -115,7 +115,8 @@ func (a *Applier) Request(ctx context.Context, alter func(n *Names) bool) error 
 }
 
 const (
-	firstBackoff = time.Millisecond
+	// The server sends a commit before the committing session has made it visible, mostly by less than this.
+	firstBackoff = 100 * time.Microsecond
 	lastBackoff  = 100 * time.Millisecond
 	// idleEvery bounds how often an idle database moves HEAD.
 	idleEvery = 500 * time.Millisecond

@@ -68,6 +68,10 @@ func (c *Conn) do(ctx context.Context, commands []rueidis.Completed) ([]rueidis.
 	if err := c.broken.Load(); err != nil {
 		return nil, *err
 	}
+	// With a deadline the client writes and reads right here; without one it hands every command to goroutines of its
+	// own, and each step of a batch waits for two of them to be woken.
+	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+	defer cancel()
 	replies := c.client.DoMulti(ctx, commands...)
 	var first error
 	for _, r := range replies {
