@@ -27,6 +27,10 @@ func (w *world) rest(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }()
+	// A commit that is waited for flushes those that were not.
+	if _, err := conn.Exec(ctx, "SELECT pg_logical_emit_message(true, 'chaos', '')"); err != nil {
+		return fmt.Errorf("flush the log: %w", err)
+	}
 	target, err := endOfLog(ctx, conn)
 	if err != nil {
 		return err

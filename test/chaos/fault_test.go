@@ -31,6 +31,7 @@ func faults() []fault {
 		{"Redis restarts empty", emptyRedis, true, false},
 		{"the daemon is frozen", freezeDaemon, false, false},
 		{"the database crashes", crashDatabase, true, true},
+		{"commits hang", hangCommits, true, false},
 		{"a second daemon outlives a frozen one", zombie, true, false},
 		{"Redis loses its last second", rollBackRedis, true, true},
 		{"HEAD is evicted", evict("f:" + namespace + ":head"), false, false},
@@ -231,10 +232,33 @@ func restartDatabase(w *world, _ *rand.Rand) error {
 	return nil
 }
 
+// crashDatabase kills the database just after commits that nobody waits for were read and cached. They may be lost.
 func crashDatabase(w *world, r *rand.Rand) error {
+	err := w.commitUnflushed()
 	w.pg.Kill(w.t)
 	w.some(r, 500*time.Millisecond)
 	w.pg.Start(w.t)
+	return err
+}
+
+func (w *world) commitUnflushed() error {
+	w.writing.Lock() // whoever commits otherwise flushes these too
+	defer w.writing.Unlock()
+	_, err := w.query(w.t.Context(), `WITH lost AS (UPDATE items SET v = nextval('versions'), name = 'never was' WHERE id > 4 RETURNING id::text)
+		SELECT id FROM lost, set_config('synchronous_commit', 'off', false)`)
+	for id := int64(5); id <= items && err == nil; id++ {
+		_, err = w.library.read(w.t.Context(), "item", id)
+	}
+	return err
+}
+
+// hangCommits has commits wait for a standby that is not there: they are in the log, and the daemon reads them, before
+// any reader can see what they did.
+func hangCommits(w *world, r *rand.Rand) error {
+	w.pg.Exec(w.t, w.url, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()")
+	wait(w.t.Context(), 500*time.Millisecond)
+	w.some(r, time.Second)
+	w.pg.Exec(w.t, w.url, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
 	return nil
 }
 

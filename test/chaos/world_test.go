@@ -110,7 +110,9 @@ func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
 	w := &world{t: t, seed: seed, ledger: newLedger()}
 	w.counts.faults, w.counts.generations = map[string]int{}, map[string]bool{}
-	w.pg = pgtest.Start(t, pgtest.Options{Settings: map[string]string{"deadlock_timeout": "100ms"}})
+	w.pg = pgtest.Start(t, pgtest.Options{Settings: map[string]string{
+		"deadlock_timeout": "100ms", "wal_writer_delay": "5s", // a commit that does not wait can be lost for longer
+	}})
 	// What reached the file survives the process; the snapshot that a rewrite leaves is in it too.
 	w.redis = redistest.Start(t, "--appendonly", "yes", "--appendfsync", "everysec")
 	w.url = w.pg.Database(t)
