@@ -93,15 +93,8 @@ func (c *Cache) open(ctx context.Context, o Options, region *config.Region) erro
 	if err != nil {
 		return err
 	}
-	entries := map[string]fill.Entry{}
-	for _, declared := range c.config.Declared() {
-		e := c.config.Entries[declared.Name]
-		entries[declared.Name] = fill.Entry{
-			Declared: declared, TTL: e.TTL, NegativeTTL: e.NegativeTTL, Jitter: e.TTLJitter.Fraction(), LoadTimeout: e.LoadTimeout,
-		}
-	}
 	c.reader, err = fill.New(fill.Options{
-		Namespace: namespace, Store: c.store, Loader: c.loader, Entries: entries, Logger: o.Logger, MaxLoads: o.MaxLoads,
+		Namespace: namespace, Store: c.store, Loader: c.loader, Entries: fill.Entries(c.config), Logger: o.Logger, MaxLoads: o.MaxLoads,
 	})
 	return err
 }

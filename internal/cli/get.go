@@ -82,7 +82,7 @@ func (a *app) runGet(ctx context.Context, entry string, texts, nulls []string) e
 		return err
 	}
 	defer store.Close()
-	reader, err := fill.New(fill.Options{Namespace: namespace, Store: store, Loader: loader, Entries: readable(c), Logger: logger})
+	reader, err := fill.New(fill.Options{Namespace: namespace, Store: store, Loader: loader, Entries: fill.Entries(c), Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -217,18 +217,6 @@ func openStore(ctx context.Context, c *config.Config, namespace string, logger *
 		return nil, fmt.Errorf("region %s: %w", region.Name, err)
 	}
 	return store, nil
-}
-
-// readable are the entries as a reader needs them.
-func readable(c *config.Config) map[string]fill.Entry {
-	all := map[string]fill.Entry{}
-	for _, d := range c.Declared() {
-		e := c.Entries[d.Name]
-		all[d.Name] = fill.Entry{
-			Declared: d, TTL: e.TTL, NegativeTTL: e.NegativeTTL, Jitter: e.TTLJitter.Fraction(), LoadTimeout: e.LoadTimeout,
-		}
-	}
-	return all
 }
 
 func join(names []string) string { return strings.Join(names, ", ") }

@@ -136,7 +136,7 @@ func (d *daemon) follow(ctx context.Context) error {
 		return fmt.Errorf("region %s: %w", c.Regions[0].Name, err)
 	}
 	reader, err := fill.New(fill.Options{
-		Namespace: namespace, Store: store, Loader: loader, Entries: entries(c), Logger: d.logger,
+		Namespace: namespace, Store: store, Loader: loader, Entries: fill.Entries(c), Logger: d.logger,
 	})
 	if err != nil {
 		loader.Close()
@@ -185,15 +185,3 @@ func (d *daemon) namespace(ctx context.Context, loader *pgload.Loader) (string, 
 }
 
 func (d *daemon) waiting(why string) { d.wait.Store(&why) }
-
-// entries are the configured entries as readers need them.
-func entries(c *config.Config) map[string]fill.Entry {
-	all := make(map[string]fill.Entry, len(c.Entries))
-	for _, declared := range c.Declared() {
-		e := c.Entries[declared.Name]
-		all[declared.Name] = fill.Entry{
-			Declared: declared, TTL: e.TTL, NegativeTTL: e.NegativeTTL, Jitter: e.TTLJitter.Fraction(), LoadTimeout: e.LoadTimeout,
-		}
-	}
-	return all
-}
