@@ -23,6 +23,8 @@ type Reader interface {
 	Params(ctx context.Context, entry string) ([]rule.Param, error)
 	// Read reads the value for arguments in canonical text, one for each parameter.
 	Read(ctx context.Context, entry string, args []keytext.Arg) (Value, error)
+	// ReadPast reads it from the database, past the cache.
+	ReadPast(ctx context.Context, entry string, args []keytext.Arg) (Value, error)
 }
 
 // Value is what a Reader found.

@@ -66,11 +66,30 @@ func (s *server) readEntry(w http.ResponseWriter, r *http.Request, rest string) 
 	if err != nil {
 		return fail(name, s.problemFor(r.Context(), name, err))
 	}
-	value, err := s.Reader.Read(r.Context(), name, args)
+	read := s.Reader.Read
+	if pastCache(r.Header.Values("Cache-Control")) {
+		read = s.Reader.ReadPast
+	}
+	value, err := read(r.Context(), name, args)
 	if err != nil {
 		return fail(name, s.problemFor(r.Context(), name, err))
 	}
 	return s.answer(w, r, name, value)
+}
+
+// pastCache judges a request's Cache-Control (RFC 9111, 5.2.1): no-cache demands that the database is asked, and max-age
+// bounds a staleness of which nothing can be proved for a cached value yet, whatever the number is.
+func pastCache(headers []string) bool {
+	for _, header := range headers {
+		for directive := range strings.SplitSeq(header, ",") {
+			name, _, _ := strings.Cut(directive, "=")
+			switch strings.ToLower(strings.TrimSpace(name)) {
+			case "no-cache", "max-age":
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // problemFor says what an error means to the client. The text of errors from the database stays in the log.
@@ -90,7 +109,7 @@ func (s *server) problemFor(ctx context.Context, name string, err error) problem
 	case errors.Is(err, ErrByCode):
 		return problem{
 			Type: problemByCode, Title: "Entry loaded by code", Status: http.StatusNotFound, Entry: name,
-			Detail: "The value is not cached, and only the applications that load the entry can load it.",
+			Detail: "Only the applications that load the entry can load it, and its value is not cached, or a cached one was not asked for.",
 		}
 	case errors.Is(err, ErrArgument):
 		return problem{

@@ -18,16 +18,15 @@ import (
 	"github.com/freshet/freshet/internal/schema"
 )
 
-// compiler plans the configured entries. What is refused when the daemon starts stops it, since someone is looking;
-// what is refused later, because the schema changed, takes the entry out of the cache, and its readers go to the
-// database.
+// compiler plans the configured entries. What is refused when nothing was ever cached stops the daemon, since someone is
+// looking; what is refused later, because the schema changed, takes that entry out of the cache, and its readers go to
+// the database: the others need the daemon.
 type compiler struct {
 	config *config.Config
 	logger *slog.Logger
-	passed bool // planning succeeded once
 }
 
-func (c *compiler) compile(ctx context.Context, conn *pgx.Conn) (*pipeline.Compiled, error) {
+func (c *compiler) compile(ctx context.Context, conn *pgx.Conn, strict bool) (*pipeline.Compiled, error) {
 	catalog, err := pgcatalog.Read(ctx, conn)
 	if err != nil {
 		return nil, fmt.Errorf("read the catalog: %w", err)
@@ -46,6 +45,10 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn) (*pipeline.Compi
 				return nil, err
 			}
 			refused = append(refused, err)
+			if result.Refused == nil {
+				result.Refused = map[string]string{}
+			}
+			result.Refused[declared.Name] = err.Error()
 			continue
 		}
 		result.Entries = append(result.Entries, compiled.Entry)
@@ -56,13 +59,12 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn) (*pipeline.Compi
 			}
 		}
 	}
-	if len(refused) > 0 && !c.passed {
+	if len(refused) > 0 && strict {
 		return nil, fmt.Errorf("%w: %w", pipeline.ErrRefused, errors.Join(refused...))
 	}
 	for _, err := range refused {
-		c.logger.ErrorContext(ctx, "entry is out of the cache: its query can no longer be planned", slog.Any("err", err))
+		c.logger.ErrorContext(ctx, "entry is out of the cache: its query cannot be planned", slog.Any("err", err))
 	}
-	c.passed = true
 	return &result, nil
 }
 

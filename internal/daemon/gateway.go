@@ -38,11 +38,23 @@ func (g *gateway) Params(ctx context.Context, entry string) ([]rule.Param, error
 
 // Read reads a value.
 func (g *gateway) Read(ctx context.Context, entry string, args []keytext.Arg) (api.Value, error) {
+	return g.read(ctx, entry, args, (*fill.Reader).Get)
+}
+
+// ReadPast reads a value past the cache.
+func (g *gateway) ReadPast(ctx context.Context, entry string, args []keytext.Arg) (api.Value, error) {
+	return g.read(ctx, entry, args, (*fill.Reader).GetPast)
+}
+
+func (g *gateway) read(
+	ctx context.Context, entry string, args []keytext.Arg,
+	get func(*fill.Reader, context.Context, string, []keytext.Arg, fill.LoadFunc) (fill.Value, error),
+) (api.Value, error) {
 	reader, err := g.reader()
 	if err != nil {
 		return api.Value{}, err
 	}
-	v, err := reader.Get(ctx, entry, args, nil)
+	v, err := get(reader, ctx, entry, args, nil)
 	if err != nil {
 		return api.Value{}, translate(err)
 	}

@@ -39,7 +39,7 @@ type Region struct {
 	Name       string  `json:"name"`
 	AppliedLSN string  `json:"applied_lsn,omitempty"` // the watermark: every commit up to it is applied
 	LagBytes   int64   `json:"lag_bytes"`
-	LagSeconds float64 `json:"lag_seconds"` // how long something read from the log has been waiting to be applied; 0: nothing is
+	LagSeconds float64 `json:"lag_seconds"` // age of the oldest commit that was read from the log and is not applied; 0: there is none
 	Fresh      bool    `json:"fresh"`       // it may vouch for what it serves
 	Reason     string  `json:"reason,omitempty"`
 }
@@ -110,19 +110,19 @@ func behind(end, at mvcc.LSN) int64 {
 	return int64(end - at) //nolint:gosec // a difference of log positions
 }
 
-// lag is how long something that was read has been waiting to be applied.
+// lag is how long ago the oldest transaction that was read and is not applied was committed, by the database's clock.
 func lag(st *pipeline.Status) time.Duration {
-	if st.Received <= st.Applied || st.Progress.IsZero() {
+	if st.Oldest.IsZero() {
 		return 0
 	}
-	return time.Since(st.Progress)
+	return max(time.Since(st.Oldest), 0)
 }
 
 const (
 	// stuckAfter is how long the daemon may be connected, behind, and apply nothing before a restart is worth a try.
 	stuckAfter = time.Minute
-	// vouchFor is how long after the store was last brought up to date the daemon vouches for it. An idle database
-	// moves it about once a second.
+	// vouchFor is how far the store may be behind, and how long ago it may have been brought up to date last, while the
+	// daemon vouches for it. An idle database moves it about once a second.
 	vouchFor = 10 * time.Second
 )
 
@@ -135,8 +135,9 @@ func (d *daemon) Live() error {
 	}
 	st := p.pipeline.Status()
 	connected := st.Phase == pipeline.CatchingUp || st.Phase == pipeline.Streaming
-	if connected && lag(&st) > stuckAfter && time.Since(st.Since) > stuckAfter {
-		return fmt.Errorf("nothing was applied for %s although changes are waiting", lag(&st).Round(time.Second))
+	// What waits for a commit to become visible on the primary waits for the database.
+	if connected && st.Waiting == 0 && lag(&st) > stuckAfter && time.Since(st.Since) > stuckAfter && time.Since(st.Advanced) > stuckAfter {
+		return fmt.Errorf("nothing was applied for %s although changes are waiting", time.Since(st.Advanced).Round(time.Second))
 	}
 	return nil
 }
@@ -153,6 +154,8 @@ func (d *daemon) Ready() error {
 		return fmt.Errorf("%s: %s", st.Phase, st.Problem)
 	case st.Phase != pipeline.Streaming:
 		return fmt.Errorf("%s since %s", st.Phase, st.Since.Format(time.RFC3339))
+	case lag(&st) > vouchFor:
+		return fmt.Errorf("%s behind: the oldest commit that is not applied is that old", lag(&st).Round(time.Second))
 	case time.Since(st.Progress) > vouchFor && time.Since(st.Since) > vouchFor:
 		return fmt.Errorf("the store was last brought up to date %s ago", time.Since(st.Progress).Round(time.Second))
 	}

@@ -18,6 +18,7 @@ const (
 	busyElsewhere
 	notCovered
 	callerGone
+	askedFor
 	bypassReasons
 )
 
@@ -46,6 +47,8 @@ func (b bypassReason) String() string {
 		return "flight_not_covering"
 	case callerGone:
 		return "cancelled"
+	case askedFor:
+		return "asked_for"
 	default:
 		return "none"
 	}

@@ -1,0 +1,83 @@
+package fill_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/freshet/freshet/internal/config"
+	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/rule"
+)
+
+// A read past the cache sees a change that no daemon has confirmed yet, and leaves what is cached as it is.
+func TestGetPast(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	r := w.reader(nil, nil)
+	read(t, r, 1, fill.Miss, price(1, 10))
+	if _, err := w.db.Exec(t.Context(), "UPDATE product SET price = 99 WHERE id = 1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []struct{ id, payload string }{{"1", price(1, 99)}, {"2", price(2, 20)}, {"1000", ""}} {
+		v, err := r.GetPast(t.Context(), "product", arg(want.id), nil)
+		if err != nil || v.Status != fill.Bypass || v.Reason != "asked_for" || string(v.Payload) != want.payload || v.Found != (want.payload != "") {
+			t.Errorf("past the cache, %s: %+v %s, %v", want.id, v, v.Payload, err)
+		}
+	}
+	read(t, r, 1, fill.Hit, price(1, 10))
+	read(t, r, 2, fill.Miss, price(2, 20)) // it was not filled
+	if s := r.Stats(); s.Bypassed["asked_for"] != 3 || s.Fills != 2 {
+		t.Errorf("Stats = %+v", s)
+	}
+	if _, err := r.GetPast(t.Context(), "nothing", nil, nil); !errors.Is(err, fill.ErrUnknownEntry) {
+		t.Errorf("unknown entry: %v", err)
+	}
+	if _, err := r.GetPast(t.Context(), "product", nil, nil); !errors.Is(err, fill.ErrArguments) {
+		t.Errorf("no argument: %v", err)
+	}
+	if _, err := r.GetPast(t.Context(), "code", arg("1"), nil); !errors.Is(err, fill.ErrNoLoader) {
+		t.Errorf("no code to load with: %v", err)
+	}
+}
+
+// Nor does it need a daemon that ever ran.
+func TestGetPastWithoutRoster(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{noDaemon: true})
+	v, err := w.reader(nil, nil).GetPast(t.Context(), "product", arg("1"), nil)
+	if err != nil || v.Reason != "asked_for" || string(v.Payload) != price(1, 10) {
+		t.Errorf("%+v %s, %v", v, v.Payload, err)
+	}
+}
+
+func TestEntries(t *testing.T) {
+	t.Parallel()
+	c, err := config.Parse("freshet.yaml", []byte(`
+database: {url: postgres://app@db/shop}
+source: {postgres: }
+regions: [{name: local, redis: {url: redis://127.0.0.1}}]
+defaults: {ttl: 1h, negative_ttl: 5s, load_timeout: 3s, ttl_jitter: 20%}
+entries:
+  product: {key: "product:{id}", query: SELECT id FROM products WHERE id = @id, ttl: 10m}
+  code: {key: "code:{id}", depends_on: [{table: products, key: "{id}"}], result: many}
+`), func(string) (string, bool) { return "", false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	product := fill.Entry{
+		Declared: rule.Declared{Name: "product", Key: "product:{id}", Query: "SELECT id FROM products WHERE id = @id", Result: rule.One},
+	}
+	code := fill.Entry{Declared: rule.Declared{
+		Name: "code", Key: "code:{id}", Result: rule.Many, DependsOn: []rule.Dependency{{Table: "products", Key: "{id}"}},
+	}}
+	product.TTL, code.TTL = 10*time.Minute, 60*time.Minute
+	for _, e := range []*fill.Entry{&product, &code} {
+		e.NegativeTTL, e.LoadTimeout, e.Jitter = 5*time.Second, 3*time.Second, 0.2
+	}
+	if diff := cmp.Diff(map[string]fill.Entry{"product": product, "code": code}, fill.Entries(c)); diff != "" {
+		t.Errorf("Entries (-want +got):\n%s", diff)
+	}
+}
