@@ -142,6 +142,23 @@ func (r *Redis) Kill(ctx context.Context) error {
 	return nil
 }
 
+// Freeze has the server stand still (SIGSTOP): it accepts connections and answers nothing, until Thaw.
+func (r *Redis) Freeze() error { return r.signal("freeze", syscall.SIGSTOP) }
+
+// Thaw has a frozen server go on.
+func (r *Redis) Thaw() error { return r.signal("thaw", syscall.SIGCONT) }
+
+func (r *Redis) signal(verb string, signal syscall.Signal) error {
+	pid := r.PID()
+	if pid == 0 {
+		return fmt.Errorf("%s Redis: it does not run", verb)
+	}
+	if err := syscall.Kill(pid, signal); err != nil {
+		return fmt.Errorf("%s Redis: %w", verb, err)
+	}
+	return nil
+}
+
 // Restart stops and starts the server.
 func (r *Redis) Restart(ctx context.Context) error {
 	if err := r.Stop(ctx); err != nil {

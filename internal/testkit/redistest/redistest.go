@@ -130,6 +130,18 @@ func (s *Server) Kill(tb testing.TB) {
 	s.act(tb, s.server.Kill)
 }
 
+// Freeze has the server stand still (SIGSTOP): connections to it stay, and nothing is answered.
+func (s *Server) Freeze(tb testing.TB) {
+	tb.Helper()
+	s.act(tb, func(context.Context) error { return s.server.Freeze() })
+}
+
+// Thaw has the frozen server go on, with what was sent to it in the meantime.
+func (s *Server) Thaw(tb testing.TB) {
+	tb.Helper()
+	s.act(tb, func(context.Context) error { return s.server.Thaw() })
+}
+
 func (s *Server) act(tb testing.TB, action func(context.Context) error) {
 	tb.Helper()
 	if s.isShared {
