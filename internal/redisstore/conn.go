@@ -32,7 +32,10 @@ type Conn struct {
 
 // Connect opens a Conn.
 func (s *Store) Connect(ctx context.Context) (*Conn, error) {
-	client, _ := s.client.Dedicate()
+	client, err := s.dedicate()
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
 	c := &Conn{store: s, client: client}
 	if err := c.Ping(ctx); err != nil {
 		c.Close()

@@ -11,15 +11,24 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
 )
 
 const (
-	dialTimeout = time.Second
-	// A reply that takes longer than this means a dead connection: it is closed, and whatever waits on it fails.
+	// replyTimeout is for the daemon's Conn: a reply that takes longer means a dead connection. It may take a while: a
+	// batch deletes many keys, and the daemon loses more by a new connection than by waiting.
 	replyTimeout = 5 * time.Second
+	dialTimeout  = time.Second
+	// readTimeout is the same for readers, who have a database to ask instead: none of them is to wait long for a store
+	// that hangs. It bounds a connection's being made as well.
+	readTimeout = 500 * time.Millisecond
+	// pingGap is how long a shared connection may be silent before it must answer a PING within readTimeout; that is what
+	// bounds the commands of callers that share it, so that they need no timers of their own. A hang is noticed after two
+	// gaps and readTimeout at most.
+	pingGap = 125 * time.Millisecond
 	// leaseMargin is how much longer than its lease a record without a value lives, so that the end of a lease is
 	// decided by the lease and not by an expiry.
 	leaseMargin = time.Second
@@ -34,10 +43,15 @@ type Options struct {
 
 // Store is one namespace in one Redis.
 type Store struct {
-	client    rueidis.Client
+	client    rueidis.Client // the readers'
 	namespace string
 	scripts   *scripts
 	logger    *slog.Logger
+
+	option rueidis.ClientOption // the daemon's
+	mu     sync.Mutex
+	daemon rueidis.Client // opened by the first Connect: most processes only read
+	closed bool
 }
 
 // Open prepares a store. It does not need Redis to be there: whatever is asked while it is away fails with
@@ -61,14 +75,9 @@ func Open(_ context.Context, o Options) (*Store, error) {
 	// No command is repeated behind our back. A LEASE that was sent twice could be granted once more after its reader
 	// has loaded, and would then let an old row in. Readers that get an error go to the database.
 	option.DisableRetry = true
-	option.ConnWriteTimeout = replyTimeout
-	if option.Dialer.Timeout == 0 {
-		option.Dialer.Timeout = dialTimeout
-	}
-	option.Dialer.KeepAlive = time.Second
 	option.ClientName = "freshet"
 	option.ClientSetInfo = rueidis.DisableClientSetInfo
-	client, err := rueidis.NewClient(option)
+	client, err := rueidis.NewClient(timed(option, readTimeout, readTimeout, pingGap))
 	if client == nil {
 		return nil, fmt.Errorf("open redis: %w", maskURL(err, o.URL))
 	}
@@ -77,7 +86,46 @@ func Open(_ context.Context, o Options) (*Store, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return &Store{client: client, namespace: o.Namespace, scripts: newScripts(), logger: logger}, nil
+	return &Store{
+		client: client, namespace: o.Namespace, scripts: newScripts(), logger: logger,
+		option: timed(option, replyTimeout, dialTimeout, time.Second),
+	}, nil
+}
+
+// timed says how long a client waits. An address that says how long a connection may take to be made is obeyed.
+func timed(option rueidis.ClientOption, reply, dial, gap time.Duration) rueidis.ClientOption {
+	option.ConnWriteTimeout = reply
+	if option.Dialer.Timeout == 0 {
+		option.Dialer.Timeout = dial
+	}
+	option.Dialer.KeepAlive = gap
+	return option
+}
+
+// dedicate takes a connection of the daemon's client.
+func (s *Store) dedicate() (rueidis.DedicatedClient, error) {
+	client, err := s.daemonClient()
+	if err != nil {
+		return nil, err
+	}
+	dedicated, _ := client.Dedicate()
+	return dedicated, nil
+}
+
+func (s *Store) daemonClient() (rueidis.Client, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, rueidis.ErrClosing)
+	}
+	if s.daemon == nil {
+		client, err := rueidis.NewClient(s.option)
+		if client == nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		s.daemon = client // with an error as well: the server is away, which a connection's first command says
+	}
+	return s.daemon, nil
 }
 
 // maskURL keeps a password in the address out of errors.
@@ -88,8 +136,16 @@ func maskURL(err error, address string) error {
 	return errors.New("the address is malformed (not shown, since it has a password)")
 }
 
-// Close ends the readers' connection.
-func (s *Store) Close() { s.client.Close() }
+// Close ends the readers' connection, and whatever Connect made.
+func (s *Store) Close() {
+	s.client.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.daemon != nil {
+		s.daemon.Close()
+	}
+}
 
 func (s *Store) prefix() string    { return "f:" + s.namespace + ":" }
 func (s *Store) headKey() string   { return s.prefix() + "head" }
