@@ -9,6 +9,15 @@ import (
 	"github.com/freshet/freshet/internal/pgload"
 )
 
+// patience is the part of a load timeout for which a load waits for the one before it.
+const patience = 4
+
+// left is how much of a read's load timeout is left. The first readers of a store that hangs may have little: they get
+// a part of it all the same, in which a database that is well does answer.
+func (e *declared) left(began time.Time) time.Duration {
+	return max(e.LoadTimeout-time.Since(began), e.LoadTimeout/patience)
+}
+
 // lane is the loads of one key without a lease: the one under way, and the one that begins after it. A reader joins
 // only a load that has not begun yet, since one that has may miss what was written before the reader came.
 type lane struct {
@@ -22,12 +31,14 @@ type trip struct {
 }
 
 // bypass loads without the cache.
-func (r *Reader) bypass(ctx context.Context, e *declared, l *live, args []keytext.Arg, load LoadFunc, why bypassReason) (Value, error) {
+func (r *Reader) bypass(
+	ctx context.Context, began time.Time, e *declared, l *live, args []keytext.Arg, load LoadFunc, why bypassReason,
+) (Value, error) {
 	r.stats.bypassed[why].Add(1)
 	if why == callerGone {
 		return Value{}, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
 	}
-	timer := time.NewTimer(e.LoadTimeout)
+	timer := time.NewTimer(e.left(began))
 	defer timer.Stop()
 	return r.loadAlone(ctx, timer, e, l, args, load, why)
 }
@@ -101,9 +112,6 @@ func (r *Reader) board(ctx context.Context, e *declared, l *live, args []keytext
 	}
 	return t, err
 }
-
-// patience is the part of a load timeout for which a load waits for the one before it.
-const patience = 4
 
 func (r *Reader) follow(ctx context.Context, on *lane, t, before *trip, longest time.Duration) {
 	timer := time.NewTimer(longest)

@@ -237,11 +237,17 @@ func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc)
 	if e == nil {
 		return Value{}, fmt.Errorf("entry %s: %w", entry, ErrUnknownEntry)
 	}
-	for range attempts {
-		c := r.names(ctx)
+	// All that follows comes out of one load timeout, which begins here. A hit has no timer of its own: the store's client
+	// bounds the wait for its answer.
+	var began time.Time
+	for i := range attempts {
+		c, called := r.names(ctx)
+		if i == 0 {
+			began = called
+		}
 		live, why := c.live(e)
 		if live == nil {
-			return r.readAlone(ctx, e, key, load, why)
+			return r.readAlone(ctx, began, e, key, load, why)
 		}
 		args, err := e.args(key, live.entry.Params)
 		if err != nil {
@@ -254,7 +260,7 @@ func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc)
 			if ctx.Err() != nil {
 				return Value{}, fmt.Errorf("entry %s: %w", entry, ctx.Err())
 			}
-			return r.bypass(ctx, e, live, slices.Clone(args), load, r.failed(c, err))
+			return r.bypass(ctx, began, e, live, slices.Clone(args), load, r.failed(c, err))
 		}
 		payload, found, isHit := fence.Hit(record)
 		if !isHit {
@@ -263,7 +269,7 @@ func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc)
 					r.stats.corrupt.Add(1) // a LEASE puts a record in its place
 				}
 			}
-			v, again, err := r.miss(ctx, e, live, c, name, slices.Clone(args), load)
+			v, again, err := r.miss(ctx, began, e, live, c, name, slices.Clone(args), load)
 			if again {
 				continue
 			}
@@ -275,12 +281,14 @@ func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc)
 		}
 		r.stats.dropped.Add(1)
 	}
-	return r.readAlone(ctx, e, key, load, namesMoved)
+	return r.readAlone(ctx, began, e, key, load, namesMoved)
 }
 
 // readAlone reads an entry that no roster knows.
-func (r *Reader) readAlone(ctx context.Context, e *declared, key Key, load LoadFunc, why bypassReason) (Value, error) {
-	params, err := r.described(ctx, e)
+func (r *Reader) readAlone(
+	ctx context.Context, began time.Time, e *declared, key Key, load LoadFunc, why bypassReason,
+) (Value, error) {
+	params, err := r.described(ctx, began, e)
 	if err != nil {
 		return Value{}, err
 	}
@@ -288,7 +296,7 @@ func (r *Reader) readAlone(ctx context.Context, e *declared, key Key, load LoadF
 	if err != nil {
 		return Value{}, err
 	}
-	return r.bypass(ctx, e, nil, slices.Clone(args), load, why)
+	return r.bypass(ctx, began, e, nil, slices.Clone(args), load, why)
 }
 
 func (e *declared) args(key Key, params []rule.Param) ([]keytext.Arg, error) {
@@ -316,14 +324,15 @@ func (r *Reader) Params(ctx context.Context, entry string) ([]rule.Param, error)
 	if e == nil {
 		return nil, fmt.Errorf("entry %s: %w", entry, ErrUnknownEntry)
 	}
-	if live, _ := r.names(ctx).live(e); live != nil {
+	c, began := r.names(ctx)
+	if live, _ := c.live(e); live != nil {
 		return live.entry.Params, nil
 	}
-	return r.described(ctx, e)
+	return r.described(ctx, began, e)
 }
 
 // described are the parameters of a declared entry, with the types that the database gives them.
-func (r *Reader) described(ctx context.Context, e *declared) ([]rule.Param, error) {
+func (r *Reader) described(ctx context.Context, began time.Time, e *declared) ([]rule.Param, error) {
 	if known := e.types.Load(); known != nil {
 		return *known, nil
 	}
@@ -338,7 +347,12 @@ func (r *Reader) described(ctx context.Context, e *declared) ([]rule.Param, erro
 	if err != nil {
 		return nil, err
 	}
-	types, err := r.loader.Types(ctx, sql)
+	timed, cancel := context.WithTimeout(ctx, e.left(began))
+	defer cancel()
+	types, err := r.loader.Types(timed, sql)
+	if err != nil && timed.Err() != nil && ctx.Err() == nil {
+		return nil, fmt.Errorf("entry %s: %w: %w", e.name, ErrTimeout, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("entry %s: %w", e.name, typed(err))
 	}

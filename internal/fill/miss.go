@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -26,11 +25,14 @@ const (
 
 // flight is a load under a lease that this process holds.
 type flight struct {
-	done    chan struct{}
+	ready   chan struct{} // closed when it is loaded, or failed
 	loaded  pgload.Loaded
 	err     error
-	reason  refusal
-	floored bool // failed R4: the row is its own caller's only
+	reason  refusal // why it may not be stored
+	floored bool    // failed R4: the row is its own caller's only
+
+	done     chan struct{} // closed when it is stored as well, or was not
+	unstored refusal       // why it was not
 }
 
 func newToken() fence.Token {
@@ -41,32 +43,35 @@ func newToken() fence.Token {
 
 // miss leases the key and loads it, or waits for whoever does (R2 to R6). again asks to begin anew, since names moved.
 func (r *Reader) miss(
-	ctx context.Context, e *declared, l *live, c *confirmation, name string, args []keytext.Arg, load LoadFunc,
+	ctx context.Context, began time.Time, e *declared, l *live, c *confirmation, name string, args []keytext.Arg, load LoadFunc,
 ) (v Value, again bool, err error) {
 	if load == nil && e.Declared.Query == "" {
 		return Value{}, false, fmt.Errorf("entry %s: %w", e.name, ErrNoLoader)
 	}
 	r.stats.misses.Add(1)
-	timer := time.NewTimer(e.LoadTimeout)
+	timer := time.NewTimer(e.left(began))
 	defer timer.Stop()
-	// A wait for another process's load leaves half of the time for a load of our own: nobody waits longer than the
-	// load timeout in all.
-	patient := time.NewTimer(e.LoadTimeout / 2)
-	defer patient.Stop()
 	alone := func(why bypassReason) (Value, bool, error) {
 		r.stats.bypassed[why].Add(1)
 		v, err := r.loadAlone(ctx, timer, e, l, args, load, why)
 		return v, false, err
 	}
+	broken := func(err error) (Value, bool, error) {
+		timer.Reset(e.left(began)) // a store that hangs may have taken it all
+		return alone(r.failed(c, err))
+	}
+	patient := ctx // of what is asked of the store
 	waiting := false
 	for {
 		token := newToken()
-		reply, err := r.store.Lease(ctx, name, token, e.LoadTimeout+leaseMargin)
+		reply, err := r.store.Lease(patient, name, token, e.LoadTimeout+leaseMargin)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return Value{}, false, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
+		case err != nil && patient.Err() != nil:
+			return alone(busyElsewhere)
 		case err != nil:
-			return alone(r.failed(c, err))
+			return broken(err)
 		}
 		if reply.Record.State.Live() { // filled between the GET and the LEASE
 			if reply.Granted {
@@ -84,7 +89,7 @@ func (r *Reader) miss(
 			if err != nil {
 				return Value{}, false, fmt.Errorf("entry %s: %w", e.name, err)
 			}
-			if err := wait(ctx, timer, f.done); err != nil {
+			if err := f.wait(ctx, timer); err != nil {
 				return Value{}, false, fmt.Errorf("entry %s: %w", e.name, err)
 			}
 			v, err := f.value(name, e)
@@ -93,12 +98,19 @@ func (r *Reader) miss(
 		if !waiting {
 			waiting = true
 			r.stats.waits.Add(1)
+			// A wait for another process's load leaves half of the time for a load of our own. It ends by being cancelled:
+			// a deadline would have the client close the connection, which is everybody's.
+			var cancel context.CancelFunc
+			patient, cancel = context.WithCancel(ctx) //nolint:fatcontext // once
+			defer cancel()
+			limit := time.AfterFunc(e.LoadTimeout/2-time.Since(began), cancel)
+			defer limit.Stop()
 		}
 		r.mu.Lock()
 		f := r.flights[reply.Holder]
 		r.mu.Unlock()
 		if f != nil {
-			if err := wait(ctx, timer, f.done); err != nil {
+			if err := f.wait(ctx, timer); err != nil {
 				return Value{}, false, fmt.Errorf("entry %s: %w", e.name, err)
 			}
 			if r.fits(f, c, &reply) {
@@ -108,14 +120,14 @@ func (r *Reader) miss(
 			}
 			return alone(notCovered)
 		}
-		record, err := r.poll(ctx, patient, name, reply.Holder)
+		record, err := r.poll(patient, name, reply.Holder)
 		switch {
-		case errors.Is(err, ErrTimeout):
-			return alone(busyElsewhere)
 		case err != nil && ctx.Err() != nil:
 			return Value{}, false, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
+		case err != nil && patient.Err() != nil:
+			return alone(busyElsewhere)
 		case err != nil:
-			return alone(r.failed(c, err))
+			return broken(err)
 		case record.State.Live():
 			if !r.stillConfirmed(c) {
 				r.stats.dropped.Add(1)
@@ -127,27 +139,32 @@ func (r *Reader) miss(
 	}
 }
 
-func wait(ctx context.Context, timer *time.Timer, done <-chan struct{}) error {
+// wait waits until the row is stored, so that whoever reads next hits; but not past the time that the reader has, when
+// the row is there and only the store hangs.
+func (f *flight) wait(ctx context.Context, timer *time.Timer) error {
 	select {
-	case <-done:
+	case <-f.done:
 		return nil
 	case <-timer.C:
-		return ErrTimeout
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+	select {
+	case <-f.ready:
+		return nil
+	default:
+		return ErrTimeout
 	}
 }
 
 // poll looks at the key until it is live, or until its holder's lease is gone: then the next LEASE may be granted.
-func (r *Reader) poll(ctx context.Context, timer *time.Timer, name string, holder fence.Token) (fence.Record, error) {
+func (r *Reader) poll(ctx context.Context, name string, holder fence.Token) (fence.Record, error) {
 	pause := firstPause
 	look := time.NewTimer(pause)
 	defer look.Stop()
 	for {
 		select {
 		case <-look.C:
-		case <-timer.C:
-			return fence.Record{}, ErrTimeout
 		case <-ctx.Done():
 			return fence.Record{}, ctx.Err()
 		}
@@ -172,7 +189,7 @@ func (r *Reader) take(
 	ctx context.Context, e *declared, l *live, c *confirmation, name string, token fence.Token, reply *redisstore.LeaseReply,
 	args []keytext.Arg, load LoadFunc,
 ) (*flight, error) {
-	f := &flight{done: make(chan struct{})}
+	f := &flight{ready: make(chan struct{}), done: make(chan struct{})}
 	r.mu.Lock()
 	r.flights[token] = f
 	r.mu.Unlock()
@@ -186,20 +203,22 @@ func (r *Reader) take(
 	err := r.begin(ctx, e.LoadTimeout, func(ctx context.Context) {
 		defer end()
 		f.loaded, f.err = r.load(ctx, e, l, args, load) // R3: after the grant
-		if f.err != nil {
-			r.release(ctx, name, token)
-			return
+		if f.err == nil {
+			f.reason = r.judge(f, c, head, headFound)
 		}
-		f.reason = r.judge(f, c, head, headFound)
+		close(f.ready)
 		if f.reason != 0 {
 			r.stats.refused[f.reason].Add(1)
+		}
+		if f.err != nil || f.reason != 0 {
 			r.release(ctx, name, token)
 			return
 		}
-		r.fill(ctx, e, f, name, token)
+		f.unstored = r.fill(ctx, e, f, name, token)
 	})
 	if err != nil {
 		f.err = err
+		close(f.ready)
 		end()
 	}
 	return f, err
@@ -245,8 +264,8 @@ func (r *Reader) fits(f *flight, c *confirmation, reply *redisstore.LeaseReply) 
 	return true
 }
 
-// fill stores a load (R5). Whatever comes of it, the caller gets its row.
-func (r *Reader) fill(ctx context.Context, e *declared, f *flight, name string, token fence.Token) {
+// fill stores a load (R5), or says why not. Whatever comes of it, the caller gets its row.
+func (r *Reader) fill(ctx context.Context, e *declared, f *flight, name string, token fence.Token) (why refusal) {
 	request := redisstore.FillRequest{
 		Token: token, Coverage: f.loaded.Coverage, State: fence.Live, Payload: f.loaded.Payload, TTL: e.shorten(e.TTL),
 	}
@@ -258,21 +277,22 @@ func (r *Reader) fill(ctx context.Context, e *declared, f *flight, name string, 
 	outcome, err := r.store.Fill(ctx, name, request)
 	switch {
 	case err != nil:
-		f.reason = refusedStore
+		why = refusedStore
 		r.logger.DebugContext(ctx, "fill failed", slog.String("entry", e.name), slog.String("error", err.Error()))
 	case outcome == fence.Filled:
 		r.stats.fills.Add(1)
-		return
+		return 0
 	case outcome == fence.NoLease:
-		f.reason = refusedNoLease
+		why = refusedNoLease
 	case outcome == fence.LeaseEnded:
-		f.reason = refusedLeaseEnded
+		why = refusedLeaseEnded
 	case outcome == fence.NotCovering:
-		f.reason = refusedNotCovering
+		why = refusedNotCovering
 	case outcome == fence.NotNewer:
-		f.reason = refusedNotNewer
+		why = refusedNotNewer
 	}
-	r.stats.refused[f.reason].Add(1)
+	r.stats.refused[why].Add(1)
+	return why
 }
 
 // release gives a lease back, so that the next reader need not wait for its end.
@@ -288,8 +308,17 @@ func (f *flight) value(name string, e *declared) (Value, error) {
 	if f.err != nil {
 		return Value{}, fmt.Errorf("entry %s: %w", e.name, f.err)
 	}
+	why := f.reason
+	if why == 0 {
+		select {
+		case <-f.done:
+			why = f.unstored
+		default:
+			why = refusedStore // it has not answered in time
+		}
+	}
 	return Value{
-		Found: f.loaded.Found, Payload: f.loaded.Payload, Status: Miss, Reason: f.reason.String(),
+		Found: f.loaded.Found, Payload: f.loaded.Payload, Status: Miss, Reason: why.String(),
 		coverage: f.loaded.Coverage, Name: name,
 	}, nil
 }

@@ -19,8 +19,9 @@ const (
 	refreshAfter = trust / 2
 	// retryAfter is how long a store that failed is left alone.
 	retryAfter = 250 * time.Millisecond
-	// confirmTimeout bounds one confirmation, so that a store that hangs counts as one that is away.
-	confirmTimeout = time.Second
+	// confirmTimeout bounds one confirmation, so that a store that hangs counts as one that is away. The first readers
+	// after a pause wait for one.
+	confirmTimeout = 400 * time.Millisecond
 )
 
 // confirmation is what was known of the names when sent, a time of awake, began.
@@ -65,34 +66,37 @@ func (c *confirmation) same(d *confirmation) bool {
 }
 
 // names returns a confirmation that is at most trust old, or one that says why there is none (R0). Nobody waits for a
-// store that has just failed: then the confirmer tries it in the background.
-func (r *Reader) names(ctx context.Context) *confirmation {
-	c := r.confirmed.Load()
-	if c != nil {
+// store that has just failed: then the confirmer tries it in the background. called is when names was called; it costs
+// a hit nothing, which asks the clock for the confirmation's age anyway.
+func (r *Reader) names(ctx context.Context) (c *confirmation, called time.Time) {
+	if c = r.confirmed.Load(); c != nil {
 		age := time.Since(c.began) // stillConfirmed judges; this only saves a request
+		called = c.began.Add(age)
 		if c.names == nil && c.why == storeDown {
 			if age >= retryAfter {
 				r.refresh()
 			}
-			return c
+			return c, called
 		}
 		if age < trust {
 			if age >= refreshAfter {
 				r.refresh()
 			}
-			return c
+			return c, called
 		}
+	} else {
+		called = time.Now()
 	}
 	select {
 	case r.asking <- struct{}{}:
 		defer func() { <-r.asking }()
 	case <-ctx.Done():
-		return &confirmation{why: callerGone}
+		return &confirmation{why: callerGone}, called
 	}
 	if c := r.confirmed.Load(); c != nil && (c.age() < trust || c.why == storeDown) {
-		return c
+		return c, called
 	}
-	return r.confirm(ctx)
+	return r.confirm(ctx), called
 }
 
 // stillConfirmed judges a reply that has just arrived (R0): the names under which it was asked for are still the
@@ -215,7 +219,7 @@ func (r *Reader) compile(roster *rule.Roster) *names {
 
 // Ready says whether the cache can be used at present, and if not why. It asks the store when that is due.
 func (r *Reader) Ready(ctx context.Context) error {
-	if c := r.names(ctx); c.names == nil {
+	if c, _ := r.names(ctx); c.names == nil {
 		return fmt.Errorf("the cache is bypassed: %s", c.why)
 	}
 	return nil

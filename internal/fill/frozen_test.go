@@ -1,0 +1,148 @@
+package fill_test
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/freshet/freshet/internal/fill"
+)
+
+const (
+	briefly = 500 * time.Millisecond // the load timeout of who reads from a store that hangs
+	// atMost is what a read may take of it: the load timeout, and a margin for a machine that has other things to do.
+	atMost = 2 * briefly
+)
+
+// brief opens a reader whose loads may take no longer than briefly.
+func (w *world) brief(store fill.Store, loader fill.Loader) *fill.Reader {
+	w.t.Helper()
+	return w.readerOf(store, loader, map[string]fill.Entry{
+		"product": {Declared: declarations()["product"], TTL: time.Minute, LoadTimeout: briefly},
+	})
+}
+
+// TestRedisHangs freezes Redis under 16 concurrent readers, half of which would hit. The database answers them all in
+// the time that they have, and whoever comes after them at once; what changed meanwhile is what is read ever after.
+func TestRedisHangs(t *testing.T) {
+	t.Parallel()
+	for name, idle := range map[string]time.Duration{"busy": 0, "idle": trust + 200*time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, options{ownRedis: true})
+			r := w.brief(nil, nil)
+			read(t, r, 1, fill.Miss, price(1, 10))
+			read(t, r, 1, fill.Hit, price(1, 10))
+			pause(t, idle)
+			w.redis.Freeze(t)
+			w.reprice()
+			const readers = 16
+			failures := make(chan error, readers)
+			for i := range readers {
+				go func() { failures <- bypassed(t.Context(), r, 1+i%2*i, atMost) }()
+			}
+			for range readers {
+				if err := <-failures; err != nil {
+					t.Error(err)
+				}
+			}
+			// For longer than the store is left alone, so that it is tried in between.
+			for start := time.Now(); time.Since(start) < trust; {
+				if err := bypassed(t.Context(), r, 1, briefly/2); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.redis.Thaw(t)
+			w.confirm(w.name("product", "1"))
+			eventually(t, status(t, r, fill.Hit, price(1, 11)))
+			for range 20 {
+				read(t, r, 1, fill.Hit, price(1, 11))
+			}
+		})
+	}
+}
+
+// bypassed reads a product past a store that hangs.
+func bypassed(ctx context.Context, r *fill.Reader, id int, within time.Duration) error {
+	want := price(id, 10*id)
+	if id == 1 {
+		want = price(1, 11)
+	}
+	start := time.Now()
+	v, err := r.Get(ctx, "product", arg(strconv.Itoa(id)), nil)
+	took := time.Since(start)
+	if err != nil {
+		return fmt.Errorf("product %d after %v: %w", id, took, err)
+	}
+	if v.Status != fill.Bypass || v.Reason != "store_unavailable" || string(v.Payload) != want {
+		return fmt.Errorf("product %d = %v (%s) %s, want %s", id, v.Status, v.Reason, v.Payload, want)
+	}
+	if took > within {
+		return fmt.Errorf("product %d took %v, longer than %v", id, took, within)
+	}
+	return nil
+}
+
+// TestRedisHangsBeforeTheLease: the GET is answered, the LEASE is not.
+func TestRedisHangsBeforeTheLease(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{ownRedis: true})
+	store := &hooks{Store: w.store}
+	r := w.brief(store, nil)
+	read(t, r, 1, fill.Miss, price(1, 10))
+	store.afterGet = func(string) { w.redis.Freeze(t) }
+	if err := bypassed(t.Context(), r, 2, atMost); err != nil {
+		t.Error(err)
+	}
+	w.redis.Thaw(t)
+}
+
+// TestRedisHangsBeforeTheFill: the row is there, and is not withheld because it cannot be stored.
+func TestRedisHangsBeforeTheFill(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{ownRedis: true})
+	loader := &slow{Loader: w.loader}
+	r := w.brief(nil, loader)
+	read(t, r, 1, fill.Miss, price(1, 10))
+	loader.after = func(context.Context) { w.redis.Freeze(t) }
+	start := time.Now()
+	if v := read(t, r, 2, fill.Miss, price(2, 20)); v.Reason != "store_error" {
+		t.Errorf("%+v", v)
+	}
+	if took := time.Since(start); took > atMost {
+		t.Errorf("took %v", took)
+	}
+	w.redis.Thaw(t)
+}
+
+// TestRedisHangsUnderAWaiter: a process that waits for another one's load gives up in time to load by itself.
+func TestRedisHangsUnderAWaiter(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{ownRedis: true})
+	held := newValve()
+	defer close(held.open)
+	holder := w.brief(nil, &slow{Loader: w.loader, before: held.pass})
+	background(t.Context(), holder, "2")
+	<-held.reached
+	r := w.brief(nil, nil)
+	read(t, r, 1, fill.Miss, price(1, 10))
+	start := time.Now()
+	done := background(t.Context(), r, "2")
+	eventually(t, func() error {
+		if s := r.Stats(); s.Waits != 1 {
+			return fmt.Errorf("%d wait", s.Waits)
+		}
+		return nil
+	})
+	w.redis.Freeze(t)
+	a := <-done
+	if a.err != nil || a.value.Status != fill.Bypass || string(a.value.Payload) != price(2, 20) {
+		t.Errorf("%+v %s, %v", a.value, a.value.Payload, a.err)
+	}
+	if took := time.Since(start); took > atMost {
+		t.Errorf("took %v", took)
+	}
+	w.redis.Thaw(t)
+}
