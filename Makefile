@@ -36,6 +36,7 @@ install-servers: ## install PostgreSQL and Redis when they are missing
 .PHONY: test
 test: install-servers ## run the whole test suite against real servers
 	@./scripts/test.sh
+	@cd bench && go test ./...
 
 .PHONY: test/short
 test/short: install-servers ## run the quick tests
