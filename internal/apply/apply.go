@@ -198,7 +198,7 @@ func (a *Applier) due(now time.Time) bool {
 		}
 		return !now.Before(a.gateAt)
 	}
-	return a.prefix.End() > a.head.Wc && !now.Before(a.settleAt)
+	return a.prefix.End() > a.head.Wc && !now.Before(a.settleAt) || a.opts.Names.restless(now)
 }
 
 func (a *Applier) next(now time.Time) time.Duration {
@@ -246,7 +246,17 @@ func (a *Applier) adopt(part *Part) {
 		it.id, it.tracked = id, !skip
 	}
 	a.pending = append(a.pending, &pendingPart{part: part, unseen: len(part.items)})
+	a.holds()
 	a.waiting += part.Keys.Bytes()
+}
+
+// holds says how old what the applier holds is.
+func (a *Applier) holds() {
+	oldest := int64(0)
+	if len(a.pending) > 0 {
+		oldest = a.pending[0].part.oldest()
+	}
+	a.opts.Stats.Oldest.Store(oldest)
 }
 
 // step gates what is pending and sends what is visible: intent, confirms and the advance of HEAD (D2 to D4). With a
@@ -277,6 +287,7 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 	if req != nil {
 		moved = req.change(a.opts.Names) || moved
 	}
+	moved = a.opts.Names.revive(now) || moved
 	a.settle(ready)
 	if !moved && !now.Before(a.settleAt) {
 		if end := a.prefix.End(); end > a.head.Wc {
@@ -336,7 +347,7 @@ func (a *Applier) move(p *pendingPart) (moved bool) {
 		moved = true
 		a.opts.Names.Move(m.Entry, m.Cause, time.Now())
 		a.opts.Stats.Moves.Add(1)
-		a.opts.Logger.Error("version of an entry moved: a change could not be mapped to its keys",
+		a.opts.Logger.Warn("an entry has a new name: a change could not be mapped to its keys, all of them may be affected",
 			slog.String("entry", a.opts.Names.Entry(m.Entry)), slog.String("cause", m.Cause))
 	}
 	return moved
@@ -409,7 +420,9 @@ func (a *Applier) finish(ready []*pendingPart, result redisstore.Result, batch r
 	stats.Unlinked.Add(uint64(max(result.Unlinked, 0)))
 	if batch.Advance > 0 {
 		stats.Wc.Store(uint64(batch.Advance))
+		stats.Advanced.Store(now.UnixMicro())
 	}
+	a.holds()
 	stats.Applied.Store(now.UnixMicro())
 	for _, p := range ready {
 		if p.unseen > 0 {

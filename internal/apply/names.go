@@ -19,8 +19,9 @@ type Names struct {
 }
 
 type moveCount struct {
-	since time.Time
-	count int
+	since, last time.Time
+	count       int
+	suspended   bool // for moving too often, and for nothing else
 }
 
 // An entry whose version moves more often than this is of no use as a cache, and every move makes every reader read
@@ -71,14 +72,39 @@ func (n *Names) Move(i int, cause string, now time.Time) {
 	e := n.entries[i]
 	m := &n.moves[i]
 	if now.Sub(m.since) > movesWithin {
-		*m = moveCount{since: now}
+		*m = moveCount{since: now, suspended: m.suspended}
 	}
+	m.last = now
 	m.count++
 	if m.count > tooManyMoves && e.Suspended == "" {
-		e.Suspended = "its version moved too often: " + cause
+		e.Suspended = "its name moved too often: " + cause
+		m.suspended = true
 	}
 	e.Activation = Draw()
 	n.spell()
+}
+
+// revive puts entries back that moved too often, once they have been left alone. It reports whether there were any.
+func (n *Names) revive(now time.Time) (revived bool) {
+	for i := range n.moves {
+		m := &n.moves[i]
+		if m.suspended && now.Sub(m.last) > movesWithin {
+			*m = moveCount{}
+			n.Activate(i)
+			revived = true
+		}
+	}
+	return revived
+}
+
+// restless reports that an entry waits to be put back.
+func (n *Names) restless(now time.Time) bool {
+	for i := range n.moves {
+		if n.moves[i].suspended && now.Sub(n.moves[i].last) > movesWithin {
+			return true
+		}
+	}
+	return false
 }
 
 // Suspend takes an entry out of the cache: readers load it from the database.

@@ -54,6 +54,16 @@ func (p *Part) empty() bool {
 	return len(p.items) == 0 || len(p.items) == 1 && p.open && p.Keys.Empty()
 }
 
+// oldest is the commit time of the first transaction, 0 when there is none.
+func (p *Part) oldest() int64 {
+	for i := range p.items {
+		if p.items[i].committed != 0 {
+			return p.items[i].committed
+		}
+	}
+	return 0
+}
+
 func (p *Part) reset() {
 	p.Keys.Reset()
 	p.items = p.items[:0]
@@ -158,6 +168,14 @@ func (q *Queue) Idle(ctx context.Context, p change.Position) error {
 	q.ended()
 	q.mu.Unlock()
 	return nil
+}
+
+// Oldest is the commit time, in Unix microseconds, of the first transaction that was not handed to the applier yet; 0 when
+// there is none.
+func (q *Queue) Oldest() int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.part.oldest()
 }
 
 // Close tells the applier that nothing more comes: it finishes what is there and stops.

@@ -13,4 +13,6 @@ type Stats struct {
 	Wc           atomic.Uint64
 	Confirmed    atomic.Uint64
 	Applied      atomic.Int64 // when the last batch was applied
+	Advanced     atomic.Int64 // when Wc last moved
+	Oldest       atomic.Int64 // commit, by the database's clock, of the oldest transaction that the applier holds; 0: none
 }

@@ -7,6 +7,7 @@ package fence
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/freshet/freshet/mvcc"
 )
@@ -25,6 +26,16 @@ type Term string
 // NewTerm is the term of a daemon.
 func NewTerm(timeline uint32, x mvcc.XID) Term {
 	return Term(fmt.Sprintf("%08x.%016x", timeline, uint64(x)))
+}
+
+// XID is the transaction whose commit the term is, 0 of one that is not in the form of NewTerm.
+func (t Term) XID() mvcc.XID {
+	_, low, ok := strings.Cut(string(t), ".")
+	x, good := parseHex(low)
+	if !ok || !good {
+		return 0
+	}
+	return mvcc.XID(x)
 }
 
 // Stamp is what the log says about a transaction: its id, and e, the position up to which a standby must have

@@ -111,6 +111,16 @@ func Begin(s Shard, h Head) (Shard, HeadOutcome) {
 	return s, Applied
 }
 
+// Replace is Begin where the stored term is one that this history of the database never gave out: it may be higher, and
+// means nothing. It is refused when anything else is stored than foreign.
+func Replace(s Shard, h Head, foreign Term) (Shard, HeadOutcome) {
+	if s.Found && s.Head.Term != foreign {
+		return Begin(s, h)
+	}
+	s.Head, s.Found = h, true
+	return s, Applied
+}
+
 // Move names another roster (D7). Its revision may not go back within a generation.
 func Move(s Shard, e Expected, revision uint64, publication string) (Shard, HeadOutcome) {
 	outcome := Compare(s, e)

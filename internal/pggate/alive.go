@@ -12,6 +12,9 @@ import (
 // Ensure makes the schema freshet with the unlogged table freshet.alive. Crash recovery empties such a table, and a
 // clean restart keeps it: the only trace that visible asynchronous commits may have been lost, and their ids given
 // out again, without a new timeline.
+//
+// Its rows say which generation of which namespace was begun since: one daemon's answer to a recovery is not another's,
+// and a store that comes back with an older generation than was marked did not see the answer.
 func (g *Gate) Ensure(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -27,7 +30,7 @@ func (g *Gate) Ensure(ctx context.Context) error {
 		for _, statement := range []string{
 			`SELECT pg_advisory_xact_lock(hashtextextended('freshet.alive', 0))`,
 			`CREATE SCHEMA IF NOT EXISTS freshet`,
-			`CREATE UNLOGGED TABLE IF NOT EXISTS freshet.alive (one bool PRIMARY KEY DEFAULT true CHECK (one))`,
+			`CREATE UNLOGGED TABLE IF NOT EXISTS freshet.alive (namespace text PRIMARY KEY, generation text NOT NULL)`,
 		} {
 			if _, err := tx.Exec(ctx, statement); err != nil {
 				return err
@@ -36,23 +39,48 @@ func (g *Gate) Ensure(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("make freshet.alive (or run as its owner: CREATE SCHEMA freshet; "+
-			"CREATE UNLOGGED TABLE freshet.alive (one bool PRIMARY KEY DEFAULT true CHECK (one)); "+
-			"GRANT USAGE ON SCHEMA freshet, SELECT, INSERT ON freshet.alive TO the daemon's role): %w", err)
+		var pgErr *pgconn.PgError
+		if errors.As(err, &pgErr) && pgErr.Code == "42501" { // insufficient_privilege
+			return &PermissionError{Err: err}
+		}
+		return fmt.Errorf("make freshet.alive: %w", err)
 	}
 	return nil
 }
 
-// Alive reports whether the mark is there: the server has not recovered from a crash since MarkAlive. A mark that was
-// never made, or whose table is gone, is not there.
-func (g *Gate) Alive(ctx context.Context) (bool, error) {
+// PermissionError says that the daemon's role may not make, read or write freshet.alive.
+type PermissionError struct{ Err error }
+
+// Error says what is missing.
+func (e *PermissionError) Error() string {
+	return "the database user may not make or use the table freshet.alive, by which crash recovery is noticed: " + e.Err.Error()
+}
+
+// Do is what to run.
+func (e *PermissionError) Do() string {
+	return "run: GRANT CREATE ON DATABASE ... TO the daemon's role; or, as an administrator: CREATE SCHEMA freshet; " +
+		"CREATE UNLOGGED TABLE freshet.alive (namespace text PRIMARY KEY, generation text NOT NULL); " +
+		"GRANT USAGE ON SCHEMA freshet TO the daemon's role; GRANT SELECT, INSERT, UPDATE ON freshet.alive TO the daemon's role"
+}
+
+// Unwrap returns the server's error.
+func (e *PermissionError) Unwrap() error { return e.Err }
+
+// Alive reports whether the mark is there: the server has not recovered from a crash since this generation of the
+// namespace was marked. A mark that was never made, or whose table is gone, is not there.
+func (g *Gate) Alive(ctx context.Context, namespace, generation string) (bool, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var alive bool
-	err := g.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM freshet.alive)`).Scan(&alive)
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000") { // undefined_table, invalid_schema_name
-		return false, nil
+	err := g.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM freshet.alive WHERE namespace = $1 AND generation = $2)`,
+		namespace, generation).Scan(&alive)
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch pgErr.Code {
+		case "42P01", "3F000": // undefined_table, invalid_schema_name
+			return false, nil
+		case "42501": // insufficient_privilege
+			return false, &PermissionError{Err: err}
+		}
 	}
 	if err != nil {
 		return false, fmt.Errorf("read freshet.alive: %w", err)
@@ -61,10 +89,16 @@ func (g *Gate) Alive(ctx context.Context) (bool, error) {
 }
 
 // MarkAlive makes the mark. It is for after the new generation was acknowledged, never before.
-func (g *Gate) MarkAlive(ctx context.Context) error {
+func (g *Gate) MarkAlive(ctx context.Context, namespace, generation string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if _, err := g.conn.Exec(ctx, `INSERT INTO freshet.alive DEFAULT VALUES ON CONFLICT DO NOTHING`); err != nil {
+	_, err := g.conn.Exec(ctx, `INSERT INTO freshet.alive (namespace, generation) VALUES ($1, $2)
+		ON CONFLICT (namespace) DO UPDATE SET generation = excluded.generation`, namespace, generation)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "42501" {
+		return &PermissionError{Err: err}
+	}
+	if err != nil {
 		return fmt.Errorf("mark freshet.alive: %w", err)
 	}
 	return nil

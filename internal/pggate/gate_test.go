@@ -199,7 +199,7 @@ func TestAliveSurvivesARestartAndNotACrash(t *testing.T) {
 	g := open(t, url)
 	mustAlive := func(g *Gate, want bool, when string) {
 		t.Helper()
-		got, err := g.Alive(t.Context())
+		got, err := g.Alive(t.Context(), "shop", "g1")
 		if err != nil || got != want {
 			t.Fatalf("Alive %s = %t, %v, want %t", when, got, err, want)
 		}
@@ -212,11 +212,16 @@ func TestAliveSurvivesARestartAndNotACrash(t *testing.T) {
 	}
 	mustAlive(g, false, "before the mark")
 	for range 2 {
-		if err := g.MarkAlive(t.Context()); err != nil {
+		if err := g.MarkAlive(t.Context(), "shop", "g1"); err != nil {
 			t.Fatal(err)
 		}
 	}
 	mustAlive(g, true, "after the mark")
+	for _, other := range [][2]string{{"shop", "g0"}, {"blog", "g1"}} {
+		if alive, err := g.Alive(t.Context(), other[0], other[1]); err != nil || alive {
+			t.Errorf("Alive(%v) = %t, %v: the mark of another generation or namespace counts", other, alive, err)
+		}
+	}
 	if err := g.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}

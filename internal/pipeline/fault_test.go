@@ -118,6 +118,20 @@ func TestNewTableIsAdmittedAfterOpenWriters(t *testing.T) {
 	if !r.present(kept) || r.name("items", 1) != kept {
 		t.Error("the entry that was there before was disturbed")
 	}
+	// A daemon that takes over still waits, also when the roster that says so is lost.
+	for _, lost := range []bool{false, true} {
+		d.stop()
+		if lost {
+			redisDo(t, r.redisURL, "DEL", "f:"+r.namespace+":roster")
+		}
+		d = r.start()
+		st = d.await("waiting for the writer again", func(st pipeline.Status) bool { return st.Admission != "" })
+		for _, e := range st.Entries {
+			if e.Name == "later" && e.Suspended == "" {
+				t.Errorf("the new entry went live under an open writer (roster lost: %t)", lost)
+			}
+		}
+	}
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ const alteredPublication = "the publication was altered by someone else: changes
 // gapError ends a session that found a gap; the next one starts a new generation at once.
 type gapError struct {
 	cause string
-	first bool // there is nothing cached that could be wrong
+	first bool // nothing was ever cached that could be wrong
 }
 
 func (e *gapError) Error() string { return "gap: " + e.cause }
@@ -27,6 +27,30 @@ func isGap(err error) bool {
 		read  *pgsource.GapError
 	)
 	return errors.As(err, &found) || errors.As(err, &read)
+}
+
+// foreign returns why a stored term that is higher than this daemon's is not a later daemon's: it belongs to another
+// history of the database than the one that the daemon follows. Empty when it may be a later daemon's. now was taken
+// after the term was read, so a transaction of this history that gave it is below its Xmax.
+func foreign(head fence.Head, id pggate.Identity, now mvcc.Snapshot) string {
+	switch {
+	case head.System != id.SystemID:
+		return otherSystem(head, id)
+	case head.Timeline > id.Timeline:
+		return otherTimeline(head, id)
+	case head.Term.XID() >= now.Xmax:
+		return fmt.Sprintf("the store was last owned under transaction %d, which this database has not come to: it was restored",
+			head.Term.XID())
+	}
+	return ""
+}
+
+func otherSystem(head fence.Head, id pggate.Identity) string {
+	return fmt.Sprintf("another database cluster: system identifier %s, the store follows %s", id.SystemID, head.System)
+}
+
+func otherTimeline(head fence.Head, id pggate.Identity) string {
+	return fmt.Sprintf("another timeline: %d, the store follows %d; a standby was promoted or a backup restored", id.Timeline, head.Timeline)
 }
 
 // Evidence is what a session knows when it decides whether the stream continues what the store has.
@@ -50,9 +74,9 @@ func (e *Evidence) Gap() string {
 	case e.Head.Publication == condemned:
 		return "an earlier gap was not answered yet"
 	case e.Head.System != e.Identity.SystemID:
-		return fmt.Sprintf("another database cluster: system identifier %s, the store follows %s", e.Identity.SystemID, e.Head.System)
+		return otherSystem(e.Head, e.Identity)
 	case e.Head.Timeline != e.Identity.Timeline:
-		return fmt.Sprintf("another timeline: %d, the store follows %d; a standby was promoted or a backup restored", e.Identity.Timeline, e.Head.Timeline)
+		return otherTimeline(e.Head, e.Identity)
 	case e.SlotCreated:
 		return "the replication slot was missing or lost: changes since then are not in the stream"
 	case e.Head.Publication != e.Publication:

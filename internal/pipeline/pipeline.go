@@ -24,10 +24,13 @@ import (
 type Compiled struct {
 	Entries []*rule.Entry
 	Tables  []schema.Name // every table that a rule names
+	// Refused are entries that cannot be planned, with the reason: readers load them from the database.
+	Refused map[string]string
 }
 
-// CompileFunc plans the entries against the database's catalog. An error that no retry can mend wraps ErrRefused.
-type CompileFunc func(ctx context.Context, conn *pgx.Conn) (*Compiled, error)
+// CompileFunc plans the entries against the database's catalog. When it is strict, an entry that is refused is an error
+// that wraps ErrRefused; otherwise the others go on without it.
+type CompileFunc func(ctx context.Context, conn *pgx.Conn, strict bool) (*Compiled, error)
 
 // ErrRefused is wrapped by errors that end the pipeline: what was asked for cannot be had until someone changes the
 // configuration or the database.
@@ -105,6 +108,8 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		)
 		gap := isGap(err)
 		switch {
+		case errors.Is(err, errShape):
+			p.opts.Logger.InfoContext(ctx, "planning the entries anew", slog.Any("cause", err))
 		case errors.Is(err, ErrRefused), errors.As(err, &setup) && !p.followed:
 			return err
 		case gap && !gapBefore:

@@ -1,11 +1,13 @@
 package pipeline_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/freshet/freshet/internal/apply"
+	"github.com/freshet/freshet/internal/pgsource"
 	"github.com/freshet/freshet/internal/pipeline"
 	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/pgtest"
@@ -99,6 +101,42 @@ func TestGaps(t *testing.T) {
 			cause:   "slot was missing",
 		},
 		{
+			name: "the store follows another cluster",
+			stopped: func(r *rig) {
+				redisDo(r.t, r.redisURL, "HSET", "f:"+r.namespace+":head", "sys", "123", "term", "00000001.00000000ffffffff")
+				r.exec(`UPDATE items SET v = 'of this cluster' WHERE id = 1`)
+			},
+			cause: "another database cluster",
+		},
+		{
+			name: "the store follows a later timeline",
+			stopped: func(r *rig) {
+				redisDo(r.t, r.redisURL, "HSET", "f:"+r.namespace+":head", "tl", "00000002", "term", "00000002.0000000000000001")
+			},
+			cause: "another timeline",
+		},
+		{
+			name: "the store was owned under a transaction that the database has not come to",
+			stopped: func(r *rig) {
+				redisDo(r.t, r.redisURL, "HSET", "f:"+r.namespace+":head", "term", "00000001.00000000ffffffff")
+			},
+			cause: "has not come to",
+		},
+		{
+			name: "the store has applied more than the log holds",
+			stopped: func(r *rig) {
+				redisDo(r.t, r.redisURL, "HSET", "f:"+r.namespace+":head", "wc", "00ffffffffffffff")
+			},
+			cause: "the database was restored",
+		},
+		{
+			name: "another daemon answered the crash recovery, this one did not",
+			stopped: func(r *rig) {
+				r.exec(`UPDATE freshet.alive SET generation = 'ffffffffffffffff' WHERE namespace = '` + r.namespace + `'`)
+			},
+			cause: "crash recovery",
+		},
+		{
 			name: "the start position was forwarded",
 			stopped: func(r *rig) {
 				r.exec(`INSERT INTO items VALUES (900, '')`,
@@ -124,7 +162,7 @@ func TestGaps(t *testing.T) {
 		{
 			name:    "the publication is dropped while the daemon runs",
 			running: func(r *rig) { r.exec(`DROP PUBLICATION freshet`, `UPDATE items SET v = 'unseen' WHERE id = 1`) },
-			cause:   "",
+			cause:   "the log has a gap: the replication slot or the publication does not exist",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -314,4 +352,54 @@ func TestGapThatCannotBeAnswered(t *testing.T) {
 	name := r.cached("items", 1)
 	r.exec(`UPDATE items SET v = 'mended' WHERE id = 1`)
 	r.gone(name)
+}
+
+// TestGapThatAStartingDaemonCannotAnswer is the same for a daemon that finds the gap when it starts, and gives up: what
+// is cached is out of use nevertheless.
+func TestGapThatAStartingDaemonCannotAnswer(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, options{})
+	d := r.start()
+	d.streaming()
+	generation := r.head().Generation
+	r.cached("items", 1)
+	d.stop()
+	r.exec(`SELECT pg_drop_replication_slot('`+r.slot+`')`, `ALTER PUBLICATION freshet DROP TABLE items`,
+		`ALTER TABLE items REPLICA IDENTITY NOTHING`, `UPDATE items SET v = 'unseen' WHERE id = 1`)
+	failed := r.pipeline(r.tables).Run(t.Context())
+	if _, refused := errors.AsType[*pgsource.SetupError](failed); !refused {
+		t.Fatalf("Run() = %v, want a refusal", failed)
+	}
+	if h := r.head(); h.Generation == generation {
+		t.Error("the old generation is still in use")
+	}
+	r.exec(`ALTER TABLE items REPLICA IDENTITY DEFAULT`)
+	d = r.start()
+	if st := d.streaming(); st.Gaps != 1 {
+		t.Errorf("%d gaps after the restart, want 1: %s", st.Gaps, st.LastGap)
+	}
+}
+
+// TestSwappedTable renames another table into the place of one that an entry reads, which shows in no stream.
+func TestSwappedTable(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, options{})
+	r.exec(`CREATE TABLE items_new (LIKE items INCLUDING ALL)`, `INSERT INTO items_new SELECT * FROM items`)
+	d := r.start()
+	d.streaming()
+	old := r.cached("items", 1)
+	r.exec(`BEGIN; ALTER TABLE items RENAME TO items_old; ALTER TABLE items_new RENAME TO items; COMMIT`)
+	testkit.Eventually(t, patience, func() error {
+		if r.name("items", 1) == old {
+			return errNotYet
+		}
+		return nil
+	})
+	d.streaming()
+	name := r.cached("items", 1)
+	r.exec(`UPDATE items SET v = 'in the new table' WHERE id = 1`)
+	r.gone(name)
+	if st := d.Status(); st.Gaps != 0 {
+		t.Errorf("a swapped table was taken for a gap: %s", st.LastGap)
+	}
 }

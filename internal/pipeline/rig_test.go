@@ -119,23 +119,34 @@ type daemon struct {
 	done   chan error
 }
 
-func (r *rig) start() *daemon {
-	r.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	tables := slices.Clone(r.tables)
-	d := &daemon{r: r, cancel: cancel, done: make(chan error, 1)}
-	d.Pipeline = pipeline.New(pipeline.Options{
+// pipeline makes one over the rig's tables.
+func (r *rig) pipeline(tables []string) *pipeline.Pipeline {
+	tables = slices.Clone(tables)
+	return pipeline.New(pipeline.Options{
 		URL: r.url, Slot: r.slot, Publication: "freshet", Namespace: r.namespace, Store: r.store, Rewind: r.rewind,
 		Logger: slog.New(slog.NewTextHandler(testWriter{r.t}, nil)),
-		Compile: func(context.Context, *pgx.Conn) (*pipeline.Compiled, error) {
+		Compile: func(ctx context.Context, conn *pgx.Conn, _ bool) (*pipeline.Compiled, error) {
 			var c pipeline.Compiled
 			for _, name := range tables {
-				c.Entries = append(c.Entries, entryOf(name))
+				e := entryOf(name)
+				// As the planner does: the version moves with the table behind the name.
+				if err := conn.QueryRow(ctx, `SELECT $1::text::regclass::oid::text`, name).Scan(&e.Shape); err != nil {
+					return nil, err
+				}
+				e.Version = e.Hash()
+				c.Entries = append(c.Entries, e)
 				c.Tables = append(c.Tables, schema.Name{Schema: "public", Name: name})
 			}
 			return &c, nil
 		},
 	})
+}
+
+func (r *rig) start() *daemon {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	d := &daemon{r: r, cancel: cancel, done: make(chan error, 1)}
+	d.Pipeline = r.pipeline(r.tables)
 	go func() { d.done <- d.Run(ctx) }()
 	r.t.Cleanup(func() { d.stop() })
 	return d

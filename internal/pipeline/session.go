@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -45,9 +46,13 @@ type session struct {
 	identity pggate.Identity
 	compiled *Compiled
 	prepared pgsource.Prepared
-	before   string   // the publication's fingerprint before this session altered it
-	start    mvcc.LSN // of a new generation's stream
-	admit    []string // entries that wait for admission
+	before   string // the publication's fingerprint before this session altered it
+	slot     pgsource.SlotInfo
+	found    bool       // the store has a HEAD
+	replaces fence.Term // the term of another history that a new generation replaces
+	shape    string     // of the tables, when they were planned
+	start    mvcc.LSN   // of a new generation's stream
+	admit    []string   // entries that wait for admission
 	head     fence.Head
 	names    *apply.Names
 }
@@ -62,10 +67,13 @@ func (p *Pipeline) session(ctx context.Context) (err error) {
 		if p.gap == "" && isGap(err) {
 			err = p.declare(err)
 		}
-		if p.gap != "" {
-			err = errors.Join(err, s.condemn(ctx))
+		if p.gap != "" && p.term != "" {
+			err = errors.Join(err, s.condemn(ctx, fence.Head{Term: p.term}))
 		}
 	}()
+	if err := s.judge(ctx); err != nil {
+		return err
+	}
 	if err := s.acquire(ctx); err != nil {
 		return err
 	}
@@ -80,17 +88,26 @@ func (p *Pipeline) session(ctx context.Context) (err error) {
 }
 
 // connect opens everything but the stream. The store comes first: without it nothing can be applied, and the slot
-// stays free for a daemon that can reach it.
+// stays free for a daemon that can reach it. Then the slot: a standby needs no more than to see that it is taken.
 func (s *session) connect(ctx context.Context) error {
 	o := &s.p.opts
 	var err error
 	if s.store, err = o.Store.Connect(ctx); err != nil {
 		return fmt.Errorf("connect to the store: %w", err)
 	}
-	if s.p.gap != "" {
-		if err := s.condemn(ctx); err != nil {
+	if s.p.gap != "" && s.p.term != "" {
+		if err := s.condemn(ctx, fence.Head{Term: s.p.term}); err != nil {
 			return err
 		}
+	}
+	if s.conn, err = pgx.Connect(ctx, o.URL); err != nil {
+		return fmt.Errorf("connect to the database: %w", err)
+	}
+	if s.slot, err = pgsource.SlotState(ctx, s.conn, o.Slot); err != nil {
+		return err
+	}
+	if s.slot.ActivePID != 0 {
+		return fmt.Errorf("slot %q, held by process %d: %w", o.Slot, s.slot.ActivePID, pgsource.ErrSlotInUse)
 	}
 	if s.gate, err = pggate.Open(ctx, o.URL, o.Logger); err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
@@ -98,27 +115,68 @@ func (s *session) connect(ctx context.Context) error {
 	if s.side, err = pggate.Open(ctx, o.URL, o.Logger); err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
 	}
-	if s.conn, err = pgx.Connect(ctx, o.URL); err != nil {
-		return fmt.Errorf("connect to the database: %w", err)
-	}
 	s.identity = s.gate.Identity()
-	return s.gate.Ensure(ctx)
+	return nil
+}
+
+// judge looks for a gap before anything is asked of the database that it may refuse: what is cached has to be out of
+// use also when the gap cannot be answered now.
+func (s *session) judge(ctx context.Context) error {
+	o := &s.p.opts
+	head, found, err := o.Store.Head(ctx)
+	if err != nil {
+		return err
+	}
+	s.found = found
+	if s.p.gap != "" {
+		if !found {
+			return nil
+		}
+		return s.condemn(ctx, head)
+	}
+	if s.before, err = pgsource.Fingerprint(ctx, s.conn, o.Publication); err != nil {
+		return err
+	}
+	evidence, err := s.evidence(ctx, head, found)
+	if err != nil {
+		return err
+	}
+	evidence.SlotCreated = !s.slot.Exists || s.slot.Lost
+	evidence.Confirmed = s.slot.Confirmed
+	cause := evidence.Gap()
+	if cause == "" {
+		return nil
+	}
+	_ = s.p.declare(&gapError{cause: cause, first: !found && !s.p.followed})
+	if !found {
+		return nil
+	}
+	// Under the term that is stored: should another daemon have claimed meanwhile, it will have seen the gap as well.
+	return s.condemn(ctx, head)
+}
+
+func (s *session) evidence(ctx context.Context, head fence.Head, found bool) (*Evidence, error) {
+	_, insert, err := s.gate.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e := &Evidence{HeadFound: found, Head: head, Identity: s.identity, Insert: insert, Publication: s.before}
+	e.Alive, err = s.gate.Alive(ctx, s.p.opts.Namespace, head.Generation)
+	return e, err
 }
 
 // acquire plans the entries, prepares publication and slot, and takes the slot, which only one daemon can hold.
 func (s *session) acquire(ctx context.Context) error {
 	o := &s.p.opts
-	info, err := pgsource.SlotState(ctx, s.conn, o.Slot)
+	err := s.gate.Ensure(ctx)
 	if err != nil {
-		return err
-	}
-	if info.ActivePID != 0 {
-		return fmt.Errorf("slot %q, held by process %d: %w", o.Slot, info.ActivePID, pgsource.ErrSlotInUse)
+		return refused(err)
 	}
 	if s.before, err = pgsource.Fingerprint(ctx, s.conn, o.Publication); err != nil {
 		return err
 	}
-	if s.compiled, err = o.Compile(ctx, s.conn); err != nil {
+	// Where nothing was ever cached, someone is looking who has just written the configuration.
+	if err := s.compile(ctx, !s.found && !s.p.followed); err != nil {
 		return fmt.Errorf("plan the entries: %w", err)
 	}
 	s.prepared, err = pgsource.Prepare(ctx, s.conn, pgsource.PrepareOptions{
@@ -144,32 +202,77 @@ func (s *session) acquire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return s.claim(ctx)
+}
+
+// compile plans the entries, and remembers what the tables looked like: once they looked the same before and after.
+func (s *session) compile(ctx context.Context, strict bool) (err error) {
+	for {
+		before := ""
+		if s.compiled != nil {
+			before = s.shape
+		}
+		if s.compiled, err = s.p.opts.Compile(ctx, s.conn, strict); err != nil {
+			return err
+		}
+		if s.shape, err = s.shapes(ctx); err != nil {
+			return err
+		}
+		if before == s.shape && before != "" || len(s.compiled.Tables) == 0 {
+			return nil
+		}
+	}
+}
+
+// claim makes the store obey this daemon, and judges once more, now that nobody else can take the stream.
+func (s *session) claim(ctx context.Context) error {
 	// A term is the transaction id of a commit made while the slot was held, so a later holder's is higher.
 	term, err := s.gate.Term(ctx)
 	if err != nil {
 		return err
 	}
 	head, found, err := s.store.Claim(ctx, term)
+	if errors.Is(err, redisstore.ErrSuperseded) {
+		return s.supersede(ctx, err, head, term)
+	}
 	if err != nil {
 		return err
 	}
 	s.p.term = term
+	s.head = head
 	if s.p.gap != "" {
 		s.head = fence.Head{Term: term}
 		return nil
 	}
-	alive, err := s.gate.Alive(ctx)
+	evidence, err := s.evidence(ctx, head, found)
 	if err != nil {
 		return err
 	}
-	evidence := Evidence{
-		HeadFound: found, Head: head, Identity: s.identity, SlotCreated: s.prepared.SlotCreated,
-		Confirmed: s.prepared.Confirmed, Insert: insert, Alive: alive, Publication: s.before,
-	}
+	evidence.SlotCreated, evidence.Confirmed = s.prepared.SlotCreated, s.prepared.Confirmed
 	if cause := evidence.Gap(); cause != "" {
-		return &gapError{cause: cause, first: !found}
+		return &gapError{cause: cause, first: !found && !s.p.followed}
 	}
-	s.head = head
+	return nil
+}
+
+// supersede judges a stored term that is higher than ours. A later daemon's is a transaction that exists; another
+// cluster's, or one that a restored database has not come to yet, says nothing about who is later, and is a gap.
+func (s *session) supersede(ctx context.Context, err error, head fence.Head, term fence.Term) error {
+	now, _, gateErr := s.gate.Snapshot(ctx)
+	if gateErr != nil {
+		return gateErr
+	}
+	cause := foreign(head, s.identity, now)
+	if cause == "" {
+		return err
+	}
+	if s.p.gap == "" {
+		_ = s.p.declare(&gapError{cause: cause})
+	}
+	if s.start == 0 {
+		return &gapError{cause: cause} // the stream begins elsewhere; the next session starts it at the end of the log
+	}
+	s.head, s.replaces = fence.Head{Term: term}, head.Term
 	return nil
 }
 
@@ -189,14 +292,11 @@ func (s *session) resume(ctx context.Context) error {
 			old = stored.Entries[e.Name]
 		}
 		switch {
-		case s.isNew(e):
+		case s.isNew(e) || old == nil || old.Version != e.Version || old.Suspended != "":
+			// Whatever was not live under this very plan may read a table whose stream lacks a transaction that is still
+			// open: the daemon that added the table may have been stopped while it waited, and the roster that said so
+			// may be lost (D8).
 			e.Activation, e.Suspended = apply.Draw(), admitting
-			s.admit = append(s.admit, e.Name)
-		case old == nil || old.Version != e.Version || old.Suspended != "" && old.Suspended != admitting:
-			// A plan that changed, or that was out of the cache for a reason which planning has now judged again.
-			e.Activation = apply.Draw()
-		case old.Suspended == admitting:
-			e.Activation, e.Suspended = old.Activation, admitting
 			s.admit = append(s.admit, e.Name)
 		default:
 			e.Activation = old.Activation
@@ -227,6 +327,17 @@ func (s *session) storedRoster(ctx context.Context) (*rule.Roster, error) {
 	return stored, nil
 }
 
+// refused gives what the database does not allow the form that says what to do.
+func refused(err error) error {
+	var permission *pggate.PermissionError
+	if !errors.As(err, &permission) {
+		return err
+	}
+	return &pgsource.SetupError{Problems: []pgsource.Problem{{
+		What: "the table freshet.alive", Why: permission.Error(), Do: permission.Do(),
+	}}}
+}
+
 func (s *session) isNew(e *rule.Entry) bool {
 	return slices.ContainsFunc(e.Rules, func(r rule.Rule) bool {
 		return slices.ContainsFunc(s.prepared.Added, func(t schema.Name) bool { return t.Schema == r.Schema && t.Name == r.Table })
@@ -254,11 +365,17 @@ func (s *session) begin(ctx context.Context) error {
 		s.admit = append(s.admit, e.Name)
 		roster.Entries[e.Name] = e
 	}
-	if err := s.store.NewGeneration(ctx, s.head); err != nil {
+	if s.replaces != "" {
+		err = s.store.Replace(ctx, s.head, s.replaces)
+	} else {
+		err = s.store.NewGeneration(ctx, s.head)
+	}
+	if err != nil {
 		return fmt.Errorf("start a new generation: %w", err)
 	}
+	s.p.term = s.head.Term
 	// Only now that the store has it, or a crash between the two would hide the recovery that this generation answers.
-	if err := s.gate.MarkAlive(ctx); err != nil {
+	if err := s.gate.MarkAlive(ctx, s.p.opts.Namespace, s.head.Generation); err != nil {
 		return err
 	}
 	s.names = apply.NewNames(s.p.opts.Namespace, roster, s.compiled.Entries)
@@ -272,13 +389,20 @@ const condemned = "condemned"
 
 // condemn makes readers go to the database from now on. A gap is answered by a new generation, which may have to wait
 // for the database, or for somebody to mend it; what is cached must not be read meanwhile.
-func (s *session) condemn(ctx context.Context) error {
-	if s.p.condemned || s.p.term == "" {
+//
+// of is the HEAD to be replaced, of which the term is compared and system and timeline stay for whoever judges next.
+func (s *session) condemn(ctx context.Context, of fence.Head) error {
+	if s.p.condemned {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	err := s.store.NewGeneration(ctx, fence.Head{Generation: apply.Draw(), Term: s.p.term, Publication: condemned})
+	if of.System == "" {
+		of.System, of.Timeline = s.identity.SystemID, s.identity.Timeline
+	}
+	err := s.store.NewGeneration(ctx, fence.Head{
+		Generation: apply.Draw(), Term: of.Term, Publication: condemned, System: of.System, Timeline: of.Timeline,
+	})
 	if err != nil && !errors.Is(err, redisstore.ErrSuperseded) {
 		return fmt.Errorf("take what is cached out of use: %w", err)
 	}
@@ -298,6 +422,9 @@ func (s *session) follow(ctx context.Context) error {
 		return err
 	}
 	queue := apply.NewQueue()
+	p.state.apply.Oldest.Store(0)
+	p.state.queue.Store(queue)
+	defer p.state.queue.Store(nil)
 	applier := apply.New(apply.Options{
 		Store: s.store, Gate: s.gate, Queue: queue, Names: s.names, Head: s.head, Confirm: s.stream.Confirm,
 		Observe: p.opts.Observe, Published: s.published, Logger: p.opts.Logger, Rewind: p.opts.Rewind, Settle: settle, Stats: &p.state.apply,
@@ -357,12 +484,16 @@ func (s *session) report(phase Phase) {
 
 // published makes public which names are live.
 func (s *session) published(roster *rule.Roster) {
-	entries := make([]EntryStatus, 0, len(s.compiled.Entries))
+	entries := make([]EntryStatus, 0, len(s.compiled.Entries)+len(s.compiled.Refused))
 	for _, e := range s.compiled.Entries {
 		entries = append(entries, EntryStatus{
 			Name: e.Name, Version: e.Version, Activation: e.Activation, Suspended: e.Suspended,
 		})
 	}
+	for name, why := range s.compiled.Refused {
+		entries = append(entries, EntryStatus{Name: name, Suspended: why})
+	}
+	slices.SortFunc(entries, func(a, b EntryStatus) int { return strings.Compare(a.Name, b.Name) })
 	s.p.state.update(func(st *Status) { st.Revision, st.Entries = roster.Revision, entries })
 }
 

@@ -42,7 +42,9 @@ type Status struct {
 	Applied    mvcc.LSN          `json:"-"`
 	Confirmed  mvcc.LSN          `json:"-"`
 	Insert     mvcc.LSN          `json:"-"`
-	Progress   time.Time         `json:"-"` // when something was last applied
+	Progress   time.Time         `json:"-"` // when a batch was last applied
+	Advanced   time.Time         `json:"-"` // when Applied last moved
+	Oldest     time.Time         `json:"-"` // commit of the oldest transaction that was read and is not applied; zero: none
 	Slot       pgsource.SlotInfo `json:"-"`
 	Waiting    int64             `json:"waiting_parts"` // batches that hold a commit which is not visible yet
 	Entries    []EntryStatus     `json:"entries,omitempty"`
@@ -63,6 +65,7 @@ type state struct {
 	status   Status
 	apply    apply.Stats
 	received atomic.Uint64
+	queue    atomic.Pointer[apply.Queue] // of the session that is following the log
 	rows     atomic.Uint64
 }
 
@@ -84,8 +87,19 @@ func (s *state) read() Status {
 	st.Applied = mvcc.LSN(s.apply.Wc.Load())
 	st.Confirmed = mvcc.LSN(s.apply.Confirmed.Load())
 	st.Waiting = s.apply.Waiting.Load()
-	if at := s.apply.Applied.Load(); at != 0 {
-		st.Progress = time.UnixMicro(at)
+	st.Progress, st.Advanced = moment(s.apply.Applied.Load()), moment(s.apply.Advanced.Load())
+	if q := s.queue.Load(); q != nil {
+		if st.Oldest = moment(s.apply.Oldest.Load()); st.Oldest.IsZero() {
+			st.Oldest = moment(q.Oldest())
+		}
 	}
 	return st
+}
+
+// moment is a time in Unix microseconds, 0 none.
+func moment(micros int64) time.Time {
+	if micros == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(micros)
 }

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -43,6 +44,35 @@ func (s *session) watch(ctx context.Context, applier *apply.Applier) error {
 	}
 }
 
+// errShape ends a session whose tables are not those that were planned any more.
+var errShape = errors.New("the tables that entries read have changed")
+
+// shapes is a digest of the tables that entries read: which table has each name, its columns and its replica identity.
+// A table that was swapped for another by renaming never shows in the stream.
+func (s *session) shapes(ctx context.Context) (string, error) {
+	var schemas, names []string
+	if s.compiled != nil {
+		for _, t := range s.compiled.Tables {
+			schemas, names = append(schemas, t.Schema), append(names, t.Name)
+		}
+	}
+	const query = `
+SELECT coalesce(md5(string_agg(concat_ws(' ', c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident,
+         c.relrowsecurity, c.relhassubclass, c.relispartition,
+         (SELECT string_agg(concat_ws(' ', attnum, attname, atttypid, atttypmod, attcollation, attnotnull, attgenerated), ',' ORDER BY attnum)
+            FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
+         (SELECT string_agg(concat_ws(' ', indexrelid, indisprimary, indisreplident, indkey), ',' ORDER BY indexrelid)
+            FROM pg_index WHERE indrelid = c.oid AND (indisprimary OR indisreplident))), ';' ORDER BY c.oid)), '')
+  FROM unnest($1::text[], $2::text[]) AS t (nspname, relname)
+  JOIN pg_namespace n ON n.nspname = t.nspname
+  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.relname`
+	var digest string
+	if err := s.conn.QueryRow(ctx, query, schemas, names).Scan(&digest); err != nil {
+		return "", fmt.Errorf("look at the tables: %w", err)
+	}
+	return digest, nil
+}
+
 func (s *session) look(ctx context.Context) error {
 	now, err := pgsource.Fingerprint(ctx, s.conn, s.p.opts.Publication)
 	if err != nil {
@@ -50,6 +80,13 @@ func (s *session) look(ctx context.Context) error {
 	}
 	if now != s.prepared.Fingerprint {
 		return &gapError{cause: alteredPublication}
+	}
+	shape, err := s.shapes(ctx)
+	if err != nil {
+		return err
+	}
+	if shape != s.shape {
+		return errShape
 	}
 	info, err := pgsource.SlotState(ctx, s.conn, s.p.opts.Slot)
 	if err != nil {

@@ -172,7 +172,23 @@ func (c *Conn) Claim(ctx context.Context, term fence.Term) (fence.Head, bool, er
 
 // NewGeneration writes HEAD whole. Nothing that was stored under the old generation is read any more.
 func (c *Conn) NewGeneration(ctx context.Context, head fence.Head) error {
-	args := append([]string{string(head.Term)}, head.Fields()...)
+	return c.begin(ctx, head, "")
+}
+
+// Replace is NewGeneration over a HEAD whose term, foreign, is not of this history of the database. The roster goes as
+// well, whose term would refuse the next one.
+func (c *Conn) Replace(ctx context.Context, head fence.Head, foreign fence.Term) error {
+	if err := c.begin(ctx, head, foreign); err != nil {
+		return err
+	}
+	if _, err := c.do(ctx, []rueidis.Completed{c.client.B().Unlink().Key(c.store.rosterKey()).Build()}); err != nil {
+		return fmt.Errorf("remove the roster of another history: %w", err)
+	}
+	return nil
+}
+
+func (c *Conn) begin(ctx context.Context, head fence.Head, foreign fence.Term) error {
+	args := append([]string{string(head.Term), string(foreign)}, head.Fields()...)
 	reply, err := c.one(ctx, "begin generation", c.eval(c.store.scripts.begin, c.store.headKey(), args...))
 	if err != nil {
 		return err

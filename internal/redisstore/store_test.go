@@ -349,3 +349,40 @@ func TestMismatchSaysWhatIsThere(t *testing.T) {
 		t.Errorf("HEAD after INTENT alone = %+v, %v", got, err)
 	}
 }
+
+// TestReplaceTakesOnlyTheTermThatWasJudged replaces a HEAD of another history, whose term is higher, and nothing else.
+func TestReplaceTakesOnlyTheTermThatWasJudged(t *testing.T) {
+	t.Parallel()
+	s := open(t, redistest.Shared(t))
+	c, err := s.Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	foreign, ours := fence.NewTerm(9, 9), fence.NewTerm(1, 5)
+	head := func(term fence.Term) fence.Head {
+		return fence.Head{Generation: "0123456789abcdef", Term: term, Si: mvcc.Snapshot{Xmin: 3, Xmax: 3}}
+	}
+	if err := c.NewGeneration(t.Context(), head(foreign)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.NewGeneration(t.Context(), head(ours)); !errors.Is(err, ErrSuperseded) {
+		t.Errorf("NewGeneration() = %v over a higher term", err)
+	}
+	if err := c.Replace(t.Context(), head(ours), fence.NewTerm(9, 8)); !errors.Is(err, ErrSuperseded) {
+		t.Errorf("Replace() = %v over another term than was judged", err)
+	}
+	if err := c.Replace(t.Context(), head(ours), foreign); err != nil {
+		t.Errorf("Replace() = %v", err)
+	}
+	if got, _, err := s.Head(t.Context()); err != nil || got.Term != ours {
+		t.Errorf("Head() = %v, %v", got.Term, err)
+	}
+	shard := fence.Shard{Found: true, Head: head(foreign)}
+	for _, judged := range []fence.Term{fence.NewTerm(9, 8), foreign} {
+		_, outcome := fence.Replace(shard, head(ours), judged)
+		if want := judged == foreign; (outcome == fence.Applied) != want {
+			t.Errorf("fence.Replace(%s) = %v", judged, outcome)
+		}
+	}
+}
