@@ -92,6 +92,19 @@ func TestErrors(t *testing.T) {
 		{"key template", replace("product:{id}", `"{a}{b}"`), []string{"f.yaml:7:10: entries.product.key: \"{a}{b}\", character 4: parameters {a} and {b} need a separator between them that is not a letter, digit or one of -._~%, such as ':'"}},
 		{"no query", replace(query, ""), []string{"f.yaml:6:3: entries.product.query: the entry has neither query nor depends_on"}},
 		{"query and depends_on", minimal + "    depends_on: [{table: t, key: \"{id}\"}]\n", []string{"f.yaml:9:5: entries.product.depends_on: an entry has either query or depends_on"}},
+		{"parameter that the key lacks", replace("product:{id}", "product:{ID}"), []string{
+			"f.yaml:8:12: entries.product.query: line 1 of it, column 36: parameter {id} is used in the query but not in the key: two results would share one key",
+		}},
+		{"parameter that the query lacks", replace("product:{id}", "product:{id}:{lang}:{tenant}"), []string{
+			"f.yaml:8:12: entries.product.query: parameter {lang} is in the key but not in the query: every value of it would hold a copy of one result",
+			"f.yaml:8:12: entries.product.query: parameter {tenant} is in the key but not in the query: every value of it would hold a copy of one result",
+		}},
+		{"parameter in a later line", replace(query, "    query: |\n      SELECT 'ü' AS u FROM products\n      WHERE 'ü@x' <> '' AND a = @a -- @b\n"), []string{
+			"f.yaml:8:12: entries.product.query: line 2 of it, column 27: parameter {a} is used in the query but not in the key: two results would share one key",
+		}},
+		{"positional parameter", replace("@id", "$1"), []string{
+			"f.yaml:8:12: entries.product.query: line 1 of it, column 36: $1 is a positional parameter: its number says nothing about its place in the key",
+		}},
 		{"columns of depends_on", replace(query, "    depends_on: [{table: t, key: \"{a}:{b}\"}]\n"), []string{`f.yaml:8:34: entries.product.depends_on.0.key: "{a}:{b}" has 2 columns, and the entry's key has 1 parameters`}},
 		{"depends_on without a table", replace(query, "    depends_on: [{key: \"{a}\"}]\n"), []string{"f.yaml:8:18: entries.product.depends_on.0.table: the table is missing"}},
 		{"unsafe_ignore", minimal + "    unsafe_ignore: [views]\n", []string{`f.yaml:9:21: entries.product.unsafe_ignore.0: "views" does not name a column`}},
@@ -157,9 +170,11 @@ func TestErrorsShowNoSecrets(t *testing.T) {
 		minimal + "    ttl: ${SECRET}\n",
 		minimal + "    result: ${SECRET}\n",
 		replace("product:{id}", "${SECRET}"),
+		replace("WHERE id = @id", "WHERE id = @${SECRET2}"),
+		replace("product:{id}", "product:${SECRET3}"),
 		"namespace: ${SECRET}\n" + minimal,
 	} {
-		_, err := Parse("f.yaml", []byte(text), environment("SECRET=hunter2 {"))
+		_, err := Parse("f.yaml", []byte(text), environment("SECRET=hunter2 {", "SECRET2=hunter2", "SECRET3={hunter2}"))
 		if err == nil {
 			t.Errorf("no error from\n%s", text)
 			continue

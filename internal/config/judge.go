@@ -10,8 +10,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/sqlparam"
 )
 
 // The bounds of what a file may say.
@@ -230,6 +232,9 @@ func (j *judge) entry(path, name string, e Entry) {
 		j.template(path+".key", err)
 		return
 	}
+	if query {
+		j.parameters(path, e.Query, template.Params())
+	}
 	for i, dep := range e.DependsOn {
 		j.dependency(fmt.Sprintf("%s.depends_on.%d", path, i), template, dep)
 	}
@@ -245,6 +250,42 @@ func (j *judge) template(path string, err error) {
 		return
 	}
 	j.fail(path, "", "%v", err)
+}
+
+// parameters holds those of a query against those of the key. The planner does so again, with the database; here it
+// takes none.
+func (j *judge) parameters(path, query string, params []string) {
+	at := path + ".query"
+	fail := func(hint, format string, args ...any) {
+		for _, source := range []string{at, path + ".key"} { // what came from the environment is not quoted
+			if raw := j.c.places.shown(source, ""); raw != "" {
+				j.fail(at, "", "its parameters are not those of the key (one of them is from the environment: %s)", raw)
+				return
+			}
+		}
+		j.fail(at, hint, format, args...)
+	}
+	rewritten, err := sqlparam.Rewrite(query, params)
+	if bad, ok := errors.AsType[*sqlparam.Error](err); ok {
+		problem := bad.What
+		if bad.Why != "" {
+			problem += ": " + bad.Why
+		}
+		before := query[:bad.Offset]
+		start := strings.LastIndexByte(before, '\n') + 1
+		fail(bad.Do, "line %d of it, column %d: %s", strings.Count(before, "\n")+1, utf8.RuneCountInString(before[start:])+1, problem)
+		return
+	}
+	if err != nil {
+		fail("", "%v", err)
+		return
+	}
+	for _, name := range params {
+		if !slices.Contains(rewritten.Used, name) {
+			fail(fmt.Sprintf("use @%s in the query, or remove {%s} from the key", name, name),
+				"parameter {%s} is in the key but not in the query: every value of it would hold a copy of one result", name)
+		}
+	}
 }
 
 func (j *judge) dependency(path string, key *rule.Template, dep Dependency) {

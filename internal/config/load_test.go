@@ -182,7 +182,7 @@ source: {postgres: {url: "host=db user=repl", password_file: dbpw}}
 listen: 0.0.0.0:7780
 auth: {token_file: ` + filepath.Join(dir, "token") + `}
 regions: [{name: local, redis: {url: "rediss://app@r:1/2", password_file: redispw}}]
-entries: {product: {key: "product:{id}", query: SELECT 1}}
+entries: {product: {key: "product:{id}", query: SELECT @id}}
 `
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
