@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,9 +48,9 @@ func (r *checked) checkPostgres(ctx context.Context) {
 	ctx, cancel := within(ctx)
 	defer cancel()
 	source := r.conf.Source.Postgres
-	primary, err := connect(ctx, "the database whose log is read", source.URL)
+	primary, err := connectSource(ctx, r.conf)
 	if err != nil {
-		r.problem("postgres", err.Error(), "without the log nothing becomes fresh", "start PostgreSQL, or correct database.url")
+		r.problem("postgres", err.Error(), "without the log nothing becomes fresh", tryOf(err))
 		return
 	}
 	defer closeConn(ctx, primary)
@@ -120,9 +121,9 @@ func (r *checked) checkSource(ctx context.Context, conn *pgx.Conn, facts *postgr
 
 // checkLoads judges what reading takes: the privileges, and a session whose answers may be cached.
 func (r *checked) checkLoads(ctx context.Context, entries []planned) {
-	conn, err := connect(ctx, "the database", r.conf.Database.URL)
+	conn, err := connect(ctx, r.conf)
 	if err != nil {
-		r.problem("postgres", err.Error(), "entries are loaded from it", "correct database.url")
+		r.problem("postgres", err.Error(), "entries are loaded from it", tryOf(err))
 		return
 	}
 	defer closeConn(ctx, conn)
@@ -196,7 +197,9 @@ func (r *checked) checkRedis(ctx context.Context) {
 		namespace = r.conf.NamespaceFor(r.Postgres.SystemID, r.Postgres.Database)
 	}
 	region := r.conf.Regions[0]
-	store, err := openStore(ctx, r.conf, namespace, slog.New(slog.DiscardHandler))
+	// Without the database the namespace that it gives is not known. The server can be looked at all the same: that
+	// touches no key.
+	store, err := openStore(ctx, r.conf, cmp.Or(namespace, "unknown"), slog.New(slog.DiscardHandler))
 	if err != nil {
 		r.problem("redis", err.Error(), "", "correct regions.redis.url")
 		return

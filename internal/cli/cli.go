@@ -146,6 +146,14 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.err }
 
+// tryOf is what an error says to try, or nothing.
+func tryOf(err error) string {
+	if e, ok := errors.AsType[*exitError](err); ok {
+		return e.try
+	}
+	return ""
+}
+
 // usage is an error in how a command was called.
 func usage(cmd *cobra.Command, err error) error {
 	return &exitError{code: exitUsage, err: err, try: cmd.CommandPath() + " --help"}

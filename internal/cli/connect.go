@@ -2,10 +2,14 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/freshet/freshet/internal/config"
 	"github.com/freshet/freshet/internal/pgcatalog"
@@ -15,15 +19,54 @@ import (
 // patience is how long a command waits for a server to answer.
 const patience = 10 * time.Second
 
-// connect opens one connection for a command. The caller closes it with closeConn.
-func connect(ctx context.Context, what string, url config.URL) (*pgx.Conn, error) {
+// connect opens one connection for loading. The caller closes it with closeConn.
+func connect(ctx context.Context, c *config.Config) (*pgx.Conn, error) {
+	return dial(ctx, "the database", "database.url", c.Database.URL)
+}
+
+// connectSource opens one connection to the database whose log is read. The caller closes it with closeConn.
+func connectSource(ctx context.Context, c *config.Config) (*pgx.Conn, error) {
+	if url := c.Source.Postgres.URL; url != c.Database.URL {
+		return dial(ctx, "the database whose log is read", "source.postgres.url", url)
+	}
+	return connect(ctx, c)
+}
+
+func dial(ctx context.Context, what, key string, url config.URL) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, url.Reveal())
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", what, err)
+		return nil, &exitError{code: exitFailure, err: &dialError{fmt.Errorf("connect to %s: %w", what, err)}, try: reachIt(key)}
 	}
 	return conn, nil
+}
+
+// reachIt is what to do about a database that cannot be connected to.
+func reachIt(key string) string { return "start PostgreSQL, or correct " + key }
+
+// dialError is an error of connecting that says each of its lines once: the driver tries every address with and
+// without TLS, and repeats itself.
+type dialError struct{ err error }
+
+func (e *dialError) Error() string {
+	var lines []string
+	for line := range strings.Lines(e.err.Error()) {
+		if line = strings.TrimSpace(line); !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n  ")
+}
+
+func (e *dialError) Unwrap() error { return e.err }
+
+// unconnected makes an error of connecting, however deep, one that says it once and what to do.
+func unconnected(err error) error {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); !ok {
+		return err
+	}
+	return &exitError{code: exitFailure, err: &dialError{err}, try: reachIt("database.url")}
 }
 
 func closeConn(ctx context.Context, conn *pgx.Conn) {

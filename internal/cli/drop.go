@@ -16,27 +16,29 @@ import (
 )
 
 func (a *app) drop() *cobra.Command {
-	var yes bool
+	var yes, keep bool
 	cmd := &cobra.Command{
 		Use:   "drop",
-		Short: "Remove what freshet made: slot, publication, schema and keys; asks first",
+		Short: "Remove slot, publication, schema and keys; asks first",
 		Long: "drop removes the replication slot, the publication, the schema freshet and all keys of the namespace in Redis.\n" +
+			"The publication goes whole, whoever made it and whatever else it publishes: --keep-publication keeps it.\n" +
 			"A slot that is tried and forgotten keeps the log until the disk is full. The daemon must be stopped before.",
-		Example: "  freshet drop\n  freshet drop --yes",
+		Example: "  freshet drop\n  freshet drop --yes\n  freshet drop --keep-publication",
 		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runDrop(cmd.Context(), yes) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runDrop(cmd.Context(), yes, keep) },
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&keep, "keep-publication", false, "leave the publication as it is")
 	return cmd
 }
 
-func (a *app) runDrop(ctx context.Context, yes bool) error {
+func (a *app) runDrop(ctx context.Context, yes, keep bool) error {
 	c, err := a.load()
 	if err != nil {
 		return err
 	}
 	source := c.Source.Postgres
-	conn, err := connect(ctx, "the database", source.URL)
+	conn, err := connectSource(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -56,17 +58,49 @@ func (a *app) runDrop(ctx context.Context, yes bool) error {
 			try: "stop the daemon, then freshet drop",
 		}
 	}
-	a.out(fmt.Sprintf("in database %s (system %s):\n  replication slot %s%s\n  publication %s\n  schema freshet\nin Redis %s:\n  every key of the namespace %s (f:%s:*)\n",
-		facts.Database, facts.SystemID, source.Slot, unlessThere(slot.Exists), source.Publication, c.Regions[0].Redis.URL, namespace, namespace))
+	publication, err := publicationText(ctx, conn, source.Publication, keep)
+	if err != nil {
+		return err
+	}
+	a.out(fmt.Sprintf("in database %s (system %s):\n  replication slot %s%s\n%s  schema freshet with its table alive\nin Redis %s:\n  every key of the namespace %s (f:%s:*)\n",
+		facts.Database, facts.SystemID, source.Slot, unlessThere(slot.Exists), publication, c.Regions[0].Redis.URL, namespace, namespace))
 	if !yes {
 		if err := a.confirm("Remove all of this? [y/N] "); err != nil {
 			return err
 		}
 	}
 	return errors.Join(
-		dropFromPostgres(ctx, conn, source),
+		dropFromPostgres(ctx, conn, source, keep),
 		a.dropFromRedis(ctx, c, namespace),
 	)
+}
+
+// publicationText is the line that says what of the publication goes.
+func publicationText(ctx context.Context, conn *pgx.Conn, name string, keep bool) (string, error) {
+	if keep {
+		return "", nil
+	}
+	const query = `
+SELECT pg_get_userbyid(p.pubowner)::text,
+       ARRAY(SELECT t.schemaname || '.' || t.tablename FROM pg_publication_tables t WHERE t.pubname = p.pubname ORDER BY 1)
+  FROM pg_publication p WHERE p.pubname = $1`
+	var (
+		owner  string
+		tables []string
+	)
+	switch err := conn.QueryRow(ctx, query, name).Scan(&owner, &tables); {
+	case errors.Is(err, pgx.ErrNoRows):
+		return "  publication " + name + unlessThere(false) + "\n", nil
+	case err != nil:
+		return "", fmt.Errorf("look at publication %q: %w", name, err)
+	}
+	const shown = 10
+	list := join(tables[:min(len(tables), shown)])
+	if len(tables) > shown {
+		list += ", ..."
+	}
+	return fmt.Sprintf("  publication %s, whole, whoever made it (owner %s, %s: %s); --keep-publication keeps it\n",
+		name, owner, plural(len(tables), "table"), list), nil
 }
 
 func unlessThere(exists bool) string {
@@ -91,8 +125,13 @@ func (a *app) confirm(question string) error {
 	return &exitError{code: exitFailure, err: errors.New("nothing was removed")}
 }
 
-func dropFromPostgres(ctx context.Context, conn *pgx.Conn, source *config.Postgres) error {
-	if err := pgsource.Drop(ctx, conn, source.Slot, source.Publication); err != nil {
+func dropFromPostgres(ctx context.Context, conn *pgx.Conn, source *config.Postgres, keep bool) error {
+	if keep {
+		const dropSlot = `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`
+		if _, err := conn.Exec(ctx, dropSlot, source.Slot); err != nil {
+			return fmt.Errorf("drop slot %q: %w", source.Slot, err)
+		}
+	} else if err := pgsource.Drop(ctx, conn, source.Slot, source.Publication); err != nil {
 		return err
 	}
 	for _, statement := range []string{`DROP TABLE IF EXISTS freshet.alive`, `DROP SCHEMA IF EXISTS freshet`} {

@@ -47,7 +47,7 @@ func (a *app) runExplain(ctx context.Context, only string) error {
 			return err
 		}
 	}
-	conn, err := connect(ctx, "the database", c.Database.URL)
+	conn, err := connect(ctx, c)
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,7 @@ func (a *app) get() *cobra.Command {
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeEntry,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.runGet(cmd.Context(), args[0], args[1:], nulls)
+			return unconnected(a.runGet(cmd.Context(), args[0], args[1:], nulls))
 		},
 	})
 	cmd.Flags().StringSliceVar(&nulls, "null", nil, "`names` of parameters that are NULL; they have no ARG")

@@ -107,7 +107,7 @@ func lookOurselves(ctx context.Context, c *config.Config, asked error) (daemon.S
 	source, region := c.Source.Postgres, daemon.Region{Name: c.Regions[0].Name, Reason: "no daemon runs"}
 	st := daemon.Status{Source: daemon.SourceStatus{Slot: source.Slot, Publication: source.Publication}}
 	st.Phase, st.Problem = noDaemon, asked.Error()
-	conn, err := connect(ctx, "the database", source.URL)
+	conn, err := connectSource(ctx, c)
 	if err != nil {
 		return st, err
 	}
