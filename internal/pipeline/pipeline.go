@@ -56,7 +56,8 @@ type Pipeline struct {
 	gap       string // a gap that the next session has to answer with a new generation
 	condemned bool   // what was cached before the gap is out of use already
 	term      fence.Term
-	followed  bool // the log was followed once: what is wrong now went wrong later, and may be mended meanwhile
+	tables    []schema.Name // those that were planned last
+	followed  bool          // the log was followed once: what is wrong now went wrong later, and may be mended meanwhile
 }
 
 // New makes a Pipeline.

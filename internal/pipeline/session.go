@@ -205,22 +205,25 @@ func (s *session) acquire(ctx context.Context) error {
 	return s.claim(ctx)
 }
 
-// compile plans the entries, and remembers what the tables looked like: once they looked the same before and after.
-func (s *session) compile(ctx context.Context, strict bool) (err error) {
+// compile plans the entries, and remembers what the tables looked like: the same before and after, or the plan may be
+// of tables that nobody will compare with.
+func (s *session) compile(ctx context.Context, strict bool) error {
+	before, err := s.shapes(ctx, s.p.tables)
+	if err != nil {
+		return err
+	}
 	for {
-		before := ""
-		if s.compiled != nil {
-			before = s.shape
-		}
 		if s.compiled, err = s.p.opts.Compile(ctx, s.conn, strict); err != nil {
 			return err
 		}
-		if s.shape, err = s.shapes(ctx); err != nil {
+		s.p.tables = s.compiled.Tables
+		if s.shape, err = s.shapes(ctx, s.p.tables); err != nil {
 			return err
 		}
-		if before == s.shape && before != "" || len(s.compiled.Tables) == 0 {
+		if s.shape == before {
 			return nil
 		}
+		before = s.shape
 	}
 }
 

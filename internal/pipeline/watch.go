@@ -12,6 +12,7 @@ import (
 	"github.com/freshet/freshet/internal/pggate"
 	"github.com/freshet/freshet/internal/pgsource"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/schema"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -49,12 +50,10 @@ var errShape = errors.New("the tables that entries read have changed")
 
 // shapes is a digest of the tables that entries read: which table has each name, its columns and its replica identity.
 // A table that was swapped for another by renaming never shows in the stream.
-func (s *session) shapes(ctx context.Context) (string, error) {
+func (s *session) shapes(ctx context.Context, tables []schema.Name) (string, error) {
 	var schemas, names []string
-	if s.compiled != nil {
-		for _, t := range s.compiled.Tables {
-			schemas, names = append(schemas, t.Schema), append(names, t.Name)
-		}
+	for _, t := range tables {
+		schemas, names = append(schemas, t.Schema), append(names, t.Name)
 	}
 	const query = `
 SELECT coalesce(md5(string_agg(concat_ws(' ', c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident,
@@ -81,7 +80,7 @@ func (s *session) look(ctx context.Context) error {
 	if now != s.prepared.Fingerprint {
 		return &gapError{cause: alteredPublication}
 	}
-	shape, err := s.shapes(ctx)
+	shape, err := s.shapes(ctx, s.p.tables)
 	if err != nil {
 		return err
 	}
