@@ -335,6 +335,34 @@ func TestFullRedisStillInvalidates(t *testing.T) {
 	w.until("/v1/entries/product/2", hit)
 }
 
+// TestOneRefusedEntryLeavesTheOthers takes a column away that one entry reads: the others go on, also after a restart,
+// since nobody else would invalidate what is cached of them.
+func TestOneRefusedEntryLeavesTheOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	r := w.start()
+	w.ready()
+	w.until("/v1/entries/product/1", hit)
+	w.pg.Exec(t, w.url, `ALTER TABLE profiles DROP COLUMN bio`)
+	suspended := func(a answer) bool {
+		return strings.Contains(a.body, `"name":"user_profile"`) && strings.Contains(a.body, "bio")
+	}
+	w.until("/v1/status", suspended)
+	for round := range 2 {
+		w.ready()
+		w.until("/v1/entries/product/1", hit)
+		w.pg.Exec(t, w.url, fmt.Sprintf(`UPDATE products SET price = %d WHERE id = 1`, 1000+round))
+		w.until("/v1/entries/product/1", bodyIs(fmt.Sprintf(`{"id":1,"name":"product 1","price":%d}`, 1000+round)))
+		if round == 0 {
+			if err := r.stop(); err != nil {
+				t.Fatal(err)
+			}
+			r = w.start()
+			w.until("/v1/status", suspended)
+		}
+	}
+}
+
 // TestRefusals starts the daemon where it cannot work: it stops with an error that says what to do.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
