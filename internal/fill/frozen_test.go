@@ -106,7 +106,7 @@ func TestRedisHangsBeforeTheFill(t *testing.T) {
 	loader := &slow{Loader: w.loader}
 	r := w.brief(nil, loader)
 	read(t, r, 1, fill.Miss, price(1, 10))
-	loader.after = func(context.Context) { w.redis.Freeze(t) }
+	loader.after = func(context.Context) { w.redis.Freeze(t) } //nolint:contextcheck // it does not depend on the load
 	start := time.Now()
 	if v := read(t, r, 2, fill.Miss, price(2, 20)); v.Reason != "store_error" {
 		t.Errorf("%+v", v)
@@ -143,6 +143,50 @@ func TestRedisHangsUnderAWaiter(t *testing.T) {
 	}
 	if took := time.Since(start); took > atMost {
 		t.Errorf("took %v", took)
+	}
+	w.redis.Thaw(t)
+}
+
+// held is the real store, with a step before each GET.
+type held struct {
+	fill.Store
+	beforeGet func(context.Context)
+}
+
+func (h *held) Read(ctx context.Context, name string) ([]byte, error) {
+	h.beforeGet(ctx)
+	return h.Store.Read(ctx, name)
+}
+
+// TestRedisHangsAfterAConfirmation: who learns that the store hangs tells the others, also when the names have been
+// confirmed since that reader began.
+func TestRedisHangsAfterAConfirmation(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{ownRedis: true})
+	first := newValve()
+	heads := &hooks{Store: w.store}
+	r := w.brief(&held{Store: heads, beforeGet: first.pass}, nil)
+	done := background(t.Context(), r, "1")
+	<-first.reached
+	begun := heads.heads.Load()
+	eventually(t, func() error {
+		if _, err := r.Get(t.Context(), "product", arg("2"), nil); err != nil {
+			return err
+		}
+		if heads.heads.Load() == begun {
+			return fmt.Errorf("the names were confirmed %d times", begun)
+		}
+		return nil
+	})
+	pause(t, trust/10) // for its answer
+	w.redis.Freeze(t)
+	w.reprice()
+	close(first.open)
+	if a := <-done; a.err != nil || a.value.Status != fill.Bypass || string(a.value.Payload) != price(1, 11) {
+		t.Errorf("%+v %s, %v", a.value, a.value.Payload, a.err)
+	}
+	if err := bypassed(t.Context(), r, 2, briefly/2); err != nil {
+		t.Error(err)
 	}
 	w.redis.Thaw(t)
 }

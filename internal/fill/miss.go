@@ -60,15 +60,21 @@ func (r *Reader) miss(
 		timer.Reset(e.left(began)) // a store that hangs may have taken it all
 		return alone(r.failed(c, err))
 	}
-	patient := ctx // of what is asked of the store
+	// A wait for another process's load leaves half of the time for a load of our own. It ends by being cancelled: upon a
+	// deadline the store's client would close the connection, which is everybody's.
+	patient, cancel := context.WithCancel(ctx)
+	defer cancel()
+	limit := time.AfterFunc(e.LoadTimeout/2-time.Since(began), cancel)
+	defer limit.Stop()
+	asking := ctx
 	waiting := false
 	for {
 		token := newToken()
-		reply, err := r.store.Lease(patient, name, token, e.LoadTimeout+leaseMargin)
+		reply, err := r.store.Lease(asking, name, token, e.LoadTimeout+leaseMargin)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return Value{}, false, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
-		case err != nil && patient.Err() != nil:
+		case err != nil && asking.Err() != nil:
 			return alone(busyElsewhere)
 		case err != nil:
 			return broken(err)
@@ -98,13 +104,7 @@ func (r *Reader) miss(
 		if !waiting {
 			waiting = true
 			r.stats.waits.Add(1)
-			// A wait for another process's load leaves half of the time for a load of our own. It ends by being cancelled:
-			// a deadline would have the client close the connection, which is everybody's.
-			var cancel context.CancelFunc
-			patient, cancel = context.WithCancel(ctx) //nolint:fatcontext // once
-			defer cancel()
-			limit := time.AfterFunc(e.LoadTimeout/2-time.Since(began), cancel)
-			defer limit.Stop()
+			asking = patient //nolint:fatcontext // made above, once
 		}
 		r.mu.Lock()
 		f := r.flights[reply.Holder]

@@ -136,7 +136,8 @@ func (r *Reader) expire(c *confirmation) {
 }
 
 // failed says how the cache is bypassed after an error of the store. One that does not answer is left alone for a
-// while, unless another reader already noticed or a later confirmation succeeded.
+// while, unless another reader already noticed or a later confirmation has just succeeded. One that did before the store
+// hung does not count: readers under it would all wait anew.
 func (r *Reader) failed(c *confirmation, err error) bypassReason {
 	switch {
 	case errors.Is(err, redisstore.ErrOutOfMemory):
@@ -144,6 +145,9 @@ func (r *Reader) failed(c *confirmation, err error) bypassReason {
 	case !errors.Is(err, redisstore.ErrUnavailable):
 		r.logger.Debug("store refuses a command", slog.String("error", err.Error()))
 		return storeRefuses
+	}
+	if now := r.confirmed.Load(); now != nil && now.names != nil && now.age() >= retryAfter {
+		c = now
 	}
 	if r.confirmed.CompareAndSwap(c, &confirmation{sent: awake(), began: time.Now(), why: storeDown}) {
 		r.logger.Warn("store is away, reading from the database", slog.String("error", err.Error()))
