@@ -29,7 +29,8 @@ func (g *Gate) Ensure(ctx context.Context) error {
 		// IF NOT EXISTS is not safe against another daemon that does the same.
 		for _, statement := range []string{
 			`SELECT pg_advisory_xact_lock(hashtextextended('freshet.alive', 0))`,
-			`CREATE SCHEMA IF NOT EXISTS freshet`,
+			// Not IF NOT EXISTS, which asks for the privilege to make one also where it is there.
+			`DO $$ BEGIN IF to_regnamespace('freshet') IS NULL THEN CREATE SCHEMA freshet; END IF; END $$`,
 			`CREATE UNLOGGED TABLE IF NOT EXISTS freshet.alive (namespace text PRIMARY KEY, generation text NOT NULL)`,
 		} {
 			if _, err := tx.Exec(ctx, statement); err != nil {

@@ -76,13 +76,13 @@ func checkServer(ctx context.Context, conn *pgx.Conn) error {
 SELECT pg_is_in_recovery(), current_setting('wal_level'), current_setting('server_version_num')::int, current_user::text,
        EXISTS (SELECT FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolreplication))
        OR EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication' AND pg_has_role(oid, 'MEMBER')),
-       current_setting('max_wal_senders')::int`
+       current_setting('max_wal_senders')::int, current_setting('synchronous_standby_names')`
 	var (
 		standby, mayReplicate bool
-		walLevel, user        string
+		walLevel, user, names string
 		version, senders      int
 	)
-	if err := conn.QueryRow(ctx, query).Scan(&standby, &walLevel, &version, &user, &mayReplicate, &senders); err != nil {
+	if err := conn.QueryRow(ctx, query).Scan(&standby, &walLevel, &version, &user, &mayReplicate, &senders, &names); err != nil {
 		return fmt.Errorf("look at the server: %w", err)
 	}
 	if standby {
@@ -124,10 +124,31 @@ SELECT pg_is_in_recovery(), current_setting('wal_level'), current_setting('serve
 			Do:   fmt.Sprintf("run as a superuser: ALTER ROLE %s WITH REPLICATION", quoteIdent(user)),
 		})
 	}
+	if isSynchronous(names) {
+		problems = append(problems, Problem{
+			What: fmt.Sprintf("synchronous_standby_names is '%s'", names),
+			Why: "it takes this stream for a synchronous standby, so that every COMMIT would wait for its confirmation, which stays " +
+				"behind on purpose",
+			Do: "name the standbys in synchronous_standby_names, without * and " + applicationName,
+		})
+	}
 	if len(problems) > 0 {
 		return &SetupError{Problems: problems}
 	}
 	return nil
+}
+
+// applicationName is what the server knows the stream by.
+const applicationName = "freshet"
+
+// isSynchronous reports that the server would count a stream by the name of applicationName as a synchronous standby.
+func isSynchronous(names string) bool {
+	for name := range strings.FieldsFuncSeq(names, func(r rune) bool { return strings.ContainsRune("(), \"", r) }) {
+		if name == "*" || strings.EqualFold(name, applicationName) {
+			return true
+		}
+	}
+	return false
 }
 
 // publication is what pg_publication says.

@@ -6,10 +6,12 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/freshet/freshet/internal/schema"
+	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/pgtest"
 )
 
@@ -236,6 +238,34 @@ func TestPrepareRefusesServers(t *testing.T) {
 		wantProblems(t, err, map[string]string{
 			"wal_level is replica": "run: ALTER SYSTEM SET wal_level = logical; then restart PostgreSQL",
 		})
+	})
+	t.Run("commits would wait for the stream", func(t *testing.T) {
+		t.Parallel()
+		server := pgtest.Start(t, pgtest.Options{})
+		conn := connect(t, server.URL("postgres"))
+		for names, refused := range map[string]bool{
+			"*": true, "FIRST 1 (a, *)": true, `ANY 1 (b, "freshet")`: true, "Freshet": true, "nobody": false, "FIRST 1 (a, freshet2)": false, "": false,
+		} {
+			// Without waiting for the standbys that it names.
+			for _, statement := range []string{
+				`SET synchronous_commit = local`, `ALTER SYSTEM SET synchronous_standby_names = '` + names + `'`, `SELECT pg_reload_conf()`,
+			} {
+				if _, err := conn.Exec(t.Context(), statement); err != nil {
+					t.Fatal(err)
+				}
+			}
+			testkit.Eventually(t, 10*time.Second, func() error {
+				var now string
+				if err := conn.QueryRow(t.Context(), `SHOW synchronous_standby_names`).Scan(&now); err != nil || now != names {
+					return fmt.Errorf("it is %q, %v", now, err) //nolint:errorlint // shown
+				}
+				return nil
+			})
+			err := checkServer(t.Context(), conn)
+			if got := err != nil; got != refused {
+				t.Errorf("synchronous_standby_names = '%s': %v", names, err)
+			}
+		}
 	})
 	t.Run("no free slot", func(t *testing.T) {
 		t.Parallel()

@@ -70,7 +70,7 @@ func openSession(ctx context.Context, o Options) (*session, error) {
 func sessionSettings() map[string]string {
 	return map[string]string{
 		"replication":         "database",
-		"application_name":    "freshet",
+		"application_name":    applicationName,
 		"client_encoding":     "UTF8",
 		"DateStyle":           "ISO",
 		"IntervalStyle":       "postgres",
