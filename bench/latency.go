@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -150,7 +151,7 @@ func (s *subject) probe(ctx context.Context, prefix string, random *rand.Rand) (
 		return nil, err
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	w, err := openWatcher(ctx, s.b.servers.redis.Addr())
+	w, err := openWatcher(ctx, s.b.servers.redis.Addr(), prefix)
 	if err != nil {
 		return nil, err
 	}
@@ -182,50 +183,113 @@ func (s *subject) probe(ctx context.Context, prefix string, random *rand.Rand) (
 	return samples, nil
 }
 
-// watcher looks at one key as fast as one connection allows, with nothing between it and the socket.
+// watcher hears from Redis itself when a key is deleted, on a connection of its own. To ask again and again would keep
+// one processor busy and Redis another, and measure who gets the rest.
 type watcher struct {
+	commands, events *line
+	prefix           string
+}
+
+// line is a connection, with nothing between it and the socket.
+type line struct {
 	conn   net.Conn
 	reader *bufio.Reader
 }
 
-func openWatcher(ctx context.Context, address string) (*watcher, error) {
+func dial(ctx context.Context, address string) (*line, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	return &watcher{conn: conn, reader: bufio.NewReader(conn)}, nil
+	return &line{conn: conn, reader: bufio.NewReader(conn)}, nil
 }
 
-func (w *watcher) close() { _ = w.conn.Close() }
-
-func (w *watcher) ask(command string) (string, error) {
-	if _, err := w.conn.Write([]byte(command)); err != nil {
-		return "", err
+func (l *line) send(words ...string) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "*%d\r\n", len(words))
+	for _, w := range words {
+		fmt.Fprintf(&b, "$%d\r\n%s\r\n", len(w), w)
 	}
-	return w.reader.ReadString('\n')
+	_, err := l.conn.Write([]byte(b.String()))
+	return err
 }
 
-func (w *watcher) set(name, value string) error {
-	reply, err := w.ask(fmt.Sprintf("*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", len(name), name, len(value), value))
-	if err == nil && reply != "+OK\r\n" {
-		err = fmt.Errorf("set %s: %q", name, reply)
+// read reads n lines and returns the last one.
+func (l *line) read(n int) (text string, err error) {
+	for range n {
+		if text, err = l.reader.ReadString('\n'); err != nil {
+			return "", err
+		}
+	}
+	return strings.TrimSuffix(text, "\r\n"), nil
+}
+
+func openWatcher(ctx context.Context, address, prefix string) (*watcher, error) {
+	w := &watcher{prefix: prefix}
+	var err error
+	if w.commands, err = dial(ctx, address); err != nil {
+		return nil, err
+	}
+	if w.events, err = dial(ctx, address); err != nil {
+		w.close()
+		return nil, err
+	}
+	// Keyspace events of the generic commands, of which UNLINK is one.
+	if err := w.ask("+OK", "CONFIG", "SET", "notify-keyspace-events", "Kg"); err != nil {
+		w.close()
+		return nil, err
+	}
+	if err := w.events.send("PSUBSCRIBE", channel+prefix+"*"); err != nil {
+		w.close()
+		return nil, err
+	}
+	if _, err := w.events.read(6); err != nil {
+		w.close()
+		return nil, err
+	}
+	return w, nil
+}
+
+const channel = "__keyspace@0__:"
+
+func (w *watcher) close() {
+	for _, l := range []*line{w.commands, w.events} {
+		if l != nil {
+			_ = l.conn.Close()
+		}
+	}
+}
+
+func (w *watcher) ask(want string, words ...string) error {
+	if err := w.commands.send(words...); err != nil {
+		return err
+	}
+	reply, err := w.commands.read(1)
+	if err == nil && reply != want {
+		err = fmt.Errorf("%s: %q", words[0], reply)
 	}
 	return err
 }
 
-// gone waits until the key does not exist.
+func (w *watcher) set(name, value string) error { return w.ask("+OK", "SET", name, value) }
+
+// gone waits until the key is deleted.
 func (w *watcher) gone(name string, deadline time.Time) error {
-	command := fmt.Sprintf("*2\r\n$6\r\nEXISTS\r\n$%d\r\n%s\r\n", len(name), name)
+	if err := w.events.conn.SetReadDeadline(deadline); err != nil {
+		return err
+	}
 	for {
-		reply, err := w.ask(command)
+		// *4, then pmessage, the pattern, the channel and the event, each behind its length.
+		key, err := w.events.read(7)
+		if err != nil {
+			return fmt.Errorf("%s is still there: %w", name, err)
+		}
+		event, err := w.events.read(2)
 		if err != nil {
 			return err
 		}
-		if reply == ":0\r\n" {
+		if key == channel+name && event == "del" {
 			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%s is still there", name)
 		}
 	}
 }
