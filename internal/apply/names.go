@@ -107,13 +107,6 @@ func (n *Names) restless(now time.Time) bool {
 	return false
 }
 
-// Suspend takes an entry out of the cache: readers load it from the database.
-func (n *Names) Suspend(i int, why string) {
-	n.entries[i].Suspended = why
-	n.entries[i].Activation = Draw()
-	n.spell()
-}
-
 // Activate puts an entry back, under a new name.
 func (n *Names) Activate(i int) {
 	n.entries[i].Suspended = ""
