@@ -166,18 +166,23 @@ func (s *subject) probe(ctx context.Context, prefix string, random *rand.Rand) (
 		}
 		id := 1 + random.IntN(probeRows)
 		name := prefix + strconv.Itoa(id)
-		if err := w.set(name, value); err != nil {
+		deadline := time.Now().Add(20 * time.Second)
+		if err := w.set(name, value, deadline); err != nil {
 			return nil, err
 		}
 		if _, err := conn.Exec(ctx, `UPDATE `+table+` SET n = n + 1 WHERE id = $1`, id); err != nil {
 			return nil, err
 		}
 		committed := time.Now()
-		if err := w.gone(name, committed.Add(20*time.Second)); err != nil {
+		if err := w.heard(name, deadline, "set", "del"); err != nil {
 			return nil, err
 		}
+		took := time.Since(committed)
+		if live, err := w.live(name); err != nil || live {
+			return nil, errors.Join(fmt.Errorf("%s still holds a value", name), err)
+		}
 		if n >= warmup {
-			samples = append(samples, time.Since(committed))
+			samples = append(samples, took)
 		}
 	}
 	return samples, nil
@@ -234,8 +239,9 @@ func openWatcher(ctx context.Context, address, prefix string) (*watcher, error) 
 		w.close()
 		return nil, err
 	}
-	// Keyspace events of the generic commands, of which UNLINK is one.
-	if err := w.ask("+OK", "CONFIG", "SET", "notify-keyspace-events", "Kg"); err != nil {
+	// Keyspace events of the generic commands, of which UNLINK is one, and of those on strings: a value may be replaced by
+	// a fence.
+	if err := w.ask("+OK", "CONFIG", "SET", "notify-keyspace-events", "Kg$"); err != nil {
 		w.close()
 		return nil, err
 	}
@@ -271,10 +277,25 @@ func (w *watcher) ask(want string, words ...string) error {
 	return err
 }
 
-func (w *watcher) set(name, value string) error { return w.ask("+OK", "SET", name, value) }
+// set stores a value, and returns when its own event was heard.
+func (w *watcher) set(name, value string, deadline time.Time) error {
+	if err := w.ask("+OK", "SET", name, value); err != nil {
+		return err
+	}
+	return w.heard(name, deadline, "set")
+}
 
-// gone waits until the key is deleted.
-func (w *watcher) gone(name string, deadline time.Time) error {
+// live reports whether a record holds a value.
+func (w *watcher) live(name string) (bool, error) {
+	if err := w.commands.send("GETRANGE", name, "0", "3"); err != nil {
+		return false, err
+	}
+	text, err := w.commands.read(2)
+	return text == "f1 V", err
+}
+
+// heard waits for one of some events of a key.
+func (w *watcher) heard(name string, deadline time.Time, events ...string) error {
 	if err := w.events.conn.SetReadDeadline(deadline); err != nil {
 		return err
 	}
@@ -282,13 +303,13 @@ func (w *watcher) gone(name string, deadline time.Time) error {
 		// *4, then pmessage, the pattern, the channel and the event, each behind its length.
 		key, err := w.events.read(7)
 		if err != nil {
-			return fmt.Errorf("%s is still there: %w", name, err)
+			return fmt.Errorf("wait for %v of %s: %w", events, name, err)
 		}
 		event, err := w.events.read(2)
 		if err != nil {
 			return err
 		}
-		if key == channel+name && event == "del" {
+		if key == channel+name && slices.Contains(events, event) {
 			return nil
 		}
 	}

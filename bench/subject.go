@@ -76,7 +76,7 @@ func (s *subject) prefix(ctx context.Context) (string, error) {
 // record is a cached value as the store holds it.
 func record(size int) string {
 	r := fence.Record{
-		State: fence.Live, Coverage: fence.Coverage{Snapshot: mvcc.Snapshot{Xmin: 1000, Xmax: 1000}},
+		State: fence.Live, Coverage: fence.Coverage{Snapshot: mvcc.Snapshot{Xmin: 3, Xmax: 3}}, // of before every change
 		Filled: time.Now().UnixMicro(), Payload: []byte(`"` + strings.Repeat("x", size-2) + `"`),
 	}
 	return string(r.Append(nil))

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/bits"
 	"strings"
 	"time"
 
@@ -20,6 +21,8 @@ import (
 
 // Store is the region's store, over one connection that is never silently replaced by another.
 type Store interface {
+	// Early fences keys for transactions that may not be visible yet. It is a courtesy to readers; nothing rests on it.
+	Early(ctx context.Context, keys []redisstore.Stamped) (redisstore.Result, error)
 	// Apply records the intent, deletes the named records and, when asked to, advances HEAD. An error means that
 	// nothing may be taken as applied.
 	Apply(ctx context.Context, b redisstore.Batch) (redisstore.Result, error)
@@ -74,6 +77,7 @@ type pendingPart struct {
 	part    *Part
 	unseen  int
 	started bool
+	fenced  time.Time // when its keys were fenced early; zero: they are not
 }
 
 // request asks the applier's goroutine to change the live names.
@@ -118,6 +122,8 @@ const (
 	// The server sends a commit before the committing session has made it visible, mostly by less than this.
 	firstBackoff = 100 * time.Microsecond
 	lastBackoff  = 100 * time.Millisecond
+	// withdrawAfter is how long the database may go on showing an old row until it is cached again.
+	withdrawAfter = 100 * time.Millisecond
 	// idleEvery bounds how often an idle database moves HEAD.
 	idleEvery = 500 * time.Millisecond
 	tick      = time.Second
@@ -259,9 +265,71 @@ func (a *Applier) holds() {
 	a.opts.Stats.Oldest.Store(oldest)
 }
 
+// early fences the keys of a small part that has just been taken, before the gate is asked whether its transactions are
+// visible (D1): what is cached is gone a round trip earlier, and a reader that comes in between need not load twice. Behind
+// a backlog it would only cost time. (To ask the gate at the same time makes both answers later where processors are few.)
+func (a *Applier) early(ctx context.Context) error {
+	if len(a.pending) == 0 || a.linger > 0 {
+		return nil
+	}
+	p := a.pending[len(a.pending)-1]
+	if p.started || p.part.Keys.Len() == 0 || !p.part.small() {
+		return nil
+	}
+	keys := a.stamped(nil, p.part, func(*item) bool { return true })
+	if len(keys) == 0 {
+		return nil
+	}
+	result, err := a.opts.Store.Early(ctx, keys)
+	if err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	a.opts.Stats.Unlinked.Add(uint64(max(result.Removed, 0)))
+	p.fenced = time.Now()
+	return nil
+}
+
+// withdraw takes back the early fences of transactions that stay invisible. One that hangs in synchronous replication may
+// do so for long, and its old row is what the database shows: better cached than loaded by every reader, and stored by none.
+func (a *Applier) withdraw(batch *redisstore.Batch, now time.Time) {
+	for _, p := range a.pending {
+		if p.fenced.IsZero() || p.unseen == 0 || now.Sub(p.fenced) < withdrawAfter {
+			continue
+		}
+		p.fenced = time.Time{}
+		for _, k := range a.stamped(nil, p.part, func(it *item) bool { return !it.seen }) {
+			batch.Names = append(batch.Names, k.Name)
+		}
+	}
+}
+
+// stamped appends the keys of a small part under the names that are live now, each with those of its transactions that
+// are chosen; keys without any are left out.
+func (a *Applier) stamped(keys []redisstore.Stamped, part *Part, choose func(it *item) bool) []redisstore.Stamped {
+	for i := range part.Keys.Len() {
+		var stamps []fence.Stamp
+		for marks := part.Keys.Marks(i); marks != 0; marks &= marks - 1 {
+			if it := &part.items[bits.TrailingZeros64(marks)]; choose(it) {
+				stamps = append(stamps, fence.Stamp{XID: it.xid, End: it.end})
+			}
+		}
+		if len(stamps) == 0 {
+			continue
+		}
+		entry, key := part.Keys.At(i)
+		for _, prefix := range a.opts.Names.prefixes(entry) {
+			keys = append(keys, redisstore.Stamped{Name: prefix + string(key), Stamps: stamps})
+		}
+	}
+	return keys
+}
+
 // step gates what is pending and sends what is visible: intent, confirms and the advance of HEAD (D2 to D4). With a
 // request, or when rows asked for it, it then moves names (D7).
 func (a *Applier) step(ctx context.Context, req *request) error {
+	if err := a.early(ctx); err != nil {
+		return err
+	}
 	snapshot, insert, err := a.opts.Gate.Snapshot(ctx)
 	if err != nil {
 		return fmt.Errorf("gate: %w", err)
@@ -283,7 +351,8 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 		ready = append(ready, p)
 		moved = a.move(p) || moved
 	}
-	batch.Names = a.names(ready)
+	a.keys(&batch, ready)
+	a.withdraw(&batch, now)
 	if req != nil {
 		moved = req.change(a.opts.Names) || moved
 	}
@@ -318,18 +387,19 @@ func (a *Applier) expect() redisstore.Expected {
 }
 
 // look asks of each transaction in p that was not visible whether it is now, and reports whether anything has to be
-// sent. All keys of the part are sent again then: they were coalesced over its transactions, and deleting once too
+// sent. All keys of a large part are sent again then: they were coalesced over its transactions, and deleting once too
 // often costs a load, once too seldom a stale value.
 func (a *Applier) look(p *pendingPart, snapshot mvcc.Snapshot, batch *redisstore.Batch) (newly bool) {
 	for i := range p.part.items {
 		it := &p.part.items[i]
+		it.fresh = false
 		if it.seen && p.started {
 			continue
 		}
 		if !it.seen && !snapshot.Sees(it.xid) {
 			continue
 		}
-		it.seen = true
+		it.seen, it.fresh = true, true
 		p.unseen--
 		if it.xid != 0 {
 			newly = true
@@ -351,6 +421,20 @@ func (a *Applier) move(p *pendingPart) (moved bool) {
 			slog.String("entry", a.opts.Names.Entry(m.Entry)), slog.String("cause", m.Cause))
 	}
 	return moved
+}
+
+// keys has the batch confirm the keys of the parts: those of small parts each with the transactions that have just become
+// visible, the others by name.
+func (a *Applier) keys(batch *redisstore.Batch, parts []*pendingPart) {
+	var large []*pendingPart
+	for _, p := range parts {
+		if p.part.small() {
+			batch.Keys = a.stamped(batch.Keys, p.part, func(it *item) bool { return it.fresh })
+		} else {
+			large = append(large, p)
+		}
+	}
+	batch.Names = a.names(large)
 }
 
 // names spells the keys of the parts under the names that are live now.
@@ -416,8 +500,9 @@ func (a *Applier) finish(ready []*pendingPart, result redisstore.Result, batch r
 	now := time.Now()
 	stats := a.opts.Stats
 	stats.Batches.Add(1)
-	stats.Keys.Add(uint64(len(batch.Names)))
-	stats.Unlinked.Add(uint64(max(result.Unlinked, 0)))
+	stats.Keys.Add(uint64(len(batch.Names) + len(batch.Keys)))
+	stats.Kept.Add(uint64(max(result.Kept, 0)))
+	stats.Unlinked.Add(uint64(max(result.Removed, 0)))
 	if batch.Advance > 0 {
 		stats.Wc.Store(uint64(batch.Advance))
 		stats.Advanced.Store(now.UnixMicro())

@@ -21,6 +21,9 @@ const (
 	// woken by as many transactions, or by these keys.
 	wakeKeys  = 2 << 10
 	wakeItems = 2 << 10
+	// smallKeys and smallItems bound what is done key by key.
+	smallKeys  = 64
+	smallItems = 64 // no more than a mark has bits
 )
 
 // errClosed ends a source that hands over after the queue was closed.
@@ -35,6 +38,7 @@ type item struct {
 	tracked   bool
 	committed int64 // Unix microseconds by the writer's clock; 0 when unknown
 	seen      bool  // visible on the primary at an earlier gate
+	fresh     bool  // and not before the last one
 }
 
 // Part is a stretch of the log, already routed: the keys that its transactions affect, and the transactions. The
@@ -46,6 +50,18 @@ type Part struct {
 }
 
 func newPart() *Part { return &Part{Keys: route.NewKeys(maxPartKeys, maxPartBytes)} }
+
+// begin opens a transaction, and marks the keys that follow with its place among the items; beyond the bits of a mark they
+// are not marked any more, and the part is not small.
+func (p *Part) begin(it item) {
+	p.Keys.Mark(1 << len(p.items))
+	p.items = append(p.items, it)
+	p.open = true
+}
+
+// small reports whether there is so little to do that it is done key by key: then it is known which transaction affects
+// which key, and what contains it already may stay. In bulk one UNLINK of many keys costs a fifth of as many scripts.
+func (p *Part) small() bool { return p.Keys.Len() <= smallKeys && len(p.items) <= smallItems }
 
 func (p *Part) full() bool { return p.Keys.Full() || len(p.items) >= maxPartItems }
 
@@ -133,8 +149,7 @@ func (q *Queue) Begin(ctx context.Context, b change.Begin) error {
 		return err
 	}
 	q.begun, q.inside = item{xid: b.XID, end: b.End, committed: b.Committed.UnixMicro()}, true
-	part.items = append(part.items, q.begun)
-	part.open = true
+	part.begin(q.begun)
 	q.mu.Unlock()
 	return nil
 }
@@ -223,8 +238,7 @@ func (q *Queue) take() (part *Part, closed bool) {
 		q.part = newPart()
 	}
 	if q.inside {
-		q.part.items = append(q.part.items, q.begun)
-		q.part.open = true
+		q.part.begin(q.begun)
 	}
 	select {
 	case q.space <- struct{}{}:

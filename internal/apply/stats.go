@@ -6,8 +6,9 @@ import "sync/atomic"
 type Stats struct {
 	Batches      atomic.Uint64
 	Transactions atomic.Uint64
-	Keys         atomic.Uint64 // names deleted, present or not
-	Unlinked     atomic.Uint64 // records that were there
+	Keys         atomic.Uint64 // names confirmed, present or not
+	Unlinked     atomic.Uint64 // records that were unlinked, and values that were removed from theirs
+	Kept         atomic.Uint64 // values that contained what was confirmed, and stayed
 	Moves        atomic.Uint64 // versions moved because a change could not be mapped
 	Waiting      atomic.Int64  // parts that wait for a transaction to become visible
 	Wc           atomic.Uint64

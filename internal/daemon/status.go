@@ -49,8 +49,9 @@ type Applied struct {
 	Transactions uint64 `json:"transactions"`
 	Rows         uint64 `json:"rows"`
 	Batches      uint64 `json:"batches"`
-	Keys         uint64 `json:"keys"`     // deletions sent
-	Unlinked     uint64 `json:"unlinked"` // records that were there
+	Keys         uint64 `json:"keys"`     // invalidations sent
+	Unlinked     uint64 `json:"unlinked"` // values that were removed
+	Kept         uint64 `json:"kept"`     // values that contained the change already, and stayed
 	Moves        uint64 `json:"moves"`    // versions moved because a change could not be mapped to keys
 }
 
@@ -98,7 +99,7 @@ func (d *daemon) status() Status {
 	stats := p.pipeline.Stats()
 	st.Applied = Applied{
 		Transactions: stats.Transactions.Load(), Rows: p.pipeline.Rows().Load(), Batches: stats.Batches.Load(),
-		Keys: stats.Keys.Load(), Unlinked: stats.Unlinked.Load(), Moves: stats.Moves.Load(),
+		Keys: stats.Keys.Load(), Unlinked: stats.Unlinked.Load(), Kept: stats.Kept.Load(), Moves: stats.Moves.Load(),
 	}
 	return st
 }

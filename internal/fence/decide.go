@@ -2,6 +2,7 @@ package fence
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/freshet/freshet/mvcc"
 )
@@ -110,8 +111,106 @@ func Release(r Record, token Token) (Record, bool) {
 // Empty reports whether the record says nothing, and so need not be stored.
 func (r *Record) Empty() bool { return r.State == None && r.Lease.IsZero() && len(r.Fences) == 0 }
 
-// Confirm is CONFIRM by UNLINK (D3): value, lease and fences go together, so that no load that began before can fill.
-func Confirm(Record) Record { return Record{} }
+// MaxFences bounds the fences of one record.
+const MaxFences = 16
+
+// InvalidateOutcome says what an EARLY or a CONFIRM found and did.
+type InvalidateOutcome uint8
+
+// What an EARLY or a CONFIRM did.
+const (
+	_       InvalidateOutcome = iota
+	Absent                    // nothing was stored
+	Kept                      // a live value contains the transaction, and stays
+	Removed                   // a live value did not, and is gone
+	Fenced                    // there was no live value; what else there is was dealt with
+)
+
+// String names the outcome as the scripts answer it.
+func (o InvalidateOutcome) String() string {
+	switch o {
+	case Absent:
+		return "absent"
+	case Kept:
+		return "kept"
+	case Removed:
+		return "removed"
+	case Fenced:
+		return "fenced"
+	}
+	return fmt.Sprintf("InvalidateOutcome(%d)", uint8(o))
+}
+
+// Early is EARLY (D1), for a transaction that was delivered and may not be visible yet: a value that does not contain
+// it is removed, and whoever fills next has to contain it. A lease stays, so that a load which began late enough can
+// still fill. Nothing rests on an EARLY being done, or on what it left staying there.
+//
+// Beyond MaxFences the lease goes as well as the oldest fence, which might have been meant for it.
+func Early(r Record, x Stamp, create bool) (Record, InvalidateOutcome) {
+	if r.Empty() && !create {
+		return Record{}, Absent
+	}
+	r, outcome := r.without(x)
+	if outcome == Kept && r.Lease.IsZero() {
+		return r, Kept
+	}
+	if r.fence(x); len(r.Fences) > MaxFences {
+		r.Lease = Lease{}
+		r.Fences = r.Fences[1:]
+		if outcome == Kept {
+			r.Fences = nil // they were for the lease: the value contains what it contains
+		}
+	}
+	return r, outcome
+}
+
+// Confirm is CONFIRM by script (D3), for a transaction that is visible on the primary. A value that contains it stays; a
+// lease stays too, ended or not, and whatever is filled under it has to contain the transaction. Leases granted later
+// meet the floor, so without one the fence has done its work. Beyond MaxFences everything goes.
+func Confirm(r Record, x Stamp) (Record, InvalidateOutcome) {
+	if r.Empty() {
+		return Record{}, Absent
+	}
+	r, outcome := r.without(x)
+	if r.Lease.IsZero() {
+		r.Fences = slices.DeleteFunc(slices.Clone(r.Fences), func(f Stamp) bool { return f.XID == x.XID })
+		return r, outcome
+	}
+	if r.fence(x); len(r.Fences) > MaxFences {
+		if outcome == Kept {
+			outcome = Removed
+		}
+		return Record{}, outcome
+	}
+	return r, outcome
+}
+
+// Unlink is CONFIRM by UNLINK (D3): value, lease and fences go together, so that no load that began before can fill.
+func Unlink(Record) Record { return Record{} }
+
+// without is the record less a live value that does not contain x.
+func (r Record) without(x Stamp) (Record, InvalidateOutcome) {
+	switch {
+	case !r.State.Live():
+		return r, Fenced
+	case r.Coverage.Covers(x):
+		return r, Kept
+	}
+	return Record{Lease: r.Lease, Fences: r.Fences}, Removed
+}
+
+// fence adds a fence. Where there is one for the transaction, the lower position holds: a writer that fences before its
+// COMMIT does not know where that will end.
+func (r *Record) fence(x Stamp) {
+	r.Fences = slices.Clone(r.Fences)
+	for i := range r.Fences {
+		if r.Fences[i].XID == x.XID {
+			r.Fences[i].End = min(r.Fences[i].End, x.End)
+			return
+		}
+	}
+	r.Fences = append(r.Fences, x)
+}
 
 // Floor reports whether a load may be filled as far as HEAD can tell (R4); the HEAD must have been read after the
 // lease was granted. A primary's snapshot must see everything that was ever confirmed, a standby must have replayed

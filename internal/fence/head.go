@@ -157,6 +157,9 @@ func (h *Head) Fields() []string {
 // LSNText is a position as HEAD and the scripts spell it.
 func LSNText(l mvcc.LSN) string { return hex(uint64(l)) }
 
+// XIDText is a transaction id as records and scripts spell it.
+func XIDText(x mvcc.XID) string { return hex(uint64(x)) }
+
 // RevisionText is a roster's revision as HEAD spells it.
 func RevisionText(n uint64) string { return hex(n) }
 

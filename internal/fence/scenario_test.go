@@ -18,8 +18,8 @@ var update = flag.Bool("update", false, "write what the scenarios answer into th
 
 // TestScenarios runs testdata/*.txt. A line is a command, an indented line what it answered; "#" is prose. The commands:
 //
-//	lease TOKEN for N              fill TOKEN COVERAGE [negative]   release TOKEN     confirm
-//	fence XID END                  stale                            tick N
+//	lease TOKEN for N              fill TOKEN COVERAGE [negative]   release TOKEN     unlink
+//	early XID END [cached]         confirm XID END                  fence XID END     stale            tick N
 //	head GEN TERM WC SI            claim TERM                       begin GEN TERM WC SI
 //	intent GEN TERM WC HISTORY: WI SI                               advance GEN TERM WC HISTORY: WC [SA]
 //	move GEN TERM WC HISTORY: REV  failover HISTORY                 evict            floor COVERAGE
@@ -145,9 +145,18 @@ func (s *scenario) run(f []string) string {
 		var was bool
 		s.r, was = Release(s.r, s.token(f[1]))
 		return fmt.Sprintf("%v: %s", was, s.record())
-	case "confirm":
-		s.r = Confirm(s.r)
+	case "unlink":
+		s.r = Unlink(s.r)
 		return s.record()
+	case "early", "confirm":
+		x := Stamp{XID: mvcc.XID(s.number(f[1])), End: s.position(f[2])}
+		var o InvalidateOutcome
+		if f[0] == "confirm" {
+			s.r, o = Confirm(s.r, x)
+		} else {
+			s.r, o = Early(s.r, x, len(f) == 3)
+		}
+		return fmt.Sprintf("%s: %s", o, s.record())
 	case "fence":
 		s.r.Fences = append(s.r.Fences, Stamp{XID: mvcc.XID(s.number(f[1])), End: s.position(f[2])})
 		return s.record()

@@ -246,6 +246,9 @@ func (r *rig) fill(table string, id int) (name string, outcome fence.FillOutcome
 	outcome, err = r.store.Fill(r.t.Context(), name, redisstore.FillRequest{
 		Token: tok, Coverage: cov, State: fence.Live, Payload: []byte(v), TTL: time.Hour,
 	})
+	if err == nil && outcome != fence.Filled {
+		err = r.store.Release(r.t.Context(), name, tok)
+	}
 	if err != nil {
 		r.t.Fatal(err)
 	}

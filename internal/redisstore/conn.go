@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/rueidis"
 
@@ -18,8 +19,15 @@ import (
 // server does not pause for one.
 const namesPerUnlink = 500
 
-// unlinksPerPipeline bounds what is under way before replies are read.
-const unlinksPerPipeline = 128
+// What is under way before replies are read.
+const (
+	unlinksPerPipeline = 128
+	keysPerPipeline    = 512
+)
+
+// fenceLife is how long a fence is kept that belongs to no value and no lease. It spares loads that would miss the
+// transaction; nothing rests on it.
+const fenceLife = 5 * time.Second
 
 // Conn is the daemon's one connection. After anything but an answer from the server it is broken for good: a new
 // connection could be to a server that never saw what went over this one. It is used by one goroutine at a time.
@@ -28,6 +36,7 @@ type Conn struct {
 	client rueidis.DedicatedClient
 	replid string
 	broken atomic.Pointer[error]
+	known  map[string]bool // digests of the scripts that the server has answered under
 }
 
 // Connect opens a Conn.
@@ -36,7 +45,7 @@ func (s *Store) Connect(ctx context.Context) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	c := &Conn{store: s, client: client}
+	c := &Conn{store: s, client: client, known: map[string]bool{}}
 	if err := c.Ping(ctx); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("connect: %w", err)
@@ -92,9 +101,28 @@ func (c *Conn) do(ctx context.Context, commands []rueidis.Completed) ([]rueidis.
 	return replies, first
 }
 
-func (c *Conn) eval(text, key string, args ...string) rueidis.Completed {
-	// Sent with its text, not its digest: a batch cannot stop half-way and be sent again because a script was flushed.
-	return c.client.B().Eval().Script(text).Numkeys(1).Key(key).Arg(args...).Build()
+// eval calls a script: by its text the first time, by its digest from then on.
+func (c *Conn) eval(s script, key string, args ...string) rueidis.Completed {
+	if c.known[s.digest] {
+		return c.client.B().Evalsha().Sha1(s.digest).Numkeys(1).Key(key).Arg(args...).Build()
+	}
+	return c.client.B().Eval().Script(s.text).Numkeys(1).Key(key).Arg(args...).Build()
+}
+
+// run sends the commands that build makes, which call scripts. A server that has forgotten one (SCRIPT FLUSH) gets all
+// of them once more, with the texts: they may be done twice, and those behind the missing one may not count as done after it.
+func (c *Conn) run(ctx context.Context, scripts []script, build func() []rueidis.Completed) ([]rueidis.RedisResult, error) {
+	replies, err := c.do(ctx, build())
+	if errors.Is(err, ErrNoScript) {
+		clear(c.known)
+		replies, err = c.do(ctx, build())
+	}
+	if err == nil {
+		for _, s := range scripts {
+			c.known[s.digest] = true
+		}
+	}
+	return replies, err
 }
 
 // headReply is what every script on HEAD answers.
@@ -144,8 +172,11 @@ func (r headReply) err() error {
 	return &MismatchError{Head: r.head, Found: r.found, Replid: r.replid}
 }
 
-func (c *Conn) one(ctx context.Context, verb string, command rueidis.Completed) (headReply, error) {
-	replies, err := c.do(ctx, []rueidis.Completed{command})
+// head calls a script on HEAD.
+func (c *Conn) head(ctx context.Context, verb string, s script, args ...string) (headReply, error) {
+	replies, err := c.run(ctx, []script{s}, func() []rueidis.Completed {
+		return []rueidis.Completed{c.eval(s, c.store.headKey(), args...)}
+	})
 	if err != nil {
 		return headReply{}, fmt.Errorf("%s: %w", verb, err)
 	}
@@ -159,7 +190,7 @@ func (c *Conn) one(ctx context.Context, verb string, command rueidis.Completed) 
 // Claim makes the store obey term, and reads HEAD in the same step. It fails with ErrSuperseded when a later daemon
 // was there. Where there is no HEAD nothing is claimed: the daemon begins a generation.
 func (c *Conn) Claim(ctx context.Context, term fence.Term) (fence.Head, bool, error) {
-	reply, err := c.one(ctx, "claim head", c.eval(c.store.scripts.claim, c.store.headKey(), string(term)))
+	reply, err := c.head(ctx, "claim head", c.store.scripts.claim, string(term))
 	if err != nil {
 		return fence.Head{}, false, err
 	}
@@ -189,7 +220,7 @@ func (c *Conn) Replace(ctx context.Context, head fence.Head, foreign fence.Term)
 
 func (c *Conn) begin(ctx context.Context, head fence.Head, foreign fence.Term) error {
 	args := append([]string{string(head.Term), string(foreign)}, head.Fields()...)
-	reply, err := c.one(ctx, "begin generation", c.eval(c.store.scripts.begin, c.store.headKey(), args...))
+	reply, err := c.head(ctx, "begin generation", c.store.scripts.begin, args...)
 	if err != nil {
 		return err
 	}
@@ -217,42 +248,77 @@ type Batch struct {
 	Expect  Expected
 	Wi      mvcc.LSN      // at or after the end of every transaction in the batch
 	Si      mvcc.Snapshot // the gate's: sees every transaction in the batch
-	Names   []string      // keys to confirm
+	Names   []string      // keys to confirm by UNLINK
+	Keys    []Stamped     // keys to confirm by script
 	Advance mvcc.LSN      // the new Wc, 0 for none
 	Sa      mvcc.Snapshot // the new Sa, zero for none; only with Advance
 }
 
-// Result is what a batch did.
-type Result struct {
-	Unlinked int64 // how many of the names were there
+// Stamped is a key and the transactions that affect it.
+type Stamped struct {
+	Name   string
+	Stamps []fence.Stamp
 }
 
-// Apply does a batch: INTENT, then the names are unlinked, then ADVANCE, in this order on this connection. An error
-// means that nothing may be counted as confirmed; what was unlinked nevertheless does no harm.
+// args are those of the scripts that take stamps, behind the given ones.
+func (k *Stamped) args(first ...string) []string {
+	for _, x := range k.Stamps {
+		first = append(first, fence.XIDText(x.XID), fence.LSNText(x.End))
+	}
+	return first
+}
+
+// Result is what was found and done.
+type Result struct {
+	Removed int64 // records that were unlinked, and live values that were removed from theirs
+	Kept    int64 // live values that contain what was to be confirmed
+}
+
+// Early fences keys for transactions that may not be visible yet (D1), and leaves a fence where nothing is stored.
+func (c *Conn) Early(ctx context.Context, keys []Stamped) (Result, error) {
+	var result Result
+	early := c.store.scripts.early
+	replies, err := c.run(ctx, []script{early}, func() []rueidis.Completed {
+		commands := make([]rueidis.Completed, len(keys))
+		for i := range keys {
+			commands[i] = c.eval(early, keys[i].Name, keys[i].args(millis(fenceLife), "1")...)
+		}
+		return commands
+	})
+	if err == nil {
+		err = result.add(replies)
+	}
+	if err != nil {
+		return result, fmt.Errorf("fence early: %w", err)
+	}
+	return result, nil
+}
+
+// Apply does a batch: INTENT, then the keys are confirmed, then ADVANCE, in this order on this connection. An error
+// means that nothing may be counted as confirmed; what was removed nevertheless does no harm.
 func (c *Conn) Apply(ctx context.Context, b Batch) (Result, error) {
 	var result Result
 	expected := c.expected(b.Expect)
-	commands := make([]rueidis.Completed, 0, min(len(b.Names)/namesPerUnlink+3, unlinksPerPipeline+2))
 	intent := slices.Concat(expected, []string{fence.LSNText(b.Wi), fence.SnapshotText(b.Si)})
-	commands = append(commands, c.eval(c.store.scripts.intent, c.store.headKey(), intent...))
-	names, first := b.Names, 1
-	for {
-		for len(names) > 0 && len(commands) < unlinksPerPipeline {
-			n := min(len(names), namesPerUnlink)
-			commands = append(commands, c.client.B().Unlink().Key(names[:n]...).Build())
-			names = names[n:]
+	names, keys := b.Names, b.Keys
+	for first := true; first || len(names) > 0 || len(keys) > 0; first = false {
+		some := min(len(names), namesPerUnlink*unlinksPerPipeline)
+		few := min(len(keys), keysPerPipeline)
+		replies, err := c.confirm(ctx, first, intent, names[:some], keys[:few])
+		if err == nil && first {
+			var h headReply
+			if h, err = parseHeadReply(replies[0]); err == nil {
+				err = h.err()
+			}
+			replies = replies[1:]
 		}
-		replies, err := c.do(ctx, commands)
+		if err == nil {
+			err = result.add(replies)
+		}
 		if err != nil {
 			return result, fmt.Errorf("apply batch: %w", err)
 		}
-		if err := result.add(replies, first); err != nil {
-			return result, fmt.Errorf("apply batch: %w", err)
-		}
-		if len(names) == 0 {
-			break
-		}
-		commands, first = commands[:0], 0
+		names, keys = names[some:], keys[few:]
 	}
 	if b.Advance == 0 {
 		return result, nil
@@ -260,7 +326,7 @@ func (c *Conn) Apply(ctx context.Context, b Batch) (Result, error) {
 	// Not in the same pipeline: a server that refuses the UNLINK (its access control may) would still advance, and what
 	// was not deleted would count as confirmed.
 	advance := slices.Concat(expected, []string{fence.LSNText(b.Advance), fence.SnapshotText(b.Sa)})
-	reply, err := c.one(ctx, "advance head", c.eval(c.store.scripts.advance, c.store.headKey(), advance...))
+	reply, err := c.head(ctx, "advance head", c.store.scripts.advance, advance...)
 	if err == nil {
 		err = reply.err()
 	}
@@ -270,24 +336,58 @@ func (c *Conn) Apply(ctx context.Context, b Batch) (Result, error) {
 	return result, nil
 }
 
-// add judges the replies of one pipeline, the first of them INTENT's if there is one.
-func (r *Result) add(replies []rueidis.RedisResult, first int) error {
-	for i, reply := range replies {
-		if i < first {
-			h, err := parseHeadReply(reply)
-			if err != nil {
-				return err
-			}
-			if err := h.err(); err != nil {
-				return err
-			}
-			continue
+// confirm sends one pipeline of a batch: INTENT in the first one, and confirms.
+func (c *Conn) confirm(ctx context.Context, first bool, intent, names []string, keys []Stamped) ([]rueidis.RedisResult, error) {
+	var called []script
+	if first {
+		called = append(called, c.store.scripts.intent)
+	}
+	if len(keys) > 0 {
+		called = append(called, c.store.scripts.confirm)
+	}
+	return c.run(ctx, called, func() []rueidis.Completed {
+		commands := make([]rueidis.Completed, 0, len(names)/namesPerUnlink+len(keys)+2)
+		if first {
+			commands = append(commands, c.eval(c.store.scripts.intent, c.store.headKey(), intent...))
 		}
-		n, err := reply.AsInt64()
+		for some := range slices.Chunk(names, namesPerUnlink) {
+			commands = append(commands, c.client.B().Unlink().Key(some...).Build())
+		}
+		for i := range keys {
+			commands = append(commands, c.eval(c.store.scripts.confirm, keys[i].Name, keys[i].args(millis(leaseMargin))...))
+		}
+		return commands
+	})
+}
+
+// add counts what EARLY, CONFIRM and UNLINK answered.
+func (r *Result) add(replies []rueidis.RedisResult) error {
+	for _, reply := range replies {
+		message, err := reply.ToMessage()
 		if err != nil {
 			return typed(err)
 		}
-		r.Unlinked += n
+		if message.IsInt64() {
+			n, err := message.AsInt64()
+			if err != nil {
+				return typed(err)
+			}
+			r.Removed += n
+			continue
+		}
+		outcome, err := message.ToString()
+		if err != nil {
+			return typed(err)
+		}
+		switch outcome {
+		case fence.Removed.String():
+			r.Removed++
+		case fence.Kept.String():
+			r.Kept++
+		case fence.Absent.String(), fence.Fenced.String():
+		default:
+			return fmt.Errorf("answer %q: %w", outcome, ErrRefused)
+		}
 	}
 	return nil
 }
@@ -302,8 +402,7 @@ var ErrRevision = errors.New("a roster of a higher revision is stored")
 func (c *Conn) Move(ctx context.Context, e Expected, roster []byte, revision uint64, publication string) error {
 	expected := c.expected(e)
 	head := func(revision string) error {
-		reply, err := c.one(ctx, "move roster",
-			c.eval(c.store.scripts.moved, c.store.headKey(), slices.Concat(expected, []string{revision, publication})...))
+		reply, err := c.head(ctx, "move roster", c.store.scripts.moved, slices.Concat(expected, []string{revision, publication})...)
 		if err != nil {
 			return err
 		}
@@ -315,8 +414,11 @@ func (c *Conn) Move(ctx context.Context, e Expected, roster []byte, revision uin
 	if err := head(""); err != nil { // compared first, so that a daemon that was superseded leaves the roster alone
 		return err
 	}
-	replies, err := c.do(ctx, []rueidis.Completed{c.eval(c.store.scripts.roster, c.store.rosterKey(),
-		rueidis.BinaryString(roster), e.Generation, string(e.Term), strconv.FormatUint(revision, 10))})
+	write := c.store.scripts.roster
+	replies, err := c.run(ctx, []script{write}, func() []rueidis.Completed {
+		return []rueidis.Completed{c.eval(write, c.store.rosterKey(),
+			rueidis.BinaryString(roster), e.Generation, string(e.Term), strconv.FormatUint(revision, 10))}
+	})
 	if err != nil {
 		return fmt.Errorf("move roster: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -78,6 +79,11 @@ func TestScriptsOnRecordsEqualFence(t *testing.T) {
 	t.Parallel()
 	s := open(t, redistest.Shared(t))
 	ctx := t.Context()
+	c, err := s.Connect(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
 	run := 0
 	rapid.Check(t, func(t *rapid.T) {
 		run++
@@ -129,11 +135,60 @@ func TestScriptsOnRecordsEqualFence(t *testing.T) {
 					t.Fatalf("Release = %v, fence says %v", got, want)
 				}
 			},
+			"early": func(t *rapid.T) {
+				stamps := stamps().Draw(t, "stamps")
+				got, err := c.Early(ctx, []Stamped{{Name: name, Stamps: stamps}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				var want []fence.InvalidateOutcome
+				for _, x := range stamps {
+					var o fence.InvalidateOutcome
+					twin, o = fence.Early(twin, x, true)
+					want = append(want, o)
+				}
+				same(t, "Early", got, want)
+			},
 			"confirm": func(t *rapid.T) {
+				stamps := stamps().Draw(t, "stamps")
+				replies, err := c.confirm(ctx, false, nil, nil, []Stamped{{Name: name, Stamps: stamps}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got Result
+				if err := got.add(replies); err != nil {
+					t.Fatal(err)
+				}
+				var want []fence.InvalidateOutcome
+				for _, x := range stamps {
+					var o fence.InvalidateOutcome
+					twin, o = fence.Confirm(twin, x)
+					want = append(want, o)
+				}
+				same(t, "confirm", got, want)
+			},
+			"flush scripts": func(t *rapid.T) {
+				if rapid.IntRange(0, 9).Draw(t, "rarely") == 0 {
+					if err := s.client.Do(ctx, s.client.B().ScriptFlush().Build()).Error(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			},
+			"put what is no record": func(t *rapid.T) {
+				if err := s.client.Do(ctx, s.client.B().Set().Key(name).Value("f2 of a later layout").Build()).Error(); err != nil {
+					t.Fatal(err)
+				}
+				// What nobody here can read may be a value, and goes with the first confirm.
+				if _, err := c.confirm(ctx, false, nil, nil, []Stamped{{Name: name, Stamps: stamps().Draw(t, "stamps")}}); err != nil {
+					t.Fatal(err)
+				}
+				twin = fence.Record{}
+			},
+			"unlink": func(t *rapid.T) {
 				if err := s.client.Do(ctx, s.client.B().Unlink().Key(name).Build()).Error(); err != nil {
 					t.Fatal(err)
 				}
-				twin = fence.Confirm(twin)
+				twin = fence.Unlink(twin)
 			},
 			"put": func(t *rapid.T) {
 				twin = stored().Draw(t, "record")
@@ -153,6 +208,31 @@ func TestScriptsOnRecordsEqualFence(t *testing.T) {
 			},
 		})
 	})
+}
+
+// stamps are what one key is fenced or confirmed with at a time.
+func stamps() *rapid.Generator[[]fence.Stamp] {
+	return rapid.SliceOfNDistinct(rapid.Custom(func(t *rapid.T) fence.Stamp {
+		return fence.Stamp{
+			XID: mvcc.XID(rapid.Uint64Range(1, 40).Draw(t, "x")), End: mvcc.LSN(rapid.Uint64Range(1, 9).Draw(t, "e")),
+		}
+	}), 1, 9, func(x fence.Stamp) mvcc.XID { return x.XID })
+}
+
+// same holds the counts that a script's answer gave against fence's outcomes, of which the last one is answered, or that
+// a value was removed.
+func same(t *rapid.T, what string, got Result, outcomes []fence.InvalidateOutcome) {
+	t.Helper()
+	var want Result
+	switch {
+	case slices.Contains(outcomes, fence.Removed):
+		want.Removed = 1
+	case outcomes[len(outcomes)-1] == fence.Kept:
+		want.Kept = 1
+	}
+	if got != want {
+		t.Fatalf("%s = %+v, fence says %v", what, got, outcomes)
+	}
 }
 
 func TestScriptsOnHeadEqualFence(t *testing.T) {

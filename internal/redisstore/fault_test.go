@@ -207,7 +207,7 @@ func TestFailover(t *testing.T) {
 	}
 	next.replid = mismatch.Replid
 	result, err := next.Apply(t.Context(), Batch{Expect: expect(head), Wi: 200, Si: sees(20), Names: []string{name}, Advance: 200})
-	if err != nil || result.Unlinked != 1 {
+	if err != nil || result.Removed != 1 {
 		t.Fatalf("redelivery = %+v, %v; want the stale value removed", result, err)
 	}
 }
@@ -235,7 +235,7 @@ func TestOutOfMemory(t *testing.T) {
 		t.Errorf("Fill on a full server = %v", err)
 	}
 	result, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 200, Si: sees(20), Names: []string{name}, Advance: 200, Sa: sees(20)})
-	if err != nil || result.Unlinked != 1 {
+	if err != nil || result.Removed != 1 {
 		t.Errorf("Apply on a full server = %+v, %v", result, err)
 	}
 	head.Wc = 200

@@ -25,6 +25,15 @@ var luaFill string
 //go:embed lua/release.lua
 var luaRelease string
 
+//go:embed lua/fences.lua
+var luaFences string
+
+//go:embed lua/early.lua
+var luaEarly string
+
+//go:embed lua/confirm.lua
+var luaConfirm string
+
 //go:embed lua/intent.lua
 var luaIntent string
 
@@ -50,7 +59,7 @@ const (
 	allowedWhenFull = "#!lua flags=allow-oom\n"
 )
 
-// script is a reader's script, called by its digest, and by its text when the server does not know the digest.
+// script is called by its digest, and by its text when the server does not know the digest.
 type script struct {
 	text, digest string
 }
@@ -63,18 +72,20 @@ func newScript(parts ...string) script {
 
 // scripts are all scripts of a store.
 type scripts struct {
-	lease, fill, release                         script
-	intent, advance, claim, begin, roster, moved string
+	lease, fill, release                                         script
+	early, confirm, intent, advance, claim, begin, roster, moved script
 }
 
 func newScripts() *scripts {
-	daemon := func(parts ...string) string {
-		return newScript(append([]string{allowedWhenFull}, parts...)...).text
+	daemon := func(parts ...string) script {
+		return newScript(append([]string{allowedWhenFull}, parts...)...)
 	}
 	return &scripts{
 		lease:   newScript(refusedWhenFull, luaRecord, luaLease),
 		fill:    newScript(refusedWhenFull, luaRecord, luaSnapshot, luaFill),
 		release: newScript(allowedWhenFull, luaRecord, luaRelease),
+		early:   daemon(luaSnapshot, luaRecord, luaFences, luaEarly),
+		confirm: daemon(luaSnapshot, luaRecord, luaFences, luaConfirm),
 		intent:  daemon(luaHead, luaSnapshot, luaIntent),
 		advance: daemon(luaHead, luaAdvance),
 		claim:   daemon(luaHead, luaClaim),

@@ -53,7 +53,7 @@ func TestReadThrough(t *testing.T) {
 	result, err := c.Apply(t.Context(), Batch{
 		Expect: expect(head), Wi: 200, Si: sees(20), Names: []string{name, s.testName("other")}, Advance: 200, Sa: sees(20),
 	})
-	if err != nil || result.Unlinked != 1 {
+	if err != nil || result.Removed != 1 {
 		t.Fatalf("Apply = %+v, %v", result, err)
 	}
 	if got := filled(t, s, name, token('c'), 10); got != fence.NoLease {
@@ -187,7 +187,7 @@ func TestApplyOfManyNames(t *testing.T) {
 		}
 	}
 	result, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 200, Si: sees(20), Names: names, Advance: 200})
-	if want := int64(len(names)/1000 + 1); err != nil || result.Unlinked != want {
+	if want := int64(len(names)/1000 + 1); err != nil || result.Removed != want {
 		t.Fatalf("Apply = %+v, %v; want %d unlinked", result, err, want)
 	}
 	if got, _, err := s.Head(t.Context()); err != nil || got.Wc != 200 {

@@ -21,9 +21,11 @@ type Keys struct {
 	slots             []uint32 // index into spans, plus one; zero is free
 	moves             []Move
 	moved             []uint64 // bit per entry
+	mark              uint64
 }
 
 type span struct {
+	marks      uint64
 	entry      uint32
 	start, end uint32
 	hash       uint32
@@ -61,6 +63,13 @@ func (k *Keys) At(i int) (entry int, key []byte) {
 	return int(s.entry), k.arena[s.start:s.end:s.end]
 }
 
+// Mark says what keys are marked with from now on, in addition to what they have from before: a bit that stands for the
+// transaction whose rows come. Reset takes it back.
+func (k *Keys) Mark(bit uint64) { k.mark = bit }
+
+// Marks returns the marks of the i-th key.
+func (k *Keys) Marks(i int) uint64 { return k.spans[i].marks }
+
 // All yields entry and key text of every key, in the order of their first appearance.
 func (k *Keys) All() iter.Seq2[int, []byte] {
 	return func(yield func(int, []byte) bool) {
@@ -93,7 +102,7 @@ func (k *Keys) Reset() {
 	for _, m := range k.moves {
 		k.moved[m.Entry/64] = 0
 	}
-	k.spans, k.arena, k.moves = k.spans[:0], k.arena[:0], k.moves[:0]
+	k.spans, k.arena, k.moves, k.mark = k.spans[:0], k.arena[:0], k.moves[:0], 0
 }
 
 func (k *Keys) move(entry int, cause func() string) {
@@ -120,10 +129,12 @@ func (k *Keys) seal(entry, start int) {
 		s := &k.spans[k.slots[at]-1]
 		if s.hash == hash && int(s.entry) == entry && bytes.Equal(k.arena[s.start:s.end], text) {
 			k.arena = k.arena[:start]
+			s.marks |= k.mark
 			return
 		}
 	}
 	k.spans = append(k.spans, span{
+		marks: k.mark,
 		entry: uint32(entry), start: uint32(start), end: uint32(len(k.arena)), hash: hash, slot: at, //nolint:gosec // bounded above
 	})
 	k.slots[at] = uint32(len(k.spans)) //nolint:gosec // bounded by the arena
