@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,13 +46,16 @@ func (s *subject) drain(ctx context.Context, name, write string) error {
 	if err != nil {
 		return err
 	}
-	var ours, theirs, memory []float64
+	var ours, theirs, memory, sender []float64
 	// One round that does not count, which leaves the log in the page cache and the servers warm.
 	for round := -1; round < s.b.sizes.rounds; round++ {
 		slot := fmt.Sprintf("%s_%s_%d", s.slot, name, round+1)
-		var us, them, peak float64
+		var (
+			us   drained
+			them float64
+		)
 		steps := []func() error{
-			func() (err error) { us, peak, err = s.apply(ctx, f, slot+"_a", profilePath(name, round)); return err },
+			func() (err error) { us, err = s.apply(ctx, f, slot+"_a", profilePath(name, round)); return err },
 			func() (err error) { them, err = s.discard(ctx, f, slot+"_b"); return err },
 		}
 		if round%2 != 0 {
@@ -65,14 +69,18 @@ func (s *subject) drain(ctx context.Context, name, write string) error {
 		if round < 0 {
 			continue
 		}
-		ours, theirs, memory = append(ours, us), append(theirs, them), append(memory, peak-f.idle)
+		ours, theirs, memory = append(ours, us.seconds), append(theirs, them), append(memory, us.peak-f.idle)
+		sender = append(sender, us.sender/us.seconds)
 		s.b.printf("  %-4s round %d: freshet %.3f s, pg_recvlogical %.3f s, %.2f times its rate, peak %.1f MiB above idle\n",
-			name, round+1, us, them, them/us, (peak-f.idle)/1024)
+			name, round+1, us.seconds, them, them/us.seconds, (us.peak-f.idle)/1024)
 	}
 	n := float64(s.b.sizes.transactions)
 	s.b.report("drain/"+name+"/freshet", n/median(ours)/1000, "k rows/s")
 	s.b.report("drain/"+name+"/pg_recvlogical", n/median(theirs)/1000, "k rows/s")
 	s.b.report("drain/"+name+"/rate", median(theirs)/median(ours), "times")
+	if quantile(sender, 0) > 0 {
+		s.b.report("drain/"+name+"/sender", median(sender), "of freshet's time the server's sender was computing")
+	}
 	if f.idle > 0 {
 		s.b.report("drain/"+name+"/idle", f.idle/1024, "MiB")
 	}
@@ -152,43 +160,84 @@ func (s *subject) copyKeys(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// apply drains a copy of the slot with freshet, every row of it being cached, and returns how long that took from the
-// start of the process to the store's answer to the last deletion, and the process's peak of memory. HEAD stands still
-// for 1.25 s after a start, while readers may still use older names (D7), so it is only looked at afterwards.
-func (s *subject) apply(ctx context.Context, f filled, slot, profile string) (seconds, peak float64, err error) {
+// drained is what one drain with freshet took.
+type drained struct {
+	seconds float64 // from the start of the process to the store's answer to the last deletion
+	sender  float64 // seconds that the server's sender computed meanwhile, 0 where the system does not tell
+	peak    float64 // KiB of the process
+}
+
+// apply drains a copy of the slot with freshet, every row of it being cached. HEAD stands still for 1.25 s after a start,
+// while readers may still use older names (D7), so it is only looked at afterwards.
+func (s *subject) apply(ctx context.Context, f filled, slot, profile string) (d drained, err error) {
 	if err := s.copySlot(ctx, slot); err != nil {
-		return 0, 0, err
+		return d, err
 	}
 	if err := s.copyKeys(ctx, "saved:", "f:"+s.namespace+":"); err != nil {
-		return 0, 0, err
+		return d, err
 	}
 	if err := s.cache(ctx, f.prefix, s.b.sizes.transactions); err != nil {
-		return 0, 0, err
+		return d, err
 	}
 	began := time.Now()
 	c, err := s.follower(ctx, job{Slot: slot, Until: s.b.sizes.transactions, Profile: profile})
 	if err != nil {
-		return 0, 0, err
+		return d, err
 	}
 	if err := c.says(ctx, applied); err != nil {
-		return 0, 0, err
+		return d, err
 	}
-	took := time.Since(began)
-	peak = c.memory("VmHWM")
+	d.seconds = time.Since(began).Seconds()
+	d.peak = c.memory("VmHWM")
+	if d.sender, err = s.senderSeconds(ctx, slot); err != nil {
+		return d, err
+	}
 	if err := s.applied(ctx, f.end); err != nil {
-		return 0, 0, err
+		return d, err
 	}
 	if err := c.stop(); err != nil {
-		return 0, 0, err
+		return d, err
 	}
 	left, err := s.cached(ctx, f.prefix, s.b.sizes.transactions)
 	if err != nil {
-		return 0, 0, err
+		return d, err
 	}
 	if left != 0 {
-		return 0, 0, fmt.Errorf("%d of %d rows are still cached", left, s.b.sizes.transactions)
+		return d, fmt.Errorf("%d of %d rows are still cached", left, s.b.sizes.transactions)
 	}
-	return took.Seconds(), peak, s.dropSlot(ctx, slot)
+	return d, s.dropSlot(ctx, slot)
+}
+
+// senderSeconds is the processor time that the slot's walsender has taken so far. No reader can be done sooner.
+func (s *subject) senderSeconds(ctx context.Context, slot string) (float64, error) {
+	conn, err := pgx.Connect(ctx, s.url)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	var pid int
+	if err := conn.QueryRow(ctx, `SELECT coalesce(active_pid, 0) FROM pg_replication_slots WHERE slot_name = $1`, slot).Scan(&pid); err != nil {
+		return 0, err
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, nil //nolint:nilerr // not Linux
+	}
+	// Behind the name, which is in parentheses, the 12th and 13th field are user and system time in hundredths of seconds.
+	_, behind, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(behind)
+	if len(fields) < 13 {
+		return 0, nil
+	}
+	var ticks float64
+	for _, field := range fields[11:13] {
+		n, err := strconv.ParseFloat(field, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read processor time of process %d: %w", pid, err)
+		}
+		ticks += n
+	}
+	return ticks / 100, nil
 }
 
 // applied waits until HEAD says that everything up to a position is applied.

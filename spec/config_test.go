@@ -13,6 +13,8 @@ type config struct {
 	empty     bool  // start without HEAD
 	forget    bool  // PostgreSQL may forget what was confirmed
 	safety    bool  // I3 is not asked for
+	early     bool  // D1: delivered transactions are fenced before they are visible
+	script    bool  // D3: confirms are by script, not by UNLINK
 	without   without
 }
 
@@ -39,5 +41,7 @@ type without struct {
 	republish       bool // a daemon that takes over leaves ROSTER as it is
 	forgetDone      bool // D4: what was confirmed out of order is remembered across a lost history
 	freshRevision   bool // D7: the next revision is the stored one plus one
+	confirmFences   bool // D3: a confirm by script does not fence leases
+	confirmCovers   bool // D3: a confirm by script keeps whatever value there is
 	activation      bool // 4.1: a version that returns has its old name again
 }

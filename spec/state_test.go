@@ -20,9 +20,10 @@ func (s set) has(i uint8) bool { return s&(1<<i) != 0 }
 
 // record is fence.Record for the model's one key under one name. Values are what their load saw.
 type record struct {
-	live  bool
-	cov   set
-	token uint8
+	live   bool
+	cov    set
+	token  uint8
+	fences set
 }
 
 // store is everything in Redis: what a replica may have an older copy of.
@@ -45,6 +46,7 @@ type daemon struct {
 	gen, rev, name uint8
 	wc, replid     uint8
 	done           set // confirmed, perhaps out of order
+	early          set // fenced early
 	batch, gate    set
 	wi, advance    uint8
 	again          bool // publishes the names that it found
@@ -107,6 +109,7 @@ type tables struct {
 	generations [16]string
 	replids     [8]string
 	tokens      [16]fence.Token
+	ends        [maxTxs]mvcc.LSN // of the transactions in the state that is being looked at
 }
 
 func newTables() *tables {
@@ -190,7 +193,16 @@ func (t *tables) record(r record) fence.Record {
 	if r.token != 0 {
 		f.Lease = fence.Lease{Token: t.tokens[r.token], End: 1}
 	}
+	for tx := range uint8(maxTxs) {
+		if r.fences.has(tx) {
+			f.Fences = append(f.Fences, t.stamp(tx))
+		}
+	}
 	return f
+}
+
+func (t *tables) stamp(tx uint8) fence.Stamp {
+	return fence.Stamp{XID: mvcc.XID(tx) + 1, End: t.ends[tx]}
 }
 
 func (t *tables) stored(f fence.Record) record {
@@ -202,6 +214,9 @@ func (t *tables) stored(f fence.Record) record {
 		if token == f.Lease.Token {
 			r.token = uint8(i)
 		}
+	}
+	for _, x := range f.Fences {
+		r.fences |= 1 << (x.XID - 1)
 	}
 	return r
 }

@@ -71,6 +71,9 @@ func (x *explorer) initial() state {
 
 // steps yields every state that one step leads to.
 func (x *explorer) steps(s *state) {
+	for tx := range uint8(maxTxs) {
+		x.ends[tx] = mvcc.LSN(s.end(tx))
+	}
 	x.writer(s)
 	x.faults(s)
 	for i := range x.daemons {
@@ -235,6 +238,15 @@ func (x *explorer) daemon(s *state, i int) {
 			n.slot = d.wc
 			emit(n, "lets PostgreSQL forget up to %d", d.wc)
 		}
+		for tx := range x.txs {
+			if x.early && s.end(tx) != 0 && !(d.early | d.done).has(tx) {
+				n, m := to(daemonIdle)
+				m.early |= 1 << tx
+				v, _ := fence.Early(x.record(n.redis.records[d.name]), x.stamp(tx), true)
+				n.redis.records[d.name] = x.stored(v)
+				emit(n, "EARLY for writer %d under name %d", tx+1, d.name)
+			}
+		}
 		for length := d.wc; length <= s.flushed; length++ {
 			x.gate(s, &d, length, wait, to, emit)
 		}
@@ -259,9 +271,9 @@ func (x *explorer) daemon(s *state, i int) {
 			next = daemonIntent
 		}
 		n, _ := to(next)
-		n.redis.records[d.name] = x.stored(fence.Confirm(x.record(n.redis.records[d.name])))
 		n.redis.confirmed |= d.batch & s.visible
-		emit(n, "UNLINK under name %d", d.name)
+		n.redis.records[d.name] = x.stored(x.confirm(x.record(n.redis.records[d.name]), d.batch))
+		emit(n, "confirms under name %d", d.name)
 	case daemonAdvance:
 		n, m := to(daemonIdle)
 		m.done |= d.batch
@@ -307,6 +319,27 @@ func (x *explorer) daemon(s *state, i int) {
 		}
 		judge(n, m, outcome, x.say("HEAD to revision %d", d.rev))
 	}
+}
+
+// confirm is CONFIRM of a batch, by script or by UNLINK.
+func (x *explorer) confirm(v fence.Record, batch set) fence.Record {
+	if !x.script {
+		return fence.Unlink(v)
+	}
+	for tx := range x.txs {
+		if !batch.has(tx) {
+			continue
+		}
+		before := v
+		v, _ = fence.Confirm(v, x.stamp(tx))
+		if x.without.confirmFences {
+			v.Fences = before.Fences
+		}
+		if x.without.confirmCovers && before.State.Live() {
+			v = before
+		}
+	}
+	return v
 }
 
 func (x *explorer) startWaiting(m *daemon) {

@@ -31,6 +31,14 @@ func TestEachPieceIsNeeded(t *testing.T) {
 			name: "T17: intent after the confirms", txs: 1, daemons: 1, readers: []readerKind{early}, without: without{intentFirst: true},
 		}, "I2"},
 		{config{
+			name: "D3: a confirm by script leaves leases as they are", txs: 1, daemons: 1, readers: []readerKind{once}, script: true,
+			without: without{confirmFences: true},
+		}, "I2"},
+		{config{
+			name: "D3: a confirm by script keeps old values", txs: 1, daemons: 1, readers: []readerKind{once}, script: true,
+			without: without{confirmCovers: true},
+		}, "I2"},
+		{config{
 			name: "T8: HEAD is not compared", txs: 1, daemons: 1, readers: []readerKind{once}, failovers: 1, without: without{compare: true},
 		}, "I1"},
 		{config{
