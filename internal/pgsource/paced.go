@@ -60,7 +60,9 @@ func newPacedReader(source io.Reader) *pacedReader {
 // stream begins pacing, with deadlines set on conn.
 func (r *pacedReader) stream(conn net.Conn, patience time.Duration) {
 	r.conn, r.patience = conn, patience
-	r.raw = rawTCP(conn)
+	if r.raw = rawTCP(conn); r.raw != nil {
+		narrow(r.raw)
+	}
 	r.timer = time.NewTimer(time.Hour)
 	r.timer.Stop()
 }
