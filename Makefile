@@ -33,17 +33,21 @@ build: ## build ./bin/freshet
 install-servers: ## install PostgreSQL and Redis when they are missing
 	@./scripts/servers.sh
 
+.PHONY: install-test-servers
+install-test-servers: ## install what only tests need as well: PgBouncer
+	@./scripts/servers.sh tests
+
 .PHONY: test
-test: install-servers ## run the whole test suite against real servers
+test: install-test-servers ## run the whole test suite against real servers
 	@./scripts/test.sh
 	@cd bench && go test ./...
 
 .PHONY: test/short
-test/short: install-servers ## run the quick tests
+test/short: install-test-servers ## run the quick tests
 	@./scripts/test.sh short
 
 .PHONY: test/race
-test/race: install-servers ## run everything with the race detector, also what links the SQL parser
+test/race: install-test-servers ## run everything with the race detector, also what links the SQL parser
 	@./scripts/test.sh race
 
 .PHONY: tools

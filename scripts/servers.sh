@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the servers that the demo and the tests start privately, when they are missing: PostgreSQL (14 or newer) and
-# Redis or Valkey. Everything that it does is said on standard error; with both present it does and says nothing.
+# Redis or Valkey; and, called with the word "tests", PgBouncer as well, which only tests start. Everything that it does is
+# said on standard error; with all of them present it does and says nothing.
 #
 # Nothing of the user's is touched. Packages of Debian and Ubuntu start a service of their own when they are installed:
 # those are kept from starting, now and at boot, but only the ones that this script itself has just installed.
@@ -32,6 +33,15 @@ has_redis() {
     for dir in /usr/bin /usr/local/bin /opt/homebrew/bin; do
       if [ -x "$dir/$program" ]; then return 0; fi
     done
+  done
+  return 1
+}
+
+has_pgbouncer() {
+  local program
+  for program in "$(command -v pgbouncer || true)" /usr/sbin/pgbouncer /usr/bin/pgbouncer /usr/local/bin/pgbouncer \
+    /opt/homebrew/bin/pgbouncer; do
+    if [ -n "$program" ] && [ -x "$program" ]; then return 0; fi
   done
   return 1
 }
@@ -106,6 +116,15 @@ if ! has_redis; then
   install redis-server redis "Redis or Valkey"
   if ! has_redis; then
     say "neither redis-server nor valkey-server is there after the installation"
+    exit 1
+  fi
+fi
+
+if [ "${1:-}" = tests ] && ! has_pgbouncer; then
+  say "PgBouncer is missing, which tests need"
+  install pgbouncer pgbouncer PgBouncer
+  if ! has_pgbouncer; then
+    say "pgbouncer is not there after the installation"
     exit 1
   fi
 fi

@@ -96,6 +96,21 @@ func FindRedis() (string, error) {
 	}
 }
 
+// FindPgBouncer returns the path of PgBouncer, which only tests start.
+func FindPgBouncer() (string, error) {
+	if path, err := exec.LookPath("pgbouncer"); err == nil {
+		return path, nil
+	}
+	tried := []string{"PATH"}
+	for _, dir := range []string{"/usr/sbin", "/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"} { // /usr/sbin: Debian
+		tried = append(tried, dir)
+		if path := filepath.Join(dir, "pgbouncer"); isProgram(path) {
+			return path, nil
+		}
+	}
+	return "", &MissingError{Program: "PgBouncer", Tried: tried, Hint: strings.Replace(installHint("pgbouncer", "pgbouncer"), "install-servers", "install-test-servers", 1)}
+}
+
 func installHint(apt, brew string) string {
 	if runtime.GOOS == "darwin" {
 		return "brew install " + brew
