@@ -3,90 +3,108 @@ package pgload
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/rule"
 )
 
 // Load runs an entry's query and returns its result as JSON built by PostgreSQL: an object, or an array.
 func (l *Loader) Load(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (Loaded, error) {
-	conn, server, err := l.acquire(ctx)
+	conn, link, err := l.acquire(ctx)
 	if err != nil {
 		return Loaded{}, err
 	}
 	defer conn.Release()
-	values := make([]any, 0, len(l.mode)+len(args))
-	values = append(values, l.mode...)
-	for _, a := range args {
-		if a.Null {
-			values = append(values, nil)
-		} else {
-			values = append(values, a.Text) // pgx sends a string as the text of whatever type the parameter has
-		}
-	}
-	text := wrap(sql, result)
-	data := conn.Conn().PgConn().CustomData()
-	if data[adaptKey] == nil {
-		rows, err := conn.Query(ctx, text, values...)
-		if err != nil {
-			return Loaded{}, classify(ctx, "load", err)
-		}
-		loaded, s, err := collect(ctx, rows)
+	if !link.adapt {
+		loaded, s, err := l.plain(ctx, conn, link, wrap(sql, result, link.pooled), args)
 		if err != nil {
 			return Loaded{}, err
 		}
-		if usual(s.settings) || l.owned || len(l.mode) > 0 {
-			loaded.Server = server
-			s.judge(&loaded)
-			return loaded, nil
+		if usual(text(s.settings)) || l.owned && !link.pooled || conn.Conn().PgConn().TxStatus() != 'I' {
+			return s.finish(loaded, link)
 		}
-		data[adaptKey] = true
+		link.adapt = true
 	}
-	loaded, s, err := adapted(ctx, conn, text, values)
+	loaded, s, err := adapted(ctx, conn.Conn().PgConn(), wrap(sql, result, link.pooled), args)
 	if err != nil {
 		return Loaded{}, err
 	}
-	loaded.Server = server
+	return s.finish(loaded, link)
+}
+
+// finish says which server a value is from, and whether it may be cached.
+func (s *state) finish(loaded Loaded, l *link) (Loaded, error) {
+	loaded.Server = l.server
+	if l.pooled {
+		var err error
+		if loaded.Server, err = s.server(); err != nil {
+			return Loaded{}, err
+		}
+	}
 	s.judge(&loaded)
+	if !l.pooled && text(s.pid) != l.pid {
+		loaded.Refuse, loaded.Coverage = "the connection was given another server", fence.Coverage{}
+		l.pooled = true // from now on, it is asked with each statement
+	}
 	return loaded, nil
 }
 
-// adaptKey is where a connection of an application's pool remembers that its settings are not the usual ones.
-const adaptKey = "freshet.adapt"
-
-// adapted runs a load under the usual settings in a session that has others: in a transaction of its own, sent in one
-// go, which leaves the session as it was.
-func adapted(ctx context.Context, conn *pgxpool.Conn, text string, values []any) (loaded Loaded, s state, err error) {
-	defer func() {
-		if err != nil && conn.Conn().PgConn().TxStatus() != 'I' && !conn.Conn().IsClosed() {
-			_, _ = conn.Exec(context.WithoutCancel(ctx), "ROLLBACK") // or else the pool closes the connection
-		}
-	}()
-	batch := &pgx.Batch{}
-	batch.Queue("BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ ONLY")
-	batch.Queue(localSettings)
-	batch.Queue(text, values...)
-	batch.Queue("COMMIT")
-	results := conn.SendBatch(ctx, batch)
-	defer func() {
-		if closing := results.Close(); err == nil && closing != nil {
-			err = classify(ctx, "load", closing)
-		}
-	}()
-	for range 2 {
-		if _, err := results.Exec(); err != nil {
+// plain runs a load in the session as it is.
+func (l *Loader) plain(ctx context.Context, conn *pgxpool.Conn, link *link, sql string, args []keytext.Arg) (Loaded, state, error) {
+	if link.pooled || l.unnamed {
+		rows, err := exchange(ctx, conn.Conn().PgConn(), statement{sql, arguments(args)})
+		if err != nil {
 			return Loaded{}, state{}, classify(ctx, "load", err)
 		}
+		return single(rows[0])
 	}
-	rows, err := results.Query()
+	values := make([]any, len(args))
+	for i, a := range args {
+		if !a.Null {
+			values[i] = a.Text // pgx sends a string as the text of whatever type the parameter has
+		}
+	}
+	rows, err := conn.Query(ctx, sql, values...)
 	if err != nil {
 		return Loaded{}, state{}, classify(ctx, "load", err)
 	}
 	return collect(ctx, rows)
+}
+
+// adapted runs a load under the usual settings in a session that has others: in a transaction of its own, sent in one
+// go, which leaves the session as it was.
+func adapted(ctx context.Context, conn *pgconn.PgConn, sql string, args []keytext.Arg) (Loaded, state, error) {
+	rows, err := exchange(ctx, conn, statement{sql: beginReading}, statement{sql: localSettings}, statement{sql, arguments(args)},
+		statement{sql: "COMMIT"})
+	if err != nil {
+		return Loaded{}, state{}, classify(ctx, "load", err)
+	}
+	const load = 2
+	return single(rows[load])
+}
+
+// errNothing is the error of a wrapped query that had no row, which cannot be.
+var errNothing = errors.New("load: the statement returned nothing")
+
+// single reads the one row of a wrapped query out of an exchange.
+func single(rows [][][]byte) (loaded Loaded, s state, err error) {
+	switch len(rows) {
+	case 0:
+		return Loaded{}, state{}, errNothing
+	case 1:
+		loaded.Payload, loaded.Found = rows[0][0], rows[0][0] != nil
+		s.read(rows[0])
+		return loaded, s, nil
+	}
+	return Loaded{}, state{}, ErrManyRows
 }
 
 // collect reads the one row of a wrapped query.
@@ -106,29 +124,33 @@ func collect(ctx context.Context, rows pgx.Rows) (loaded Loaded, s state, err er
 		return Loaded{}, state{}, classify(ctx, "load", err)
 	}
 	if count == 0 {
-		return Loaded{}, state{}, errors.New("load: the statement returned nothing")
+		return Loaded{}, state{}, errNothing
 	}
 	loaded.Found = loaded.Payload != nil
 	return loaded, s, nil
 }
 
-// wrap makes one statement of the query and stateColumns, which always has a row, also where the query has none. A
+// wrap makes one statement of the query and stateColumns, and serverColumns if asked to, which always has a row, also where the query has none. A
 // line break ends a comment that the query may end with.
-func wrap(sql string, result rule.Result) string {
+func wrap(sql string, result rule.Result, withServer bool) string {
 	sql = strings.TrimRight(sql, "; \t\r\n")
+	columns := stateColumns
+	if withServer {
+		columns += ", " + serverColumns
+	}
 	if result == rule.Many {
 		return "SELECT coalesce('[' || pg_catalog.string_agg(pg_catalog.row_to_json(freshet_q)::text, ',') || ']', '[]'), " +
-			stateColumns + " FROM (" + sql + "\n) freshet_q"
+			columns + " FROM (" + sql + "\n) freshet_q"
 	}
 	// Two rows are enough to know that there are too many.
-	return "SELECT freshet_r.j, " + stateColumns + " FROM (SELECT 1) freshet_o LEFT JOIN LATERAL (" +
+	return "SELECT freshet_r.j, " + columns + " FROM (SELECT 1) freshet_o LEFT JOIN LATERAL (" +
 		"SELECT pg_catalog.row_to_json(freshet_q)::text AS j FROM (" + sql + "\n) freshet_q LIMIT 2) freshet_r ON true"
 }
 
 // LoadFunc runs code that loads with any number of statements, in a read-only transaction in which all of them see one
 // snapshot, the one of the first statement. The code returns JSON, and whether there is such a thing.
 func (l *Loader) LoadFunc(ctx context.Context, load func(context.Context, pgx.Tx) ([]byte, bool, error)) (Loaded, error) {
-	conn, server, err := l.acquire(ctx)
+	conn, _, err := l.acquire(ctx)
 	if err != nil {
 		return Loaded{}, err
 	}
@@ -138,19 +160,26 @@ func (l *Loader) LoadFunc(ctx context.Context, load func(context.Context, pgx.Tx
 		return Loaded{}, classify(ctx, "begin load", err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
-	var s state
-	if err := tx.QueryRow(ctx, "SELECT "+stateColumns, l.mode...).Scan(s.targets()...); err != nil {
+	query := statement{sql: "SELECT 'null', " + stateColumns + ", " + serverColumns}
+	rows, err := exchange(ctx, conn.Conn().PgConn(), query)
+	if err != nil {
 		return Loaded{}, classify(ctx, "begin load", err)
 	}
-	if !usual(s.settings) && !l.owned {
-		if _, err := tx.Exec(ctx, localSettings); err != nil {
+	loaded, s, err := single(rows[0])
+	if err != nil {
+		return Loaded{}, err
+	}
+	if !usual(text(s.settings)) {
+		if rows, err = exchange(ctx, conn.Conn().PgConn(), statement{sql: localSettings}, query); err != nil {
 			return Loaded{}, classify(ctx, "begin load", err)
 		}
-		if err := tx.QueryRow(ctx, "SELECT "+stateColumns, l.mode...).Scan(s.targets()...); err != nil {
-			return Loaded{}, classify(ctx, "begin load", err)
+		if loaded, s, err = single(rows[1]); err != nil {
+			return Loaded{}, err
 		}
 	}
-	loaded := Loaded{Server: server}
+	if loaded.Server, err = s.server(); err != nil {
+		return Loaded{}, err
+	}
 	if loaded.Payload, loaded.Found, err = load(ctx, tx); err != nil {
 		return Loaded{}, classify(ctx, "load", err)
 	}
@@ -192,13 +221,18 @@ func (l *Loader) Types(ctx context.Context, sql string) ([]keytext.Type, error) 
 	}
 	types := make([]keytext.Type, 0, len(oids))
 	for _, oid := range oids {
-		var name string
-		err := conn.QueryRow(ctx, `SELECT CASE WHEN t.typtype = 'e' THEN 'enum' ELSE coalesce(b.typname, t.typname) END
-			FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_type b ON t.typtype = 'd' AND b.oid = t.typbasetype WHERE t.oid = $1`, oid).Scan(&name)
+		rows, err := exchange(ctx, conn.Conn().PgConn(), statement{
+			`SELECT CASE WHEN t.typtype = 'e' THEN 'enum' ELSE coalesce(b.typname, t.typname) END
+			FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_type b ON t.typtype = 'd' AND b.oid = t.typbasetype WHERE t.oid = $1`,
+			[][]byte{strconv.AppendUint(nil, uint64(oid), 10)},
+		})
 		if err != nil {
 			return nil, classify(ctx, "describe query", err)
 		}
-		types = append(types, keyType(name))
+		if len(rows[0]) != 1 {
+			return nil, fmt.Errorf("describe query: type %d is not in the catalog", oid)
+		}
+		types = append(types, keyType(string(rows[0][0][0])))
 	}
 	return types, nil
 }

@@ -4,8 +4,11 @@ package pgload
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,9 +20,10 @@ import (
 
 // Loader loads over a pool of connections.
 type Loader struct {
-	pool  *pgxpool.Pool
-	owned bool
-	mode  []any // the query mode, as pgx takes it among the arguments; empty: the pool's own
+	pool    *pgxpool.Pool
+	owned   bool
+	unnamed bool        // statements are to be sent without names
+	behind  atomic.Bool // a pooler, as the first connection found: of an owned pool
 }
 
 // Loaded is what a load found, and how it may be used.
@@ -34,6 +38,9 @@ type Loaded struct {
 
 // Open makes a pool of its own, whose sessions have the settings that make a value's text the same everywhere. It
 // does not need the database to be there.
+//
+// Behind a transaction pooler sessions are left as they are, since they are not ours alone, and no statement is given a
+// name on the server; unless the URL says default_query_exec_mode, for a pooler that knows named statements.
 func Open(ctx context.Context, url string) (*Loader, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -49,29 +56,47 @@ func Open(ctx context.Context, url string) (*Loader, error) {
 	config.ConnConfig.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxWatcher {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: c, DeadlineDelay: time.Second}
 	}
+	l := &Loader{owned: true}
+	chosen := strings.Contains(url, "default_query_exec_mode")
+	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		if l.behind.Load() && !chosen {
+			c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+		}
+		return nil
+	}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, forceSettings)
+		link, err := ask(ctx, conn.PgConn())
+		if err != nil {
+			return err
+		}
+		if link.pooled {
+			l.behind.Store(true)
+			if conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement && !chosen {
+				return errPooler
+			}
+			return nil
+		}
+		_, err = conn.Exec(ctx, forceSettings)
 		return err
 	}
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
+	if l.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	l := New(pool)
-	l.owned = true
-	return l, nil
+	return l.init(), nil
 }
+
+// errPooler ends a connection that found a pooler and was not made for one; the next one is.
+var errPooler = errors.New("there is a pooler between")
 
 const connectTimeout = 5 * time.Second
 
 // New uses a caller's pool. A load in a session with other settings runs in a transaction of its own that changes them
 // for itself alone, which costs a little more.
-func New(pool *pgxpool.Pool) *Loader {
-	l := &Loader{pool: pool}
-	if pool.Config().ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeExec {
-		// That mode takes every text argument for type text; arguments here are the text of any type.
-		l.mode = []any{pgx.QueryExecModeDescribeExec}
-	}
+func New(pool *pgxpool.Pool) *Loader { return (&Loader{pool: pool}).init() }
+
+func (l *Loader) init() *Loader {
+	// That mode takes every text argument for type text; arguments here are the text of any type.
+	l.unnamed = l.pool.Config().ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeExec
 	return l
 }
 
@@ -86,61 +111,95 @@ func (l *Loader) Close() {
 func (l *Loader) Pool() *pgxpool.Pool { return l.pool }
 
 // Server tells servers apart whose transaction ids have nothing to do with each other: a logical copy has another
-// system identifier, a primary that was left behind by a failover another timeline.
+// system identifier, a primary that was left behind by a failover, and its standbys, another timeline.
 type Server struct {
 	System   string
-	Timeline uint32 // zero on a standby
+	Timeline uint32
 }
 
-// serverKey is where a connection remembers which server it is to.
-const serverKey = "freshet.server"
+// link is what is known of one connection.
+type link struct {
+	server Server // whom it leads to; of no meaning where pooled
+	pid    string // of the server's process
+	// pooled: a pooler stands between, which may lead to another server with each transaction. The process that answered
+	// is not the one that the connection was introduced to.
+	pooled bool
+	adapt  bool // the session's settings are not the usual ones
+}
 
-// acquire takes a connection and finds out which server it leads to.
+// linkKey is where a connection remembers its link.
+const linkKey = "freshet.link"
+
+// acquire takes a connection and finds out where it leads.
 //
-// That is asked once for each connection and not with each load, where it would cost a quarter more: the identifier is
-// read from the control file. A pooler that moves a connection between a server and a logical copy of it is therefore
-// not noticed, and not supported. Whether the server is a standby is asked with each load.
-func (l *Loader) acquire(ctx context.Context) (*pgxpool.Conn, Server, error) {
-	conn, err := l.pool.Acquire(ctx)
+// Which server that is, is asked once for each connection and not with each load, where it would cost a quarter more:
+// the identifier is read from the control file. Behind a pooler it is asked within each statement. Whether the server
+// is a standby, and which of its processes answers, is asked with each load.
+func (l *Loader) acquire(ctx context.Context) (*pgxpool.Conn, *link, error) {
+	conn, err := l.connection(ctx)
 	if err != nil {
-		return nil, Server{}, classify(ctx, "connect", err)
+		return nil, nil, classify(ctx, "connect", err)
 	}
 	data := conn.Conn().PgConn().CustomData()
-	if server, ok := data[serverKey].(Server); ok {
-		return conn, server, nil
+	if known, ok := data[linkKey].(*link); ok && !known.standby() {
+		return conn, known, nil
 	}
-	var (
-		server   Server
-		timeline string
-	)
-	err = conn.QueryRow(ctx, `SELECT system_identifier::text, CASE WHEN pg_catalog.pg_is_in_recovery() THEN '0'
-		ELSE pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) END
-		FROM pg_catalog.pg_control_system()`).Scan(&server.System, &timeline)
+	known, err := ask(ctx, conn.Conn().PgConn())
 	if err != nil {
 		conn.Release()
-		return nil, Server{}, classify(ctx, "ask which server it is", err)
+		return nil, nil, classify(ctx, "ask which server it is", err)
 	}
-	number, err := strconv.ParseUint(timeline, 16, 32)
+	data[linkKey] = known
+	return conn, known, nil
+}
+
+// connection takes a connection, which is made for a pooler if there is one.
+func (l *Loader) connection(ctx context.Context) (*pgxpool.Conn, error) {
+	conn, err := l.pool.Acquire(ctx)
+	for range 3 { // several connections may be in the making
+		if !errors.Is(err, errPooler) {
+			break
+		}
+		conn, err = l.pool.Acquire(ctx)
+	}
+	return conn, err
+}
+
+// standby reports that the connection led to a standby when that was asked, which may have been promoted since.
+func (l *link) standby() bool { return !l.pooled && l.server == Server{} }
+
+// ask finds out where a connection leads. A standby is no server that ordinary loads are stored from.
+func ask(ctx context.Context, conn *pgconn.PgConn) (*link, error) {
+	rows, err := exchange(ctx, conn, statement{sql: `SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery()::text, ` + serverColumns})
 	if err != nil {
-		conn.Release()
-		return nil, Server{}, fmt.Errorf("ask which server it is: timeline %q: %w", timeline, err)
+		return nil, err
 	}
-	server.Timeline = uint32(number)
-	if server.Timeline != 0 { // a standby may be promoted under the connection
-		data[serverKey] = server
+	if len(rows[0]) != 1 {
+		return nil, errNothing
 	}
-	return conn, server, nil
+	row := rows[0][0]
+	known := &link{pid: string(row[0]), pooled: string(row[0]) != strconv.FormatUint(uint64(conn.PID()), 10)}
+	if string(row[1]) == "false" {
+		known.server, err = newServer(string(row[2]), string(row[3]))
+	}
+	return known, err
 }
 
 // System asks which server the pool leads to, and the name of the database.
 func (l *Loader) System(ctx context.Context) (system, database string, err error) {
-	conn, server, err := l.acquire(ctx)
+	conn, _, err := l.acquire(ctx)
 	if err != nil {
 		return "", "", err
 	}
 	defer conn.Release()
-	if err := conn.QueryRow(ctx, "SELECT pg_catalog.current_database()").Scan(&database); err != nil {
+	rows, err := exchange(ctx, conn.Conn().PgConn(), statement{
+		sql: "SELECT system_identifier::text, pg_catalog.current_database() FROM pg_catalog.pg_control_system()",
+	})
+	if err != nil {
 		return "", "", classify(ctx, "ask for the database", err)
 	}
-	return server.System, database, nil
+	if len(rows[0]) != 1 {
+		return "", "", errNothing
+	}
+	return string(rows[0][0][0]), string(rows[0][0][1]), nil
 }

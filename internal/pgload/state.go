@@ -1,6 +1,9 @@
 package pgload
 
 import (
+	"fmt"
+	"strconv"
+
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/mvcc"
 )
@@ -14,24 +17,70 @@ const localSettings = `SELECT pg_catalog.set_config('TimeZone', 'UTC', true), pg
 	pg_catalog.set_config('IntervalStyle', 'postgres', true), pg_catalog.set_config('extra_float_digits', '1', true),
 	pg_catalog.set_config('bytea_output', 'hex', true)`
 
+// beginReading begins the transaction that keeps several statements on one server, each with a snapshot of its own.
+const beginReading = "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ ONLY"
+
 // stateColumns are selected beside every value, in the same statement: behind a transaction pooler, any other
-// statement may run on another server.
+// statement may run on another server. All of them are text.
 const stateColumns = `pg_catalog.pg_current_snapshot()::text,
-	pg_catalog.pg_is_in_recovery(),
+	pg_catalog.pg_is_in_recovery()::text,
 	pg_catalog.pg_current_xact_id_if_assigned()::text,
 	pg_catalog.current_setting('TimeZone') || '|' || pg_catalog.current_setting('DateStyle') || '|' ||
 	pg_catalog.current_setting('IntervalStyle') || '|' || pg_catalog.current_setting('bytea_output') || '|' ||
-	pg_catalog.current_setting('extra_float_digits')`
+	pg_catalog.current_setting('extra_float_digits'),
+	pg_catalog.pg_backend_pid()::text`
 
-// state is what stateColumns say.
+// serverColumns say which server a statement runs on. What a primary writes on is its timeline.
+//
+// A standby has no function that tells the timeline of what it has replayed. It knows that it has replayed something of a
+// timeline when a restart point, or the point that it must reach again after a crash, lies on it; and its receiver is
+// only ever asked for a timeline that continues what was replayed. The highest of the three is a timeline of whose
+// history all that was replayed is part. The receiver's is shown to members of pg_read_all_stats only; without it a
+// standby follows a promotion with its next restart point.
+const serverColumns = `(SELECT system_identifier::text FROM pg_catalog.pg_control_system()),
+	CASE WHEN pg_catalog.pg_is_in_recovery() THEN
+		(SELECT greatest(c.timeline_id, r.min_recovery_end_timeline, w.received_tli)::text
+		   FROM pg_catalog.pg_control_checkpoint() c, pg_catalog.pg_control_recovery() r, pg_catalog.pg_stat_get_wal_receiver() w)
+	ELSE ('x' || pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8))::bit(32)::int8::text END`
+
+// state is what stateColumns, and serverColumns after them, say.
 type state struct {
-	snapshot string
-	standby  bool
-	own      *string
-	settings string
+	snapshot, standby, own, settings, pid *string
+
+	system, timeline *string
 }
 
-func (s *state) targets() []any { return []any{&s.snapshot, &s.standby, &s.own, &s.settings} }
+// targets are where a statement's columns go.
+func (s *state) targets() []any { return []any{&s.snapshot, &s.standby, &s.own, &s.settings, &s.pid} }
+
+// read takes the same from an exchange's row, past its first column.
+func (s *state) read(row [][]byte) {
+	for i, to := range []**string{&s.snapshot, &s.standby, &s.own, &s.settings, &s.pid, &s.system, &s.timeline} {
+		*to = nil
+		if i+1 < len(row) && row[i+1] != nil {
+			text := string(row[i+1])
+			*to = &text
+		}
+	}
+}
+
+func text(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// server is which server the statement ran on, if it was asked.
+func (s *state) server() (Server, error) { return newServer(text(s.system), text(s.timeline)) }
+
+func newServer(system, timeline string) (Server, error) {
+	number, err := strconv.ParseUint(timeline, 10, 32)
+	if err != nil || system == "" {
+		return Server{}, fmt.Errorf("ask which server it is: system %q, timeline %q: %w", system, timeline, err)
+	}
+	return Server{System: system, Timeline: uint32(number)}, nil
+}
 
 // usual reports settings under which values have their usual text.
 func usual(settings string) bool {
@@ -45,20 +94,24 @@ func usual(settings string) bool {
 	return false
 }
 
-// judge puts what the statement said about itself beside the value.
+// judge puts what the statement said about itself beside a value of the primary's.
 func (s *state) judge(l *Loaded) {
-	snapshot, err := mvcc.ParseSnapshot(s.snapshot)
+	snapshot, err := mvcc.ParseSnapshot(text(s.snapshot))
 	switch {
 	case err != nil:
-		l.Refuse = "the server's snapshot is not readable: " + s.snapshot
-	case s.standby:
+		l.Refuse = "the server's snapshot is not readable: " + text(s.snapshot)
+	case text(s.standby) != "false":
 		l.Refuse = "the server is a standby"
 	case s.own != nil:
 		l.Refuse = "the load ran in transaction " + *s.own + ", which has written: it sees rows that are not committed"
-	case !usual(s.settings):
-		l.Refuse = "the session's settings (TimeZone|DateStyle|IntervalStyle|bytea_output|extra_float_digits) are " + s.settings +
-			"; values would have another text than with UTC|ISO, MDY|postgres|hex|1"
+	case !usual(text(s.settings)):
+		l.Refuse = s.unusual()
 	default:
 		l.Coverage = fence.Coverage{Snapshot: snapshot}
 	}
+}
+
+func (s *state) unusual() string {
+	return "the session's settings (TimeZone|DateStyle|IntervalStyle|bytea_output|extra_float_digits) are " + text(s.settings) +
+		"; values would have another text than with UTC|ISO, MDY|postgres|hex|1"
 }

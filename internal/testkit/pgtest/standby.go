@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -28,7 +29,9 @@ func Standby(tb testing.TB, primary *Server, options Options) *StandbyServer {
 	if primary.isShared {
 		tb.Fatal("a standby copies everything: give it a primary of the test's own (pgtest.Start)")
 	}
-	server, err := localserver.StartStandby(tb.Context(), primary.server, localserver.PostgresOptions{Settings: options.Settings})
+	settings := map[string]string{"wal_retrieve_retry_interval": "100ms"}
+	maps.Copy(settings, options.Settings)
+	server, err := localserver.StartStandby(tb.Context(), primary.server, localserver.PostgresOptions{Settings: settings})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -132,7 +135,7 @@ func (s *Server) ReplaceBy(tb testing.TB, other *Server) {
 	s.act(tb, func(ctx context.Context) error { return s.server.ReplaceBy(ctx, other.server) })
 }
 
-// Cut ends replication: what the primary writes from now on, the standby never gets.
+// Cut ends replication: what the primary writes from now on, the standby never gets. Replay must not be paused.
 func (s *StandbyServer) Cut(tb testing.TB) {
 	tb.Helper()
 	s.Exec(tb, s.URL("postgres"), `ALTER SYSTEM SET primary_conninfo = ''`, `SELECT pg_reload_conf()`)
