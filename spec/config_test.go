@@ -1,5 +1,7 @@
 package spec
 
+import "slices"
+
 // config bounds an exploration, and says what is left out of the protocol. Everything in without is false in a correct
 // daemon, library or store.
 type config struct {
@@ -21,6 +23,13 @@ type config struct {
 type readerKind struct {
 	runs  uint8
 	early bool // its snapshot is opened before the lease, as a loader with its own transaction might
+	// standby: it loads from a standby, which replays the log as it likes.
+	standby bool
+}
+
+// standby reports whether any reader loads from one.
+func (c *config) standby() bool {
+	return slices.ContainsFunc(c.readers, func(k readerKind) bool { return k.standby })
 }
 
 // without lists the pieces of the protocol that can be left out.
@@ -44,4 +53,8 @@ type without struct {
 	confirmFences   bool // D3: a confirm by script does not fence leases
 	confirmCovers   bool // D3: a confirm by script keeps whatever value there is
 	activation      bool // 4.1: a version that returns has its old name again
+	position        bool // R3: a standby's snapshot is believed, which lists nothing as running
+	priorPosition   bool // R3: a standby's position is read after the row
+	intentFloor     bool // R4: a standby's position is held against Wc
+	moveFloor       bool // R4: floors stay when names move
 }

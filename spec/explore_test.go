@@ -190,7 +190,7 @@ func TestProtocol(t *testing.T) {
 
 func protocolConfigs() []config {
 	once, early := readerKind{runs: 1}, readerKind{runs: 1, early: true}
-	twice := readerKind{runs: 2}
+	twice, standby := readerKind{runs: 2}, readerKind{runs: 1, standby: true}
 	configs := []config{
 		{name: "two writers, two readers", txs: 2, daemons: 1, readers: []readerKind{once, early}},
 		{name: "three writers", txs: 3, daemons: 1, readers: []readerKind{early}},
@@ -211,6 +211,15 @@ func protocolConfigs() []config {
 		{name: "both, failover", txs: 1, daemons: 1, readers: []readerKind{once, early}, failovers: 1, early: true, script: true},
 		{name: "both, names move", txs: 1, daemons: 1, readers: []readerKind{twice}, moves: 1, early: true, script: true},
 		{name: "both, two daemons", txs: 1, daemons: 2, readers: []readerKind{early}, early: true, script: true},
+		{name: "two loads from a standby", txs: 2, daemons: 1, readers: []readerKind{standby, standby}},
+		{name: "a standby and the primary", txs: 2, daemons: 1, readers: []readerKind{standby, once}},
+		{name: "a standby, eviction", txs: 2, daemons: 1, readers: []readerKind{standby}, evictions: 1},
+		{name: "a standby, failover", txs: 2, daemons: 1, readers: []readerKind{standby}, failovers: 1},
+		{name: "a standby, names move", txs: 2, daemons: 1, readers: []readerKind{standby}, moves: 1},
+		{name: "a standby, two daemons", txs: 2, daemons: 2, readers: []readerKind{standby}},
+		{name: "a standby, both", txs: 2, daemons: 1, readers: []readerKind{standby}, early: true, script: true},
+		{name: "a standby and the primary, both", txs: 1, daemons: 1, readers: []readerKind{standby, once}, early: true, script: true},
+		{name: "a standby, both, failover", txs: 1, daemons: 1, readers: []readerKind{standby}, failovers: 1, early: true, script: true},
 		{name: "started empty", txs: 1, daemons: 2, readers: []readerKind{once}, empty: true},
 		{name: "started empty, failover", txs: 1, daemons: 1, readers: []readerKind{once}, empty: true, failovers: 1},
 	}
@@ -226,6 +235,9 @@ func protocolConfigs() []config {
 			config{name: "deep: all faults, one daemon", txs: 1, daemons: 1, readers: []readerKind{once}, moves: 1, failovers: 1, evictions: 1},
 			config{name: "deep: names move, two daemons, failover", txs: 1, daemons: 2, readers: []readerKind{once}, moves: 1, failovers: 1},
 			config{name: "deep: names move, two daemons, eviction", txs: 1, daemons: 2, readers: []readerKind{once}, moves: 1, evictions: 1},
+			config{name: "deep: two standbys, failover", txs: 2, daemons: 1, readers: []readerKind{standby, standby}, failovers: 1},
+			config{name: "deep: a standby, names move, two daemons", txs: 1, daemons: 2, readers: []readerKind{standby}, moves: 1},
+			config{name: "deep: a standby, failover, eviction", txs: 1, daemons: 1, readers: []readerKind{standby}, failovers: 1, evictions: 1},
 			config{name: "deep: two daemons, two readers", txs: 1, daemons: 2, readers: []readerKind{once, early}},
 			config{name: "deep: two daemons, failover, the log forgets", txs: 1, daemons: 2, readers: []readerKind{early}, failovers: 1, forget: true},
 		)

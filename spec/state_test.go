@@ -2,6 +2,8 @@ package spec
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/mvcc"
@@ -21,7 +23,9 @@ func (s set) has(i uint8) bool { return s&(1<<i) != 0 }
 // record is fence.Record for the model's one key under one name. Values are what their load saw.
 type record struct {
 	live   bool
-	cov    set
+	cov    set   // what the value contains
+	claim  set   // what its coverage says: a snapshot,
+	replay uint8 // or a standby's position, plus one
 	token  uint8
 	fences set
 }
@@ -30,7 +34,8 @@ type record struct {
 type store struct {
 	found                 bool // HEAD
 	gen, term, rev        uint8
-	wi, wc                uint8 // positions: the n-th commit in the log ends at n
+	wi, wc                uint8           // positions: the n-th commit in the log ends at n
+	floors                [maxNames]uint8 // each name is in a bucket of its own
 	si                    set
 	replid                uint8
 	rosterGen, rosterTerm uint8
@@ -63,6 +68,7 @@ type reader struct {
 	headFound      bool  // HEAD as read
 	headSi         set
 	headWi         uint8
+	replay         uint8 // the standby's position as read, plus one
 }
 
 // state is a node of the graph. It is comparable, and holds nothing by reference.
@@ -71,6 +77,7 @@ type state struct {
 	flushed          uint8 // length of log
 	log              [maxTxs]uint8
 	slot             uint8 // what PostgreSQL may have forgotten
+	replayed         uint8 // how much of the log the standby has replayed
 	redis            store
 	replica          store // an older state of redis, once lagging
 	lagging, failed  bool
@@ -109,7 +116,8 @@ type tables struct {
 	generations [16]string
 	replids     [8]string
 	tokens      [16]fence.Token
-	ends        [maxTxs]mvcc.LSN // of the transactions in the state that is being looked at
+	ends        [maxTxs]mvcc.LSN    // of the transactions in the state that is being looked at
+	contents    [1 << maxTxs]string // a value's contents, as its row version
 }
 
 func newTables() *tables {
@@ -132,6 +140,9 @@ func newTables() *tables {
 			s.Xmin = s.Xip[0]
 		}
 		t.snapshots[m] = s
+	}
+	for m := range t.contents {
+		t.contents[m] = strconv.Itoa(m)
 	}
 	for i := range t.terms {
 		t.terms[i] = fence.NewTerm(1, mvcc.XID(i))
@@ -166,13 +177,30 @@ func (t *tables) shard(s *store) fence.Shard {
 	}
 	return fence.Shard{Found: true, Replid: t.replids[s.replid], Head: fence.Head{
 		Generation: t.generations[s.gen], Term: t.terms[s.term], Revision: uint64(s.rev),
-		Wi: mvcc.LSN(s.wi), Wc: mvcc.LSN(s.wc), Si: t.snapshots[s.si],
+		Wi: mvcc.LSN(s.wi), Wc: mvcc.LSN(s.wc), Si: t.snapshots[s.si], Floors: s.buckets(),
 	}}
+}
+
+// buckets are the floors that were ever raised.
+func (s *store) buckets() map[fence.Bucket]mvcc.LSN {
+	var floors map[fence.Bucket]mvcc.LSN
+	for name, floor := range s.floors {
+		if floor != 0 {
+			if floors == nil {
+				floors = map[fence.Bucket]mvcc.LSN{}
+			}
+			floors[fence.Bucket(name)] = mvcc.LSN(floor)
+		}
+	}
+	return floors
 }
 
 func (t *tables) write(s *store, f fence.Shard) {
 	s.found = f.Found
 	s.rev, s.wi, s.wc, s.si = uint8(f.Head.Revision), uint8(f.Head.Wi), uint8(f.Head.Wc), seen(f.Head.Si)
+	for i := range s.floors {
+		s.floors[i] = uint8(f.Head.Floors[fence.Bucket(i)])
+	}
 	for i, g := range t.generations {
 		if g == f.Head.Generation {
 			s.gen = uint8(i)
@@ -188,7 +216,7 @@ func (t *tables) write(s *store, f fence.Shard) {
 func (t *tables) record(r record) fence.Record {
 	var f fence.Record
 	if r.live {
-		f.State, f.Coverage = fence.Live, fence.Coverage{Snapshot: t.snapshots[r.cov]}
+		f.State, f.Coverage, f.RowVersion = fence.Live, t.coverage(r.claim, r.replay), t.contents[r.cov]
 	}
 	if r.token != 0 {
 		f.Lease = fence.Lease{Token: t.tokens[r.token], End: 1}
@@ -201,14 +229,26 @@ func (t *tables) record(r record) fence.Record {
 	return f
 }
 
+// stamp has positions as coverages of standbys do: one higher.
 func (t *tables) stamp(tx uint8) fence.Stamp {
-	return fence.Stamp{XID: mvcc.XID(tx) + 1, End: t.ends[tx]}
+	return fence.Stamp{XID: mvcc.XID(tx) + 1, End: t.ends[tx] + 1}
+}
+
+// coverage is a standby's, if there is a position, or a snapshot.
+func (t *tables) coverage(claim set, replay uint8) fence.Coverage {
+	if replay != 0 {
+		return fence.Coverage{Replay: mvcc.LSN(replay)}
+	}
+	return fence.Coverage{Snapshot: t.snapshots[claim]}
 }
 
 func (t *tables) stored(f fence.Record) record {
-	r := record{live: f.State.Live()}
+	r := record{live: f.State.Live(), replay: uint8(f.Coverage.Replay)}
 	if r.live {
-		r.cov = seen(f.Coverage.Snapshot)
+		r.cov = set(slices.Index(t.contents[:], f.RowVersion))
+		if r.replay == 0 {
+			r.claim = seen(f.Coverage.Snapshot)
+		}
 	}
 	for i, token := range t.tokens {
 		if token == f.Lease.Token {

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"math/bits"
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/mvcc"
@@ -16,6 +17,7 @@ const (
 	daemonIntent
 	daemonConfirm
 	daemonAdvance
+	daemonMoveIntent
 	daemonMoveCompare
 	daemonMoveRoster
 	daemonMoveHead
@@ -32,6 +34,7 @@ const (
 	readerAccept
 	readerLease
 	readerHead
+	readerPosition
 	readerLoad
 	readerFill
 )
@@ -75,6 +78,7 @@ func (x *explorer) steps(s *state) {
 		x.ends[tx] = mvcc.LSN(s.end(tx))
 	}
 	x.writer(s)
+	x.replay(s)
 	x.faults(s)
 	for i := range x.daemons {
 		x.daemon(s, i)
@@ -99,6 +103,16 @@ func (x *explorer) writer(s *state) {
 			x.yield(&n, x.say("writer %d: becomes visible", tx+1), "")
 		}
 	}
+}
+
+// replay is the standby's next step. It knows nothing of what is visible on the primary.
+func (x *explorer) replay(s *state) {
+	if !x.standby() || s.replayed == s.flushed {
+		return
+	}
+	n := *s
+	n.replayed++
+	x.yield(&n, x.say("standby: replays up to %d", n.replayed), "")
 }
 
 func (x *explorer) faults(s *state) {
@@ -134,7 +148,7 @@ func (x *explorer) faults(s *state) {
 
 func (s *store) dropHead() {
 	s.found = false
-	s.gen, s.term, s.rev, s.wi, s.wc, s.si = 0, 0, 0, 0, 0, 0
+	s.gen, s.term, s.rev, s.wi, s.wc, s.si, s.floors = 0, 0, 0, 0, 0, 0, [maxNames]uint8{}
 }
 
 // newest reports whether no later daemon has taken the slot.
@@ -224,7 +238,7 @@ func (x *explorer) daemon(s *state, i int) {
 			judge(n, m, outcome, "compares while it is idle")
 		}
 		if s.moves > 0 {
-			n, m := to(daemonMoveCompare)
+			n, m := to(x.firstOfMove())
 			n.moves--
 			m.name = x.draw(n)
 			if x.without.activation {
@@ -256,7 +270,7 @@ func (x *explorer) daemon(s *state, i int) {
 			next = daemonAdvance
 		}
 		n, m := to(next)
-		shard, outcome := fence.Intent(x.shard(&n.redis), expected, mvcc.LSN(d.wi), x.snapshots[d.gate])
+		shard, outcome := fence.Intent(x.shard(&n.redis), expected, x.raise(&d), x.snapshots[d.gate])
 		if outcome == fence.Applied {
 			x.write(&n.redis, shard)
 		}
@@ -292,6 +306,13 @@ func (x *explorer) daemon(s *state, i int) {
 			n.redis.promised = n.redis.wc
 		}
 		judge(n, m, outcome, x.say("ADVANCE to %d", d.advance))
+	case daemonMoveIntent:
+		n, m := to(daemonMoveCompare)
+		shard, outcome := fence.Intent(x.shard(&n.redis), expected, fence.Raise{To: mvcc.LSN(n.flushed), All: true}, x.snapshots[n.visible])
+		if outcome == fence.Applied {
+			x.write(&n.redis, shard)
+		}
+		judge(n, m, outcome, "INTENT for all buckets")
 	case daemonMoveCompare:
 		n, m := to(daemonMoveRoster)
 		judge(n, m, fence.Compare(x.shard(&n.redis), expected), "compares before the move")
@@ -342,6 +363,22 @@ func (x *explorer) confirm(v fence.Record, batch set) fence.Record {
 	return v
 }
 
+// firstOfMove is where a daemon that moves names begins. Floors matter to standbys alone.
+func (x *explorer) firstOfMove() uint8 {
+	if !x.standby() || x.without.moveFloor {
+		return daemonMoveCompare
+	}
+	return daemonMoveIntent
+}
+
+// raise is whose floors a batch raises: those of the name that it confirms.
+func (x *explorer) raise(d *daemon) fence.Raise {
+	if !x.standby() {
+		return fence.Raise{To: mvcc.LSN(d.wi), All: true}
+	}
+	return fence.Raise{To: mvcc.LSN(d.wi), Buckets: []fence.Bucket{fence.Bucket(d.name)}}
+}
+
 func (x *explorer) startWaiting(m *daemon) {
 	if !x.without.wait {
 		m.pc |= waiting
@@ -371,6 +408,7 @@ func (x *explorer) draw(n *state) uint8 {
 func (x *explorer) rewrite(n *state, m *daemon) {
 	r := &n.redis
 	r.found, r.gen, r.term, r.rev, r.wi, r.wc, r.si = true, m.gen, m.term, m.rev, max(m.wc, m.wi), m.wc, n.upTo(m.wc)
+	r.floors = [maxNames]uint8{}
 	*m = daemon{pc: daemonIdle, term: m.term, gen: m.gen, rev: m.rev, name: m.name, wc: m.wc, replid: r.replid, done: n.upTo(m.wc)}
 }
 
@@ -400,7 +438,7 @@ func (x *explorer) claim(s *state, i int, to func(uint8) (*state, *daemon), emit
 		default:
 			m.pc, m.again = daemonMoveCompare, true
 			if r.rosterGen != r.gen || r.rosterRev != r.rev { // a move was not finished
-				m.name, m.again = x.draw(n), false
+				m.name, m.again, m.pc = x.draw(n), false, x.firstOfMove()
 			}
 			m.rev = x.revision(n)
 		}
@@ -462,8 +500,18 @@ func (x *explorer) reader(s *state, i int) {
 		m.headFound = s.redis.found && s.redis.gen == r.gen && s.redis.rev == r.rev
 		m.headSi, m.headWi = 0, 0
 		if m.headFound {
-			m.headSi, m.headWi = s.redis.si, s.redis.wi
+			m.headSi = s.redis.si
+			if kind.standby {
+				m.headWi = uint8(fence.Head{Wi: mvcc.LSN(s.redis.wi), Floors: s.redis.buckets()}.For(fence.Bucket(r.name)).Wi)
+			}
+			if x.without.intentFloor {
+				m.headWi = s.redis.wc
+			}
 		}
+	}
+	load := readerLoad
+	if kind.standby && !x.without.priorPosition {
+		load = readerPosition
 	}
 	switch r.pc {
 	case readerIdle:
@@ -492,7 +540,7 @@ func (x *explorer) reader(s *state, i int) {
 		v := x.record(s.redis.records[r.name])
 		if v.State.Live() {
 			n, m := to(readerAccept)
-			m.cov, m.must = seen(v.Coverage.Snapshot), s.upTo(s.redis.promised)
+			m.cov, m.must = s.redis.records[r.name].cov, s.upTo(s.redis.promised)
 			emit(n, "", "GET under name %d: a value that saw %03b", r.name, m.cov)
 			return
 		}
@@ -523,40 +571,61 @@ func (x *explorer) reader(s *state, i int) {
 		}
 		next := readerHead
 		if x.without.leaseBeforeRead {
-			next = readerLoad
+			next = load
 		}
 		n, m := to(next)
 		m.token = token
 		n.redis.records[r.name] = x.stored(v)
 		emit(n, "", "LEASE under name %d", r.name)
 	case readerHead:
-		n, m := to(readerLoad)
+		n, m := to(load)
 		head(m)
 		if !m.headFound {
 			n, _ = over()
 			emit(n, "", "HEAD: not its roster's")
 			return
 		}
-		emit(n, "", "HEAD: Si %03b", m.headSi)
+		emit(n, "", "HEAD: Si %03b, floor %d", m.headSi, m.headWi)
+	case readerPosition:
+		next := readerLoad
+		if x.without.priorPosition {
+			next = readerFill
+		}
+		n, m := to(next)
+		m.replay = s.replayed + 1
+		emit(n, "", "the standby is at %d", s.replayed)
 	case readerLoad:
-		n, m := to(readerFill)
-		if !kind.early {
+		next := readerFill
+		if kind.standby && x.without.priorPosition {
+			next = readerPosition
+		}
+		n, m := to(next)
+		switch {
+		case kind.standby:
+			m.cov = s.upTo(s.replayed)
+		case !kind.early:
 			m.cov = s.visible
 		}
 		emit(n, "", "loads: sees %03b", m.cov)
 	case readerFill:
 		n, _ := over()
-		h := fence.Head{Generation: x.generations[r.gen], Si: x.snapshots[r.headSi], Wi: mvcc.LSN(r.headWi)}
-		cov := fence.Coverage{Snapshot: x.snapshots[r.cov]}
+		// Positions are one higher here: a standby at 0 has a coverage too.
+		h := fence.Head{Generation: x.generations[r.gen], Si: x.snapshots[r.headSi], Wi: mvcc.LSN(r.headWi) + 1}
+		claim, replay := r.cov, r.replay
+		if kind.standby && x.without.position {
+			// Everything up to the highest id that was replayed.
+			claim, replay = set(1)<<bits.Len8(uint8(r.cov))-1, 0
+		}
+		cov := x.coverage(claim, replay)
 		if !x.without.floor && !fence.Floor(h, cov) {
 			emit(n, "", "may not fill: below the floor")
 			return
 		}
 		v, outcome := fence.Fill(x.record(s.redis.records[r.name]), fence.Filling{
-			Token: x.tokens[uint8(i)*4+r.token], Coverage: cov, State: fence.Live,
+			Token: x.tokens[uint8(i)*4+r.token], Coverage: cov, State: fence.Live, RowVersion: x.contents[r.cov],
 		}, 0)
 		if x.without.lease {
-			v, outcome = fence.Record{State: fence.Live, Coverage: cov}, fence.Filled
+			v, outcome = fence.Record{State: fence.Live, Coverage: cov, RowVersion: x.contents[r.cov]}, fence.Filled
 		}
 		n.redis.records[r.name] = x.stored(v)
 		emit(n, "", "FILL under name %d of what saw %03b: %s", r.name, r.cov, outcome)

@@ -10,7 +10,7 @@ import (
 func TestEachPieceIsNeeded(t *testing.T) {
 	t.Parallel()
 	once, early := readerKind{runs: 1}, readerKind{runs: 1, early: true}
-	twice := readerKind{runs: 2}
+	twice, standby := readerKind{runs: 2}, readerKind{runs: 1, standby: true}
 	tests := []struct {
 		config
 		want string // the invariant that breaks
@@ -74,6 +74,21 @@ func TestEachPieceIsNeeded(t *testing.T) {
 		{config{
 			name: "D7: a revision returns after a failover", txs: 1, daemons: 1, readers: []readerKind{{runs: 3}}, moves: 2, failovers: 1, without: without{freshRevision: true},
 		}, "served"},
+		{config{
+			name: "T6: a standby's snapshot", txs: 2, daemons: 1, readers: []readerKind{standby}, without: without{position: true},
+		}, "I2"},
+		{config{
+			name: "T11, T12: a standby's position from after the row", txs: 1, daemons: 1, readers: []readerKind{standby}, without: without{priorPosition: true},
+		}, "I2"},
+		{config{
+			name: "T13: no floor under a standby", txs: 1, daemons: 1, readers: []readerKind{standby}, without: without{floor: true},
+		}, "I2"},
+		{config{
+			name: "T17: a standby's floor is Wc", txs: 1, daemons: 1, readers: []readerKind{standby}, without: without{intentFloor: true},
+		}, "I2"},
+		{config{
+			name: "R4: the floor of a new name", txs: 1, daemons: 1, readers: []readerKind{standby}, moves: 1, without: without{moveFloor: true},
+		}, "I2"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

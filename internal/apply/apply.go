@@ -357,6 +357,11 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 		moved = req.change(a.opts.Names) || moved
 	}
 	moved = a.opts.Names.revive(now) || moved
+	if moved {
+		// What moves names affects keys that are not spelled out, or may be of a transaction that the stream lacks: under
+		// the new names no standby may fill that has not seen everything which is visible now.
+		batch.All, batch.Wi = true, max(batch.Wi, insert)
+	}
 	a.settle(ready)
 	if !moved && !now.Before(a.settleAt) {
 		if end := a.prefix.End(); end > a.head.Wc {

@@ -213,8 +213,8 @@ func (r *Record) fence(x Stamp) {
 }
 
 // Floor reports whether a load may be filled as far as HEAD can tell (R4); the HEAD must have been read after the
-// lease was granted. A primary's snapshot must see everything that was ever confirmed, a standby must have replayed
-// past every confirmed transaction. It is what refuses a load whose lease was granted only after the confirm that it
+// lease was granted, for the key's bucket (Head.For). A primary's snapshot must see everything that was ever confirmed, a
+// standby must have replayed past every transaction that was confirmed for a key of the bucket. It is what refuses a load whose lease was granted only after the confirm that it
 // misses.
 func Floor(h Head, c Coverage) bool {
 	if h.Generation == "" || h.Si.IsZero() {

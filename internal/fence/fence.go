@@ -144,11 +144,14 @@ type Head struct {
 	System      string // PostgreSQL's system identifier
 	Timeline    uint32
 	Publication string        // fingerprint of the publication
-	Wi          mvcc.LSN      // intent: no transaction that ends after it was confirmed
+	Wi          mvcc.LSN      // intent: the floor of every bucket that has no higher one of its own
 	Wc          mvcc.LSN      // every transaction that ends at or before it is confirmed
 	Si          mvcc.Snapshot // intent: sees every transaction that was ever confirmed
 	Sa          mvcc.Snapshot // everything visible in it is confirmed
 	St          mvcc.Snapshot // for tags: sees every transaction whose tag fence was trimmed
 	Lt          mvcc.LSN      // for tags: at or after the end of each of those
 	Tick        uint64
+	// Floors are the buckets' own: no transaction that ends after its bucket's, and after Wi, was confirmed for a key of
+	// the bucket.
+	Floors map[Bucket]mvcc.LSN
 }

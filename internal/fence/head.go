@@ -2,6 +2,8 @@ package fence
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 
 	"github.com/freshet/freshet/mvcc"
@@ -66,11 +68,11 @@ func Compare(s Shard, e Expected) HeadOutcome {
 }
 
 // Intent is the first phase of D3: before anything is confirmed, floors rise so that a lease granted after the confirm
-// finds them. Wi and Si only grow.
-func Intent(s Shard, e Expected, wi mvcc.LSN, si mvcc.Snapshot) (Shard, HeadOutcome) {
+// finds them. Floors and Si only grow.
+func Intent(s Shard, e Expected, r Raise, si mvcc.Snapshot) (Shard, HeadOutcome) {
 	outcome := Compare(s, e)
 	if outcome == Applied {
-		s.Head.Wi = max(s.Head.Wi, wi)
+		s.Head.raise(r)
 		s.Head.Si = Grow(s.Head.Si, si)
 	}
 	return s, outcome
@@ -137,7 +139,7 @@ func Move(s Shard, e Expected, revision uint64, publication string) (Shard, Head
 
 // Fields is HEAD as the hash that stores hold: names and values, alternating, in a fixed order.
 func (h *Head) Fields() []string {
-	return []string{
+	fields := []string{
 		"gen", h.Generation,
 		"term", string(h.Term),
 		"rev", hex(h.Revision),
@@ -152,6 +154,10 @@ func (h *Head) Fields() []string {
 		"lt", hex(uint64(h.Lt)),
 		"tick", hex(h.Tick),
 	}
+	for _, b := range slices.Sorted(maps.Keys(h.Floors)) {
+		fields = append(fields, b.Field(), hex(uint64(h.Floors[b])))
+	}
+	return fields
 }
 
 // LSNText is a position as HEAD and the scripts spell it.
@@ -207,6 +213,13 @@ func (h *Head) SetField(name, value string) error {
 		h.Lt = mvcc.LSN(number())
 	case "tick":
 		h.Tick = number()
+	default:
+		if b, is := parseBucket(name); is {
+			if h.Floors == nil {
+				h.Floors = map[Bucket]mvcc.LSN{}
+			}
+			h.Floors[b] = mvcc.LSN(number())
+		}
 	}
 	if !ok {
 		return fmt.Errorf("head: field %s: %w", name, ErrFormat)

@@ -177,7 +177,7 @@ func (s *scenario) run(f []string) string {
 		return fmt.Sprintf("%s: %s", o, s.head())
 	case "intent":
 		var o HeadOutcome
-		s.shard, o = Intent(s.shard, s.expected(f[1:]), s.position(f[6]), s.snapshot(f[7:]))
+		s.shard, o = Intent(s.shard, s.expected(f[1:]), Raise{To: s.position(f[6]), All: true}, s.snapshot(f[7:]))
 		return fmt.Sprintf("%s: %s", o, s.head())
 	case "advance":
 		var (

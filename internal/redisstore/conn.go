@@ -246,12 +246,57 @@ func (c *Conn) expected(e Expected) []string {
 // Batch is what one round of the daemon does to the store.
 type Batch struct {
 	Expect  Expected
-	Wi      mvcc.LSN      // at or after the end of every transaction in the batch
+	Wi      mvcc.LSN      // at or after the end of every transaction in the batch: where the floors of the names' buckets rise to
+	All     bool          // the floors of all buckets rise
 	Si      mvcc.Snapshot // the gate's: sees every transaction in the batch
 	Names   []string      // keys to confirm by UNLINK
 	Keys    []Stamped     // keys to confirm by script
 	Advance mvcc.LSN      // the new Wc, 0 for none
 	Sa      mvcc.Snapshot // the new Sa, zero for none; only with Advance
+}
+
+// raisedAtMost bounds what one INTENT writes: a batch with keys in more buckets raises the floors of all.
+const raisedAtMost = 256
+
+// raise is whose floors the batch raises.
+func (b *Batch) raise() raise {
+	all, some := raise{To: b.Wi, All: true}, raise{To: b.Wi}
+	if b.All {
+		return all
+	}
+	var seen [fence.Buckets]bool
+	add := func(name string) (fits bool) {
+		if bucket := fence.BucketOf(name); !seen[bucket] {
+			seen[bucket] = true
+			some.Buckets = append(some.Buckets, bucket)
+		}
+		return len(some.Buckets) <= raisedAtMost
+	}
+	for _, name := range b.Names {
+		if !add(name) {
+			return all
+		}
+	}
+	for i := range b.Keys {
+		if !add(b.Keys[i].Name) {
+			return all
+		}
+	}
+	return some
+}
+
+type raise fence.Raise
+
+// fields are the names of the floors among HEAD's fields.
+func (r raise) fields() []string {
+	if r.All {
+		return []string{"wi"}
+	}
+	fields := make([]string, len(r.Buckets))
+	for i, b := range r.Buckets {
+		fields[i] = b.Field()
+	}
+	return fields
 }
 
 // Stamped is a key and the transactions that affect it.
@@ -299,7 +344,7 @@ func (c *Conn) Early(ctx context.Context, keys []Stamped) (Result, error) {
 func (c *Conn) Apply(ctx context.Context, b Batch) (Result, error) {
 	var result Result
 	expected := c.expected(b.Expect)
-	intent := slices.Concat(expected, []string{fence.LSNText(b.Wi), fence.SnapshotText(b.Si)})
+	intent := slices.Concat(expected, []string{fence.LSNText(b.Wi), fence.SnapshotText(b.Si)}, b.raise().fields())
 	names, keys := b.Names, b.Keys
 	for first := true; first || len(names) > 0 || len(keys) > 0; first = false {
 		some := min(len(names), namesPerUnlink*unlinksPerPipeline)

@@ -300,7 +300,12 @@ func TestScriptsOnHeadEqualFence(t *testing.T) {
 			},
 			"apply": func(t *rapid.T) {
 				e, f := expected(t)
-				b := Batch{Expect: e, Wi: positions.Draw(t, "wi"), Si: snapshots().Draw(t, "si")}
+				b := Batch{
+					Expect: e, Wi: positions.Draw(t, "wi"), Si: snapshots().Draw(t, "si"), All: rapid.IntRange(0, 3).Draw(t, "all") == 0,
+				}
+				for range rapid.IntRange(0, 3).Draw(t, "keys") {
+					b.Names = append(b.Names, s.testName(strconv.Itoa(rapid.IntRange(0, 4).Draw(t, "key"))))
+				}
 				if rapid.Bool().Draw(t, "advance") {
 					b.Advance = positions.Draw(t, "advance")
 					if rapid.Bool().Draw(t, "with sa") {
@@ -309,7 +314,7 @@ func TestScriptsOnHeadEqualFence(t *testing.T) {
 				}
 				_, err := c.Apply(ctx, b)
 				var outcome fence.HeadOutcome
-				twin, outcome = fence.Intent(twin, f, b.Wi, b.Si)
+				twin, outcome = fence.Intent(twin, f, fence.Raise(b.raise()), b.Si)
 				if b.Advance != 0 && outcome == fence.Applied {
 					twin, outcome = fence.Advance(twin, f, b.Advance, b.Sa)
 				}
@@ -328,6 +333,17 @@ func TestScriptsOnHeadEqualFence(t *testing.T) {
 					t.Fatal(err)
 				}
 				twin.Head, twin.Found = fence.Head{}, false
+			},
+			"lease": func(t *rapid.T) { // what a reader judges its load by
+				name := s.testName(strconv.Itoa(rapid.IntRange(0, 9).Draw(t, "key")))
+				reply, err := s.Lease(ctx, name, token('a'), time.Second)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := twin.Head.For(fence.BucketOf(name))
+				if reply.HeadFound != twin.Found || reply.Head.Wi != want.Wi || !reply.Head.Si.Dominates(want.Si) || !want.Si.Dominates(reply.Head.Si) {
+					t.Fatalf("Lease answers HEAD %+v, fence has %+v", reply.Head, want)
+				}
 			},
 			"": func(t *rapid.T) {
 				got, err := s.client.Do(ctx, s.client.B().Hgetall().Key(s.headKey()).Build()).AsStrMap()

@@ -41,7 +41,7 @@ type LeaseReply struct {
 	Granted   bool
 	Holder    fence.Token  // whose lease it is now: the caller's, or another's
 	Record    fence.Record // as it is now stored, with value and fences, if there are any
-	Head      fence.Head   // read after the grant, on the same connection
+	Head      fence.Head   // read after the grant, on the same connection; its Wi is the floor of the key's bucket
 	HeadFound bool
 	Now       int64 // the store's clock, in microseconds
 }
@@ -50,9 +50,11 @@ type LeaseReply struct {
 // not used again.
 func (s *Store) Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (LeaseReply, error) {
 	args := []string{string(token), millis(lasts), millis(leaseMargin)}
-	replies := s.client.DoMulti(ctx, s.call(s.scripts.lease, name, args), s.readHead())
+	bucket := fence.BucketOf(name)
+	fields := append(headFields(), bucket.Field())
+	replies := s.client.DoMulti(ctx, s.call(s.scripts.lease, name, args), s.readHead(fields))
 	if isNoScript(replies[0].Error()) {
-		replies = s.client.DoMulti(ctx, s.send(s.scripts.lease, name, args), s.readHead())
+		replies = s.client.DoMulti(ctx, s.send(s.scripts.lease, name, args), s.readHead(fields))
 	}
 	answer, err := replies[0].ToArray()
 	if err != nil {
@@ -77,9 +79,10 @@ func (s *Store) Lease(ctx context.Context, name string, token fence.Token, lasts
 		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
 	}
 	reply.Granted, reply.Holder = granted == 1, reply.Record.Lease.Token
-	if reply.Head, reply.HeadFound, err = parseHead(replies[1]); err != nil {
+	if reply.Head, reply.HeadFound, err = parseHead(replies[1], fields); err != nil {
 		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
 	}
+	reply.Head = reply.Head.For(bucket)
 	return reply, nil
 }
 
@@ -167,19 +170,9 @@ func (s *Store) Early(ctx context.Context, key Stamped) error {
 	return nil
 }
 
-// Head reads HEAD, whole.
+// Head reads HEAD, without the floors of buckets.
 func (s *Store) Head(ctx context.Context) (fence.Head, bool, error) {
-	fields, err := s.client.Do(ctx, s.client.B().Hgetall().Key(s.headKey()).Build()).AsStrMap()
-	if err != nil {
-		return fence.Head{}, false, fmt.Errorf("read head: %w", typed(err))
-	}
-	var h fence.Head
-	for name, value := range fields {
-		if err := h.SetField(name, value); err != nil {
-			return fence.Head{}, false, fmt.Errorf("read head: %w", err)
-		}
-	}
-	return h, h.Generation != "", nil
+	return parseHead(s.client.Do(ctx, s.readHead(wholeHead())), wholeHead())
 }
 
 // Roster reads the roster's text.
@@ -197,17 +190,20 @@ func (s *Store) Roster(ctx context.Context) (text []byte, found bool, err error)
 // headFields are those that a reader judges by.
 func headFields() []string { return []string{"gen", "term", "rev", "sys", "tl", "wi", "si", "wc"} }
 
-func (s *Store) readHead() rueidis.Completed {
-	return s.client.B().Hmget().Key(s.headKey()).Field(headFields()...).Build()
+// wholeHead are all fields but the floors of buckets.
+func wholeHead() []string { return append(headFields(), "pub", "sa", "st", "lt", "tick") }
+
+func (s *Store) readHead(fields []string) rueidis.Completed {
+	return s.client.B().Hmget().Key(s.headKey()).Field(fields...).Build()
 }
 
-func parseHead(reply rueidis.RedisResult) (fence.Head, bool, error) {
+func parseHead(reply rueidis.RedisResult, fields []string) (fence.Head, bool, error) {
 	values, err := reply.ToArray()
 	if err != nil {
 		return fence.Head{}, false, fmt.Errorf("read head: %w", typed(err))
 	}
 	var h fence.Head
-	for i, name := range headFields() {
+	for i, name := range fields {
 		if i >= len(values) {
 			break
 		}

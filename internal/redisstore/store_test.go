@@ -60,7 +60,7 @@ func TestReadThrough(t *testing.T) {
 		t.Fatalf("Fill after the confirm = %v", got)
 	}
 	got, found, err := s.Head(t.Context())
-	head.Wi, head.Wc, head.Si, head.Sa = 200, 200, sees(20), sees(20)
+	head.Wc, head.Si, head.Sa = 200, sees(20), sees(20)
 	if diff := cmp.Diff(head, got); diff != "" || !found || err != nil {
 		t.Fatalf("HEAD after Apply (-want +got), %v:\n%s", err, diff)
 	}
@@ -341,7 +341,7 @@ func TestMismatchSaysWhatIsThere(t *testing.T) {
 	if err != nil || got.Wc != 100 || got.Wi != 100 {
 		t.Errorf("HEAD = %+v, %v", got, err)
 	}
-	if _, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 150, Si: mvcc.Snapshot{Xmin: 9, Xmax: 12, Xip: []mvcc.XID{9}}}); err != nil {
+	if _, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 150, All: true, Si: mvcc.Snapshot{Xmin: 9, Xmax: 12, Xip: []mvcc.XID{9}}}); err != nil {
 		t.Fatal(err)
 	}
 	// Si sees 9 since the beginning, and 11 since now.

@@ -1,0 +1,67 @@
+package fence
+
+import (
+	"hash/crc32"
+	"maps"
+	"strconv"
+	"strings"
+
+	"github.com/freshet/freshet/mvcc"
+)
+
+// Bucket is one of the parts that all keys fall into. Each has a floor of its own for loads from standbys (R4): with one
+// floor for all, every write would refuse every standby for as long as it lags.
+type Bucket uint16
+
+// Buckets is how many there are. Of loads of keys that nobody writes, those are refused whose bucket some other key shares
+// that was written within the standby's lag: with w keys written a second, a share of 1 - e^(-w * lag / Buckets).
+const Buckets = 4096
+
+// BucketOf is the bucket of a record's name: the lowest 12 bits of the name's CRC-32, as zlib has it.
+func BucketOf(name string) Bucket {
+	crc := ^uint32(0)
+	for i := range len(name) {
+		crc = crc32.IEEETable[byte(crc)^name[i]] ^ crc>>8
+	}
+	return Bucket(^crc % Buckets)
+}
+
+// Field is the name of the bucket's floor among HEAD's fields.
+func (b Bucket) Field() string { return "b" + strconv.Itoa(int(b)) }
+
+func parseBucket(field string) (Bucket, bool) {
+	digits, ok := strings.CutPrefix(field, "b")
+	n, err := strconv.ParseUint(digits, 10, 16)
+	return Bucket(n), ok && err == nil && n < Buckets
+}
+
+// Raise says which floors an INTENT raises, and to where.
+type Raise struct {
+	To      mvcc.LSN
+	All     bool     // every bucket's, or else
+	Buckets []Bucket // those of the batch's keys; a batch without keys raises none
+}
+
+// For is the HEAD by which loads of one bucket's keys are judged: its Wi is the bucket's floor.
+func (h Head) For(b Bucket) Head {
+	h.Wi = max(h.Wi, h.Floors[b])
+	return h
+}
+
+// raise raises the floors. They only grow.
+func (h *Head) raise(r Raise) {
+	if r.All {
+		h.Wi = max(h.Wi, r.To)
+		return
+	}
+	if len(r.Buckets) == 0 {
+		return
+	}
+	h.Floors = maps.Clone(h.Floors) // other copies of this HEAD stay as they are
+	if h.Floors == nil {
+		h.Floors = map[Bucket]mvcc.LSN{}
+	}
+	for _, b := range r.Buckets {
+		h.Floors[b] = max(h.Floors[b], r.To)
+	}
+}
