@@ -22,6 +22,10 @@ type Options struct {
 	// Database is the application's own pool, to load with. It is not closed with the Cache. Default: a pool of the
 	// Cache's own, to the database that the file names.
 	Database *pgxpool.Pool
+	// Replicas are the application's own pools of hot standbys of that database, used for a load whose row can be proved
+	// recent enough. They are not closed with the Cache. Default: pools of the Cache's own to database.replicas of the
+	// file, or none where Database is given. What code loads (freshet.Load) is always loaded from the primary.
+	Replicas []*pgxpool.Pool
 	// Logger gets what an operator should know: that the store went away, why values are not stored. Default: none.
 	Logger *slog.Logger
 	// MaxLoads is how many loads run at a time. Default: 32.
@@ -32,10 +36,11 @@ type Options struct {
 
 // Cache reads the entries of one configuration file. Its methods may be called from any number of goroutines.
 type Cache struct {
-	config *config.Config
-	reader *fill.Reader
-	store  *redisstore.Store
-	loader *pgload.Loader
+	config   *config.Config
+	reader   *fill.Reader
+	store    *redisstore.Store
+	loader   *pgload.Loader
+	replicas []*pgload.Replica
 }
 
 // Stats are counts since Open.
@@ -88,6 +93,13 @@ func (c *Cache) open(ctx context.Context, o Options, region *config.Region) erro
 		}
 		namespace = c.config.NamespaceFor(system, database)
 	}
+	if err := c.openReplicas(ctx, o); err != nil {
+		return err
+	}
+	replicas := make([]fill.Replica, len(c.replicas))
+	for i, r := range c.replicas {
+		replicas[i] = r
+	}
 	var err error
 	c.store, err = redisstore.Open(ctx, redisstore.Options{URL: region.Redis.URL.Reveal(), Namespace: namespace, Logger: o.Logger})
 	if err != nil {
@@ -95,8 +107,26 @@ func (c *Cache) open(ctx context.Context, o Options, region *config.Region) erro
 	}
 	c.reader, err = fill.New(fill.Options{
 		Namespace: namespace, Store: c.store, Loader: c.loader, Entries: fill.Entries(c.config), Logger: o.Logger, MaxLoads: o.MaxLoads,
+		Replicas: replicas,
 	})
 	return err
+}
+
+func (c *Cache) openReplicas(ctx context.Context, o Options) error {
+	for _, pool := range o.Replicas {
+		c.replicas = append(c.replicas, pgload.NewReplica(pool))
+	}
+	if len(o.Replicas) > 0 || o.Database != nil {
+		return nil
+	}
+	for i, url := range c.config.Database.Replicas {
+		replica, err := pgload.OpenReplica(ctx, url.Reveal())
+		if err != nil {
+			return fmt.Errorf("database.replicas.%d: %w", i, err)
+		}
+		c.replicas = append(c.replicas, replica)
+	}
+	return nil
 }
 
 // Close ends loads that are under way and closes what Open opened.
@@ -106,6 +136,9 @@ func (c *Cache) Close() {
 	}
 	if c.store != nil {
 		c.store.Close()
+	}
+	for _, r := range c.replicas {
+		r.Close()
 	}
 	c.loader.Close()
 }

@@ -75,7 +75,9 @@ func TestErrors(t *testing.T) {
 		{"region without a name", replace("name: local, ", ""), []string{`f.yaml:4:5: regions.0.name: "" is not a name for a region`}},
 		{"redis of another kind", replace("redis://127.0.0.1:6379", "127.0.0.1:6379"), []string{"f.yaml:4:32: regions.0.redis.url: not the URL of a Redis"}},
 		{"sentinel", replace("redis://127.0.0.1:6379", "redis://h:1?master_set=m"), []string{"f.yaml:4:32: regions.0.redis.url: not supported by this version: Sentinel and Cluster (master_set)"}},
-		{"replicas", replace("shop}", "shop, replicas: [${REPLICA:-postgres://r/shop}]}"), []string{"f.yaml:1:41: database.replicas: not supported by this version: loading from replicas"}},
+		{"replicas", replace("shop}", "shop, replicas: [postgres://r/shop, http://r, '']}"), []string{
+			"f.yaml:1:71: database.replicas.1: not a PostgreSQL connection string", "f.yaml:1:81: database.replicas.2: the connection string is missing",
+		}},
 		{"bus", minimal + "bus: {nats: {embedded: {dir: ./d}}}\n", []string{"f.yaml:9:1: bus: not supported by this version: a bus between regions"}},
 		{"namespace", "namespace: a:b\n" + minimal, []string{`f.yaml:1:12: namespace: "a:b" is not a namespace`}},
 		{"namespace with a hash tag", "namespace: \"{a}\"\n" + minimal, []string{`f.yaml:1:12: namespace: "{a}" is not a namespace`}},

@@ -68,6 +68,15 @@ func (j *judge) config() {
 			j.postgresURL("database.url", c.Database.URL)
 		}
 	}
+	for i, replica := range c.Database.Replicas {
+		switch path := fmt.Sprintf("database.replicas.%d", i); {
+		case !j.used(path):
+		case replica == "":
+			j.fail(path, "replicas: [${REPLICA_URL}], or remove it", "the connection string is missing")
+		default:
+			j.postgresURL(path, replica)
+		}
+	}
 	j.source()
 	j.regions()
 	j.listen()

@@ -82,6 +82,7 @@ func inOrder(err error) error {
 func (c *Config) readSecrets(dir string, lenient func(string) bool) error {
 	r := &secretReader{c: c, dir: dir, lenient: lenient}
 	r.url("database", &c.Database.URL, c.Database.URLFile, c.Database.PasswordFile)
+	r.replicas(&c.Database)
 	if pg := c.Source.Postgres; pg != nil {
 		if pg.PasswordFile != "" && pg.URL == "" && pg.URLFile == "" {
 			r.fail("source.postgres.password_file", "password_file without a connection string to put it in", "use database.password_file, or give source.postgres.url")
@@ -140,6 +141,22 @@ func (r *secretReader) url(path string, u *URL, urlFile, passwordFile string) {
 		return
 	}
 	*u = full
+}
+
+// replicas gives those without a password the database's.
+func (r *secretReader) replicas(d *Database) {
+	if d.PasswordFile == "" || len(d.Replicas) == 0 {
+		return
+	}
+	password, ok := r.read("database.password_file", d.PasswordFile)
+	if !ok {
+		return
+	}
+	for i, replica := range d.Replicas {
+		if full, err := replica.withPassword(password); err == nil {
+			d.Replicas[i] = full
+		} // or else it has one, or does not parse, which is judged
+	}
 }
 
 // read reads a file that holds one secret; the line end after it does not belong to it.

@@ -55,6 +55,7 @@ type parts struct {
 	namespace string
 	store     *redisstore.Store
 	loader    *pgload.Loader
+	replicas  []*pgload.Replica
 	reader    *fill.Reader
 	pipeline  *pipeline.Pipeline
 }
@@ -106,7 +107,7 @@ func Run(ctx context.Context, o Options) error {
 	// Last, since the gateway's readers and the pipeline's last writes need them.
 	if p := d.parts.Load(); p != nil {
 		p.reader.Close()
-		p.loader.Close()
+		closeLoaders(p.loader, p.replicas)
 		p.store.Close()
 	}
 	o.Logger.InfoContext(ctx, "stopped")
@@ -120,9 +121,14 @@ func (d *daemon) follow(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("database: %w", err)
 	}
-	namespace, err := d.namespace(ctx, loader)
+	replicas, err := openReplicas(ctx, c.Database.Replicas)
 	if err != nil {
 		loader.Close()
+		return err
+	}
+	namespace, err := d.namespace(ctx, loader)
+	if err != nil {
+		closeLoaders(loader, replicas)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // stopped before it began
 		}
@@ -132,14 +138,15 @@ func (d *daemon) follow(ctx context.Context) error {
 		URL: c.Regions[0].Redis.URL.Reveal(), Namespace: namespace, Logger: d.logger,
 	})
 	if err != nil {
-		loader.Close()
+		closeLoaders(loader, replicas)
 		return fmt.Errorf("region %s: %w", c.Regions[0].Name, err)
 	}
 	reader, err := fill.New(fill.Options{
 		Namespace: namespace, Store: store, Loader: loader, Entries: fill.Entries(c), Logger: d.logger,
+		Replicas: asReplicas(replicas),
 	})
 	if err != nil {
-		loader.Close()
+		closeLoaders(loader, replicas)
 		store.Close()
 		return err
 	}
@@ -154,8 +161,38 @@ func (d *daemon) follow(ctx context.Context) error {
 		Compile: compiler.compile, Rewind: apply.Rewind{Time: source.Rewind.Time, WAL: int64(source.Rewind.WAL)},
 		Observe: d.metrics.applied, Logger: d.logger,
 	})
-	d.parts.Store(&parts{namespace: namespace, store: store, loader: loader, reader: reader, pipeline: pipe})
+	d.parts.Store(&parts{namespace: namespace, store: store, loader: loader, replicas: replicas, reader: reader, pipeline: pipe})
 	return pipe.Run(ctx)
+}
+
+func openReplicas(ctx context.Context, urls []config.URL) ([]*pgload.Replica, error) {
+	var all []*pgload.Replica
+	for i, url := range urls {
+		replica, err := pgload.OpenReplica(ctx, url.Reveal())
+		if err != nil {
+			closeLoaders(nil, all)
+			return nil, fmt.Errorf("replica %d: %w", i+1, err)
+		}
+		all = append(all, replica)
+	}
+	return all, nil
+}
+
+func closeLoaders(loader *pgload.Loader, replicas []*pgload.Replica) {
+	for _, r := range replicas {
+		r.Close()
+	}
+	if loader != nil {
+		loader.Close()
+	}
+}
+
+func asReplicas(replicas []*pgload.Replica) []fill.Replica {
+	all := make([]fill.Replica, len(replicas))
+	for i, r := range replicas {
+		all[i] = r
+	}
+	return all
 }
 
 // namespace is the configured one, or derived from the database, for which the database has to be there.

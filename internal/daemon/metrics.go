@@ -79,6 +79,7 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	out <- safeDesc()
 	out <- refusedDesc()
 	out <- bypassDesc()
+	out <- replicaDesc()
 }
 
 // Collect sends the values.
@@ -103,6 +104,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for reason, n := range st.Reads.Bypassed {
 		out <- prometheus.MustNewConstMetric(bypassDesc(), prometheus.CounterValue, float64(n), reason)
 	}
+	for outcome, n := range st.Reads.Replicas {
+		out <- prometheus.MustNewConstMetric(replicaDesc(), prometheus.CounterValue, float64(n), outcome)
+	}
 }
 
 func suspendedDesc() *prometheus.Desc {
@@ -119,4 +123,9 @@ func refusedDesc() *prometheus.Desc {
 
 func bypassDesc() *prometheus.Desc {
 	return prometheus.NewDesc("freshet_reads_bypass_total", "Gateway reads that went to the database past the cache, by reason.", []string{"reason"}, nil)
+}
+
+func replicaDesc() *prometheus.Desc {
+	return prometheus.NewDesc("freshet_replica_loads_total",
+		"Gateway loads that a replica might have had, by what became of that: used, or loaded from the primary after all.", []string{"outcome"}, nil)
 }

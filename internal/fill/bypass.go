@@ -101,7 +101,7 @@ func (r *Reader) board(ctx context.Context, e *declared, l *live, args []keytext
 		}
 		ctx, cancel := context.WithTimeout(ctx, e.LoadTimeout)
 		defer cancel()
-		t.loaded, t.err = r.load(ctx, e, l, args, load)
+		t.loaded, t.err = r.load(ctx, e, l, nil, args, load)
 		r.leave(key, on, t)
 		close(t.done)
 	})

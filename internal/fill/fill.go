@@ -60,6 +60,7 @@ type Options struct {
 	Entries   map[string]Entry
 	Logger    *slog.Logger // nil: none
 	MaxLoads  int          // loads at a time; default 32
+	Replicas  []Replica    // standbys that loads may go to; none: all go to Loader
 }
 
 const (
@@ -140,6 +141,8 @@ type Reader struct {
 	logger    *slog.Logger
 	entries   map[string]*declared
 	loads     chan struct{} // one token for each load under way
+	standbys  []*standby
+	turn      atomic.Uint64 // of the standbys
 	stats     counters
 
 	confirmed atomic.Pointer[confirmation]
@@ -178,6 +181,9 @@ func New(o Options) (*Reader, error) {
 	}
 	if r.logger == nil {
 		r.logger = slog.New(slog.DiscardHandler)
+	}
+	for i, replica := range o.Replicas {
+		r.standbys = append(r.standbys, &standby{replica: replica, number: i + 1})
 	}
 	for name, e := range o.Entries {
 		template, err := rule.ParseTemplate(e.Declared.Key)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/sqlparam"
 )
@@ -35,8 +36,10 @@ func (r *Reader) begin(ctx context.Context, timeout time.Duration, do func(conte
 	return nil
 }
 
-// load asks the database, as one of a limited number.
-func (r *Reader) load(ctx context.Context, e *declared, l *live, args []keytext.Arg, load LoadFunc) (pgload.Loaded, error) {
+// load asks the database, as one of a limited number. A load under a lease has its answer, and may come from a standby.
+func (r *Reader) load(
+	ctx context.Context, e *declared, l *live, reply *redisstore.LeaseReply, args []keytext.Arg, load LoadFunc,
+) (pgload.Loaded, error) {
 	select {
 	case r.loads <- struct{}{}:
 		defer func() { <-r.loads }()
@@ -44,6 +47,12 @@ func (r *Reader) load(ctx context.Context, e *declared, l *live, args []keytext.
 		return pgload.Loaded{}, fmt.Errorf("wait for a load: %w", r.ended(ctx))
 	}
 	r.stats.loads.Add(1)
+	// Code that loads needs one snapshot for all of its statements; on a standby there is no telling what that sees.
+	if reply != nil && load == nil {
+		if loaded, ok := r.fromReplica(ctx, e, l, reply, args); ok {
+			return loaded, nil
+		}
+	}
 	loaded, err := r.ask(ctx, e, l, args, load)
 	var query *pgload.QueryError
 	if errors.As(err, &query) && query.Code == invalidText && e.unchecked(l) {

@@ -202,7 +202,7 @@ func (r *Reader) take(
 	}
 	err := r.begin(ctx, e.LoadTimeout, func(ctx context.Context) {
 		defer end()
-		f.loaded, f.err = r.load(ctx, e, l, args, load) // R3: after the grant
+		f.loaded, f.err = r.load(ctx, e, l, reply, args, load) // R3: after the grant
 		if f.err == nil {
 			f.reason = r.judge(f, c, head, headFound)
 		}

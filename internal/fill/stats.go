@@ -102,6 +102,7 @@ type counters struct {
 
 	refused  [refusals]atomic.Uint64
 	bypassed [bypassReasons]atomic.Uint64
+	replicas [replicaOutcomes]atomic.Uint64
 }
 
 // Stats are counts since the Reader was made.
@@ -117,6 +118,7 @@ type Stats struct {
 	Corrupt    uint64            `json:"corrupt"`     // records that were not readable
 	Refused    map[string]uint64 `json:"refused"`     // loads under a lease that were not stored, by reason
 	Bypassed   map[string]uint64 `json:"bypassed"`    // reads without the cache, by reason
+	Replicas   map[string]uint64 `json:"replicas"`    // loads that a replica might have had, by what became of that
 }
 
 // Stats returns the counts. Every reason is in the maps, also with zero.
@@ -126,12 +128,16 @@ func (r *Reader) Stats() Stats {
 		Hits: c.hits.Load(), Misses: c.misses.Load(), Loads: c.loads.Load(), LoadErrors: c.loadErrors.Load(), Fills: c.fills.Load(),
 		Waits: c.waits.Load(), Joins: c.joins.Load(), Dropped: c.dropped.Load(), Corrupt: c.corrupt.Load(),
 		Refused: map[string]uint64{}, Bypassed: map[string]uint64{},
+		Replicas: map[string]uint64{},
 	}
 	for f := refusedLoad; f < refusals; f++ {
 		s.Refused[f.String()] = c.refused[f].Load()
 	}
 	for b := storeDown; b < bypassReasons; b++ {
 		s.Bypassed[b.String()] = c.bypassed[b].Load()
+	}
+	for o := replicaUsed; o < replicaOutcomes; o++ {
+		s.Replicas[o.String()] = c.replicas[o].Load()
 	}
 	return s
 }

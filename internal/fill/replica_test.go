@@ -1,0 +1,254 @@
+package fill_test
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/testkit/pgtest"
+)
+
+// withStandby is a world whose database has a hot standby, and a reader that uses it.
+type withStandby struct {
+	*world
+
+	standby *pgtest.StandbyServer
+	replica *pgload.Replica
+	r       *fill.Reader
+}
+
+func newStandby(t *testing.T) *withStandby {
+	t.Helper()
+	w := &withStandby{world: newWorld(t, options{ownPostgres: true})}
+	w.standby = pgtest.Standby(t, w.pg, pgtest.Options{})
+	var err error
+	if w.replica, err = pgload.OpenReplica(t.Context(), w.standby.URL(w.pg.Ask(t, w.url, "SELECT current_database()::text"))); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.replica.Close)
+	w.r = w.readerWith(nil, w.replica)
+	return w
+}
+
+func (w *withStandby) readerWith(store fill.Store, replicas ...fill.Replica) *fill.Reader {
+	w.t.Helper()
+	entries := map[string]fill.Entry{}
+	for name, d := range declarations() {
+		entries[name] = fill.Entry{Declared: d, TTL: time.Minute, NegativeTTL: 10 * time.Second, LoadTimeout: 2 * time.Second}
+	}
+	if store == nil {
+		store = w.store
+	}
+	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: store, Loader: w.loader, Entries: entries, Replicas: replicas})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(r.Close)
+	return r
+}
+
+// stored reads product id, which is a miss, and returns what was stored for it.
+func (w *withStandby) stored(id, p int) fence.Record {
+	w.t.Helper()
+	v := read(w.t, w.r, id, fill.Miss, price(id, p))
+	record, _ := w.record(w.name("product", strconv.Itoa(id)))
+	if record.State != fence.Live || string(record.Payload) != string(v.Payload) {
+		w.t.Fatalf("product %d: stored %+v, reason %q", id, record, v.Reason)
+	}
+	return record
+}
+
+func (w *withStandby) outcome(what string) uint64 { return w.r.Stats().Replicas[what] }
+
+// TestReplicaIsUsedWhereItIsRecentEnough has a standby that is paused: it goes on filling what nobody has written, and
+// what was written comes from the primary (T13).
+func TestReplicaIsUsedWhereItIsRecentEnough(t *testing.T) {
+	t.Parallel()
+	w := newStandby(t)
+	if record := w.stored(1, 10); !record.Coverage.Standby() {
+		t.Errorf("coverage %v, want the standby's", record.Coverage)
+	}
+	w.standby.Pause(t)
+	w.change()
+	if record := w.stored(1, 11); record.Coverage.Standby() {
+		t.Errorf("coverage %v, want the primary's", record.Coverage)
+	}
+	if behind := w.outcome("behind") + w.outcome("known_behind"); behind != 1 {
+		t.Errorf("outcomes %v, want the standby behind for one", w.r.Stats().Replicas)
+	}
+	if fence.BucketOf(w.name("product", "1")) == fence.BucketOf(w.name("product", "2")) {
+		t.Fatal("the test's two keys are in one bucket")
+	}
+	if record := w.stored(2, 20); !record.Coverage.Standby() {
+		t.Errorf("a key that nobody wrote: coverage %v, want the standby's", record.Coverage)
+	}
+	// It was seen an instant ago: what needs more is not even asked of it.
+	w.confirm(w.name("product", "1"))
+	if record := w.stored(1, 11); record.Coverage.Standby() || w.outcome("known_behind")+w.outcome("behind") != 2 {
+		t.Errorf("coverage %v, %v", record.Coverage, w.r.Stats().Replicas)
+	}
+	w.standby.Resume(t)
+	w.usedAgain(1, 11)
+}
+
+// usedAgain waits until a key that was just confirmed is loaded from the standby.
+func (w *withStandby) usedAgain(id, p int) {
+	w.t.Helper()
+	eventually(w.t, func() error {
+		// The next record may lie beyond a page's header, which a standby has not replayed before there is one.
+		w.pg.Exec(w.t, w.url, "UPDATE product SET price = price WHERE id = 100")
+		w.confirm(w.name("product", strconv.Itoa(id)))
+		w.standby.CatchUp(w.t)
+		if record := w.stored(id, p); !record.Coverage.Standby() {
+			return fmt.Errorf("the standby is not used: %v", w.r.Stats().Replicas)
+		}
+		return nil
+	})
+}
+
+// TestFloorKeepsALaggingReplicaOut is that test's counterpart: without the floor, the old row is stored for good.
+func TestFloorKeepsALaggingReplicaOut(t *testing.T) {
+	t.Parallel()
+	w := newStandby(t)
+	w.standby.Pause(t)
+	w.change()
+	w.r = w.readerWith(noFloor{w.store}, w.replica)
+	if record := w.stored(1, 10); !record.Coverage.Standby() {
+		t.Errorf("the old row was not stored, coverage %v: the floor is not what keeps it out", record.Coverage)
+	}
+	w.confirm(w.name("product", "1"))
+	w.r = w.readerWith(nil, w.replica)
+	w.stored(1, 11)
+}
+
+// noFloor is the store without what standbys are held against.
+type noFloor struct{ fill.Store }
+
+func (s noFloor) Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error) {
+	reply, err := s.Store.Lease(ctx, name, token, lasts)
+	reply.Head.Wi = 0
+	return reply, err
+}
+
+// TestReplicaGoesAway stops the standby, starts it again, and promotes it.
+func TestReplicaGoesAway(t *testing.T) {
+	t.Parallel()
+	w := newStandby(t)
+	w.stored(1, 10)
+	w.standby.Stop(t)
+	for id := 2; id < 6; id++ {
+		if record := w.stored(id, 10*id); record.Coverage.Standby() {
+			t.Errorf("coverage %v of a standby that is stopped", record.Coverage)
+		}
+	}
+	if failed, alone := w.outcome("failed"), w.outcome("left_alone"); failed == 0 || alone == 0 {
+		t.Errorf("outcomes %v, want a failure, and loads that left it alone", w.r.Stats().Replicas)
+	}
+	w.standby.Start(t)
+	w.standby.CatchUp(t)
+	w.usedAgain(6, 60)
+	w.standby.Promote(t)
+	w.standby.Exec(t, w.standby.URL(w.pg.Ask(t, w.url, "SELECT current_database()::text")), "UPDATE product SET price = 0")
+	for id := 10; id < 15; id++ {
+		w.stored(id, 10*id) // of the primary that is followed
+	}
+	if foreign := w.outcome("foreign"); foreign == 0 {
+		t.Errorf("outcomes %v, want the promoted one found foreign", w.r.Stats().Replicas)
+	}
+}
+
+// TestReplicaThatHangs leaves most of the load timeout to the primary.
+func TestReplicaThatHangs(t *testing.T) {
+	t.Parallel()
+	w := newStandby(t)
+	hangs := replicaFunc(func(ctx context.Context, _ string, _ rule.Result, _ []keytext.Arg) (pgload.Loaded, error) {
+		<-ctx.Done()
+		return pgload.Loaded{}, fmt.Errorf("load: %w", ctx.Err())
+	})
+	w.r = w.readerWith(nil, hangs)
+	began := time.Now()
+	w.stored(1, 10)
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("the reader waited for %v", took)
+	}
+	began = time.Now()
+	w.stored(2, 20)
+	if took := time.Since(began); took > 400*time.Millisecond {
+		t.Errorf("the next reader waited for %v", took)
+	}
+	// With another one that answers, that one is used.
+	w.r = w.readerWith(nil, hangs, w.replica)
+	for id := 3; id < 7; id++ {
+		w.stored(id, 10*id)
+	}
+	if used := w.outcome("used"); used < 3 {
+		t.Errorf("outcomes %v, want the other replica used", w.r.Stats().Replicas)
+	}
+}
+
+type replicaFunc func(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (pgload.Loaded, error)
+
+func (f replicaFunc) Load(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (pgload.Loaded, error) {
+	return f(ctx, sql, result, args)
+}
+
+// TestReplicaOfAnotherDatabase is never believed, nor one that leads to the primary itself doubted.
+func TestReplicaOfAnotherDatabase(t *testing.T) {
+	t.Parallel()
+	w := newStandby(t)
+	other := pgtest.Shared(t)
+	url := other.Database(t)
+	other.Exec(t, url, `CREATE TABLE product (id int8 PRIMARY KEY, price int4)`, `INSERT INTO product SELECT i, 1 FROM generate_series(1, 100) i`)
+	foreign, err := pgload.OpenReplica(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(foreign.Close)
+	w.r = w.readerWith(nil, foreign)
+	if w.stored(1, 10); w.outcome("foreign") != 1 {
+		t.Errorf("outcomes %v", w.r.Stats().Replicas)
+	}
+	itself, err := pgload.OpenReplica(t.Context(), w.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(itself.Close)
+	w.r = w.readerWith(nil, itself)
+	w.change()
+	if record := w.stored(1, 11); record.Coverage.Standby() || w.outcome("used") != 1 {
+		t.Errorf("coverage %v, outcomes %v", record.Coverage, w.r.Stats().Replicas)
+	}
+}
+
+// TestCodeAndBypassLoadFromThePrimary: where nothing is stored, or several statements need one snapshot.
+func TestCodeAndBypassLoadFromThePrimary(t *testing.T) {
+	t.Parallel()
+	w := newStandby(t)
+	w.standby.Pause(t)
+	w.reprice()
+	v, err := w.r.Get(t.Context(), "code", arg("1"), func(ctx context.Context, tx pgx.Tx) (text []byte, found bool, err error) {
+		err = tx.QueryRow(ctx, "SELECT price::text FROM product WHERE id = 1").Scan(&text)
+		return text, true, err
+	})
+	if err != nil || string(v.Payload) != "11" {
+		t.Errorf("loaded by code: %s, %v", v.Payload, err)
+	}
+	if v, err = w.r.GetPast(t.Context(), "product", arg("1"), nil); err != nil || string(v.Payload) != price(1, 11) {
+		t.Errorf("past the cache: %s, %v", v.Payload, err)
+	}
+	for outcome, n := range w.r.Stats().Replicas {
+		if n != 0 {
+			t.Errorf("%d loads of outcome %s", n, outcome)
+		}
+	}
+}
