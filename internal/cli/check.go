@@ -24,6 +24,7 @@ type checked struct {
 	Problems []finding      `json:"problems"`
 	Notes    []finding      `json:"notes"`
 	Postgres *postgresFacts `json:"postgres,omitempty"`
+	Replicas []replicaFacts `json:"replicas,omitempty"`
 	Redis    *redisFacts    `json:"redis,omitempty"`
 	Entries  []entryFacts   `json:"entries"`
 	conf     *config.Config
@@ -46,6 +47,7 @@ func (a *app) check() *cobra.Command {
 		Use:   "check",
 		Short: "Find what is wrong before and while running; changes nothing",
 		Long: "check looks at the configuration, PostgreSQL (wal_level, version, privileges, slot, publication, replica identity),\n" +
+			"the replicas (whether they are standbys of this database, and how far behind),\n" +
 			"Redis (version, role, eviction policy) and every entry: which strategy holds and how stale a value can be.\n" +
 			"It changes nothing. Exit code 3 when it finds a problem, 2 when the configuration itself is wrong.",
 		Example: "  freshet check\n  freshet check --json",
@@ -150,6 +152,16 @@ func (a *app) printCheck(r *checked) {
 			publication = "will be made, with " + plural(len(p.Unpublished), "table")
 		}
 		a.printTable(append(rows, []string{"slot", p.Slot + ": " + slot}, []string{"publication", p.Publication + ": " + publication}))
+	}
+	for _, f := range r.Replicas {
+		state := fmt.Sprintf("%s behind, %.1f s", bytesText(f.LagBytes), f.LagSeconds)
+		switch {
+		case !f.InRecovery:
+			state = "not a standby"
+		case f.Paused:
+			state += ", paused"
+		}
+		a.printTable([][]string{{"replica    ", f.Replica + ": " + state}})
 	}
 	if p := r.Redis; p != nil {
 		memory := "no bound"

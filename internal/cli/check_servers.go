@@ -19,18 +19,19 @@ import (
 
 // postgresFacts are what check saw of the database.
 type postgresFacts struct {
-	Version           string   `json:"version"`
-	SystemID          string   `json:"system_identifier"`
-	Database          string   `json:"database"`
-	Role              string   `json:"role"`
-	Slot              string   `json:"slot"`
-	SlotExists        bool     `json:"slot_exists"`
-	ActivePID         int32    `json:"slot_active_pid,omitempty"`
-	WALStatus         string   `json:"wal_status,omitempty"`
-	RetainedBytes     int64    `json:"retained_bytes"`
-	FreeSlots         int      `json:"free_slots"`
-	Publication       string   `json:"publication"`
-	PublicationExists bool     `json:"publication_exists"`
+	Version           string `json:"version"`
+	SystemID          string `json:"system_identifier"`
+	Database          string `json:"database"`
+	Role              string `json:"role"`
+	Slot              string `json:"slot"`
+	SlotExists        bool   `json:"slot_exists"`
+	ActivePID         int32  `json:"slot_active_pid,omitempty"`
+	WALStatus         string `json:"wal_status,omitempty"`
+	RetainedBytes     int64  `json:"retained_bytes"`
+	FreeSlots         int    `json:"free_slots"`
+	Publication       string `json:"publication"`
+	PublicationExists bool   `json:"publication_exists"`
+	timeline          int64
 	Unpublished       []string `json:"unpublished_tables"` // the daemon adds them when it starts
 }
 
@@ -78,6 +79,13 @@ func (r *checked) checkPostgres(ctx context.Context) {
 	}
 	r.checkSource(ctx, primary, facts, tables)
 	r.checkLoads(ctx, entries)
+	if len(r.conf.Database.Replicas) > 0 {
+		if err := primary.QueryRow(ctx, `SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int8`).Scan(&facts.timeline); err != nil {
+			r.problem("postgres", "look at the timeline: "+err.Error(), "", "")
+			return
+		}
+		r.checkReplicas(ctx, primary, entries)
+	}
 }
 
 func (f *postgresFacts) identify(ctx context.Context, conn *pgx.Conn) error {

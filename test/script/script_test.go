@@ -45,7 +45,8 @@ var binary = sync.OnceValues(func() (string, error) {
 })
 
 // Each script has a database, a namespace, a slot and a port of its own. The first word of its name says what else:
-// own has its own PostgreSQL, replica and oneslot have one with other settings, faults has servers of its own to stop.
+// own has its own PostgreSQL, replica and oneslot have one with other settings, faults has servers of its own to stop, hot
+// has a hot standby.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -76,7 +77,7 @@ func run(t *testing.T, name, file string) {
 		settings = map[string]string{"max_replication_slots": "1"}
 	}
 	server, redis := pgtest.Shared(t), redistest.Shared(t)
-	if settings != nil || kind == "faults" || kind == "own" {
+	if settings != nil || kind == "faults" || kind == "own" || kind == "hot" {
 		server = pgtest.Start(t, pgtest.Options{Settings: settings})
 	}
 	cmds := map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -87,7 +88,12 @@ func run(t *testing.T, name, file string) {
 		cmds["postgres"] = stopStart(t, server)
 		cmds["redis"] = stopStart(t, redis)
 	}
-	database := server.Database(t)
+	database, there := server.Database(t), ""
+	if kind == "hot" {
+		standby := pgtest.Standby(t, server, pgtest.Options{})
+		cmds["standby"] = change(t, standby)
+		there = standby.URL(server.Ask(t, database, "SELECT current_database()::text"))
+	}
 	listen := freeAddress(t)
 	unique := strings.ReplaceAll(redistest.Namespace(t), "-", "_")
 	testscript.Run(t, testscript.Params{
@@ -99,6 +105,8 @@ func run(t *testing.T, name, file string) {
 			env.Setenv("PATH", filepath.Dir(path)+string(os.PathListSeparator)+env.Getenv("PATH"))
 			env.Setenv("DATABASE_URL", database)
 			env.Setenv("READER_URL", as(t, database, "reader"))
+			env.Setenv("STANDBY_URL", there)
+			env.Setenv("FOREIGN_URL", pgtest.Shared(t).URL("postgres"))
 			env.Setenv("REDIS_URL", redis.URL)
 			env.Setenv("NAMESPACE", unique)
 			env.Setenv("SLOT", slotName(unique))
@@ -108,6 +116,20 @@ func run(t *testing.T, name, file string) {
 		},
 		Cmds: cmds,
 	})
+}
+
+// change is the command "standby": pause, resume, promote, stop, or catchup.
+func change(t *testing.T, standby *pgtest.StandbyServer) func(ts *testscript.TestScript, neg bool, args []string) {
+	t.Helper()
+	actions := map[string]func(testing.TB){
+		"pause": standby.Pause, "resume": standby.Resume, "promote": standby.Promote, "stop": standby.Stop, "catchup": standby.CatchUp,
+	}
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg || len(args) != 1 || actions[args[0]] == nil {
+			ts.Fatalf("usage: standby pause|resume|promote|stop|catchup")
+		}
+		actions[args[0]](t)
+	}
 }
 
 // as is a connection string of another role.
