@@ -39,7 +39,7 @@ func (b bound) String() string {
 // bounds is everything that is promised of the figures. Ratios of rates are freshet's over the peer's, ratios of times
 // likewise.
 func bounds() []bound {
-	return []bound{
+	all := []bound{
 		{figure: "drain/many/rate", limit: 1.5, atLeast: true},
 		{figure: "drain/one/rate", limit: 1.5, atLeast: true},
 		{figure: "drain/many/memory", limit: 30},
@@ -53,6 +53,12 @@ func bounds() []bound {
 		{figure: "hot/10/stale", limit: 0},
 		{figure: "hot/100/stale", limit: 0},
 	}
+	for _, rate := range []int{10, 100, 1000} {
+		for _, lag := range []string{"5ms", "50ms", "300ms"} {
+			all = append(all, bound{figure: fmt.Sprintf("standby/%d/%s/share", rate, lag), limit: 80, atLeast: true})
+		}
+	}
+	return all
 }
 
 // unjudged, among the chosen parts, says that the sizes are too small to judge by.

@@ -47,6 +47,8 @@ type sizes struct {
 	hits    int           // blocks of each side
 
 	hotTime time.Duration // per write rate
+
+	standbyTime time.Duration // per write rate and lag
 }
 
 func fullSizes() sizes {
@@ -54,7 +56,8 @@ func fullSizes() sizes {
 		rounds: 5, transactions: 200_000,
 		blocks: 5, samples: 300, load: 500,
 		hits: 9, hitTime: 700 * time.Millisecond,
-		hotTime: 8 * time.Second,
+		hotTime:     8 * time.Second,
+		standbyTime: 6 * time.Second,
 	}
 }
 
@@ -64,7 +67,8 @@ func shortSizes() sizes {
 		rounds: 1, transactions: 2_000,
 		blocks: 1, samples: 20, load: 200,
 		hits: 1, hitTime: 50 * time.Millisecond,
-		hotTime: 500 * time.Millisecond,
+		hotTime:     500 * time.Millisecond,
+		standbyTime: 150 * time.Millisecond,
 	}
 }
 
@@ -80,6 +84,7 @@ func parts() []part {
 		{"latency", latency},
 		{"hit", hit},
 		{"hot", hot},
+		{"standby", standby},
 	}
 }
 
