@@ -52,6 +52,10 @@ func TestDocumentedLayouts(t *testing.T) {
 		t.Errorf("the first record is %+v, %v", first, err)
 	}
 
+	if field := fence.BucketOf(blocks["name"][0]).Field(); !strings.Contains(blocks["head"][0], "\n"+field+" ") {
+		t.Errorf("the documented HEAD does not have the bucket of the documented name, %s", field)
+	}
+
 	var (
 		h    fence.Head
 		want []string
