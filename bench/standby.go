@@ -139,7 +139,7 @@ func (a *application) keepWriting(ctx, running context.Context, random *rand.Ran
 	began := time.Now()
 	for n := 0; ; n++ {
 		if pause(running, time.Until(began.Add(time.Duration(float64(n)*float64(time.Second)/rate)))) != nil {
-			return nil //nolint:nilerr // over
+			return nil
 		}
 		if _, err := conn.Exec(ctx, `UPDATE `+table+` SET n = n + 1 WHERE id = $1`, probeRows+1+random.IntN(standbyRows)); err != nil {
 			return err

@@ -502,7 +502,8 @@ func (x *explorer) reader(s *state, i int) {
 		if m.headFound {
 			m.headSi = s.redis.si
 			if kind.standby {
-				m.headWi = uint8(fence.Head{Wi: mvcc.LSN(s.redis.wi), Floors: s.redis.buckets()}.For(fence.Bucket(r.name)).Wi)
+				h := fence.Head{Wi: mvcc.LSN(s.redis.wi), Floors: s.redis.buckets()}
+				m.headWi = uint8(h.For(fence.Bucket(r.name)).Wi)
 			}
 			if x.without.intentFloor {
 				m.headWi = s.redis.wc

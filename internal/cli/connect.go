@@ -35,12 +35,12 @@ func connectSource(ctx context.Context, c *config.Config) (*pgx.Conn, error) {
 func dial(ctx context.Context, what, key string, url config.URL) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	config, err := pgx.ParseConfig(url.Reveal())
+	options, err := pgx.ParseConfig(url.Reveal())
 	if err != nil {
 		return nil, &exitError{code: exitFailure, err: &dialError{fmt.Errorf("connect to %s: %w", what, err)}, try: reachIt(key)}
 	}
-	config.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe // there may be a pooler between
-	conn, err := pgx.ConnectConfig(ctx, config)
+	options.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe // there may be a pooler between
+	conn, err := pgx.ConnectConfig(ctx, options)
 	if err != nil {
 		return nil, &exitError{code: exitFailure, err: &dialError{fmt.Errorf("connect to %s: %w", what, err)}, try: reachIt(key)}
 	}

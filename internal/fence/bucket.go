@@ -21,7 +21,7 @@ const Buckets = 4096
 func BucketOf(name string) Bucket {
 	crc := ^uint32(0)
 	for i := range len(name) {
-		crc = crc32.IEEETable[byte(crc)^name[i]] ^ crc>>8
+		crc = crc32.IEEETable[crc&0xff^uint32(name[i])] ^ crc>>8
 	}
 	return Bucket(^crc % Buckets)
 }
@@ -43,9 +43,10 @@ type Raise struct {
 }
 
 // For is the HEAD by which loads of one bucket's keys are judged: its Wi is the bucket's floor.
-func (h Head) For(b Bucket) Head {
-	h.Wi = max(h.Wi, h.Floors[b])
-	return h
+func (h *Head) For(b Bucket) Head {
+	one := *h
+	one.Wi = max(h.Wi, h.Floors[b])
+	return one
 }
 
 // raise raises the floors. They only grow.

@@ -63,7 +63,7 @@ func TestFloorsPerBucket(t *testing.T) {
 			}
 			for _, l := range []mvcc.LSN{want - 1, want, want + 1} {
 				if Floor(h, Coverage{Replay: l}) != (l >= want) {
-					t.Errorf("after %+v: a standby at %v may fill bucket %d: %v", step.raise, l, i+1, !(l >= want))
+					t.Errorf("after %+v: a standby at %v may fill bucket %d: %v", step.raise, l, i+1, l < want)
 				}
 			}
 		}

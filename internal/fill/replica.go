@@ -143,9 +143,10 @@ func (r *Reader) fromReplica(
 func (r *Reader) choose(position mvcc.LSN) (*standby, replicaOutcome) {
 	outcome := replicaAway
 	now := time.Now().UnixMicro()
-	first := int(r.turn.Add(1) % uint64(len(r.standbys)))
-	for i := range r.standbys {
-		s := r.standbys[(first+i)%len(r.standbys)]
+	all := uint64(len(r.standbys))
+	first := r.turn.Add(1)
+	for i := range all {
+		s := r.standbys[(first+i)%all]
 		switch {
 		case s.away.Load() > now:
 		case s.seen.Load() > now-knownFor.Microseconds() && mvcc.LSN(s.replayed.Load()) < position:

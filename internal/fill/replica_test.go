@@ -1,6 +1,7 @@
 package fill_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strconv"
@@ -62,7 +63,7 @@ func (w *withStandby) stored(id, p int) fence.Record {
 	w.t.Helper()
 	v := read(w.t, w.r, id, fill.Miss, price(id, p))
 	record, _ := w.record(w.name("product", strconv.Itoa(id)))
-	if record.State != fence.Live || string(record.Payload) != string(v.Payload) {
+	if record.State != fence.Live || !bytes.Equal(record.Payload, v.Payload) {
 		w.t.Fatalf("product %d: stored %+v, reason %q", id, record, v.Reason)
 	}
 	return record
@@ -215,7 +216,8 @@ func TestReplicaOfAnotherDatabase(t *testing.T) {
 	}
 	t.Cleanup(foreign.Close)
 	w.r = w.readerWith(nil, foreign)
-	if w.stored(1, 10); w.outcome("foreign") != 1 {
+	w.stored(1, 10)
+	if w.outcome("foreign") != 1 {
 		t.Errorf("outcomes %v", w.r.Stats().Replicas)
 	}
 	itself, err := pgload.OpenReplica(t.Context(), w.url)

@@ -178,50 +178,51 @@ func (w *world) fault(round int) {
 // primary's.
 func (w *world) round() (stale, cached int) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), burst)
+	ctx := w.t.Context()
+	running, cancel := context.WithTimeout(ctx, burst)
 	defer cancel()
 	var all sync.WaitGroup
 	for range readers {
 		random := rand.New(rand.NewPCG(w.random.Uint64(), 2))
 		all.Go(func() {
-			for ctx.Err() == nil {
-				w.read(random.IntN(rows) + 1)
+			for running.Err() == nil {
+				w.read(ctx, random.IntN(rows)+1)
 			}
 		})
 	}
 	random := rand.New(rand.NewPCG(w.random.Uint64(), 3))
-	all.Go(func() { w.write(ctx, random) })
+	all.Go(func() { w.write(ctx, running, random) })
 	all.Wait()
 	w.settle()
 	// Readers go on: what they fill now has to be right as well.
 	for id := range rows {
-		w.read(id + 1)
+		w.read(ctx, id+1)
 	}
 	return w.compare()
 }
 
-func (w *world) read(id int) {
-	_, err := w.reader.Get(w.t.Context(), "item", []keytext.Arg{{Text: strconv.Itoa(id)}}, nil)
+func (w *world) read(ctx context.Context, id int) {
+	_, err := w.reader.Get(ctx, "item", []keytext.Arg{{Text: strconv.Itoa(id)}}, nil)
 	if err != nil {
 		w.t.Errorf("read item %d: %v", id, err)
 	}
 }
 
-// write changes one item at a time, and a few more in one transaction now and then.
-func (w *world) write(ctx context.Context, random *rand.Rand) {
-	conn, err := pgx.Connect(w.t.Context(), w.url)
+// write changes one item at a time, and a few more in one transaction now and then, until running ends.
+func (w *world) write(ctx, running context.Context, random *rand.Rand) {
+	conn, err := pgx.Connect(ctx, w.url)
 	if err != nil {
 		w.t.Error(err)
 		return
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	for ctx.Err() == nil {
+	for running.Err() == nil {
 		first := random.IntN(rows) + 1
 		last := first
 		if random.IntN(8) == 0 {
 			last += random.IntN(8)
 		}
-		if _, err := conn.Exec(w.t.Context(), `UPDATE item SET n = n + 1 WHERE id BETWEEN $1 AND $2`, first, last); err != nil {
+		if _, err := conn.Exec(ctx, `UPDATE item SET n = n + 1 WHERE id BETWEEN $1 AND $2`, first, last); err != nil {
 			w.t.Error(err)
 			return
 		}
