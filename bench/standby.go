@@ -90,9 +90,9 @@ func (a *application) share(ctx context.Context, cache *freshet.Cache, items *fr
 	running, stop := context.WithTimeout(ctx, lag+a.b.sizes.standbyTime)
 	defer stop()
 	group, running := errgroup.WithContext(running)
-	for i := range standbyWriters {
+	for i := range uint64(standbyWriters) {
 		group.Go(func() error {
-			return a.keepWriting(ctx, running, a.b.random(uint64(100+i)), float64(rate)/standbyWriters)
+			return a.keepWriting(ctx, running, a.b.random(100+i), float64(rate)/standbyWriters)
 		})
 	}
 	var used, all uint64
