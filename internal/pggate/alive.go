@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/freshet/freshet/internal/fence"
 )
 
 // Ensure makes the schema freshet with the unlogged table freshet.alive. Crash recovery empties such a table, and a
@@ -14,7 +18,8 @@ import (
 // out again, without a new timeline.
 //
 // Its rows say which generation of which namespace was begun since: one daemon's answer to a recovery is not another's,
-// and a store that comes back with an older generation than was marked did not see the answer.
+// and a store that comes back with an older generation than was marked did not see the answer. Behind the generation
+// stand the terms under which daemons claimed the store since.
 func (g *Gate) Ensure(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -68,33 +73,47 @@ func (e *PermissionError) Do() string {
 func (e *PermissionError) Unwrap() error { return e.Err }
 
 // Alive reports whether the mark is there: the server has not recovered from a crash since this generation of the
-// namespace was marked. A mark that was never made, or whose table is gone, is not there.
-func (g *Gate) Alive(ctx context.Context, namespace, generation string) (bool, error) {
+// namespace was marked. A mark that was never made, or whose table is gone, is not there. claimed tells whether it knows of
+// the daemon with this term: it does not where the database is a copy from before that daemon claimed the store.
+func (g *Gate) Alive(ctx context.Context, namespace, generation string, term fence.Term) (alive, claimed bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var alive bool
-	err := g.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM freshet.alive WHERE namespace = $1 AND generation = $2)`,
-		namespace, generation).Scan(&alive)
+	var mark string
+	err = g.conn.QueryRow(ctx, `SELECT coalesce((SELECT generation FROM freshet.alive WHERE namespace = $1), '')`, namespace).Scan(&mark)
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pgErr.Code {
 		case "42P01", "3F000": // undefined_table, invalid_schema_name
-			return false, nil
+			return false, false, nil
 		case "42501": // insufficient_privilege
-			return false, &PermissionError{Err: err}
+			return false, false, &PermissionError{Err: err}
 		}
 	}
 	if err != nil {
-		return false, fmt.Errorf("read freshet.alive: %w", err)
+		return false, false, fmt.Errorf("read freshet.alive: %w", err)
 	}
-	return alive, nil
+	marked, terms, _ := strings.Cut(mark, " ")
+	return marked == generation, slices.Contains(strings.Fields(terms), string(term)), nil
 }
 
-// MarkAlive makes the mark. It is for after the new generation was acknowledged, never before.
-func (g *Gate) MarkAlive(ctx context.Context, namespace, generation string) error {
+// MarkAlive makes the mark, by the daemon with this term. It is for after the new generation was acknowledged, never
+// before.
+func (g *Gate) MarkAlive(ctx context.Context, namespace, generation string, term fence.Term) error {
+	return g.mark(ctx, `INSERT INTO freshet.alive (namespace, generation) VALUES ($1, $2 || ' ' || $3)
+		ON CONFLICT (namespace) DO UPDATE SET generation = excluded.generation`, namespace, generation, string(term))
+}
+
+// MarkClaim adds a term to the mark, if that is there. It is for before the store is claimed under this term: the store then
+// never has one that the mark lacks. The last eight are kept, since claims may fail, or be lost by the store.
+func (g *Gate) MarkClaim(ctx context.Context, namespace, generation string, term fence.Term) error {
+	return g.mark(ctx, `UPDATE freshet.alive SET generation = array_to_string(w[1:1] || w[greatest(2, cardinality(w) - 6):] || $3::text, ' ')
+		FROM (SELECT namespace AS n, string_to_array(generation, ' ') AS w FROM freshet.alive) words
+		WHERE namespace = $1 AND n = namespace AND w[1] = $2`, namespace, generation, string(term))
+}
+
+func (g *Gate) mark(ctx context.Context, statement string, args ...any) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	_, err := g.conn.Exec(ctx, `INSERT INTO freshet.alive (namespace, generation) VALUES ($1, $2)
-		ON CONFLICT (namespace) DO UPDATE SET generation = excluded.generation`, namespace, generation)
+	_, err := g.conn.Exec(ctx, statement, args...)
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && pgErr.Code == "42501" {
 		return &PermissionError{Err: err}

@@ -199,7 +199,7 @@ func TestAliveSurvivesARestartAndNotACrash(t *testing.T) {
 	g := open(t, url)
 	mustAlive := func(g *Gate, want bool, when string) {
 		t.Helper()
-		got, err := g.Alive(t.Context(), "shop", "g1")
+		got, _, err := g.Alive(t.Context(), "shop", "g1", "t1")
 		if err != nil || got != want {
 			t.Fatalf("Alive %s = %t, %v, want %t", when, got, err, want)
 		}
@@ -212,13 +212,13 @@ func TestAliveSurvivesARestartAndNotACrash(t *testing.T) {
 	}
 	mustAlive(g, false, "before the mark")
 	for range 2 {
-		if err := g.MarkAlive(t.Context(), "shop", "g1"); err != nil {
+		if err := g.MarkAlive(t.Context(), "shop", "g1", "t1"); err != nil {
 			t.Fatal(err)
 		}
 	}
 	mustAlive(g, true, "after the mark")
 	for _, other := range [][2]string{{"shop", "g0"}, {"blog", "g1"}} {
-		if alive, err := g.Alive(t.Context(), other[0], other[1]); err != nil || alive {
+		if alive, _, err := g.Alive(t.Context(), other[0], other[1], "t1"); err != nil || alive {
 			t.Errorf("Alive(%v) = %t, %v: the mark of another generation or namespace counts", other, alive, err)
 		}
 	}
@@ -249,6 +249,49 @@ func TestAliveSurvivesARestartAndNotACrash(t *testing.T) {
 	if err := g.Identity().Compare(after.Identity()); err != nil {
 		t.Errorf("the crash shows in the identity (%v), so freshet.alive would not be needed", err)
 	}
+}
+
+// TestMarkKnowsTheTerms holds that a term counts as claimed from MarkClaim on, under its generation alone, and that the
+// last ones are kept.
+func TestMarkKnowsTheTerms(t *testing.T) {
+	t.Parallel()
+	g := open(t, pgtest.Shared(t).Database(t))
+	if err := g.Ensure(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	claimed := func(generation string, term fence.Term, want bool) {
+		t.Helper()
+		alive, got, err := g.Alive(t.Context(), "shop", generation, term)
+		if err != nil || (alive && got) != want {
+			t.Errorf("Alive(%s, %s) = %t, %t, %v, want %t", generation, term, alive, got, err, want)
+		}
+	}
+	mark := func(generation string, term fence.Term) {
+		t.Helper()
+		if err := g.MarkClaim(t.Context(), "shop", generation, term); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mark("g1", "t0")
+	claimed("g1", "t0", false) // there is no mark to add it to
+	if err := g.MarkAlive(t.Context(), "shop", "g1", "t1"); err != nil {
+		t.Fatal(err)
+	}
+	mark("g0", "t2")
+	claimed("g1", "t1", true)
+	claimed("g1", "t2", false)
+	for i := range 8 {
+		mark("g1", fence.Term(fmt.Sprintf("u%d", i)))
+		for j := range i + 1 {
+			claimed("g1", fence.Term(fmt.Sprintf("u%d", j)), true)
+		}
+	}
+	claimed("g1", "t1", false)
+	if err := g.MarkAlive(t.Context(), "shop", "g2", "v1"); err != nil {
+		t.Fatal(err)
+	}
+	claimed("g2", "v1", true)
+	claimed("g2", "u7", false)
 }
 
 func TestQuiesceWaitsForAnOpenWriterAndNamesIt(t *testing.T) {

@@ -62,6 +62,7 @@ type Evidence struct {
 	Confirmed   mvcc.LSN // where the slot's stream begins; earlier changes cannot be had again
 	Insert      mvcc.LSN // the end of the log now
 	Alive       bool     // the unlogged marker is there: no crash recovery since it was written
+	Claimed     bool     // and it knows of the daemon that the store obeys
 	Publication string   // fingerprint before this daemon altered anything
 }
 
@@ -87,6 +88,8 @@ func (e *Evidence) Gap() string {
 		return fmt.Sprintf("the log ends at %v, before what the store has applied, %v: the database was restored", e.Insert, e.Head.Wc)
 	case !e.Alive:
 		return "the database went through crash recovery: commits may be lost and their transaction ids given out again"
+	case !e.Claimed:
+		return "the store was claimed by a daemon that this database does not know of: a copy of the database was restored"
 	}
 	return ""
 }

@@ -15,7 +15,7 @@ func TestEvidence(t *testing.T) {
 	whole := func() Evidence {
 		return Evidence{
 			HeadFound: true, Head: fence.Head{System: "7", Timeline: 2, Publication: "p", Wc: 100},
-			Identity: pggate.Identity{SystemID: "7", Timeline: 2}, Confirmed: 90, Insert: 200, Alive: true, Publication: "p",
+			Identity: pggate.Identity{SystemID: "7", Timeline: 2}, Confirmed: 90, Insert: 200, Alive: true, Claimed: true, Publication: "p",
 		}
 	}
 	if e := whole(); e.Gap() != "" {
@@ -32,6 +32,7 @@ func TestEvidence(t *testing.T) {
 		"no longer reaches back":  func(e *Evidence) { e.Confirmed = 101 },
 		"was restored":            func(e *Evidence) { e.Insert = 99 },
 		"crash recovery":          func(e *Evidence) { e.Alive = false },
+		"a copy of the database":  func(e *Evidence) { e.Claimed = false },
 	} {
 		e := whole()
 		alter(&e)

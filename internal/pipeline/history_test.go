@@ -200,3 +200,47 @@ func TestCrashLosesAnAsynchronousCommit(t *testing.T) {
 		})
 	}
 }
+
+// TestColdCopyOfTheDatabase puts a copy of the stopped cluster back, which has the slot and all marks, and writes past
+// what the store has applied before the daemon looks: neither timeline nor positions say that anything is wrong.
+func TestColdCopyOfTheDatabase(t *testing.T) {
+	t.Parallel()
+	pg := pgtest.Start(t, pgtest.Options{})
+	r := newRig(t, options{pg: pg})
+	d := r.start()
+	generation := d.streaming().Generation
+	d.stop()
+	pg.Stop(t)
+	shelf := pgtest.Start(t, pgtest.Options{})
+	shelf.Stop(t)
+	shelf.ReplaceBy(t, pg)
+	pg.Start(t)
+
+	d = r.start()
+	d.streaming()
+	if r.head().Generation != generation {
+		t.Fatalf("a clean restart began a new generation: %s", d.Status().LastGap)
+	}
+	r.exec(`UPDATE items SET v = 'undone' WHERE id = 1`)
+	old, v := r.value(1)
+	if v != "undone" {
+		t.Fatalf("item 1 is cached as %q before the restore", v)
+	}
+	d.stop()
+	applied := r.head().Wc
+	pg.Stop(t)
+	pg.ReplaceBy(t, shelf)
+	pg.Start(t)
+	testkit.Eventually(t, patience, func() error {
+		r.exec(`UPDATE items SET v = repeat('x', 1000) WHERE id > 1`)
+		if r.slotState().Confirmed > applied {
+			t.Fatal("the copy's slot is past what the store has applied: that alone is a gap")
+		}
+		if at := pg.Ask(t, r.url, fmt.Sprintf(`SELECT (pg_current_wal_insert_lsn() > '%v')::text`, applied)); at != "true" {
+			return errNotYet
+		}
+		return nil
+	})
+	d = r.start()
+	d.afterLoss(generation, "does not know of", old, "v1")
+}

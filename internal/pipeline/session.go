@@ -161,7 +161,7 @@ func (s *session) evidence(ctx context.Context, head fence.Head, found bool) (*E
 		return nil, err
 	}
 	e := &Evidence{HeadFound: found, Head: head, Identity: s.identity, Insert: insert, Publication: s.before}
-	e.Alive, err = s.gate.Alive(ctx, s.p.opts.Namespace, head.Generation)
+	e.Alive, e.Claimed, err = s.gate.Alive(ctx, s.p.opts.Namespace, head.Generation, head.Term)
 	return e, err
 }
 
@@ -233,6 +233,17 @@ func (s *session) claim(ctx context.Context) error {
 	term, err := s.gate.Term(ctx)
 	if err != nil {
 		return err
+	}
+	if s.p.gap == "" {
+		stored, found, err := s.p.opts.Store.Head(ctx)
+		if err != nil {
+			return err
+		}
+		if found {
+			if err := s.gate.MarkClaim(ctx, s.p.opts.Namespace, stored.Generation, term); err != nil {
+				return refused(err)
+			}
+		}
 	}
 	head, found, err := s.store.Claim(ctx, term)
 	if errors.Is(err, redisstore.ErrSuperseded) {
@@ -378,7 +389,7 @@ func (s *session) begin(ctx context.Context) error {
 	}
 	s.p.term = s.head.Term
 	// Only now that the store has it, or a crash between the two would hide the recovery that this generation answers.
-	if err := s.gate.MarkAlive(ctx, s.p.opts.Namespace, s.head.Generation); err != nil {
+	if err := s.gate.MarkAlive(ctx, s.p.opts.Namespace, s.head.Generation, s.head.Term); err != nil {
 		return err
 	}
 	s.names = apply.NewNames(s.p.opts.Namespace, roster, s.compiled.Entries)
