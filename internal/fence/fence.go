@@ -150,5 +150,5 @@ type Head struct {
 	Sa          mvcc.Snapshot // everything visible in it is confirmed
 	St          mvcc.Snapshot // for tags: sees every transaction whose tag fence was trimmed
 	Lt          mvcc.LSN      // for tags: at or after the end of each of those
-	Tick        uint64
+	Tick        Tick          // read before the snapshot that is Sa was taken
 }

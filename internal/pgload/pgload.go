@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/mvcc"
 )
 
 // Loader loads over a pool of connections.
@@ -28,7 +29,8 @@ type Loaded struct {
 	Payload  []byte // JSON
 	Coverage fence.Coverage
 	Server   Server // whom the connection is to
-	// Refuse says why the value may be given to its caller only, and not be filled. Empty: it may be filled.
+	// Refuse says why the value may be given to its caller only, and not be filled. Empty: it may be filled. The coverage
+	// may be known all the same.
 	Refuse string
 }
 
@@ -143,4 +145,29 @@ func (l *Loader) System(ctx context.Context) (system, database string, err error
 		return "", "", classify(ctx, "ask for the database", err)
 	}
 	return server.System, database, nil
+}
+
+// Visible asks the server for a snapshot: what is visible there now. That of a standby is zero, since it does not tell.
+func (l *Loader) Visible(ctx context.Context) (mvcc.Snapshot, Server, error) {
+	conn, server, err := l.acquire(ctx)
+	if err != nil {
+		return mvcc.Snapshot{}, Server{}, err
+	}
+	defer conn.Release()
+	var (
+		text    string
+		standby bool
+	)
+	const query = "SELECT pg_catalog.pg_current_snapshot()::text, pg_catalog.pg_is_in_recovery()"
+	if err := conn.QueryRow(ctx, query, l.mode...).Scan(&text, &standby); err != nil {
+		return mvcc.Snapshot{}, Server{}, classify(ctx, "take snapshot", err)
+	}
+	if standby {
+		return mvcc.Snapshot{}, server, nil
+	}
+	snapshot, err := mvcc.ParseSnapshot(text)
+	if err != nil {
+		return mvcc.Snapshot{}, Server{}, fmt.Errorf("take snapshot: %w", err)
+	}
+	return snapshot, server, nil
 }

@@ -56,6 +56,7 @@ func (s *state) judge(l *Loaded) {
 	case s.own != nil:
 		l.Refuse = "the load ran in transaction " + *s.own + ", which has written: it sees rows that are not committed"
 	case !usual(s.settings):
+		l.Coverage = fence.Coverage{Snapshot: snapshot}
 		l.Refuse = "the session's settings (TimeZone|DateStyle|IntervalStyle|bytea_output|extra_float_digits) are " + s.settings +
 			"; values would have another text than with UTC|ISO, MDY|postgres|hex|1"
 	default:

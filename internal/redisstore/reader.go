@@ -22,6 +22,21 @@ func (s *Store) Read(ctx context.Context, name string) ([]byte, error) {
 	return nil, fmt.Errorf("get record: %w", typed(err))
 }
 
+// ReadWithHead reads HEAD and then a record's bytes, nil when it is not there: in one pipeline on one connection, in this
+// order, so that what HEAD vouches for is true of the record.
+func (s *Store) ReadWithHead(ctx context.Context, name string) (head fence.Head, found bool, text []byte, err error) {
+	replies := s.client.DoMulti(ctx, s.client.B().Hmget().Key(s.headKey()).Field(vouchedFields()...).Build(),
+		s.client.B().Get().Key(name).Build())
+	if head, found, err = parseHead(replies[0], vouchedFields()); err != nil {
+		return fence.Head{}, false, nil, err
+	}
+	text, err = replies[1].AsBytes()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		return fence.Head{}, false, nil, fmt.Errorf("get record: %w", typed(err))
+	}
+	return head, found, text, nil
+}
+
 // Get reads a record with one plain GET. What is not there is a Record without state; so is what is not in freshet's
 // layout, since a LEASE would put a record in its place.
 func (s *Store) Get(ctx context.Context, name string) (fence.Record, error) {
@@ -77,7 +92,7 @@ func (s *Store) Lease(ctx context.Context, name string, token fence.Token, lasts
 		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
 	}
 	reply.Granted, reply.Holder = granted == 1, reply.Record.Lease.Token
-	if reply.Head, reply.HeadFound, err = parseHead(replies[1]); err != nil {
+	if reply.Head, reply.HeadFound, err = parseHead(replies[1], headFields()); err != nil {
 		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
 	}
 	return reply, nil
@@ -197,17 +212,20 @@ func (s *Store) Roster(ctx context.Context) (text []byte, found bool, err error)
 // headFields are those that a reader judges by.
 func headFields() []string { return []string{"gen", "term", "rev", "sys", "tl", "wi", "si", "wc"} }
 
+// vouchedFields are those by which it is judged what HEAD says of a value that was read after it.
+func vouchedFields() []string { return []string{"gen", "rev", "sys", "tl", "si", "wc", "sa", "tick"} }
+
 func (s *Store) readHead() rueidis.Completed {
 	return s.client.B().Hmget().Key(s.headKey()).Field(headFields()...).Build()
 }
 
-func parseHead(reply rueidis.RedisResult) (fence.Head, bool, error) {
+func parseHead(reply rueidis.RedisResult, fields []string) (fence.Head, bool, error) {
 	values, err := reply.ToArray()
 	if err != nil {
 		return fence.Head{}, false, fmt.Errorf("read head: %w", typed(err))
 	}
 	var h fence.Head
-	for i, name := range headFields() {
+	for i, name := range fields {
 		if i >= len(values) {
 			break
 		}
