@@ -27,7 +27,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type shelf struct {
 	params map[string][]rule.Param
 	values map[string]Value
-	err    error // of every read
+	err    error  // of every read
+	asked  Demand // by the last one
 }
 
 func (s *shelf) Params(_ context.Context, entry string) ([]rule.Param, error) {
@@ -38,7 +39,8 @@ func (s *shelf) Params(_ context.Context, entry string) ([]rule.Param, error) {
 	return params, nil
 }
 
-func (s *shelf) Read(_ context.Context, entry string, args []keytext.Arg) (Value, error) {
+func (s *shelf) Read(_ context.Context, entry string, args []keytext.Arg, d Demand) (Value, error) {
+	s.asked = d
 	if s.err != nil {
 		return Value{}, s.err
 	}
@@ -54,14 +56,10 @@ func (s *shelf) Read(_ context.Context, entry string, args []keytext.Arg) (Value
 	if v.Status == "" {
 		v.Status = "miss"
 	}
+	if d.Past {
+		v.Status, v.Filled = "bypass", time.Now()
+	}
 	return v, nil
-}
-
-// ReadPast finds the same, from the database.
-func (s *shelf) ReadPast(ctx context.Context, entry string, args []keytext.Arg) (Value, error) {
-	v, err := s.Read(ctx, entry, args)
-	v.Status, v.Filled = "bypass", time.Now()
-	return v, err
 }
 
 func newShelf() *shelf {
