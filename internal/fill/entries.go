@@ -20,4 +20,6 @@ func Entries(c *config.Config) map[string]Entry {
 
 // Backstop is how long ago what a value misses may have been committed at most when nobody invalidates: its time to live,
 // which begins when it is stored, and the longest that a load under a lease may take until then.
-func (e *Entry) Backstop() time.Duration { return max(e.TTL, e.NegativeTTL) + e.LoadTimeout + leaseMargin }
+func (e *Entry) Backstop() time.Duration {
+	return max(e.TTL, e.NegativeTTL) + e.LoadTimeout + leaseMargin
+}
