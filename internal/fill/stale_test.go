@@ -71,7 +71,36 @@ func TestBoundIsProvedByTicks(t *testing.T) {
 	}
 }
 
-// TestTickOfASnapshotThatWasTakenBefore: a daemon that read the count late proves nothing by an earlier snapshot.
+// TestBoundedWaiter is R6 under a bound: a flight is joined only if it began within it.
+func TestBoundedWaiter(t *testing.T) {
+	t.Parallel()
+	w, clock := newWorld(t, options{}), &hands{}
+	w.clock = clock.now
+	v := newValve()
+	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
+	old := background(t.Context(), r, "1")
+	<-v.reached
+	clock.pass(time.Minute)
+	w.reprice() // nobody confirms it: the flight's lease stands
+	bounded := func(d time.Duration) <-chan answer {
+		done := make(chan answer, 1)
+		go func() {
+			v, err := r.GetUnder(t.Context(), "product", arg("1"), nil, within(d))
+			done <- answer{v, err}
+		}()
+		return done
+	}
+	strict, lax := bounded(time.Second), bounded(time.Hour)
+	eventually(t, waiting(r, 2))
+	close(v.open)
+	for done, want := range map[<-chan answer]string{old: price(1, 10), strict: price(1, 11), lax: price(1, 10)} {
+		if a := <-done; a.err != nil || string(a.value.Payload) != want {
+			t.Errorf("got %s, %v, want %s", a.value.Payload, a.err, want)
+		}
+	}
+}
+
+// TestStalledDaemonProvesNothing, but for what it proved before.
 func TestStalledDaemonProvesNothing(t *testing.T) {
 	t.Parallel()
 	w, clock, r := bounded(t)
@@ -126,8 +155,6 @@ func TestTicksOfAnotherHistory(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w, clock, r := bounded(t)
-			other := w.readerOf(nil, nil, nil)
-			_ = other
 			// HEAD has reached a high count of the old history.
 			for range 20 {
 				if _, err := w.store.Tick(t.Context()); err != nil {

@@ -268,6 +268,10 @@ func TestForgedTokensDoNotStampede(t *testing.T) {
 	if loads := loader.count.Load(); loads > flood/4 {
 		t.Errorf("%d loads for %d forged tokens", loads, flood)
 	}
+	// Two seconds of them, with at least two milliseconds between two looks.
+	if looks := loader.looks.Load(); looks > 2000 {
+		t.Errorf("%d looks for %d forged tokens", looks, flood)
+	}
 	t.Logf("%d loads, %d looks for %d forged tokens", loader.count.Load(), loader.looks.Load(), flood)
 }
 
