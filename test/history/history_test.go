@@ -148,18 +148,23 @@ func (r *reader) run(ctx context.Context) error {
 }
 
 func (r *reader) read(ctx context.Context) error {
-	id := 1 + r.random.Int64N(keys)
+	id := 1 + r.random.Int64N(keys-bounded)
 	var (
 		options []freshet.ReadOption
 		least   int64  // the version that the value must have
 		asked   string // for messages
 		through bool
 	)
-	choose := r.random.IntN(16)
+	choose := r.random.IntN(10)
+	if choose == 2 {
+		id = keys - r.random.Int64N(bounded)
+	}
 	if c, ok := r.w.recent(r.random.IntN(4)); ok && choose&1 != 0 {
 		if _, wrote := c.wrote[id]; !wrote && r.random.IntN(4) > 0 {
-			for id = range c.wrote {
-				break
+			for other := range c.wrote {
+				if other <= keys-bounded {
+					id = other
+				}
 			}
 		}
 		least, asked = max(least, c.wrote[id]), asked+" token "+c.token.String()

@@ -23,8 +23,10 @@ import (
 	"github.com/freshet/freshet/internal/testkit/redistest"
 )
 
-// keys is how many rows there are. Each has a version, which every transaction that writes the row makes one higher.
-const keys = 6
+// keys is how many rows there are. Each has a version, which every transaction that writes the row makes one higher. The
+// last ones are read with bounds only: a read with a token brings what is cached up to date, and with it hides what a
+// bound would have let pass.
+const keys, bounded = 8, 3
 
 type item struct {
 	ID int64 `json:"id"`
