@@ -91,19 +91,22 @@ func (w *world) writes(ctx context.Context, r *rand.Rand) error {
 	return nil
 }
 
-// restarts runs one daemon after the other, with a pause between them now and then, and takes things from the store.
+// restarts runs one daemon after the other, with a pause between them now and then. Meanwhile it takes things from the
+// store, or has the server stop sending its log for a while, as if it were slow.
 func (w *world) restarts(ctx context.Context, r *rand.Rand) error {
 	for ctx.Err() == nil {
-		life, end := context.WithTimeout(ctx, time.Duration(500+r.IntN(1500))*time.Millisecond)
+		life, end := context.WithTimeout(ctx, time.Duration(1500+r.IntN(1000))*time.Millisecond)
 		died := make(chan error, 1)
 		go func() { died <- w.follow(life) }()
-		rest(life, time.Duration(300+r.IntN(900))*time.Millisecond)
+		rest(life, time.Duration(500+r.IntN(500))*time.Millisecond)
 		var err error
-		switch r.IntN(4) {
+		switch r.IntN(6) {
 		case 0:
 			err = w.lose(ctx, "tick")
 		case 1:
 			err = w.lose(ctx, "head") // a new generation
+		default:
+			err = w.stall(life, time.Duration(600+r.IntN(600))*time.Millisecond)
 		}
 		failed := <-died
 		end()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -106,6 +107,21 @@ func (w *world) follow(ctx context.Context) error {
 // lose takes one of the daemon's keys out of the store.
 func (w *world) lose(ctx context.Context, name string) error {
 	return w.redis.Do(ctx, w.redis.B().Del().Key("f:"+w.namespace+":"+name).Build()).Error()
+}
+
+// stall stops the server's process that sends the log, for a while.
+func (w *world) stall(ctx context.Context, d time.Duration) error {
+	var pid *int
+	err := w.db.QueryRow(context.WithoutCancel(ctx), `SELECT max(active_pid) FROM pg_replication_slots WHERE database = current_database()`).Scan(&pid)
+	if err != nil || pid == nil {
+		return err
+	}
+	if err := syscall.Kill(*pid, syscall.SIGSTOP); err != nil {
+		return nil //nolint:nilerr // the daemon has just left it
+	}
+	rest(ctx, d)
+	_ = syscall.Kill(*pid, syscall.SIGCONT)
+	return nil
 }
 
 var errRolledBack = errors.New("rolled back, as it was meant to be")
