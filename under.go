@@ -28,8 +28,8 @@ type ReadOption struct {
 // within the entry's load_timeout; then the error is ErrTokenNotReached. A token of another database is ErrForeignToken.
 func After(token Token) ReadOption { return ReadOption{after: token} }
 
-// MaxStale has a read miss nothing that was committed longer than d before it returns. A cached value is returned only if
-// the daemon's account proves as much; no clock but this process's decides.
+// MaxStale has a read miss nothing that was committed more than d before it began. A cached value is returned only if the
+// daemon's account proves as much; no clock but this process's decides.
 func MaxStale(d time.Duration) ReadOption { return ReadOption{bounded: true, stale: max(d, 0)} }
 
 // Bypass has a read ask the database, past the cache, which it leaves as it is.

@@ -79,6 +79,7 @@ func parts() []part {
 		{"drain", drain},
 		{"latency", latency},
 		{"hit", hit},
+		{"demand", demand},
 		{"hot", hot},
 	}
 }

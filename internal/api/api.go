@@ -30,7 +30,7 @@ type Reader interface {
 type Demand struct {
 	After    mvcc.Token    // contain this transaction; zero: none
 	Past     bool          // come from the database, past the cache
-	Bounded  bool          // miss nothing that was committed longer ago than MaxStale
+	Bounded  bool          // miss nothing that was committed more than MaxStale before the request came
 	MaxStale time.Duration //
 }
 

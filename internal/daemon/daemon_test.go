@@ -443,7 +443,9 @@ func TestBoundedReadsThroughTheGateway(t *testing.T) {
 		"    ttl: 100ms\n    negative_ttl: 100ms\n    max_staleness: 2700ms\n")
 	w.start()
 	w.ready()
-	bounded := func(seconds string) answer { return w.get("/v1/entries/product/7", "Cache-Control", "max-age="+seconds) }
+	bounded := func(seconds string) answer {
+		return w.get("/v1/entries/product/7", "Cache-Control", "max-age="+seconds)
+	}
 	served := func(seconds, body string) {
 		t.Helper()
 		testkit.Eventually(t, patience, func() error {

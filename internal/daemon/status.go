@@ -53,8 +53,8 @@ type Region struct {
 	LagSeconds float64 `json:"lag_seconds"` // age of the oldest commit that was read from the log and is not applied; 0: there is none
 	// StalenessSeconds bounds how long ago what a cached value misses was committed. Absent: no bound is known here.
 	StalenessSeconds *float64 `json:"staleness_seconds,omitempty"`
-	Fresh      bool    `json:"fresh"`       // it may vouch for what it serves
-	Reason     string  `json:"reason,omitempty"`
+	Fresh            bool     `json:"fresh"` // it may vouch for what it serves
+	Reason           string   `json:"reason,omitempty"`
 }
 
 // Applied counts since the daemon began.

@@ -100,7 +100,9 @@ func TestVouchingForAStandbysValue(t *testing.T) {
 	t.Parallel()
 	head := &Head{System: "7", Timeline: 1, Sa: mvcc.Snapshot{Xmin: 10, Xmax: 10}, Wc: 100}
 	c := func(at mvcc.LSN) Coverage { return Coverage{Replay: at} }
-	token := func(x mvcc.XID, at mvcc.LSN) mvcc.Token { return mvcc.Token{System: "7", Timeline: 1, XID: x, After: at} }
+	token := func(x mvcc.XID, at mvcc.LSN) mvcc.Token {
+		return mvcc.Token{System: "7", Timeline: 1, XID: x, After: at}
+	}
 	for name, tt := range map[string]struct{ got, want bool }{
 		"replayed":                     {Contains(head, c(200), token(50, 200)), true},
 		"not replayed":                 {Contains(head, c(199), token(50, 200)), false},

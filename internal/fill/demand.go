@@ -16,7 +16,7 @@ import (
 type Demand struct {
 	After    []mvcc.Token // contain these transactions
 	Session  *Session     // be no older than what the session has seen
-	Bounded  bool         // miss nothing that was committed longer than MaxStale before the read returns
+	Bounded  bool         // miss nothing that was committed more than MaxStale before the read began
 	MaxStale time.Duration
 	Past     bool // come from the database by a load of its own, which begins after the call and fills nothing
 }

@@ -33,6 +33,7 @@ var luaEarly string
 
 //go:embed lua/confirm.lua
 var luaConfirm string
+
 //go:embed lua/tick.lua
 var luaTick string
 
