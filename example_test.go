@@ -135,7 +135,7 @@ func ExampleAfter() {
 		fmt.Println(err)
 		return
 	}
-	defer conn.Close(ctx)
+	defer func() { _ = conn.Close(ctx) }()
 
 	var text string
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {

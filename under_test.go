@@ -79,7 +79,7 @@ func TestReadOptions(t *testing.T) {
 }
 
 // TestPlainHitAllocatesNoMore: options cost who uses them.
-func TestPlainHitAllocatesNoMore(t *testing.T) {
+func TestPlainHitAllocatesNoMore(t *testing.T) { //nolint:paralleltest // the count is the whole process's
 	s := published(t)
 	cache := open(t, freshet.Options{Config: s.file})
 	products := entry[int64, Product](t, cache, "product")

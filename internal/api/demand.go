@@ -68,5 +68,5 @@ func seconds(text string) time.Duration {
 	case err != nil:
 		n = 0
 	}
-	return time.Duration(min(n, year)) * time.Second //nolint:gosec // at most a year
+	return time.Duration(min(n, year)) * time.Second
 }

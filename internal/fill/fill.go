@@ -25,7 +25,7 @@ import (
 )
 
 // Store is what reading needs of the store.
-type Store interface {
+type Store interface { //nolint:interfacebloat // one adapter has them all, and so has each test's
 	Read(ctx context.Context, name string) ([]byte, error)
 	ReadWithHead(ctx context.Context, name string) (head fence.Head, found bool, record []byte, err error)
 	Tick(ctx context.Context) (fence.Tick, error)

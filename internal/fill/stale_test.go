@@ -131,6 +131,36 @@ func TestClockThatJumps(t *testing.T) {
 	under(t, r, 1, within(time.Minute), fill.Hit, price(1, 11))
 }
 
+// TestHeadsThatComeLate: a reader that holds an older HEAD than others do still has its proof.
+func TestHeadsThatComeLate(t *testing.T) {
+	t.Parallel()
+	w, clock := newWorld(t, options{}), &hands{}
+	w.clock = clock.now
+	v := newValve()
+	store := &hooks{Store: w.store}
+	r := w.reader(store, nil)
+	read(t, r, 1, fill.Miss, price(1, 10))
+	under(t, r, 1, within(time.Second), fill.Miss, price(1, 10))
+	w.ticked(1)
+	w.confirm()
+	store.afterHead = func(string) { v.pass(t.Context()) }
+	late := make(chan answer, 1)
+	go func() {
+		v, err := r.GetUnder(t.Context(), "product", arg("1"), nil, within(time.Second))
+		late <- answer{v, err}
+	}()
+	<-v.reached
+	clock.pass(300 * time.Millisecond)
+	under(t, r, 1, within(time.Second), fill.Hit, price(1, 10)) // asks again
+	w.ticked(2)
+	w.confirm()
+	under(t, r, 1, within(time.Second), fill.Hit, price(1, 10))
+	close(v.open)
+	if a := <-late; a.err != nil || a.value.Status != fill.Hit {
+		t.Errorf("with the HEAD of before: %v, %v", a.value.Status, a.err)
+	}
+}
+
 // TestTicksOfAnotherHistory: a count that begins anew, for whatever reason, never answers what was asked of the one before.
 func TestTicksOfAnotherHistory(t *testing.T) {
 	t.Parallel()

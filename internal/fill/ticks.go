@@ -14,7 +14,8 @@ import (
 const (
 	// tickEvery is how often a process that bounds staleness has the store count.
 	tickEvery = 250 * time.Millisecond
-	// maxMoments is how many counts are remembered. When the daemon stands still, counts pile up that HEAD has not reached.
+	// maxMoments is how many counts are remembered: those that HEAD has reached, for readers that hold an older HEAD; and
+	// when the daemon stands still, those pile up that it has not.
 	maxMoments = 64
 )
 
@@ -29,6 +30,7 @@ type moment struct {
 type ticks struct {
 	mu      sync.Mutex
 	moments []moment
+	head    fence.Tick    // HEAD's, when last looked at
 	asked   time.Duration // when the last count was asked for
 	began   bool
 }
@@ -51,7 +53,11 @@ func (k *ticks) add(m moment) {
 	at, _ := slices.BinarySearchFunc(k.moments, m, func(a, b moment) int { return cmp.Compare(a.sent, b.sent) })
 	k.moments = slices.Insert(k.moments, at, m)
 	if len(k.moments) > maxMoments {
-		k.moments = slices.Delete(k.moments, 1, 2) // the first may be the one that HEAD has reached
+		oldest := 0
+		if !k.head.Reaches(k.moments[1].tick) {
+			oldest = 1 // the first may be the only one that HEAD has reached
+		}
+		k.moments = slices.Delete(k.moments, oldest, oldest+1)
 	}
 }
 
@@ -60,10 +66,12 @@ func (k *ticks) add(m moment) {
 func (k *ticks) prove(head fence.Tick, now, longest time.Duration) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for i := len(k.moments) - 1; i >= 0; i-- {
-		if head.Reaches(k.moments[i].tick) {
-			k.moments = slices.Delete(k.moments, 0, i) // say less about any HEAD that is not older than this one
-			return now-k.moments[0].sent <= longest
+	if head.ID != k.head.ID || head.N > k.head.N {
+		k.head = head
+	}
+	for _, m := range slices.Backward(k.moments) {
+		if head.Reaches(m.tick) {
+			return now-m.sent <= longest
 		}
 	}
 	return false

@@ -53,7 +53,7 @@ func (w *world) after(token mvcc.Token) mvcc.Token {
 func after(tokens ...mvcc.Token) *fill.Demand { return &fill.Demand{After: tokens} }
 
 // under reads product id under a demand and checks what comes.
-func under(t *testing.T, r *fill.Reader, id int, d *fill.Demand, status fill.Status, payload string) fill.Value {
+func under(t *testing.T, r *fill.Reader, id int, d *fill.Demand, status fill.Status, payload string) {
 	t.Helper()
 	v, err := r.GetUnder(t.Context(), "product", arg(strconv.Itoa(id)), nil, d)
 	if err != nil {
@@ -62,7 +62,6 @@ func under(t *testing.T, r *fill.Reader, id int, d *fill.Demand, status fill.Sta
 	if v.Status != status || string(v.Payload) != payload || v.Found != (payload != "") {
 		t.Fatalf("GetUnder(%d) = %v %v %s (%s), want %v %s", id, v.Found, v.Status, v.Payload, v.Reason, status, payload)
 	}
-	return v
 }
 
 // TestTokenIsContained: a cached value that does not contain the write is not served to who has its token, is replaced by
@@ -99,7 +98,7 @@ func TestTokenByHead(t *testing.T) {
 			}
 			w.confirm(w.name("product", "1"))
 			under(t, r, 2, after(token), fill.Hit, price(2, 20))
-			under(t, r, 1, after(w.write(3, 33), w.token(fmt.Sprintf("%s.00000001.3", token.System))), fill.Miss, price(1, 11))
+			under(t, r, 1, after(w.write(3, 33), w.token(token.System+".00000001.3")), fill.Miss, price(1, 11))
 		})
 	}
 }
@@ -237,12 +236,12 @@ func TestForgedTokensDoNotStampede(t *testing.T) {
 	loader := &slow{Loader: w.loader}
 	r := w.reader(nil, loader)
 	read(t, r, 1, fill.Miss, price(1, 10))
-	real := w.write(2, 21)
+	honest := w.write(2, 21)
 	var group sync.WaitGroup
 	const flood = 300
 	for i := range flood {
 		group.Go(func() {
-			forged := real
+			forged := honest
 			forged.XID += mvcc.XID(1_000_000 + i)
 			if i%3 == 0 {
 				forged.System = "7"
@@ -260,7 +259,7 @@ func TestForgedTokensDoNotStampede(t *testing.T) {
 		return nil
 	})
 	began := time.Now()
-	under(t, r, 2, after(real), fill.Miss, price(2, 21))
+	under(t, r, 2, after(honest), fill.Miss, price(2, 21))
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("an honest read took %v beside them", took)
 	}

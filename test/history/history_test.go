@@ -4,6 +4,7 @@ package history_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -110,11 +111,8 @@ func (w *world) restarts(ctx context.Context, r *rand.Rand) error {
 		}
 		failed := <-died
 		end()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil || failed != nil {
-			return fmt.Errorf("the daemon: %w, %w", err, failed)
+		if err := errors.Join(err, failed); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("the daemon: %w", err)
 		}
 		rest(ctx, time.Duration(r.IntN(3))*400*time.Millisecond)
 	}
