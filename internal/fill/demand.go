@@ -85,8 +85,8 @@ func (r *Reader) covered(n *need, c *confirmation, reply *redisstore.LeaseReply)
 // shown says whether a load, or the snapshot of one, meets the need: nil when it does, ErrTokenNotReached when a later
 // one may, and any other error when none will.
 func (n *need) shown(server pgload.Server, snapshot mvcc.Snapshot) error {
-	if n.bounded && server.Timeline == 0 {
-		return fmt.Errorf("%w: it is a standby, whose rows may be older than what was asked for", ErrUnavailable)
+	if n.bounded && snapshot.IsZero() {
+		return fmt.Errorf("%w: a standby answered, whose rows may be older than what was asked for", ErrUnavailable)
 	}
 	for _, t := range n.tokens {
 		switch {
