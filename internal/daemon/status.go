@@ -206,8 +206,7 @@ func (d *daemon) Ready() error {
 	case lag(&st) > vouchFor:
 		return fmt.Errorf("%s behind: the oldest commit that is not applied is that old", lag(&st).Round(time.Second))
 	case time.Since(st.Horizon) > vouchFor && time.Since(st.Since) > vouchFor:
-		return fmt.Errorf("the store was last known to be up to date %s ago: %s; reads that bound staleness go to the database",
-			since(st.Horizon), stall(&st))
+		return fmt.Errorf("the store %s: %s; reads that bound staleness go to the database", upToDate(&st), stall(&st))
 	}
 	return nil
 }
@@ -223,4 +222,9 @@ func stall(st *pipeline.Status) string {
 	return "the end of the log is not reached"
 }
 
-func since(t time.Time) time.Duration { return time.Since(t).Round(time.Second) }
+func upToDate(st *pipeline.Status) string {
+	if st.Horizon.IsZero() {
+		return "is not known to be up to date"
+	}
+	return fmt.Sprintf("was last known to be up to date %s ago", time.Since(st.Horizon).Round(time.Second))
+}
