@@ -218,26 +218,6 @@ func (a *Applier) due(now time.Time) bool {
 	return a.prefix.End() > a.head.Wc || a.asked(now) || a.opts.Names.restless(now)
 }
 
-// asked reports whether readers wait for a newer Sa and a step would get them on: by taking the snapshot, or by writing
-// the one that was taken. While the log is not being delivered neither does.
-func (a *Applier) asked(now time.Time) bool {
-	return a.asking.tick != a.head.Tick && now.Sub(a.asking.answered) >= lookOften &&
-		(a.horizon.waiting.snapshot.IsZero() || a.prefix.Last() >= a.horizon.waiting.insert)
-}
-
-// listen reads the readers' count. When it moves, what waits because it brings no transaction waits less.
-func (a *Applier) listen(ctx context.Context, now time.Time) error {
-	tick, err := a.opts.Store.Tick(ctx)
-	if err != nil {
-		return fmt.Errorf("apply: %w", err)
-	}
-	a.asking.saw(tick, now)
-	if soon := now.Add(idleAsked); a.asking.lively(now) && soon.Before(a.idleAt) {
-		a.idleAt = soon
-	}
-	return nil
-}
-
 func (a *Applier) next(now time.Time) time.Duration {
 	wait := tick
 	if len(a.pending) > 0 {
@@ -413,22 +393,6 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 	}
 	a.finish(ready, result, batch)
 	return nil
-}
-
-// advanced takes note of what HEAD says now.
-func (a *Applier) advanced(batch redisstore.Batch, horizon view) {
-	if batch.Advance > a.head.Wc {
-		a.opts.Stats.Advanced.Store(time.Now().UnixMicro())
-		a.rewind.add(time.Now(), batch.Advance)
-	}
-	if batch.Advance > 0 {
-		a.head.Wc = batch.Advance
-		a.opts.Stats.Wc.Store(uint64(batch.Advance))
-	}
-	if !batch.Sa.IsZero() {
-		a.head.Sa, a.head.Tick, a.asking.answered = batch.Sa, batch.Tick, time.Now()
-		a.opts.Stats.Horizon.Store(&horizon.taken)
-	}
 }
 
 func (a *Applier) expect() redisstore.Expected {

@@ -1,9 +1,12 @@
 package apply
 
 import (
+	"context"
+	"fmt"
 	"time"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -73,3 +76,39 @@ func (k *asking) saw(tick fence.Tick, now time.Time) {
 
 // lively reports whether readers have asked lately.
 func (k *asking) lively(now time.Time) bool { return !k.moved.IsZero() && now.Sub(k.moved) < askedFor }
+
+// asked reports whether readers wait for a newer Sa and a step would get them on: by taking the snapshot, or by writing
+// the one that was taken. While the log is not being delivered neither does.
+func (a *Applier) asked(now time.Time) bool {
+	return a.asking.tick != a.head.Tick && now.Sub(a.asking.answered) >= lookOften &&
+		(a.horizon.waiting.snapshot.IsZero() || a.prefix.Last() >= a.horizon.waiting.insert)
+}
+
+// listen reads the readers' count. When it moves, what waits because it brings no transaction waits less.
+func (a *Applier) listen(ctx context.Context, now time.Time) error {
+	tick, err := a.opts.Store.Tick(ctx)
+	if err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	a.asking.saw(tick, now)
+	if soon := now.Add(idleAsked); a.asking.lively(now) && soon.Before(a.idleAt) {
+		a.idleAt = soon
+	}
+	return nil
+}
+
+// advanced takes note of what HEAD says now.
+func (a *Applier) advanced(batch redisstore.Batch, horizon view) {
+	if batch.Advance > a.head.Wc {
+		a.opts.Stats.Advanced.Store(time.Now().UnixMicro())
+		a.rewind.add(time.Now(), batch.Advance)
+	}
+	if batch.Advance > 0 {
+		a.head.Wc = batch.Advance
+		a.opts.Stats.Wc.Store(uint64(batch.Advance))
+	}
+	if !batch.Sa.IsZero() {
+		a.head.Sa, a.head.Tick, a.asking.answered = batch.Sa, batch.Tick, time.Now()
+		a.opts.Stats.Horizon.Store(&horizon.taken)
+	}
+}
