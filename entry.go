@@ -83,16 +83,17 @@ func Entry[K, V any](cache *Cache, name string, options ...Option[K, V]) (*Typed
 	return t, nil
 }
 
-// Get reads the value of a key: from the cache, or from the database, which then fills the cache. It returns
-// ErrNotFound when there is no such row. What the value points to is shared with other readers and is not to be changed.
-func (t *Typed[K, V]) Get(ctx context.Context, key K) (V, error) {
+// Get reads the value of a key: from the cache, or from the database, which then fills the cache. Options ask for more
+// than a value that is kept fresh. It returns ErrNotFound when there is no such row. What the value points to is shared
+// with other readers and is not to be changed.
+func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V, error) {
 	var value V
 	r, ok := t.requests.Get().(*request[K])
 	if !ok {
 		r = &request[K]{codec: t.keys}
 	}
 	r.key = key
-	got, err := t.cache.reader.Read(ctx, t.name, r, t.loadFunc(key))
+	got, err := t.read(ctx, r, t.loadFunc(key), options)
 	t.requests.Put(r)
 	if err != nil {
 		return value, public(err)

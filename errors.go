@@ -18,6 +18,11 @@ var (
 	ErrKey = errors.New("freshet: not a key of the entry")
 	// ErrUnknownEntry says that the configuration does not declare the entry.
 	ErrUnknownEntry = errors.New("freshet: no such entry")
+	// ErrTokenNotReached says that the database did not show, within the entry's load_timeout, a transaction that the read
+	// had to contain: it is not committed, hangs in synchronous replication, or was lost with a server that is gone.
+	ErrTokenNotReached = errors.New("freshet: the database does not show the transaction that the read has to contain")
+	// ErrForeignToken says that a token, or what a session has seen, is of another database cluster.
+	ErrForeignToken = errors.New("freshet: the token is of another database cluster")
 	// ErrClosed says that the Cache was closed.
 	ErrClosed = errors.New("freshet: the cache is closed")
 )
@@ -29,6 +34,8 @@ func public(err error) error {
 		{fill.ErrUnavailable, ErrUnavailable},
 		{fill.ErrArguments, ErrKey},
 		{fill.ErrUnknownEntry, ErrUnknownEntry},
+		{fill.ErrTokenNotReached, ErrTokenNotReached},
+		{fill.ErrForeignToken, ErrForeignToken},
 		{fill.ErrClosed, ErrClosed},
 	} {
 		if errors.Is(err, known.inner) {

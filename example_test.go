@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/freshet/freshet"
 )
@@ -110,4 +113,105 @@ func ExampleLoad() {
 	}
 	fmt.Println(total.Lines)
 	// Output: 2
+}
+
+// A writer's token has a read contain what was written, whoever reads, and whatever is cached. Any session computes it in
+// plain SQL, in the transaction that it names.
+func ExampleAfter() {
+	ctx := context.Background()
+	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer cache.Close()
+	lines, err := freshet.Entry[LineKey, Line](cache, "line")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	conn, err := pgx.Connect(ctx, example.url)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = conn.Close(ctx) }()
+
+	var text string
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "INSERT INTO lines VALUES (8, 1, 'P-3')"); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, `SELECT system_identifier || '.' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '.' ||
+			pg_current_xact_id() FROM pg_control_system()`).Scan(&text)
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	token, err := freshet.ParseToken(text)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	line, err := lines.Get(ctx, LineKey{Order: 8, Number: 1}, freshet.After(token))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(line.SKU)
+	// Output: P-3
+}
+
+// Reads through a session never go back in time, whatever keys they read; and they contain what the session was told of.
+func ExampleCache_Session() {
+	ctx := context.Background()
+	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer cache.Close()
+	products, err := freshet.Entry[int64, Product](cache, "product")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	session := cache.Session()
+	for _, id := range []int64{1, 2} {
+		// Of two products that one transaction changes, the second is not read from before it when the first was not.
+		p, err := products.Get(ctx, id, freshet.Through(session))
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(p.Name)
+	}
+	// Output:
+	// kettle
+	// cup
+}
+
+// MaxStale bounds how old what is read may be. What the cache cannot prove comes from the database.
+func ExampleMaxStale() {
+	ctx := context.Background()
+	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer cache.Close()
+	products, err := freshet.Entry[int64, Product](cache, "product")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	p, err := products.Get(ctx, 2, freshet.MaxStale(2*time.Second))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(p.Name)
+	// Output: cup
 }

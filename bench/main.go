@@ -83,6 +83,7 @@ func parts() []part {
 		{"drain", drain},
 		{"latency", latency},
 		{"hit", hit},
+		{"demand", demand},
 		{"hot", hot},
 		{"standby", standby},
 	}

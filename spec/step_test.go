@@ -297,7 +297,7 @@ func (x *explorer) daemon(s *state, i int) {
 			return
 		}
 		m.wc = d.advance
-		shard, outcome := fence.Advance(x.shard(&n.redis), expected, mvcc.LSN(d.advance), mvcc.Snapshot{})
+		shard, outcome := fence.Advance(x.shard(&n.redis), expected, mvcc.LSN(d.advance), mvcc.Snapshot{}, fence.Tick{})
 		if x.without.compare && n.redis.found {
 			shard.Head.Wc, outcome = mvcc.LSN(d.advance), fence.Applied
 		}

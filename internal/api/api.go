@@ -15,6 +15,7 @@ import (
 
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/mvcc"
 )
 
 // Reader reads entries: from the cache where it may, from the database where it must.
@@ -22,9 +23,15 @@ type Reader interface {
 	// Params are the parameters of an entry in the order of its key; ErrNoEntry when it is not declared.
 	Params(ctx context.Context, entry string) ([]rule.Param, error)
 	// Read reads the value for arguments in canonical text, one for each parameter.
-	Read(ctx context.Context, entry string, args []keytext.Arg) (Value, error)
-	// ReadPast reads it from the database, past the cache.
-	ReadPast(ctx context.Context, entry string, args []keytext.Arg) (Value, error)
+	Read(ctx context.Context, entry string, args []keytext.Arg, d Demand) (Value, error)
+}
+
+// Demand is what a request asks of a value. The zero Demand asks nothing.
+type Demand struct {
+	After    mvcc.Token    // contain this transaction; zero: none
+	Past     bool          // come from the database, past the cache
+	Bounded  bool          // miss nothing that was committed more than MaxStale before the request came
+	MaxStale time.Duration //
 }
 
 // Value is what a Reader found.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -27,7 +28,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type shelf struct {
 	params map[string][]rule.Param
 	values map[string]Value
-	err    error // of every read
+	err    error  // of every read
+	asked  Demand // by the last one
 }
 
 func (s *shelf) Params(_ context.Context, entry string) ([]rule.Param, error) {
@@ -38,7 +40,8 @@ func (s *shelf) Params(_ context.Context, entry string) ([]rule.Param, error) {
 	return params, nil
 }
 
-func (s *shelf) Read(_ context.Context, entry string, args []keytext.Arg) (Value, error) {
+func (s *shelf) Read(_ context.Context, entry string, args []keytext.Arg, d Demand) (Value, error) {
+	s.asked = d
 	if s.err != nil {
 		return Value{}, s.err
 	}
@@ -54,14 +57,10 @@ func (s *shelf) Read(_ context.Context, entry string, args []keytext.Arg) (Value
 	if v.Status == "" {
 		v.Status = "miss"
 	}
+	if d.Past {
+		v.Status, v.Filled = "bypass", time.Now()
+	}
 	return v, nil
-}
-
-// ReadPast finds the same, from the database.
-func (s *shelf) ReadPast(ctx context.Context, entry string, args []keytext.Arg) (Value, error) {
-	v, err := s.Read(ctx, entry, args)
-	v.Status, v.Filled = "bypass", time.Now()
-	return v, err
 }
 
 func newShelf() *shelf {
@@ -352,11 +351,35 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// A promise that this version cannot keep is refused, not ignored.
-func TestAfterIsRefused(t *testing.T) {
+func TestAfter(t *testing.T) {
 	t.Parallel()
-	if got := start(t).do(t, http.MethodGet, "/v1/entries/product/7", "Freshet-After", "1.2.3"); got.code != http.StatusNotImplemented {
-		t.Errorf("Freshet-After = %d %s, want 501", got.code, got.body)
+	b := start(t)
+	const text = "7351234567890123456.00000001.748.0/15B0001"
+	if got := b.do(t, http.MethodGet, "/v1/entries/product/7", "Freshet-After", " "+text+" "); got.code != 200 || b.shelf.asked.After.String() != text {
+		t.Errorf("Freshet-After = %d %s, asked %+v", got.code, got.body, b.shelf.asked)
+	}
+	b.do(t, http.MethodGet, "/v1/entries/product/7")
+	if !b.shelf.asked.After.IsZero() {
+		t.Errorf("without a token: asked %+v", b.shelf.asked)
+	}
+	for _, bad := range [][]string{{"Freshet-After", "1.2.3"}, {"Freshet-After", ""}, {"Freshet-After", text, "Freshet-After", text}} {
+		got := b.do(t, http.MethodGet, "/v1/entries/product/7", bad...)
+		if got.code != http.StatusBadRequest || !strings.Contains(got.body, "urn:freshet:problem:invalid-token") {
+			t.Errorf("%q = %d %s", bad, got.code, got.body)
+		}
+	}
+	for err, want := range map[error]struct {
+		code int
+		kind string
+	}{
+		ErrNotReached: {http.StatusPreconditionFailed, "urn:freshet:problem:token-not-reached"},
+		ErrForeign:    {http.StatusBadRequest, "urn:freshet:problem:invalid-token"},
+	} {
+		failing := start(t, func(b *bench, _ *Options) { b.shelf.err = fmt.Errorf("entry product: %w", err) })
+		got := failing.do(t, http.MethodGet, "/v1/entries/product/7", "Freshet-After", text)
+		if got.code != want.code || !strings.Contains(got.body, want.kind) || got.header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%v = %d %s", err, got.code, got.body)
+		}
 	}
 }
 
@@ -393,31 +416,45 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// A bound that cannot be proved for a cached value is met by asking the database.
 func TestCacheControlOfRequests(t *testing.T) {
 	t.Parallel()
 	b := start(t)
+	within := func(d time.Duration) Demand { return Demand{Bounded: true, MaxStale: d} }
+	past := Demand{Past: true}
+	never := Demand{Past: true, Bounded: true}
 	for _, tt := range []struct {
-		status  string
+		want    Demand
 		headers []string
 	}{
-		{"hit", nil},
-		{"hit", []string{"Cache-Control", ""}},
-		{"hit", []string{"Cache-Control", "max-stale=5, no-transform"}},
-		{"hit", []string{"Cache-Control", `x="no-cache`}},
-		{"bypass", []string{"Cache-Control", "no-cache"}},
-		{"bypass", []string{"Cache-Control", "No-Cache"}},
-		{"bypass", []string{"Cache-Control", "max-age=0"}},
-		{"bypass", []string{"Cache-Control", "max-age=3600"}},
-		{"bypass", []string{"Cache-Control", "max-age = much"}},
-		{"bypass", []string{"Cache-Control", "no-transform,\tmax-age=\"5\""}},
-		{"bypass", []string{"Cache-Control", "no-transform", "Cache-Control", "no-cache"}},
+		{Demand{}, nil},
+		{Demand{}, []string{"Cache-Control", ""}},
+		{Demand{}, []string{"Cache-Control", "max-stale=5, no-transform"}},
+		{Demand{}, []string{"Cache-Control", `x="no-cache`}},
+		{past, []string{"Cache-Control", "no-cache"}},
+		{past, []string{"Cache-Control", "No-Cache"}},
+		{past, []string{"Cache-Control", "no-transform", "Cache-Control", "no-cache"}},
+		{never, []string{"Cache-Control", "max-age=0"}},
+		{never, []string{"Cache-Control", "max-age=5, max-age=0"}},
+		{never, []string{"Cache-Control", "max-age = much"}},
+		{never, []string{"Cache-Control", "max-age"}},
+		{never, []string{"Cache-Control", "max-age=-5"}},
+		{within(time.Hour), []string{"Cache-Control", "max-age=3600"}},
+		{within(2 * time.Second), []string{"Cache-Control", "max-age=5", "Cache-Control", "Max-Age=2"}},
+		{within(5 * time.Second), []string{"Cache-Control", "no-transform,\tmax-age=\"5\""}},
+		{within(365 * 24 * time.Hour), []string{"Cache-Control", "max-age=99999999999999999999"}},
 	} {
 		got := b.do(t, http.MethodGet, "/v1/entries/product/7", tt.headers...)
-		if got.code != 200 || got.header.Get("Freshet-Status") != tt.status || got.body != `{"id": 7}` {
-			t.Errorf("%q: %d %s %s, want %s", tt.headers, got.code, got.header.Get("Freshet-Status"), got.body, tt.status)
+		if diff := cmp.Diff(tt.want, b.shelf.asked); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", tt.headers, diff)
 		}
-		if age := got.header.Get("Age"); (age == "0") != (tt.status == "bypass") {
+		status := "hit"
+		if tt.want.Past {
+			status = "bypass"
+		}
+		if got.code != 200 || got.header.Get("Freshet-Status") != status || got.body != `{"id": 7}` {
+			t.Errorf("%q: %d %s %s, want %s", tt.headers, got.code, got.header.Get("Freshet-Status"), got.body, status)
+		}
+		if age := got.header.Get("Age"); (age == "0") != tt.want.Past {
 			t.Errorf("%q: Age %s", tt.headers, age)
 		}
 	}

@@ -18,6 +18,8 @@ var (
 	ErrByCode      = errors.New("the entry is loaded by application code")
 	ErrUnavailable = errors.New("neither the cache nor the database answers")
 	ErrArgument    = errors.New("the database refuses an argument")
+	ErrNotReached  = errors.New("the database does not show the transaction of the token")
+	ErrForeign     = errors.New("the token is of another database")
 )
 
 // retryAfter is how many seconds a client waits after 503.
@@ -48,11 +50,9 @@ func (s *server) readEntry(w http.ResponseWriter, r *http.Request, rest string) 
 	if !allowed(w, r) {
 		return outcome{code: http.StatusMethodNotAllowed}
 	}
-	if r.Header.Get("Freshet-After") != "" {
-		return fail("", problem{
-			Type: problemUnsupported, Title: "Not supported", Status: http.StatusNotImplemented,
-			Detail: "This version cannot promise that an answer contains a given write: Freshet-After is not supported yet.",
-		})
+	demand, bad := demandOf(r.Header)
+	if bad != nil {
+		return fail("", *bad)
 	}
 	name, path, err := splitPath(rest)
 	if err != nil {
@@ -66,30 +66,11 @@ func (s *server) readEntry(w http.ResponseWriter, r *http.Request, rest string) 
 	if err != nil {
 		return fail(name, s.problemFor(r.Context(), name, err))
 	}
-	read := s.Reader.Read
-	if pastCache(r.Header.Values("Cache-Control")) {
-		read = s.Reader.ReadPast
-	}
-	value, err := read(r.Context(), name, args)
+	value, err := s.Reader.Read(r.Context(), name, args, demand)
 	if err != nil {
 		return fail(name, s.problemFor(r.Context(), name, err))
 	}
 	return s.answer(w, r, name, value)
-}
-
-// pastCache judges a request's Cache-Control (RFC 9111, 5.2.1): no-cache demands that the database is asked, and max-age
-// bounds a staleness of which nothing can be proved for a cached value yet, whatever the number is.
-func pastCache(headers []string) bool {
-	for _, header := range headers {
-		for directive := range strings.SplitSeq(header, ",") {
-			name, _, _ := strings.Cut(directive, "=")
-			switch strings.ToLower(strings.TrimSpace(name)) {
-			case "no-cache", "max-age":
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // problemFor says what an error means to the client. The text of errors from the database stays in the log.
@@ -115,6 +96,16 @@ func (s *server) problemFor(ctx context.Context, name string, err error) problem
 		return problem{
 			Type: problemArguments, Title: "Invalid arguments", Status: http.StatusBadRequest, Entry: name,
 			Detail: "The database refuses an argument as not of its type.",
+		}
+	case errors.Is(err, ErrNotReached):
+		return problem{
+			Type: problemNotReached, Title: "Token not reached", Status: http.StatusPreconditionFailed, Entry: name,
+			Detail: "The database did not show the transaction of Freshet-After in time: it is not committed, or hangs in synchronous replication.",
+		}
+	case errors.Is(err, ErrForeign):
+		return problem{
+			Type: problemToken, Title: "Token of another database", Status: http.StatusBadRequest, Entry: name,
+			Detail: "The token in Freshet-After was made in another database cluster than the one that is read here.",
 		}
 	}
 	if ctx.Err() == nil { // otherwise it is the client who went away

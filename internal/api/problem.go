@@ -14,7 +14,8 @@ const (
 	problemByCode       = "urn:freshet:problem:entry-loaded-by-code"
 	problemUnavailable  = "urn:freshet:problem:unavailable"
 	problemLoad         = "urn:freshet:problem:load-failed"
-	problemUnsupported  = "urn:freshet:problem:not-supported"
+	problemToken        = "urn:freshet:problem:invalid-token" //nolint:gosec // a name, no secret
+	problemNotReached   = "urn:freshet:problem:token-not-reached"
 	problemUnauthorized = "urn:freshet:problem:unauthorized"
 	problemMethod       = "urn:freshet:problem:method-not-allowed"
 	problemNoRoute      = "urn:freshet:problem:no-such-resource"

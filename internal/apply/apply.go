@@ -24,8 +24,10 @@ type Store interface {
 	// Early fences keys for transactions that may not be visible yet. It is a courtesy to readers; nothing rests on it.
 	Early(ctx context.Context, keys []redisstore.Stamped) (redisstore.Result, error)
 	// Apply records the intent, deletes the named records and, when asked to, advances HEAD. An error means that
-	// nothing may be taken as applied.
+	// nothing may be taken as applied. It also reads the readers' count.
 	Apply(ctx context.Context, b redisstore.Batch) (redisstore.Result, error)
+	// Tick reads the count of readers that bound staleness.
+	Tick(ctx context.Context) (fence.Tick, error)
 	// Move publishes a roster.
 	Move(ctx context.Context, e redisstore.Expected, roster []byte, revision uint64, publication string) error
 }
@@ -69,6 +71,7 @@ type Applier struct {
 	linger   time.Duration // how long the part that is being filled is left alone, 0 when the applier is up to date
 	takeAt   time.Time     // the end of that
 	horizon  horizon
+	asking   asking
 	rewind   rewind
 	requests chan request
 }
@@ -143,6 +146,11 @@ func (a *Applier) Run(ctx context.Context) error {
 		closed := false
 		fresh := false
 		now := time.Now()
+		if !now.Before(a.asking.lookAt) {
+			if err := a.listen(ctx, now); err != nil {
+				return err
+			}
+		}
 		if a.waiting < a.opts.MaxWaiting && a.ready(now) {
 			var part *Part
 			if part, closed = a.opts.Queue.take(); part != nil {
@@ -204,7 +212,10 @@ func (a *Applier) due(now time.Time) bool {
 		}
 		return !now.Before(a.gateAt)
 	}
-	return a.prefix.End() > a.head.Wc && !now.Before(a.settleAt) || a.opts.Names.restless(now)
+	if now.Before(a.settleAt) {
+		return a.opts.Names.restless(now)
+	}
+	return a.prefix.End() > a.head.Wc || a.asked(now) || a.opts.Names.restless(now)
 }
 
 func (a *Applier) next(now time.Time) time.Duration {
@@ -221,6 +232,7 @@ func (a *Applier) next(now time.Time) time.Duration {
 	if a.linger > 0 && now.Before(a.takeAt) {
 		wait = min(wait, a.takeAt.Sub(now))
 	}
+	wait = min(wait, a.asking.lookAt.Sub(now))
 	return max(wait, 50*time.Microsecond)
 }
 
@@ -330,10 +342,12 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 	if err := a.early(ctx); err != nil {
 		return err
 	}
+	seen := view{tick: a.asking.tick, taken: time.Now()}
 	snapshot, insert, err := a.opts.Gate.Snapshot(ctx)
 	if err != nil {
 		return fmt.Errorf("gate: %w", err)
 	}
+	seen.snapshot, seen.insert = snapshot, insert
 	a.pace(insert)
 	now := time.Now()
 	batch := redisstore.Batch{
@@ -363,21 +377,20 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 		batch.All, batch.Wi = true, max(batch.Wi, insert)
 	}
 	a.settle(ready)
+	var horizon view
 	if !moved && !now.Before(a.settleAt) {
-		if end := a.prefix.End(); end > a.head.Wc {
+		horizon = a.horizon.settle(seen, a.prefix.Last())
+		batch.Sa, batch.Tick = horizon.snapshot, horizon.tick
+		if end := a.prefix.End(); end > a.head.Wc || !batch.Sa.IsZero() {
 			batch.Advance = end
-			batch.Sa = a.horizon.reached(end)
 		}
 	}
 	result, err := a.opts.Store.Apply(ctx, batch)
 	if err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	if batch.Advance > 0 {
-		a.head.Wc = batch.Advance
-		a.rewind.add(time.Now(), batch.Advance)
-	}
-	a.horizon.offer(snapshot, insert)
+	a.asking.saw(result.Tick, time.Now())
+	a.advanced(batch, horizon)
 	if moved {
 		if err := a.Publish(ctx); err != nil {
 			return err
@@ -508,10 +521,6 @@ func (a *Applier) finish(ready []*pendingPart, result redisstore.Result, batch r
 	stats.Keys.Add(uint64(len(batch.Names) + len(batch.Keys)))
 	stats.Kept.Add(uint64(max(result.Kept, 0)))
 	stats.Unlinked.Add(uint64(max(result.Removed, 0)))
-	if batch.Advance > 0 {
-		stats.Wc.Store(uint64(batch.Advance))
-		stats.Advanced.Store(now.UnixMicro())
-	}
 	a.holds()
 	stats.Applied.Store(now.UnixMicro())
 	for _, p := range ready {
@@ -537,6 +546,9 @@ func (a *Applier) finish(ready []*pendingPart, result redisstore.Result, batch r
 	}
 	a.gateAt = now.Add(a.backoff)
 	a.idleAt = now.Add(idleEvery)
+	if a.asking.lively(now) {
+		a.idleAt = now.Add(idleAsked)
+	}
 	a.confirm(now)
 }
 

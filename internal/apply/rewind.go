@@ -56,27 +56,3 @@ func (r *rewind) position(now time.Time) mvcc.LSN {
 	}
 	return p
 }
-
-// horizon finds Sa: a snapshot such that everything visible in it has been confirmed (D6). A gate's snapshot becomes
-// one as soon as Wc has passed the log position that was read after it.
-type horizon struct {
-	snapshot mvcc.Snapshot
-	insert   mvcc.LSN
-}
-
-// offer proposes a gate's snapshot; the one that is waiting for its turn is kept.
-func (h *horizon) offer(s mvcc.Snapshot, insert mvcc.LSN) {
-	if h.snapshot.IsZero() {
-		h.snapshot, h.insert = s, insert
-	}
-}
-
-// reached returns the waiting snapshot when wc has passed its position, otherwise the zero Snapshot.
-func (h *horizon) reached(wc mvcc.LSN) mvcc.Snapshot {
-	if h.snapshot.IsZero() || wc < h.insert {
-		return mvcc.Snapshot{}
-	}
-	s := h.snapshot
-	h.snapshot = mvcc.Snapshot{}
-	return s
-}

@@ -1,6 +1,9 @@
 package apply
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // Stats are counters since the process began, safe to read at any time. Positions are LSNs, times Unix microseconds.
 type Stats struct {
@@ -15,5 +18,8 @@ type Stats struct {
 	Confirmed    atomic.Uint64
 	Applied      atomic.Int64 // when the last batch was applied
 	Advanced     atomic.Int64 // when Wc last moved
-	Oldest       atomic.Int64 // commit, by the database's clock, of the oldest transaction that the applier holds; 0: none
+	// Horizon is when, by this process's monotonic clock, HEAD's Sa was true of the database: what is served is no older.
+	// nil: not since the process began.
+	Horizon atomic.Pointer[time.Time]
+	Oldest  atomic.Int64 // commit, by the database's clock, of the oldest transaction that the applier holds; 0: none
 }

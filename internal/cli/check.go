@@ -39,6 +39,8 @@ type entryFacts struct {
 	TTL          string   `json:"ttl"`
 	MaxStaleness string   `json:"max_staleness,omitempty"`
 	Meets        string   `json:"max_staleness_verdict,omitempty"`
+	LongestTTL   string   `json:"longest_ttl,omitempty"` // with which the TTL alone meets max_staleness; absent: none does
+	Strategies   []meets  `json:"strategies,omitempty"`  // which of them meet max_staleness
 	Tables       []string `json:"tables,omitempty"`
 }
 
@@ -102,7 +104,7 @@ func (r *checked) judgeEntry(p planned) {
 	}
 	facts.Strategy = "log"
 	facts.Bound = fmt.Sprintf("from COMMIT until the daemon has applied it; %s (the TTL) while no daemon runs", e.TTL)
-	facts.Meets = verdict(e)
+	facts.objective(r.conf, p.name)
 	for _, t := range p.compiled.Tables {
 		facts.Tables = append(facts.Tables, t.Schema+"."+t.Table)
 	}
@@ -116,18 +118,6 @@ func (r *checked) judgeEntry(p planned) {
 		})
 	}
 	r.Entries = append(r.Entries, facts)
-}
-
-// verdict compares what an entry's readers tolerate with what its strategies give.
-func verdict(e config.Entry) string {
-	switch {
-	case e.MaxStaleness == 0:
-		return ""
-	case e.TTL <= e.MaxStaleness:
-		return "met by the TTL alone"
-	}
-	return fmt.Sprintf("met by the log while the daemon runs and its lag is below %s; without it only a ttl of at most %s would do",
-		e.MaxStaleness, e.MaxStaleness)
 }
 
 func orPlain(list []refusal, err error) []refusal {
@@ -181,6 +171,13 @@ func (a *app) printCheck(r *checked) {
 			rows = append(rows, []string{e.Entry, "ok", e.Strategy, e.TTL, e.Bound})
 			if e.Meets != "" {
 				rows = append(rows, []string{"", "", "", "", "max_staleness " + e.MaxStaleness + ": " + e.Meets})
+			}
+			for _, m := range e.Strategies {
+				verdict := "no"
+				if m.Meets {
+					verdict = "yes"
+				}
+				rows = append(rows, []string{"", "", "", "", "  " + m.Strategy + ": " + verdict + ", " + m.Why})
 			}
 		}
 		a.printTable(rows)

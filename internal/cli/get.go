@@ -17,6 +17,7 @@ import (
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/mvcc"
 )
 
 // got is the JSON of get.
@@ -37,24 +38,45 @@ type got struct {
 }
 
 func (a *app) get() *cobra.Command {
-	var nulls []string
+	var (
+		nulls    []string
+		after    string
+		maxStale time.Duration
+	)
 	cmd := a.jsonFlag(&cobra.Command{
 		Use:   "get ENTRY [ARG...]",
 		Short: "Read one entry as a reader sees it, with its stamp, age and state",
 		Long: "get reads one entry as a reader does: from the cache, or else from the database, filling the cache.\n" +
-			"Arguments follow the order of the entry's key and are written as PostgreSQL writes the type's text.",
-		Example:           "  freshet get product 42\n  freshet get user_profile 7 --json\n  freshet get page home --null lang",
+			"Arguments follow the order of the entry's key and are written as PostgreSQL writes the type's text.\n" +
+			"--after has the value contain the transaction that a token names; it may take until the entry's load_timeout.\n" +
+			"--max-stale has it miss nothing that was committed longer ago; only a daemon that runs can prove so much of a\n" +
+			"cached value to a reader that has been there for a moment, which this command has not: it reads the database.",
+		Example: "  freshet get product 42\n  freshet get user_profile 7 --json\n  freshet get page home --null lang\n" +
+			"  freshet get product 42 --after 7351234567890123456.00000001.748\n  freshet get product 42 --max-stale 2s",
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeEntry,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return unconnected(a.runGet(cmd.Context(), args[0], args[1:], nulls))
+			d := fill.Demand{Bounded: cmd.Flags().Changed("max-stale"), MaxStale: maxStale}
+			if after != "" {
+				token, err := mvcc.ParseToken(after)
+				if err != nil {
+					return &exitError{code: exitUsage, err: fmt.Errorf("--after: %w", err), try: "a token is SYSTEM.TIMELINE.XID or SYSTEM.TIMELINE.XID.LSN"}
+				}
+				d.After = []mvcc.Token{token}
+			}
+			if maxStale < 0 {
+				return &exitError{code: exitUsage, err: fmt.Errorf("--max-stale: %s is negative", maxStale), try: "a duration such as 2s"}
+			}
+			return unconnected(a.runGet(cmd.Context(), args[0], args[1:], nulls, &d))
 		},
 	})
 	cmd.Flags().StringSliceVar(&nulls, "null", nil, "`names` of parameters that are NULL; they have no ARG")
+	cmd.Flags().StringVar(&after, "after", "", "the `token` of a transaction that the value has to contain")
+	cmd.Flags().DurationVar(&maxStale, "max-stale", 0, "how long ago what the value misses may have been committed at most")
 	return cmd
 }
 
-func (a *app) runGet(ctx context.Context, entry string, texts, nulls []string) error {
+func (a *app) runGet(ctx context.Context, entry string, texts, nulls []string, d *fill.Demand) error {
 	c, err := a.load()
 	if err != nil {
 		return err
@@ -96,8 +118,12 @@ func (a *app) runGet(ctx context.Context, entry string, texts, nulls []string) e
 	if err != nil {
 		return &exitError{code: exitUsage, err: err, try: usageOf(entry, params)}
 	}
-	value, err := reader.Get(ctx, entry, args, nil)
+	value, err := reader.GetUnder(ctx, entry, args, nil, d)
 	switch {
+	case errors.Is(err, fill.ErrTokenNotReached):
+		return &exitError{code: exitFailure, err: err, try: "read again once its COMMIT has returned"}
+	case errors.Is(err, fill.ErrForeignToken):
+		return &exitError{code: exitUsage, err: err, try: "a token that was made in the database of freshet.yaml"}
 	case errors.Is(err, fill.ErrNoLoader):
 		return &exitError{code: exitFailure, err: err, try: "read it in the application that loads it"}
 	case err != nil:

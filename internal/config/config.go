@@ -125,7 +125,7 @@ type Entry struct {
 	TTLJitter     *Percent            `yaml:"ttl_jitter,omitempty"    jsonschema:"example=10%" jsonschema_description:"How much of the TTL is random. Default: that of defaults."`
 	NegativeTTL   time.Duration       `yaml:"negative_ttl,omitempty"  jsonschema:"example=30s" jsonschema_description:"How long \"no such row\" may stay cached at most. Default: that of defaults."`
 	LoadTimeout   time.Duration       `yaml:"load_timeout,omitempty"  jsonschema:"example=2s" jsonschema_description:"How long a load may take. Default: that of defaults."`
-	MaxStaleness  time.Duration       `yaml:"max_staleness,omitempty" jsonschema:"example=5s" jsonschema_description:"What its readers tolerate. freshet check compares it with the bound that holds."`
+	MaxStaleness  time.Duration       `yaml:"max_staleness,omitempty" jsonschema:"example=5s" jsonschema_description:"What its readers tolerate: an objective. freshet check says what meets it, the daemon exports whether it is met. Reads that must not exceed it say so themselves."`
 	OnChange      OnChange            `yaml:"on_change,omitempty"     jsonschema:"default=drop" jsonschema_description:"What an invalidation does: drop. (refresh and serve_stale: not supported by this version.)"`
 	UnsafeIgnore  []string            `yaml:"unsafe_ignore,omitempty" jsonschema:"example=[products.views]" jsonschema_description:"Columns (table.column) whose changes are ignored. A value may then stay outdated in them until its TTL; explain says so."`
 	RowVersion    string              `yaml:"row_version,omitempty"   jsonschema_description:"Column or expression for conditional reads." later:"row versions"`

@@ -47,6 +47,8 @@ func TestErrors(t *testing.T) {
 		{"negative duration", minimal + "    load_timeout: -2s\n", []string{`f.yaml:9:19: entries.product.load_timeout: duration "-2s": it must be greater than 0`}},
 		{"long ttl", minimal + "    ttl: 100000h\n", []string{"f.yaml:9:10: entries.product.ttl: 100000h is longer than ten years"}},
 		{"short ttl", minimal + "    ttl: 1us\n", []string{"f.yaml:9:10: entries.product.ttl: 1µs is shorter than a millisecond"}},
+		{"long objective", minimal + "    max_staleness: 100000h\n", []string{"f.yaml:9:20: entries.product.max_staleness: 100000h is longer than ten years"}},
+		{"short objective", minimal + "    max_staleness: 1us\n", []string{"f.yaml:9:20: entries.product.max_staleness: 1µs is shorter than a millisecond"}},
 		{"long timeout", minimal + "    load_timeout: 11m\n", []string{"f.yaml:9:19: entries.product.load_timeout: 11m is longer than 10m"}},
 		{"percentage", minimal + "    ttl_jitter: 10\n", []string{`f.yaml:9:17: entries.product.ttl_jitter: percentage "10": write it like 10%`}},
 		{"percentage out of range", minimal + "    ttl_jitter: 91%\n", []string{"f.yaml:9:17: entries.product.ttl_jitter: 91% is not between 0% and 90%"}},

@@ -216,6 +216,11 @@ func (j *judge) entry(path, name string, e Entry) {
 		j.fail(path, "use a letter, then letters, digits, '_' and '-', at most 63", "%q is not a name for an entry", name)
 	}
 	j.ttls(path, e.TTL, e.NegativeTTL, e.LoadTimeout, e.TTLJitter)
+	if d := e.MaxStaleness; d > maxTTL {
+		j.fail(path+".max_staleness", "", "%s is longer than ten years", formatDuration(d))
+	} else if d != 0 && d < time.Millisecond {
+		j.fail(path+".max_staleness", "", "%s is shorter than a millisecond", d)
+	}
 	if e.OnChange.Kind != Drop {
 		j.fail(path+".on_change", "remove on_change, or write drop", "not supported by this version: %s", e.OnChange)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/mvcc"
 )
 
 // gateway reads for HTTP through the same path as the library.
@@ -36,25 +37,17 @@ func (g *gateway) Params(ctx context.Context, entry string) ([]rule.Param, error
 	return params, translate(err)
 }
 
-// Read reads a value.
-func (g *gateway) Read(ctx context.Context, entry string, args []keytext.Arg) (api.Value, error) {
-	return g.read(ctx, entry, args, (*fill.Reader).Get)
-}
-
-// ReadPast reads a value past the cache.
-func (g *gateway) ReadPast(ctx context.Context, entry string, args []keytext.Arg) (api.Value, error) {
-	return g.read(ctx, entry, args, (*fill.Reader).GetPast)
-}
-
-func (g *gateway) read(
-	ctx context.Context, entry string, args []keytext.Arg,
-	get func(*fill.Reader, context.Context, string, []keytext.Arg, fill.LoadFunc) (fill.Value, error),
-) (api.Value, error) {
+// Read reads a value that meets a demand.
+func (g *gateway) Read(ctx context.Context, entry string, args []keytext.Arg, d api.Demand) (api.Value, error) {
 	reader, err := g.reader()
 	if err != nil {
 		return api.Value{}, err
 	}
-	v, err := get(reader, ctx, entry, args, nil)
+	demand := fill.Demand{Past: d.Past, Bounded: d.Bounded, MaxStale: d.MaxStale}
+	if !d.After.IsZero() {
+		demand.After = []mvcc.Token{d.After}
+	}
+	v, err := reader.GetUnder(ctx, entry, args, nil, &demand)
 	if err != nil {
 		return api.Value{}, translate(err)
 	}
@@ -71,6 +64,8 @@ func translate(err error) error {
 		{fill.ErrTimeout, api.ErrUnavailable},
 		{fill.ErrNoLoader, api.ErrByCode},
 		{fill.ErrClosed, api.ErrUnavailable},
+		{fill.ErrTokenNotReached, api.ErrNotReached},
+		{fill.ErrForeignToken, api.ErrForeign},
 	} {
 		if errors.Is(err, pair.from) {
 			return fmt.Errorf("%w: %w", pair.to, err)

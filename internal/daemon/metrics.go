@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"math"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -77,6 +78,8 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	}
 	out <- suspendedDesc()
 	out <- safeDesc()
+	out <- stalenessDesc()
+	out <- objectiveDesc()
 	out <- refusedDesc()
 	out <- bypassDesc()
 	out <- replicaDesc()
@@ -98,6 +101,20 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	if st.Source.SafeWALBytes != nil {
 		out <- prometheus.MustNewConstMetric(safeDesc(), prometheus.GaugeValue, float64(*st.Source.SafeWALBytes))
 	}
+	if st.Phase != pipeline.Standby {
+		bound := math.Inf(1)
+		if known := st.Regions[0].StalenessSeconds; known != nil {
+			bound = *known
+		}
+		out <- prometheus.MustNewConstMetric(stalenessDesc(), prometheus.GaugeValue, bound, st.Regions[0].Name)
+	}
+	for _, o := range st.Objectives {
+		met := 0.0
+		if o.Met {
+			met = 1
+		}
+		out <- prometheus.MustNewConstMetric(objectiveDesc(), prometheus.GaugeValue, met, o.Entry)
+	}
 	for reason, n := range st.Reads.Refused {
 		out <- prometheus.MustNewConstMetric(refusedDesc(), prometheus.CounterValue, float64(n), reason)
 	}
@@ -115,6 +132,15 @@ func suspendedDesc() *prometheus.Desc {
 
 func safeDesc() *prometheus.Desc {
 	return prometheus.NewDesc("freshet_slot_safe_wal_bytes", "Log that may be written before the slot is lost, where a limit is set.", nil, nil)
+}
+
+func stalenessDesc() *prometheus.Desc {
+	return prometheus.NewDesc("freshet_staleness_bound_seconds",
+		"How long ago what a cached value misses was committed at most; +Inf when that is not known. A standby has none.", []string{"region"}, nil)
+}
+
+func objectiveDesc() *prometheus.Desc {
+	return prometheus.NewDesc("freshet_entry_objective_met", "1 while an entry's values are no staler than its max_staleness.", []string{"entry"}, nil)
 }
 
 func refusedDesc() *prometheus.Desc {

@@ -3,6 +3,8 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/freshet/freshet/internal/fill"
@@ -18,6 +20,15 @@ type Status struct {
 	Regions []Region     `json:"regions"`
 	Reads   fill.Stats   `json:"reads"` // of this process's gateway
 	Applied Applied      `json:"applied"`
+	// Objectives are those of the entries that declare max_staleness. A standby knows of none.
+	Objectives []Objective `json:"objectives,omitempty"`
+}
+
+// Objective is what an entry's readers tolerate, and whether it holds.
+type Objective struct {
+	Entry   string  `json:"entry"`
+	Seconds float64 `json:"max_staleness_seconds"`
+	Met     bool    `json:"met"`
 }
 
 // SourceStatus is how the log is being followed. Positions are LSNs, sizes bytes.
@@ -40,8 +51,10 @@ type Region struct {
 	AppliedLSN string  `json:"applied_lsn,omitempty"` // the watermark: every commit up to it is applied
 	LagBytes   int64   `json:"lag_bytes"`
 	LagSeconds float64 `json:"lag_seconds"` // age of the oldest commit that was read from the log and is not applied; 0: there is none
-	Fresh      bool    `json:"fresh"`       // it may vouch for what it serves
-	Reason     string  `json:"reason,omitempty"`
+	// StalenessSeconds bounds how long ago what a cached value misses was committed. Absent: no bound is known here.
+	StalenessSeconds *float64 `json:"staleness_seconds,omitempty"`
+	Fresh            bool     `json:"fresh"` // it may vouch for what it serves
+	Reason           string   `json:"reason,omitempty"`
 }
 
 // Applied counts since the daemon began.
@@ -96,6 +109,11 @@ func (d *daemon) status() Status {
 		region.LagBytes = behind(st.Insert, st.Status.Applied)
 		region.LagSeconds = lag(&st.Status).Seconds()
 	}
+	if bound, known := staleness(&st.Status); known {
+		seconds := bound.Seconds()
+		region.StalenessSeconds = &seconds
+	}
+	st.Objectives = d.objectives(&st.Status)
 	stats := p.pipeline.Stats()
 	st.Applied = Applied{
 		Transactions: stats.Transactions.Load(), Rows: p.pipeline.Rows().Load(), Batches: stats.Batches.Load(),
@@ -117,6 +135,36 @@ func lag(st *pipeline.Status) time.Duration {
 		return 0
 	}
 	return max(time.Since(st.Oldest), 0)
+}
+
+// staleness bounds how long ago what a cached value misses was committed. It is known only to the daemon that follows
+// the log.
+func staleness(st *pipeline.Status) (bound time.Duration, known bool) {
+	if st.Phase == pipeline.Standby || st.Horizon.IsZero() {
+		return 0, false
+	}
+	return time.Since(st.Horizon), true
+}
+
+// objectives judges every entry that declares max_staleness: its values expire soon enough by themselves, the store's
+// bound is tight enough, or they come from the database, since the entry is suspended.
+func (d *daemon) objectives(st *pipeline.Status) (all []Objective) {
+	if st.Phase == pipeline.Standby {
+		return nil
+	}
+	bound, known := staleness(st)
+	for name, e := range fill.Entries(d.config) {
+		tolerated := d.config.Entries[name].MaxStaleness
+		if tolerated == 0 {
+			continue
+		}
+		suspended := slices.ContainsFunc(st.Entries, func(s pipeline.EntryStatus) bool { return s.Name == name && s.Suspended != "" })
+		all = append(all, Objective{
+			Entry: name, Seconds: tolerated.Seconds(), Met: suspended || e.Backstop() <= tolerated || known && bound <= tolerated,
+		})
+	}
+	slices.SortFunc(all, func(a, b Objective) int { return strings.Compare(a.Entry, b.Entry) })
+	return all
 }
 
 const (
@@ -157,8 +205,26 @@ func (d *daemon) Ready() error {
 		return fmt.Errorf("%s since %s", st.Phase, st.Since.Format(time.RFC3339))
 	case lag(&st) > vouchFor:
 		return fmt.Errorf("%s behind: the oldest commit that is not applied is that old", lag(&st).Round(time.Second))
-	case time.Since(st.Progress) > vouchFor && time.Since(st.Since) > vouchFor:
-		return fmt.Errorf("the store was last brought up to date %s ago", time.Since(st.Progress).Round(time.Second))
+	case time.Since(st.Horizon) > vouchFor && time.Since(st.Since) > vouchFor:
+		return fmt.Errorf("the store %s: %s; reads that bound staleness go to the database", upToDate(&st), stall(&st))
 	}
 	return nil
+}
+
+// stall says what keeps the store from being known to be up to date.
+func stall(st *pipeline.Status) string {
+	switch {
+	case time.Since(st.Progress) > vouchFor:
+		return "nothing was written to it since then"
+	case st.Insert > st.Received:
+		return fmt.Sprintf("the log goes on to %s and was delivered up to %s", st.Insert, st.Received)
+	}
+	return "the end of the log is not reached"
+}
+
+func upToDate(st *pipeline.Status) string {
+	if st.Horizon.IsZero() {
+		return "is not known to be up to date"
+	}
+	return fmt.Sprintf("was last known to be up to date %s ago", time.Since(st.Horizon).Round(time.Second))
 }

@@ -150,7 +150,7 @@ type Head struct {
 	Sa          mvcc.Snapshot // everything visible in it is confirmed
 	St          mvcc.Snapshot // for tags: sees every transaction whose tag fence was trimmed
 	Lt          mvcc.LSN      // for tags: at or after the end of each of those
-	Tick        uint64
+	Tick        Tick          // read before the snapshot that is Sa was taken
 	// Floors are the buckets' own: no transaction that ends after its bucket's, and after Wi, was confirmed for a key of
 	// the bucket.
 	Floors map[Bucket]mvcc.LSN

@@ -79,13 +79,13 @@ func Intent(s Shard, e Expected, r Raise, si mvcc.Snapshot) (Shard, HeadOutcome)
 }
 
 // Advance is D4, the last phase: everything up to wc is confirmed, if the shard is still the one that the confirms
-// went to. A zero sa leaves Sa as it is.
-func Advance(s Shard, e Expected, wc mvcc.LSN, sa mvcc.Snapshot) (Shard, HeadOutcome) {
+// went to. A zero sa leaves Sa, and the tick that belongs to it, as they are.
+func Advance(s Shard, e Expected, wc mvcc.LSN, sa mvcc.Snapshot, tick Tick) (Shard, HeadOutcome) {
 	outcome := Compare(s, e)
 	if outcome == Applied {
 		s.Head.Wc = max(s.Head.Wc, wc)
 		if !sa.IsZero() {
-			s.Head.Sa = sa
+			s.Head.Sa, s.Head.Tick = sa, tick
 		}
 	}
 	return s, outcome
@@ -152,7 +152,7 @@ func (h *Head) Fields() []string {
 		"sa", SnapshotText(h.Sa),
 		"st", SnapshotText(h.St),
 		"lt", hex(uint64(h.Lt)),
-		"tick", hex(h.Tick),
+		"tick", h.Tick.String(),
 	}
 	for _, b := range slices.Sorted(maps.Keys(h.Floors)) {
 		fields = append(fields, b.Field(), hex(uint64(h.Floors[b])))
@@ -212,7 +212,7 @@ func (h *Head) SetField(name, value string) error {
 	case "lt":
 		h.Lt = mvcc.LSN(number())
 	case "tick":
-		h.Tick = number()
+		h.Tick, ok = ParseTick(value)
 	default:
 		if b, is := parseBucket(name); is {
 			if h.Floors == nil {

@@ -187,7 +187,7 @@ func (s *scenario) run(f []string) string {
 		if len(f) > 7 {
 			sa = s.snapshot(f[7:])
 		}
-		s.shard, o = Advance(s.shard, s.expected(f[1:]), s.position(f[6]), sa)
+		s.shard, o = Advance(s.shard, s.expected(f[1:]), s.position(f[6]), sa, Tick{})
 		return fmt.Sprintf("%s: %s", o, s.head())
 	case "move":
 		var o HeadOutcome

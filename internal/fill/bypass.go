@@ -65,7 +65,8 @@ func (r *Reader) loadAlone(
 		return Value{}, fmt.Errorf("entry %s: %w", e.name, t.err)
 	}
 	return Value{
-		Found: t.loaded.Found, Payload: t.loaded.Payload, Status: Bypass, Reason: why.String(), coverage: t.loaded.Coverage,
+		Found: t.loaded.Found, Payload: t.loaded.Payload, Status: Bypass, Reason: why.String(),
+		coverage: t.loaded.Coverage, server: t.loaded.Server,
 	}, nil
 }
 

@@ -1,6 +1,10 @@
 package fill
 
-import "github.com/freshet/freshet/internal/config"
+import (
+	"time"
+
+	"github.com/freshet/freshet/internal/config"
+)
 
 // Entries are the entries of a configuration as a Reader needs them.
 func Entries(c *config.Config) map[string]Entry {
@@ -12,4 +16,10 @@ func Entries(c *config.Config) map[string]Entry {
 		}
 	}
 	return all
+}
+
+// Backstop is how long ago what a value misses may have been committed at most when nobody invalidates: its time to live,
+// which begins when it is stored, and the longest that a load under a lease may take until then.
+func (e *Entry) Backstop() time.Duration {
+	return max(e.TTL, e.NegativeTTL) + e.LoadTimeout + leaseMargin
 }

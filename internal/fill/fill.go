@@ -21,11 +21,14 @@ import (
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/mvcc"
 )
 
 // Store is what reading needs of the store.
-type Store interface {
+type Store interface { //nolint:interfacebloat // one adapter has them all, and so has each test's
 	Read(ctx context.Context, name string) ([]byte, error)
+	ReadWithHead(ctx context.Context, name string) (head fence.Head, found bool, record []byte, err error)
+	Tick(ctx context.Context) (fence.Tick, error)
 	Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error)
 	Fill(ctx context.Context, name string, f redisstore.FillRequest) (fence.FillOutcome, error)
 	Release(ctx context.Context, name string, token fence.Token) error
@@ -38,6 +41,7 @@ type Loader interface {
 	Load(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (pgload.Loaded, error)
 	LoadFunc(ctx context.Context, load func(context.Context, pgx.Tx) ([]byte, bool, error)) (pgload.Loaded, error)
 	Types(ctx context.Context, sql string) ([]keytext.Type, error)
+	Visible(ctx context.Context) (mvcc.Snapshot, pgload.Server, error)
 }
 
 // LoadFunc loads one value of an entry that code loads: JSON, and whether there is such a thing.
@@ -61,6 +65,8 @@ type Options struct {
 	Logger    *slog.Logger // nil: none
 	MaxLoads  int          // loads at a time; default 32
 	Replicas  []Replica    // standbys that loads may go to; none: all go to Loader
+	// Clock is what staleness is bounded by: monotonic, and going on while the machine sleeps. nil: the system's.
+	Clock func() time.Duration
 }
 
 const (
@@ -102,8 +108,10 @@ type Value struct {
 	Reason  string // of a Bypass, or why a Miss was not filled
 	Name    string // the key in the store; empty when there is none
 
-	coverage fence.Coverage // of a load
-	record   []byte         // of a hit
+	coverage  fence.Coverage // of a load, or of a hit under a demand
+	server    pgload.Server  // whom the coverage is of
+	confirmed mvcc.Snapshot  // of a hit under a demand: what the store had confirmed
+	record    []byte         // of a hit
 }
 
 // Stamp says when the value was loaded, by the clock of the store or, just now, of this process, and what it covers.
@@ -144,6 +152,8 @@ type Reader struct {
 	standbys  []*standby
 	turn      atomic.Uint64 // of the standbys
 	stats     counters
+	clock     func() time.Duration
+	ticks     ticks
 
 	confirmed atomic.Pointer[confirmation]
 	asking    chan struct{} // held by whoever confirms the roster
@@ -156,6 +166,8 @@ type Reader struct {
 	cancels map[*context.CancelFunc]struct{}
 	flights map[fence.Token]*flight
 	lanes   map[string]*lane
+
+	sighting *sighting // the last look at what is visible
 }
 
 // declared is an entry with what follows from its declaration.
@@ -170,7 +182,7 @@ type declared struct {
 // New makes a Reader. It does not need store or database to be there.
 func New(o Options) (*Reader, error) {
 	r := &Reader{
-		namespace: o.Namespace, store: o.Store, loader: o.Loader, logger: o.Logger, entries: map[string]*declared{},
+		namespace: o.Namespace, store: o.Store, loader: o.Loader, logger: o.Logger, clock: o.Clock, entries: map[string]*declared{},
 		loads:   make(chan struct{}, cmp.Or(o.MaxLoads, defaultLoads)),
 		asking:  make(chan struct{}, 1),
 		stale:   make(chan struct{}, 1),
@@ -184,6 +196,9 @@ func New(o Options) (*Reader, error) {
 	}
 	for i, replica := range o.Replicas {
 		r.standbys = append(r.standbys, &standby{replica: replica, number: i + 1})
+	}
+	if r.clock == nil {
+		r.clock = awake
 	}
 	for name, e := range o.Entries {
 		template, err := rule.ParseTemplate(e.Declared.Key)
@@ -275,7 +290,7 @@ func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc)
 					r.stats.corrupt.Add(1) // a LEASE puts a record in its place
 				}
 			}
-			v, again, err := r.miss(ctx, began, e, live, c, name, slices.Clone(args), load)
+			v, again, err := r.miss(ctx, began, e, live, c, name, slices.Clone(args), load, nil)
 			if again {
 				continue
 			}
@@ -316,10 +331,11 @@ func (e *declared) args(key Key, params []rule.Param) ([]keytext.Arg, error) {
 	return args, nil
 }
 
-// hit is a live record that was found on the way to a load.
-func hit(name string, record fence.Record) Value {
+// hit is a live record that was found on the way to a load, under a HEAD.
+func hit(name string, record fence.Record, head *fence.Head) Value {
 	return Value{
 		Found: record.State == fence.Live, Payload: record.Payload, Status: Hit, Name: name, record: record.Append(nil),
+		coverage: record.Coverage, server: pgload.Server{System: head.System, Timeline: head.Timeline},
 	}
 }
 

@@ -26,6 +26,7 @@ const (
 // flight is a load under a lease that this process holds.
 type flight struct {
 	ready   chan struct{} // closed when it is loaded, or failed
+	sent    time.Duration // by the Reader's clock, before the database was asked
 	loaded  pgload.Loaded
 	err     error
 	reason  refusal // why it may not be stored
@@ -41,9 +42,11 @@ func newToken() fence.Token {
 	return fence.Token(hex.EncodeToString(b[:]))
 }
 
-// miss leases the key and loads it, or waits for whoever does (R2 to R6). again asks to begin anew, since names moved.
+// miss leases the key and loads it, or waits for whoever does (R2 to R6). again asks to begin anew, since names moved or
+// there is another value to judge. A live value that does not meet the need is loaded again.
 func (r *Reader) miss(
 	ctx context.Context, began time.Time, e *declared, l *live, c *confirmation, name string, args []keytext.Arg, load LoadFunc,
+	n *need,
 ) (v Value, again bool, err error) {
 	if load == nil && e.Declared.Query == "" {
 		return Value{}, false, fmt.Errorf("entry %s: %w", e.name, ErrNoLoader)
@@ -79,7 +82,7 @@ func (r *Reader) miss(
 		case err != nil:
 			return broken(err)
 		}
-		if reply.Record.State.Live() { // filled between the GET and the LEASE
+		if reply.Record.State.Live() && r.covered(n, c, &reply) { // filled between the GET and the LEASE
 			if reply.Granted {
 				r.release(ctx, name, token)
 			}
@@ -88,10 +91,10 @@ func (r *Reader) miss(
 				return Value{}, true, nil
 			}
 			r.stats.hits.Add(1)
-			return hit(name, reply.Record), false, nil
+			return hit(name, reply.Record, &reply.Head), false, nil
 		}
 		if reply.Granted {
-			f, err := r.take(ctx, e, l, c, name, token, &reply, args, load)
+			f, err := r.take(ctx, e, l, c, name, token, &reply, args, load, n)
 			if err != nil {
 				return Value{}, false, fmt.Errorf("entry %s: %w", e.name, err)
 			}
@@ -113,12 +116,15 @@ func (r *Reader) miss(
 			if err := f.wait(ctx, timer); err != nil {
 				return Value{}, false, fmt.Errorf("entry %s: %w", e.name, err)
 			}
-			if r.fits(f, c, &reply) {
+			if r.fits(f, c, &reply) && n.joins(f) {
 				r.stats.joins.Add(1)
 				v, err := f.value(name, e)
 				return v, false, err
 			}
 			return alone(notCovered)
+		}
+		if reply.Record.State.Live() {
+			return alone(busyElsewhere)
 		}
 		record, err := r.poll(patient, name, reply.Holder)
 		switch {
@@ -129,12 +135,15 @@ func (r *Reader) miss(
 		case err != nil:
 			return broken(err)
 		case record.State.Live():
+			if n != nil {
+				return Value{}, true, nil // to be judged by a HEAD that is read before it
+			}
 			if !r.stillConfirmed(c) {
 				r.stats.dropped.Add(1)
 				return Value{}, true, nil
 			}
 			r.stats.hits.Add(1)
-			return hit(name, record), false, nil
+			return hit(name, record, &reply.Head), false, nil
 		}
 	}
 }
@@ -184,16 +193,20 @@ func (r *Reader) poll(ctx context.Context, name string, holder fence.Token) (fen
 	}
 }
 
-// take begins the flight of a lease that was granted.
+// take begins the flight of a lease that was granted. What a need asks for is shown by a snapshot of the primary alone.
 func (r *Reader) take(
 	ctx context.Context, e *declared, l *live, c *confirmation, name string, token fence.Token, reply *redisstore.LeaseReply,
-	args []keytext.Arg, load LoadFunc,
+	args []keytext.Arg, load LoadFunc, n *need,
 ) (*flight, error) {
 	f := &flight{ready: make(chan struct{}), done: make(chan struct{})}
 	r.mu.Lock()
 	r.flights[token] = f
 	r.mu.Unlock()
 	head, headFound := reply.Head, reply.HeadFound
+	from := reply
+	if n != nil {
+		from = nil
+	}
 	end := func() {
 		r.mu.Lock()
 		delete(r.flights, token)
@@ -202,7 +215,8 @@ func (r *Reader) take(
 	}
 	err := r.begin(ctx, e.LoadTimeout, func(ctx context.Context) {
 		defer end()
-		f.loaded, f.err = r.load(ctx, e, l, reply, args, load) // R3: after the grant
+		f.sent = r.clock()
+		f.loaded, f.err = r.load(ctx, e, l, from, args, load) // R3: after the grant
 		if f.err == nil {
 			f.reason = r.judge(f, c, head, headFound)
 		}
@@ -319,6 +333,6 @@ func (f *flight) value(name string, e *declared) (Value, error) {
 	}
 	return Value{
 		Found: f.loaded.Found, Payload: f.loaded.Payload, Status: Miss, Reason: why.String(),
-		coverage: f.loaded.Coverage, Name: name,
+		coverage: f.loaded.Coverage, server: f.loaded.Server, Name: name,
 	}, nil
 }

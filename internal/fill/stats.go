@@ -98,7 +98,7 @@ func (f refusal) String() string {
 }
 
 type counters struct {
-	hits, misses, loads, loadErrors, fills, waits, joins, dropped, corrupt atomic.Uint64
+	hits, misses, loads, loadErrors, fills, waits, joins, dropped, unproven, corrupt atomic.Uint64
 
 	refused  [refusals]atomic.Uint64
 	bypassed [bypassReasons]atomic.Uint64
@@ -115,6 +115,7 @@ type Stats struct {
 	Waits      uint64            `json:"waits"`       // reads that waited for another's lease
 	Joins      uint64            `json:"joins"`       // of them, served by a load of this process
 	Dropped    uint64            `json:"dropped"`     // replies dropped because names were not confirmed any more
+	Unproven   uint64            `json:"unproven"`    // cached values that could not be shown to meet what a read asked for
 	Corrupt    uint64            `json:"corrupt"`     // records that were not readable
 	Refused    map[string]uint64 `json:"refused"`     // loads under a lease that were not stored, by reason
 	Bypassed   map[string]uint64 `json:"bypassed"`    // reads without the cache, by reason
@@ -126,7 +127,7 @@ func (r *Reader) Stats() Stats {
 	c := &r.stats
 	s := Stats{
 		Hits: c.hits.Load(), Misses: c.misses.Load(), Loads: c.loads.Load(), LoadErrors: c.loadErrors.Load(), Fills: c.fills.Load(),
-		Waits: c.waits.Load(), Joins: c.joins.Load(), Dropped: c.dropped.Load(), Corrupt: c.corrupt.Load(),
+		Waits: c.waits.Load(), Joins: c.joins.Load(), Dropped: c.dropped.Load(), Unproven: c.unproven.Load(), Corrupt: c.corrupt.Load(),
 		Refused: map[string]uint64{}, Bypassed: map[string]uint64{},
 		Replicas: map[string]uint64{},
 	}

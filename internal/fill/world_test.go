@@ -39,6 +39,7 @@ type world struct {
 	roster    *rule.Roster
 	url       string
 	xids      uint64
+	clock     func() time.Duration // of readers; nil: the system's
 }
 
 type options struct {
@@ -153,6 +154,9 @@ func (w *world) begin() {
 	if err := w.daemon.NewGeneration(ctx, w.head); err != nil {
 		w.t.Fatal(err)
 	}
+	if err := w.daemon.DrawTick(ctx); err != nil {
+		w.t.Fatal(err)
+	}
 	w.move(w.newRoster(1))
 }
 
@@ -171,8 +175,12 @@ func (w *world) move(roster *rule.Roster) {
 // confirm is a whole round of the daemon for what is visible now: INTENT, UNLINK, ADVANCE.
 func (w *world) confirm(names ...string) {
 	w.t.Helper()
+	tick, err := w.daemon.Tick(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	snapshot, lsn := w.gate()
-	batch := redisstore.Batch{Expect: w.expected(), Wi: lsn, Si: snapshot, Names: names, Advance: lsn, Sa: snapshot}
+	batch := redisstore.Batch{Expect: w.expected(), Wi: lsn, Si: snapshot, Names: names, Advance: lsn, Sa: snapshot, Tick: tick}
 	if _, err := w.daemon.Apply(w.t.Context(), batch); err != nil {
 		w.t.Fatal(err)
 	}
@@ -241,7 +249,7 @@ func (w *world) readerOf(store fill.Store, loader fill.Loader, entries map[strin
 	if loader == nil {
 		loader = w.loader
 	}
-	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: store, Loader: loader, Entries: entries})
+	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: store, Loader: loader, Entries: entries, Clock: w.clock})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -270,8 +278,19 @@ func read(t *testing.T, r *fill.Reader, id int, status fill.Status, payload stri
 type hooks struct {
 	fill.Store
 	afterGet  func(name string)
+	afterHead func(name string) // after HEAD was read together with a record
 	afterCall func(what string)
 	heads     atomic.Int64
+
+	beforeHead func() // between a LEASE and the HEAD that is read after it
+}
+
+func (h *hooks) ReadWithHead(ctx context.Context, name string) (head fence.Head, found bool, text []byte, err error) {
+	head, found, text, err = h.Store.ReadWithHead(ctx, name)
+	if h.afterHead != nil {
+		h.afterHead(name)
+	}
+	return head, found, text, err
 }
 
 func (h *hooks) Read(ctx context.Context, name string) ([]byte, error) {
@@ -289,6 +308,10 @@ func (h *hooks) Head(ctx context.Context) (fence.Head, bool, error) {
 
 func (h *hooks) Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error) {
 	reply, err := h.Store.Lease(ctx, name, token, lasts)
+	if h.beforeHead != nil && err == nil {
+		h.beforeHead()
+		reply.Head, reply.HeadFound, err = h.Store.Head(ctx)
+	}
 	if h.afterCall != nil {
 		h.afterCall("lease")
 	}
@@ -299,7 +322,12 @@ func (h *hooks) Lease(ctx context.Context, name string, token fence.Token, lasts
 type slow struct {
 	fill.Loader
 	before, after func(context.Context)
-	count         atomic.Int64
+	count, looks  atomic.Int64
+}
+
+func (s *slow) Visible(ctx context.Context) (mvcc.Snapshot, pgload.Server, error) {
+	s.looks.Add(1)
+	return s.Loader.Visible(ctx)
 }
 
 func (s *slow) around(ctx context.Context, load func() (pgload.Loaded, error)) (pgload.Loaded, error) {

@@ -31,6 +31,7 @@ const connectTimeout = 15 * time.Second
 type Gate struct {
 	logger   *slog.Logger
 	identity Identity
+	pages    pages
 
 	mu   sync.Mutex
 	conn *pgx.Conn
@@ -60,6 +61,9 @@ func Open(ctx context.Context, url string, logger *slog.Logger) (*Gate, error) {
 	}
 	g := &Gate{logger: logger, conn: conn}
 	if g.identity, err = readIdentity(ctx, conn); err == nil {
+		g.pages, err = readPages(ctx, conn)
+	}
+	if err == nil {
 		_, err = conn.Prepare(ctx, snapshotStatement, snapshotQuery)
 	}
 	if err != nil {
@@ -115,7 +119,7 @@ func (g *Gate) snapshot(ctx context.Context) (mvcc.Snapshot, mvcc.LSN, error) {
 	if err != nil {
 		return mvcc.Snapshot{}, 0, fmt.Errorf("take snapshot: %w", err)
 	}
-	return snapshot, position, nil
+	return snapshot, g.pages.recordEnd(position), nil
 }
 
 // Term makes the term of a daemon that has just acquired the slot: the timeline, and the id of a transaction that is

@@ -280,14 +280,14 @@ func TestSettingsAreAdapted(t *testing.T) {
 }
 
 // TestSettingsThatCannotBeAdapted: a session that is in a transaction cannot be given one of the load's own. The row is
-// returned, and not cached.
+// returned, with what it covers, and not cached.
 func TestSettingsThatCannotBeAdapted(t *testing.T) {
 	t.Parallel()
 	_, _, url := open(t)
 	for _, setting := range []string{"TimeZone = 'Asia/Tokyo'", "DateStyle = 'German'", "IntervalStyle = 'iso_8601'", "bytea_output = 'escape'", "extra_float_digits = 0"} {
 		l := pool(t, url, "BEGIN; SET "+setting)
 		got, err := l.Load(t.Context(), "SELECT id FROM public.product WHERE id = $1", rule.One, texts("1"))
-		if err != nil || string(got.Payload) != `{"id":1}` || !strings.Contains(got.Refuse, "settings") || !got.Coverage.IsZero() {
+		if err != nil || string(got.Payload) != `{"id":1}` || !strings.Contains(got.Refuse, "settings") || got.Coverage.Snapshot.IsZero() {
 			t.Errorf("%s: Load = %s %q, %v", setting, got.Payload, got.Refuse, err)
 		}
 	}

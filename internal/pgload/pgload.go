@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/mvcc"
 )
 
 // Loader loads over a pool of connections.
@@ -32,7 +33,8 @@ type Loaded struct {
 	Payload  []byte // JSON
 	Coverage fence.Coverage
 	Server   Server // whom the connection is to
-	// Refuse says why the value may be given to its caller only, and not be filled. Empty: it may be filled.
+	// Refuse says why the value may be given to its caller only, and not be filled. Empty: it may be filled. The coverage
+	// may be known all the same.
 	Refuse string
 }
 
@@ -202,4 +204,41 @@ func (l *Loader) System(ctx context.Context) (system, database string, err error
 		return "", "", errNothing
 	}
 	return string(rows[0][0][0]), string(rows[0][0][1]), nil
+}
+
+// Visible asks the server for a snapshot: what is visible there now. That of a standby is zero, since it does not tell.
+func (l *Loader) Visible(ctx context.Context) (mvcc.Snapshot, Server, error) {
+	text, server, standby, err := l.tell(ctx, "take snapshot", "pg_catalog.pg_current_snapshot()::text")
+	if err != nil || standby {
+		return mvcc.Snapshot{}, server, err
+	}
+	snapshot, err := mvcc.ParseSnapshot(text)
+	if err != nil {
+		return mvcc.Snapshot{}, Server{}, fmt.Errorf("take snapshot: %w", err)
+	}
+	return snapshot, server, nil
+}
+
+// tell has the server compute an expression, and say in the same statement who it is: behind a pooler the next one may
+// run elsewhere.
+func (l *Loader) tell(ctx context.Context, what, expression string) (text string, server Server, standby bool, err error) {
+	conn, _, err := l.acquire(ctx)
+	if err != nil {
+		return "", Server{}, false, err
+	}
+	defer conn.Release()
+	rows, err := exchange(ctx, conn.Conn().PgConn(), statement{
+		sql: "SELECT " + expression + ", pg_catalog.pg_is_in_recovery()::text, " + serverColumns,
+	})
+	if err != nil {
+		return "", Server{}, false, classify(ctx, what, err)
+	}
+	if len(rows[0]) != 1 {
+		return "", Server{}, false, errNothing
+	}
+	row := rows[0][0]
+	if server, err = newServer(string(row[2]), string(row[3])); err != nil {
+		return "", Server{}, false, fmt.Errorf("%s: %w", what, err)
+	}
+	return string(row[0]), server, string(row[1]) == "true", nil
 }

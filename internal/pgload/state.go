@@ -105,6 +105,7 @@ func (s *state) judge(l *Loaded) {
 	case s.own != nil:
 		l.Refuse = "the load ran in transaction " + *s.own + ", which has written: it sees rows that are not committed"
 	case !usual(text(s.settings)):
+		l.Coverage = fence.Coverage{Snapshot: snapshot}
 		l.Refuse = s.unusual()
 	default:
 		l.Coverage = fence.Coverage{Snapshot: snapshot}

@@ -42,8 +42,8 @@ func TestHungCommitWaitsAlone(t *testing.T) {
 	r := newRig(t, options{pg: pg})
 	d := r.start()
 	d.streaming()
+	r.synchronous()
 	hung, free := r.cached("items", 1), r.cached("items", 2)
-	r.exec(`ALTER SYSTEM SET synchronous_standby_names = 'nobody'`, `SELECT pg_reload_conf()`)
 
 	writer := r.connect()
 	var pid int

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,6 +100,40 @@ func (r *rig) connect() *pgx.Conn {
 		return err
 	})
 	return conn
+}
+
+// synchronous has commits wait for a standby that does not exist, and returns once they do: the server takes a moment to
+// read its settings anew.
+func (r *rig) synchronous() {
+	r.t.Helper()
+	r.exec(`ALTER SYSTEM SET synchronous_standby_names = 'nobody'`, `SELECT pg_reload_conf()`)
+	probe, look := r.connect(), r.connect()
+	defer func() { _, _ = probe.Close(context.Background()), look.Close(context.Background()) }()
+	var stop atomic.Bool
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		for err == nil && !stop.Load() {
+			_, err = probe.Exec(context.Background(), `UPDATE items SET v = 'probe' WHERE id = 100`)
+		}
+		done <- err
+	}()
+	testkit.Eventually(r.t, patience, func() error {
+		var hangs bool
+		err := look.QueryRow(r.t.Context(), `SELECT wait_event IS NOT DISTINCT FROM 'SyncRep' FROM pg_stat_activity WHERE pid = $1`,
+			probe.PgConn().PID()).Scan(&hangs)
+		if err == nil && !hangs {
+			err = errNotYet
+		}
+		return err
+	})
+	stop.Store(true)
+	if _, err := look.Exec(r.t.Context(), `SELECT pg_cancel_backend($1)`, probe.PgConn().PID()); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 func entryOf(table string) *rule.Entry {

@@ -443,6 +443,9 @@ func (s *session) follow(ctx context.Context) error {
 		Store: s.store, Gate: s.gate, Queue: queue, Names: s.names, Head: s.head, Confirm: s.stream.Confirm,
 		Observe: p.opts.Observe, Published: s.published, Logger: p.opts.Logger, Rewind: p.opts.Rewind, Settle: settle, Stats: &p.state.apply,
 	})
+	if err := s.store.DrawTick(ctx); err != nil {
+		return err
+	}
 	// Always, also when no name changed: the daemon before may have moved names an instant ago without waiting for the
 	// readers of the old ones, and may have a roster on its way that only a later term in the store refuses (D7).
 	if err := applier.Publish(ctx); err != nil {

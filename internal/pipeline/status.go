@@ -44,6 +44,7 @@ type Status struct {
 	Insert     mvcc.LSN          `json:"-"`
 	Progress   time.Time         `json:"-"` // when a batch was last applied
 	Advanced   time.Time         `json:"-"` // when Applied last moved
+	Horizon    time.Time         `json:"-"` // when the database was last as the store vouches for it; zero: not since this process began
 	Oldest     time.Time         `json:"-"` // commit of the oldest transaction that was read and is not applied; zero: none
 	Slot       pgsource.SlotInfo `json:"-"`
 	Waiting    int64             `json:"waiting_parts"` // batches that hold a commit which is not visible yet
@@ -88,6 +89,9 @@ func (s *state) read() Status {
 	st.Confirmed = mvcc.LSN(s.apply.Confirmed.Load())
 	st.Waiting = s.apply.Waiting.Load()
 	st.Progress, st.Advanced = moment(s.apply.Applied.Load()), moment(s.apply.Advanced.Load())
+	if h := s.apply.Horizon.Load(); h != nil {
+		st.Horizon = *h
+	}
 	if q := s.queue.Load(); q != nil {
 		if st.Oldest = moment(s.apply.Oldest.Load()); st.Oldest.IsZero() {
 			st.Oldest = moment(q.Oldest())

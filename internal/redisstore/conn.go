@@ -252,7 +252,8 @@ type Batch struct {
 	Names   []string      // keys to confirm by UNLINK
 	Keys    []Stamped     // keys to confirm by script
 	Advance mvcc.LSN      // the new Wc, 0 for none
-	Sa      mvcc.Snapshot // the new Sa, zero for none; only with Advance
+	Sa      mvcc.Snapshot // the new Sa, zero for none; only with Advance, which may be the old Wc
+	Tick    fence.Tick    // read before Sa was taken
 }
 
 // raisedAtMost bounds what one INTENT writes: a batch with keys in more buckets raises the floors of all.
@@ -315,8 +316,9 @@ func (k *Stamped) args(first ...string) []string {
 
 // Result is what was found and done.
 type Result struct {
-	Removed int64 // records that were unlinked, and live values that were removed from theirs
-	Kept    int64 // live values that contain what was to be confirmed
+	Removed int64      // records that were unlinked, and live values that were removed from theirs
+	Kept    int64      // live values that contain what was to be confirmed
+	Tick    fence.Tick // the readers' count, as it was during Apply
 }
 
 // Early fences keys for transactions that may not be visible yet (D1), and leaves a fence where nothing is stored.
@@ -355,7 +357,10 @@ func (c *Conn) Apply(ctx context.Context, b Batch) (Result, error) {
 			if h, err = parseHeadReply(replies[0]); err == nil {
 				err = h.err()
 			}
-			replies = replies[1:]
+			if err == nil {
+				result.Tick, err = parseTick(replies[1])
+			}
+			replies = replies[2:]
 		}
 		if err == nil {
 			err = result.add(replies)
@@ -370,7 +375,7 @@ func (c *Conn) Apply(ctx context.Context, b Batch) (Result, error) {
 	}
 	// Not in the same pipeline: a server that refuses the UNLINK (its access control may) would still advance, and what
 	// was not deleted would count as confirmed.
-	advance := slices.Concat(expected, []string{fence.LSNText(b.Advance), fence.SnapshotText(b.Sa)})
+	advance := slices.Concat(expected, []string{fence.LSNText(b.Advance), fence.SnapshotText(b.Sa), b.Tick.String()})
 	reply, err := c.head(ctx, "advance head", c.store.scripts.advance, advance...)
 	if err == nil {
 		err = reply.err()
@@ -381,7 +386,7 @@ func (c *Conn) Apply(ctx context.Context, b Batch) (Result, error) {
 	return result, nil
 }
 
-// confirm sends one pipeline of a batch: INTENT in the first one, and confirms.
+// confirm sends one pipeline of a batch: INTENT and the reading of the tick in the first one, and confirms.
 func (c *Conn) confirm(ctx context.Context, first bool, intent, names []string, keys []Stamped) ([]rueidis.RedisResult, error) {
 	var called []script
 	if first {
@@ -391,9 +396,9 @@ func (c *Conn) confirm(ctx context.Context, first bool, intent, names []string, 
 		called = append(called, c.store.scripts.confirm)
 	}
 	return c.run(ctx, called, func() []rueidis.Completed {
-		commands := make([]rueidis.Completed, 0, len(names)/namesPerUnlink+len(keys)+2)
+		commands := make([]rueidis.Completed, 0, len(names)/namesPerUnlink+len(keys)+3)
 		if first {
-			commands = append(commands, c.eval(c.store.scripts.intent, c.store.headKey(), intent...))
+			commands = append(commands, c.eval(c.store.scripts.intent, c.store.headKey(), intent...), c.readTick())
 		}
 		for some := range slices.Chunk(names, namesPerUnlink) {
 			commands = append(commands, c.client.B().Unlink().Key(some...).Build())

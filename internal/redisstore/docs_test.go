@@ -27,7 +27,7 @@ func TestDocumentedLayouts(t *testing.T) {
 			blocks[kind] = append(blocks[kind], strings.TrimSuffix(body, "\n"))
 		}
 	}
-	for kind, want := range map[string]int{"name": 1, "record": 5, "head": 1, "json": 1} {
+	for kind, want := range map[string]int{"name": 1, "record": 5, "head": 1, "tick": 1, "json": 1} {
 		if len(blocks[kind]) != want {
 			t.Fatalf("docs/redis.md has %d examples of %q, want %d", len(blocks[kind]), kind, want)
 		}
@@ -69,6 +69,10 @@ func TestDocumentedLayouts(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, h.Fields()); diff != "" {
 		t.Errorf("HEAD (-documented +written):\n%s", diff)
+	}
+
+	if tick, ok := fence.ParseTick(blocks["tick"][0]); !ok || tick.String() != blocks["tick"][0] || tick.Reaches(h.Tick) != true || h.Tick.Reaches(tick) {
+		t.Errorf("the tick %v is not the one after HEAD's %v", tick, h.Tick)
 	}
 
 	roster, err := rule.ParseRoster([]byte(blocks["json"][0]))

@@ -47,6 +47,15 @@ func coverages() *rapid.Generator[fence.Coverage] {
 	)
 }
 
+func ticks() *rapid.Generator[fence.Tick] {
+	return rapid.Custom(func(t *rapid.T) fence.Tick {
+		if rapid.Bool().Draw(t, "none") {
+			return fence.Tick{}
+		}
+		return fence.Tick{ID: "00000000000000cc", N: rapid.Uint64().Draw(t, "n")}
+	})
+}
+
 func someToken() *rapid.Generator[fence.Token] {
 	return rapid.Map(rapid.SampledFrom([]byte("abc")), token)
 }
@@ -310,13 +319,14 @@ func TestScriptsOnHeadEqualFence(t *testing.T) {
 					b.Advance = positions.Draw(t, "advance")
 					if rapid.Bool().Draw(t, "with sa") {
 						b.Sa = snapshots().Draw(t, "sa")
+						b.Tick = ticks().Draw(t, "tick")
 					}
 				}
 				_, err := c.Apply(ctx, b)
 				var outcome fence.HeadOutcome
 				twin, outcome = fence.Intent(twin, f, fence.Raise(b.raise()), b.Si)
 				if b.Advance != 0 && outcome == fence.Applied {
-					twin, outcome = fence.Advance(twin, f, b.Advance, b.Sa)
+					twin, outcome = fence.Advance(twin, f, b.Advance, b.Sa, b.Tick)
 				}
 				check(t, "Apply", err, outcome, twin)
 			},

@@ -22,6 +22,21 @@ func (s *Store) Read(ctx context.Context, name string) ([]byte, error) {
 	return nil, fmt.Errorf("get record: %w", typed(err))
 }
 
+// ReadWithHead reads HEAD and then a record's bytes, nil when it is not there: in one pipeline on one connection, in this
+// order, so that what HEAD vouches for is true of the record.
+func (s *Store) ReadWithHead(ctx context.Context, name string) (head fence.Head, found bool, text []byte, err error) {
+	replies := s.client.DoMulti(ctx, s.readHead(vouchedFields()),
+		s.client.B().Get().Key(name).Build())
+	if head, found, err = parseHead(replies[0], vouchedFields()); err != nil {
+		return fence.Head{}, false, nil, err
+	}
+	text, err = replies[1].AsBytes()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		return fence.Head{}, false, nil, fmt.Errorf("get record: %w", typed(err))
+	}
+	return head, found, text, nil
+}
+
 // Get reads a record with one plain GET. What is not there is a Record without state; so is what is not in freshet's
 // layout, since a LEASE would put a record in its place.
 func (s *Store) Get(ctx context.Context, name string) (fence.Record, error) {
@@ -192,6 +207,9 @@ func headFields() []string { return []string{"gen", "term", "rev", "sys", "tl", 
 
 // wholeHead are all fields but the floors of buckets.
 func wholeHead() []string { return append(headFields(), "pub", "sa", "st", "lt", "tick") }
+
+// vouchedFields are those by which it is judged what HEAD says of a value that was read after it.
+func vouchedFields() []string { return []string{"gen", "rev", "sys", "tl", "si", "wc", "sa", "tick"} }
 
 func (s *Store) readHead(fields []string) rueidis.Completed {
 	return s.client.B().Hmget().Key(s.headKey()).Field(fields...).Build()

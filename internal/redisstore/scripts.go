@@ -34,6 +34,9 @@ var luaEarly string
 //go:embed lua/confirm.lua
 var luaConfirm string
 
+//go:embed lua/tick.lua
+var luaTick string
+
 //go:embed lua/intent.lua
 var luaIntent string
 
@@ -72,7 +75,7 @@ func newScript(parts ...string) script {
 
 // scripts are all scripts of a store.
 type scripts struct {
-	lease, fill, release                                         script
+	lease, fill, release, tick                                   script
 	early, confirm, intent, advance, claim, begin, roster, moved script
 }
 
@@ -86,6 +89,7 @@ func newScripts() *scripts {
 		release: newScript(allowedWhenFull, luaRecord, luaRelease),
 		early:   daemon(luaSnapshot, luaRecord, luaFences, luaEarly),
 		confirm: daemon(luaSnapshot, luaRecord, luaFences, luaConfirm),
+		tick:    newScript(allowedWhenFull, luaTick),
 		intent:  daemon(luaHead, luaSnapshot, luaIntent),
 		advance: daemon(luaHead, luaAdvance),
 		claim:   daemon(luaHead, luaClaim),

@@ -150,3 +150,4 @@ func (s *Store) Close() {
 func (s *Store) prefix() string    { return "f:" + s.namespace + ":" }
 func (s *Store) headKey() string   { return s.prefix() + "head" }
 func (s *Store) rosterKey() string { return s.prefix() + "roster" }
+func (s *Store) tickKey() string   { return s.prefix() + "tick" }

@@ -16,7 +16,7 @@ const sweepPause = 2 * time.Millisecond
 // Sweep removes the records of dead names: all of the namespace that start with none of the prefixes in keep. It is
 // paced, and returns how many it removed. Nobody reads what it removes, so it may be broken off at any time.
 func (s *Store) Sweep(ctx context.Context, keep []string) (int64, error) {
-	special := []string{s.headKey(), s.rosterKey(), s.prefix() + "tick"}
+	special := []string{s.headKey(), s.rosterKey(), s.tickKey()}
 	return s.remove(ctx, sweepPause, func(name string) bool {
 		return slices.Contains(special, name) || slices.ContainsFunc(keep, func(p string) bool { return strings.HasPrefix(name, p) })
 	})

@@ -72,6 +72,9 @@ func (t *Tracker) compact() {
 	t.head = 0
 }
 
+// Last is the end of the newest transaction or position: nothing before it is missing here.
+func (t *Tracker) Last() mvcc.LSN { return t.last }
+
 // End is the end of the prefix of which everything is applied.
 func (t *Tracker) End() mvcc.LSN { return t.end }
 

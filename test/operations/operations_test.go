@@ -101,7 +101,7 @@ func TestLeastPrivileges(t *testing.T) {
 	config := func(name, database, source, user, password string) string {
 		file := filepath.Join(t.TempDir(), name)
 		text := fmt.Sprintf("namespace: shop\ndatabase: {url: %q}\nsource: {postgres: {url: %q}}\nregions: [{name: local, redis: {url: %q}}]\n"+
-			"listen: 127.0.0.1:0\nentries:\n  product: {key: \"product:{id}\", query: \"SELECT id, name FROM products WHERE id = @id\"}\n",
+			"listen: 127.0.0.1:0\nentries:\n  product: {key: \"product:{id}\", query: \"SELECT id, name FROM products WHERE id = @id\", max_staleness: 10s}\n",
 			as(t, super, database, ""), as(t, super, source, ""), as(t, strings.TrimSuffix(redis.URL, "/0"), user, password))
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -146,6 +146,13 @@ func TestLeastPrivileges(t *testing.T) {
 	})
 	pg.Exec(t, super, `UPDATE public.products SET name = 'mug' WHERE id = 43`)
 	read(43, "mug")
+	testkit.Eventually(t, patience, func() error { // the count may be written, or nothing could be proved
+		before := cache.Stats().Hits
+		if _, err := products.Get(t.Context(), 43, freshet.MaxStale(5*time.Second)); err != nil || cache.Stats().Hits == before {
+			return fmt.Errorf("a bounded read is no hit: %w, %+v", err, cache.Stats())
+		}
+		return nil
+	})
 	named(t, d, doc)
 	refusedNothing(t, redis)
 	denied(t, super, redis)

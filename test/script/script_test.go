@@ -81,7 +81,7 @@ func run(t *testing.T, name, file string) {
 		server = pgtest.Start(t, pgtest.Options{Settings: settings})
 	}
 	cmds := map[string]func(ts *testscript.TestScript, neg bool, args []string){
-		"exits": exits, "sql": sql, "http": get, "await": await, "terminate": terminate,
+		"exits": exits, "sql": sql, "token": token, "http": get, "await": await, "terminate": terminate,
 	}
 	if kind == "faults" {
 		redis = redistest.Start(t)
@@ -222,6 +222,27 @@ func sql(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%s: %v", statement, err)
 		}
 	}
+}
+
+// token is token NAME STATEMENT: it commits the statement, and sets the variable to the transaction's token.
+func token(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: token NAME STATEMENT")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, ts.Getenv("DATABASE_URL"))
+	ts.Check(err)
+	defer func() { ts.Check(conn.Close(ctx)) }()
+	var text string
+	ts.Check(pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, args[1]); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, `SELECT system_identifier || '.' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '.' || pg_current_xact_id()
+			FROM pg_control_system()`).Scan(&text)
+	}))
+	ts.Setenv(args[0], text)
 }
 
 // get is http CODE PATH [HEADER VALUE]...: it prints the status line, the headers and the body.

@@ -1,0 +1,49 @@
+package cli
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/freshet/freshet/internal/config"
+	"github.com/freshet/freshet/internal/fill"
+)
+
+// meets says whether a strategy meets an entry's max_staleness, and why or under what condition.
+type meets struct {
+	Strategy string `json:"strategy"` // ttl, log, write_through or bounded_reads
+	Meets    bool   `json:"meets"`
+	Why      string `json:"why"`
+}
+
+// objective says which strategies give what an entry's readers tolerate, and the longest TTL that does by itself.
+func (f *entryFacts) objective(c *config.Config, name string) {
+	tolerated := c.Entries[name].MaxStaleness
+	if tolerated == 0 {
+		return
+	}
+	e := fill.Entries(c)[name]
+	other := e.Backstop() - max(e.TTL, e.NegativeTTL) // what a load may take
+	longest := tolerated - other
+	ttl := meets{Strategy: "ttl", Meets: e.Backstop() <= tolerated}
+	switch {
+	case ttl.Meets:
+		ttl.Why = fmt.Sprintf("a value is gone %s after its row was read, whatever happens", e.Backstop())
+	case longest < time.Millisecond:
+		ttl.Why = fmt.Sprintf("no TTL does: a load alone may take %s, of which load_timeout is %s", other, e.LoadTimeout)
+	default:
+		ttl.Why = fmt.Sprintf("ttl and negative_ttl would have to be %s at most, since a load may take %s before they begin", longest, other)
+	}
+	if longest >= time.Millisecond {
+		f.LongestTTL = longest.String()
+	}
+	f.Strategies = []meets{
+		ttl,
+		{"log", true, fmt.Sprintf("while a daemon runs and freshet_staleness_bound_seconds is below %g", tolerated.Seconds())},
+		{"write_through", false, "it knows only of writers that take part"},
+		{"bounded_reads", true, fmt.Sprintf("a read with MaxStale(%s) asks the database when the cache cannot prove it", tolerated)},
+	}
+	f.Meets = fmt.Sprintf("met by the log while a daemon runs and is less than %s behind", tolerated)
+	if ttl.Meets {
+		f.Meets = "met by the TTL alone"
+	}
+}

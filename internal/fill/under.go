@@ -1,0 +1,141 @@
+package fill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/mvcc"
+)
+
+// waitable reports whether an error of a need is one that time may mend.
+func waitable(err error) bool { return errors.Is(err, ErrTokenNotReached) }
+
+// ReadUnder is Read of a value that meets a demand: the cached one when the store proves that it does, or else one that
+// the database shows, which fills the cache like any other load. A transaction that the database does not show yet is
+// waited for, within the load timeout of the entry; then the error is ErrTokenNotReached.
+func (r *Reader) ReadUnder(ctx context.Context, entry string, key Key, load LoadFunc, d *Demand) (Value, error) {
+	n := r.need(d)
+	if n == nil {
+		return r.Read(ctx, entry, key, load)
+	}
+	e := r.entries[entry]
+	if e == nil {
+		return Value{}, fmt.Errorf("entry %s: %w", entry, ErrUnknownEntry)
+	}
+	began := time.Now()
+	for pause := firstPause; ; pause = longestPause {
+		v, err := r.readUnder(ctx, began, e, key, load, n)
+		if err != nil {
+			return Value{}, err
+		}
+		if v.Status != Hit {
+			err = n.shown(v.server, v.coverage.Snapshot)
+		}
+		if err == nil {
+			if n.session != nil {
+				n.session.saw(v.server, v.seen())
+			}
+			return v, nil
+		}
+		if waitable(err) {
+			err = r.await(ctx, began, e, n, err, pause)
+		}
+		if err != nil {
+			return Value{}, fmt.Errorf("entry %s: %w", e.name, err)
+		}
+	}
+}
+
+// seen is the snapshot of what a value shows.
+func (v *Value) seen() mvcc.Snapshot {
+	if v.coverage.Standby() {
+		return v.confirmed
+	}
+	return v.coverage.Snapshot
+}
+
+// readUnder reads one value, from the store only if it meets the need. What comes from the database is for the caller to
+// judge.
+func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, key Key, load LoadFunc, n *need) (Value, error) {
+	if n.bounded {
+		r.count(ctx)
+	}
+	for range attempts {
+		c, _ := r.names(ctx)
+		live, unusable := c.live(e)
+		if live == nil {
+			if n.past {
+				unusable = askedFor
+			}
+			return r.readAlone(ctx, began, e, key, load, unusable)
+		}
+		args, err := e.args(key, live.entry.Params)
+		if err != nil {
+			return Value{}, err
+		}
+		if n.past {
+			return r.bypass(ctx, began, e, live, slices.Clone(args), load, askedFor)
+		}
+		name := string(e.template.Append([]byte(live.prefix), args))
+		head, found, text, err := r.store.ReadWithHead(ctx, name)
+		if err != nil {
+			if ctx.Err() != nil {
+				return Value{}, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
+			}
+			return r.bypass(ctx, began, e, live, slices.Clone(args), load, r.failed(c, err))
+		}
+		if !found || head.Generation != c.names.generation || head.Revision != c.names.revision {
+			r.expire(c)
+			r.stats.dropped.Add(1)
+			continue
+		}
+		if record, err := fence.ParseRecord(text); err == nil && record.State.Live() {
+			if !r.stillConfirmed(c) {
+				r.stats.dropped.Add(1)
+				continue
+			}
+			if r.vouched(n, &head, record.Coverage) {
+				r.stats.hits.Add(1)
+				return Value{
+					Found: record.State == fence.Live, Payload: record.Payload, Status: Hit, Name: name, record: text,
+					coverage: record.Coverage, server: pgload.Server{System: head.System, Timeline: head.Timeline}, confirmed: head.Si,
+				}, nil
+			}
+			r.stats.unproven.Add(1)
+		}
+		if err := r.refuseForeign(ctx, e, n, &head); err != nil {
+			return Value{}, err
+		}
+		v, again, err := r.miss(ctx, began, e, live, c, name, slices.Clone(args), load, n)
+		if again {
+			continue
+		}
+		return v, err
+	}
+	return r.readAlone(ctx, began, e, key, load, namesMoved)
+}
+
+// refuseForeign asks the database who it is when a token is not of the cluster whose log HEAD's daemon follows: before
+// anything is loaded, so that tokens of another cluster cost no more than a look that is shared.
+func (r *Reader) refuseForeign(ctx context.Context, e *declared, n *need, head *fence.Head) error {
+	for _, t := range n.tokens {
+		if t.System == head.System {
+			continue
+		}
+		s, err := r.look(ctx, e.LoadTimeout)
+		switch {
+		case err != nil:
+			return fmt.Errorf("entry %s: %w", e.name, err)
+		case s.err != nil:
+			return fmt.Errorf("entry %s: %w", e.name, typed(s.err))
+		case s.server.System != t.System:
+			return fmt.Errorf("entry %s: %w: of %s, and the database is %s", e.name, ErrForeignToken, t.System, s.server.System)
+		}
+	}
+	return nil
+}
