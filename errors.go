@@ -18,6 +18,13 @@ var (
 	ErrKey = errors.New("freshet: not a key of the entry")
 	// ErrUnknownEntry says that the configuration does not declare the entry.
 	ErrUnknownEntry = errors.New("freshet: no such entry")
+	// ErrNotCommitted says that a transaction which was to be committed was rolled back instead.
+	ErrNotCommitted = errors.New("freshet: the transaction was rolled back")
+	// ErrOutcomeUnknown says that the connection was lost, or given up, while COMMIT was under way: the transaction may be
+	// committed or not, and nobody but the database knows. The Token that comes with it names the transaction.
+	ErrOutcomeUnknown = errors.New("freshet: it is not known whether the transaction was committed")
+	// ErrSavepoint says that Commit was given a savepoint, which it does not commit: the transaction around it does.
+	ErrSavepoint = errors.New("freshet: this is a savepoint, not the outermost transaction")
 	// ErrClosed says that the Cache was closed.
 	ErrClosed = errors.New("freshet: the cache is closed")
 )

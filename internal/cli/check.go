@@ -33,7 +33,8 @@ type checked struct {
 type entryFacts struct {
 	Entry        string   `json:"entry"`
 	OK           bool     `json:"ok"`
-	Strategy     string   `json:"strategy,omitempty"` // log: a change drops the value; the TTL is the backstop
+	// Strategy is log: a change drops the value, the TTL is the backstop; or intents: only a writer that says so does.
+	Strategy     string   `json:"strategy,omitempty"`
 	Bound        string   `json:"staleness_bound,omitempty"`
 	TTL          string   `json:"ttl"`
 	MaxStaleness string   `json:"max_staleness,omitempty"`
@@ -101,6 +102,14 @@ func (r *checked) judgeEntry(p planned) {
 	facts.Strategy = "log"
 	facts.Bound = fmt.Sprintf("from COMMIT until the daemon has applied it; %s (the TTL) while no daemon runs", e.TTL)
 	facts.Meets = verdict(e)
+	if len(p.compiled.Entry.Rules) == 0 {
+		facts.Strategy = "intents"
+		facts.Bound = fmt.Sprintf("after a writer's intent: from COMMIT until the daemon has applied it; after any other change: %s (the TTL)", e.TTL)
+		if facts.Meets != "" && e.TTL > e.MaxStaleness {
+			facts.Meets = fmt.Sprintf("met for changes with an intent while the daemon runs and its lag is below %s; for others only a ttl of at most %s would do",
+				e.MaxStaleness, e.MaxStaleness)
+		}
+	}
 	for _, t := range p.compiled.Tables {
 		facts.Tables = append(facts.Tables, t.Schema+"."+t.Table)
 	}

@@ -162,6 +162,7 @@ type declared struct {
 	digest   string
 	template *rule.Template
 	types    atomic.Pointer[[]rule.Param] // of an entry that no roster knows
+	seen     atomic.Pointer[[]rule.Param] // as the last roster had them
 }
 
 // New makes a Reader. It does not need store or database to be there.

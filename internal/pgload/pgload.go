@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/mvcc"
 )
 
 // Loader loads over a pool of connections.
@@ -143,4 +144,22 @@ func (l *Loader) System(ctx context.Context) (system, database string, err error
 		return "", "", classify(ctx, "ask for the database", err)
 	}
 	return server.System, database, nil
+}
+
+// Position asks the primary where its log ends: whatever was committed when the call began lies before.
+func (l *Loader) Position(ctx context.Context) (Server, mvcc.LSN, error) {
+	conn, server, err := l.acquire(ctx)
+	if err != nil {
+		return Server{}, 0, err
+	}
+	defer conn.Release()
+	var text string
+	if err := conn.QueryRow(ctx, "SELECT pg_catalog.pg_current_wal_insert_lsn()::text").Scan(&text); err != nil {
+		return Server{}, 0, classify(ctx, "ask where the log ends", err)
+	}
+	at, err := mvcc.ParseLSN(text)
+	if err != nil {
+		return Server{}, 0, fmt.Errorf("ask where the log ends: %w", err)
+	}
+	return server, at, nil
 }

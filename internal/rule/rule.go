@@ -28,6 +28,7 @@ type Declared struct {
 	Key          string       `json:"key"`
 	Query        string       `json:"query,omitempty"`
 	Result       Result       `json:"result"`
+	// DependsOn is for values that code loads. Empty, and not nil: no table affects them, only their writers' intents.
 	DependsOn    []Dependency `json:"depends_on,omitempty"`
 	UnsafeIgnore []string     `json:"unsafe_ignore,omitempty"`
 }
