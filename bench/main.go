@@ -47,6 +47,8 @@ type sizes struct {
 	hits    int           // blocks of each side
 
 	hotTime time.Duration // per write rate
+
+	kills int // writers of each scheme
 }
 
 func fullSizes() sizes {
@@ -55,6 +57,7 @@ func fullSizes() sizes {
 		blocks: 5, samples: 300, load: 500,
 		hits: 9, hitTime: 700 * time.Millisecond,
 		hotTime: 8 * time.Second,
+		kills:   200,
 	}
 }
 
@@ -65,6 +68,7 @@ func shortSizes() sizes {
 		blocks: 1, samples: 20, load: 200,
 		hits: 1, hitTime: 50 * time.Millisecond,
 		hotTime: 500 * time.Millisecond,
+		kills:   3,
 	}
 }
 
@@ -80,6 +84,7 @@ func parts() []part {
 		{"latency", latency},
 		{"hit", hit},
 		{"hot", hot},
+		{"killed", killed},
 	}
 }
 
