@@ -40,6 +40,7 @@ type Key struct {
 	key     writtenKey
 	load    fill.LoadFunc
 	refresh bool
+	strict  bool
 }
 
 // KeyOption changes what Commit does about a key.
@@ -49,6 +50,13 @@ type KeyOption func(*Key)
 // the next reader finds it. That is a matter of convenience: when it cannot be done, Commit succeeds all the same. Commit
 // waits for it, for the entry's load_timeout at most.
 func Refresh() KeyOption { return func(k *Key) { k.refresh = true } }
+
+// Strict has Commit fence the key before COMMIT, and again after it: what is cached of it is removed, and nothing can be
+// stored that does not contain the transaction, so that no read that begins after Commit has returned gets an older value
+// from the cache. (For as long as a second after names moved, another process may: see GUARANTEES.md.) When the store
+// cannot be reached in time, the transaction is rolled back and the error is ErrNotFenced. From the fence to the end of
+// the transaction, readers of the key load from the database, each for itself.
+func Strict() KeyOption { return func(k *Key) { k.strict = true } }
 
 // Key names a key of the entry for Commit and Intent.
 func (t *Typed[K, V]) Key(key K, options ...KeyOption) Key {
@@ -214,7 +222,7 @@ func (e sqlExecer) Exec(ctx context.Context, query string, args ...any) (pgconn.
 // Commit; options of the keys, which are Commit's, are refused. Outside a transaction it takes effect at once.
 func (c *Cache) Intent(ctx context.Context, tx Execer, keys ...Key) error {
 	for i := range keys {
-		if keys[i].refresh {
+		if keys[i].refresh || keys[i].strict {
 			return fmt.Errorf("intent: %w: entry %s: options of a key are for Commit", ErrKey, keys[i].entry)
 		}
 	}
@@ -246,6 +254,10 @@ func (c *Cache) Commit(ctx context.Context, tx pgx.Tx, keys ...Key) (Token, erro
 	if err != nil {
 		return Token{}, abandon(ctx, tx, err)
 	}
+	strict := strictKeys(keys)
+	if err := c.fence(ctx, token, strict); err != nil {
+		return Token{}, abandon(ctx, tx, err)
+	}
 	if err := ctx.Err(); err != nil { // from here on, an end of ctx leaves the outcome unknown
 		return Token{}, abandon(ctx, tx, err)
 	}
@@ -255,6 +267,7 @@ func (c *Cache) Commit(ctx context.Context, tx pgx.Tx, keys ...Key) (Token, erro
 		}
 		return token, fmt.Errorf("commit: %w: %w", ErrOutcomeUnknown, err)
 	}
+	c.fenceAgain(ctx, token, strict)
 	if !token.IsZero() {
 		token.After = c.after(ctx, token)
 	}
@@ -314,6 +327,34 @@ func aborted(err error) bool {
 	}
 	const connection, completionUnknown = "08", "40003"
 	return !strings.HasPrefix(answer.Code, connection) && answer.Code != completionUnknown
+}
+
+func strictKeys(keys []Key) (strict []fill.Written) {
+	for i := range keys {
+		if keys[i].strict {
+			strict = append(strict, fill.Written{Entry: keys[i].entry, Key: keys[i].key})
+		}
+	}
+	return strict
+}
+
+func (c *Cache) fence(ctx context.Context, token Token, keys []fill.Written) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	return public(c.reader.Fence(ctx, token.XID, keys))
+}
+
+// fenceAgain cannot fail a transaction that is committed. The fences from before COMMIT hold most probably, and whatever
+// they let through is invalidated as ever.
+func (c *Cache) fenceAgain(ctx context.Context, token Token, keys []fill.Written) {
+	if len(keys) == 0 {
+		return
+	}
+	if err := c.reader.FenceAgain(context.WithoutCancel(ctx), token.XID, keys); err != nil {
+		c.logger.WarnContext(ctx, "fences of a strict commit were not put up again; until the daemon has applied it, somebody may read an older value",
+			slog.Any("err", err))
+	}
 }
 
 // afterPatience bounds the wait for a position. Without it a token is as good, and some reads with it are slower.

@@ -29,6 +29,7 @@ type Store interface {
 	Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error)
 	Fill(ctx context.Context, name string, f redisstore.FillRequest) (fence.FillOutcome, error)
 	Release(ctx context.Context, name string, token fence.Token) error
+	Early(ctx context.Context, key redisstore.Stamped) error
 	Head(ctx context.Context) (fence.Head, bool, error)
 	Roster(ctx context.Context) ([]byte, bool, error)
 }
