@@ -80,7 +80,9 @@ type keyValue[K any] struct {
 	key   K
 }
 
-func (v *keyValue[K]) Args(params []rule.Param) ([]keytext.Arg, error) { return appendKey(nil, v.codec, params, &v.key) }
+func (v *keyValue[K]) Args(params []rule.Param) ([]keytext.Arg, error) {
+	return appendKey(nil, v.codec, params, &v.key)
+}
 
 func (v *keyValue[K]) plain() (args []keytext.Arg, ok bool) {
 	values := []any{v.key}

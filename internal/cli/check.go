@@ -31,8 +31,8 @@ type checked struct {
 
 // entryFacts say which strategy holds for an entry, and how stale it can be.
 type entryFacts struct {
-	Entry        string   `json:"entry"`
-	OK           bool     `json:"ok"`
+	Entry string `json:"entry"`
+	OK    bool   `json:"ok"`
 	// Strategy is log: a change drops the value, the TTL is the backstop; or intents: only a writer that says so does.
 	Strategy     string   `json:"strategy,omitempty"`
 	Bound        string   `json:"staleness_bound,omitempty"`

@@ -16,8 +16,8 @@ import (
 type Router struct {
 	tables  map[table][]binding
 	targets map[string]*target // by the entry's name
-	shapes  map[uint32]*shape // by OID: as the log last described it
-	names   map[table]uint32  // the OID that last had the name
+	shapes  map[uint32]*shape  // by OID: as the log last described it
+	names   map[table]uint32   // the OID that last had the name
 	scratch []byte
 }
 

@@ -34,7 +34,7 @@ type point string
 
 const (
 	begun      point = "begun"      // the row is changed, nothing is said of it yet
-	declared   point = "declared"   // everything is said that goes before COMMIT
+	declared   point = "declared"   // everything is said and, if Strict, fenced that goes before COMMIT
 	committed  point = "committed"  // COMMIT has returned, and nothing came after it
 	refreshing point = "refreshing" // the writer holds the key's lease and loads
 	finished   point = "finished"   // Commit has returned
@@ -46,6 +46,7 @@ type job struct {
 	Currency string `json:"currency"`
 	Value    int    `json:"value"`
 	Stop     point  `json:"stop"`
+	Strict   bool   `json:"strict"`
 }
 
 // write changes a rate and commits it with its intent, as far as it gets.
@@ -75,7 +76,11 @@ func write(ctx context.Context, text string) error {
 	if _, err := tx.Exec(ctx, `UPDATE rates SET value = $2 WHERE currency = $1`, j.Currency, j.Value); err != nil {
 		return err
 	}
-	if _, err := cache.Commit(ctx, &haltingTx{Tx: tx, stop: j.Stop}, rates.Key(j.Currency, freshet.Refresh())); err != nil {
+	options := []freshet.KeyOption{freshet.Refresh()}
+	if j.Strict {
+		options = append(options, freshet.Strict())
+	}
+	if _, err := cache.Commit(ctx, &haltingTx{Tx: tx, stop: j.Stop}, rates.Key(j.Currency, options...)); err != nil {
 		return err
 	}
 	halt(j.Stop, finished)
