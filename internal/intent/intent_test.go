@@ -2,6 +2,7 @@ package intent_test
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -19,6 +20,9 @@ func TestForm(t *testing.T) {
 	const want = `{"v":1,"entry":"line","keys":[["7",null],["a\"b","é"]]}`
 	if err != nil || len(got) != 1 || string(got[0]) != want {
 		t.Errorf("Messages() = %s, %v, want %s", got, err, want)
+	}
+	if doc, err := os.ReadFile("../../docs/writing.md"); err != nil || !strings.Contains(string(doc), "\n"+want+"\n") {
+		t.Errorf("docs/writing.md has another form (%v)", err)
 	}
 	if got, err := intent.Messages("home", [][]keytext.Arg{{}}); err != nil || fmt.Sprintf("%s", got) != `[{"v":1,"entry":"home","keys":[[]]}]` {
 		t.Errorf("without parameters: %s, %v", got, err)

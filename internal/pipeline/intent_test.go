@@ -22,14 +22,6 @@ func message(transactional bool, content string) string {
 	return fmt.Sprintf(`SELECT pg_logical_emit_message(%t, 'freshet', convert_to('%s', 'UTF8'))`, transactional, content)
 }
 
-// applied waits until everything that was committed is applied.
-func (r *rig) applied(d *daemon) {
-	r.t.Helper()
-	name := r.cached("items", 100)
-	r.exec(`UPDATE items SET v = v || '.' WHERE id = 100`)
-	r.gone(name)
-}
-
 // TestIntentInvalidates: what a transaction says it affects is invalidated with its commit, and nothing else is.
 func TestIntentInvalidates(t *testing.T) {
 	t.Parallel()
@@ -57,7 +49,7 @@ func TestIntentInvalidates(t *testing.T) {
 		message(true, `{"v":1,"entry":"items","keys":null}`),
 	)
 	r.gone(two)
-	r.applied(d)
+	r.applied()
 	if !r.present(one) {
 		t.Error("a message that is none, or was rolled back, has invalidated")
 	}
@@ -117,7 +109,7 @@ func TestIntentThatCannotBeRead(t *testing.T) {
 			}
 			return nil
 		})
-		r.applied(d)
+		r.applied()
 		if moved := [2]bool{r.name("items", 1) != items, r.name("others", 1) != others}; moved != [2]bool{step.items, step.others} {
 			t.Errorf("%s moves items, others: %v", step.content, moved)
 		}

@@ -19,7 +19,7 @@ import (
 
 const patience = 30 * time.Second
 
-// bank is a table that no rule covers, an entry over it that code loads, and a daemon.
+// bank is tables that no rule covers, entries over them that code loads, and a daemon.
 type bank struct {
 	t      *testing.T
 	url    string
@@ -34,7 +34,8 @@ func newBank(t *testing.T) *bank {
 	t.Helper()
 	pg := pgtest.Shared(t)
 	b := &bank{t: t, url: pg.Database(t), config: filepath.Join(t.TempDir(), "freshet.yaml")}
-	pg.Exec(t, b.url, `CREATE TABLE rates (currency text PRIMARY KEY, value int NOT NULL)`, `INSERT INTO rates VALUES ('marker', 0)`)
+	pg.Exec(t, b.url, `CREATE TABLE rates (currency text PRIMARY KEY, value int NOT NULL)`, `INSERT INTO rates VALUES ('marker', 0)`,
+		`CREATE TABLE lines (order_id int, number int, sku text)`)
 	namespace := redistest.Namespace(t)
 	text := fmt.Sprintf(`namespace: %s
 database: {url: %q}
@@ -43,6 +44,7 @@ regions: [{name: local, redis: {url: %q}}]
 listen: 127.0.0.1:0
 entries:
   rate: {key: "rate:{currency}", depends_on: []}
+  line: {key: "order:{order_id}/line:{number}", depends_on: []}
 `, namespace, b.url, fmt.Sprintf("w_%d", time.Now().UnixNano()), redistest.Shared(t).URL)
 	if err := os.WriteFile(b.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
