@@ -135,7 +135,7 @@ func ExampleCache_Commit() {
 		fmt.Println(err)
 		return
 	}
-	defer conn.Close(ctx)
+	defer func() { _ = conn.Close(ctx) }()
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		fmt.Println(err)
@@ -178,13 +178,13 @@ func ExampleCache_Intent() {
 		fmt.Println(err)
 		return
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	defer tx.Rollback()
+	defer func() { _ = tx.Rollback() }() // does nothing after Commit
 	if err := cache.Intent(ctx, freshet.SQL(tx), products.Key(2)); err != nil {
 		fmt.Println(err)
 		return

@@ -156,7 +156,7 @@ func TestStrictWhenTheFenceIsLost(t *testing.T) {
 // TestStrictWithoutStore: what cannot be fenced is not committed, and nobody waits for long to hear it.
 func TestStrictWithoutStore(t *testing.T) {
 	t.Parallel()
-	s := published(t)
+	s := newShop(t.Context(), "strict")
 	p := pool(t, s.url)
 	redis, err := localserver.StartRedis(t.Context(), localserver.RedisOptions{})
 	if err != nil {
@@ -168,7 +168,7 @@ func TestStrictWithoutStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, url := range map[string]string{"away": "redis://127.0.0.1:1", "frozen": redis.URL()} {
-		t.Run(name, func(t *testing.T) { //nolint:paralleltest // it freezes the server
+		func() {
 			cache := open(t, freshet.Options{Config: s.write(name+".yaml", url)})
 			products := entry[int64, Product](t, cache, "product")
 			if name == "frozen" {
@@ -181,18 +181,18 @@ func TestStrictWithoutStore(t *testing.T) {
 			began := time.Now()
 			token, err := cache.Commit(t.Context(), begin(t, p, rename), products.Key(1, freshet.Strict()))
 			if !errors.Is(err, freshet.ErrNotFenced) || !errors.Is(err, freshet.ErrNotCommitted) || !token.IsZero() {
-				t.Errorf("Commit() = %v, %v", token, err)
+				t.Errorf("%s: Commit() = %v, %v", name, token, err)
 			}
 			if took := time.Since(began); took > 3*time.Second {
-				t.Errorf("it took %s", took)
+				t.Errorf("%s: it took %s", name, took)
 			}
 			var is string
 			if err := p.QueryRow(t.Context(), `SELECT name FROM products WHERE id = 1`).Scan(&is); err != nil || is != "kettle" {
-				t.Errorf("the row is %q, %v", is, err)
+				t.Errorf("%s: the row is %q, %v", name, is, err)
 			}
 			if _, err := cache.Commit(t.Context(), begin(t, p, `SELECT 1`), products.Key(1)); err != nil {
-				t.Errorf("without Strict: %v", err)
+				t.Errorf("%s: without Strict: %v", name, err)
 			}
-		})
+		}()
 	}
 }

@@ -200,7 +200,7 @@ const (
 
 // Execer runs a statement in a transaction: pgx.Tx does, and SQL makes one of database/sql's.
 type Execer interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Exec(ctx context.Context, query string, args ...any) (pgconn.CommandTag, error)
 }
 
 // SQL makes an Execer of a transaction of database/sql.

@@ -25,13 +25,18 @@ import (
 
 // Store is what reading needs of the store.
 type Store interface {
+	Records
+	Head(ctx context.Context) (fence.Head, bool, error)
+	Roster(ctx context.Context) ([]byte, bool, error)
+}
+
+// Records are the records of keys, by name.
+type Records interface {
 	Read(ctx context.Context, name string) ([]byte, error)
 	Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error)
 	Fill(ctx context.Context, name string, f redisstore.FillRequest) (fence.FillOutcome, error)
 	Release(ctx context.Context, name string, token fence.Token) error
 	Early(ctx context.Context, key redisstore.Stamped) error
-	Head(ctx context.Context) (fence.Head, bool, error)
-	Roster(ctx context.Context) ([]byte, bool, error)
 }
 
 // Loader is what reading needs of the database.

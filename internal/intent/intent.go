@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"strconv"
 	"unicode/utf8"
 
 	"github.com/freshet/freshet/internal/keytext"
@@ -38,10 +39,9 @@ func Messages(entry string, keys [][]keytext.Arg) ([]json.RawMessage, error) {
 		switch {
 		case len(text) > maxBytes:
 			all = append(all, append(text, "]}"...))
-			text = nil
-			fallthrough
+			text = open(name)
 		case text == nil:
-			text = append(append([]byte(`{"v":`+version+`,"entry":`), name...), `,"keys":[[`...)
+			text = open(name)
 		default:
 			text = append(text, ",["...)
 		}
@@ -65,6 +65,11 @@ func Messages(entry string, keys [][]keytext.Arg) ([]json.RawMessage, error) {
 		all = append(all, append(text, "]}"...))
 	}
 	return all, nil
+}
+
+// open begins a message, and its first key.
+func open(name []byte) []byte {
+	return append(append([]byte(`{"v":`+version+`,"entry":`), name...), `,"keys":[[`...)
 }
 
 // quote refuses what a PostgreSQL text cannot hold; encoding/json would replace it.
@@ -188,7 +193,7 @@ func arguments(dst []keytext.Arg, key any) ([]keytext.Arg, error) {
 		case json.Number:
 			dst = append(dst, keytext.Arg{Text: v.String()})
 		case bool:
-			dst = append(dst, keytext.Arg{Text: fmt.Sprint(v)})
+			dst = append(dst, keytext.Arg{Text: strconv.FormatBool(v)})
 		case nil:
 			dst = append(dst, keytext.Arg{Null: true})
 		default:

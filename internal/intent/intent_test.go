@@ -3,6 +3,7 @@ package intent_test
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -119,7 +120,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 	})
 	many := make([][]keytext.Arg, 100_000)
 	for i := range many {
-		many[i] = []keytext.Arg{{Text: fmt.Sprint(i)}}
+		many[i] = []keytext.Arg{{Text: strconv.Itoa(i)}}
 	}
 	messages, err := intent.Messages("e", many)
 	if err != nil || len(messages) < 10 {

@@ -2,6 +2,7 @@ package pipeline_test
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -67,7 +68,7 @@ func TestManyIntents(t *testing.T) {
 	first, last := r.cached("items", 1), r.cached("items", 99)
 	const keys = 40_000
 	r.exec(`BEGIN; SELECT pg_logical_emit_message(true, 'freshet', convert_to(json_build_object('v', 1, 'entry', 'items', 'keys',
-			json_agg(g))::text, 'UTF8')) FROM generate_series(1, ` + fmt.Sprint(keys) + `) g WHERE g <> 99;
+			json_agg(g))::text, 'UTF8')) FROM generate_series(1, ` + strconv.Itoa(keys) + `) g WHERE g <> 99;
 		SELECT pg_logical_emit_message(true, 'freshet', convert_to(json_build_object('v', 1, 'entry', 'items', 'keys',
 			json_build_array(json_build_array(g)))::text, 'UTF8')) FROM generate_series(99, 120) g; COMMIT`)
 	r.gone(first)

@@ -90,7 +90,7 @@ func write(ctx context.Context, text string) error {
 // halt says that the point is reached, and goes on when the parent is gone.
 func halt(stop, here point) {
 	if stop == here {
-		fmt.Println(here)
+		_, _ = fmt.Fprintln(os.Stdout, here)
 		_, _ = io.Copy(io.Discard, os.Stdin)
 	}
 }
@@ -132,7 +132,7 @@ func killAt(t *testing.T, j job) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), self) //nolint:gosec // this very program
+	cmd := exec.CommandContext(t.Context(), self)
 	cmd.Env = append(os.Environ(), jobVariable+"="+string(text))
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
