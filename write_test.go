@@ -446,3 +446,22 @@ func TestRefresh(t *testing.T) {
 		t.Errorf("Commit() = %v, %v, %+v", token, err, stats)
 	}
 }
+
+// TestOtherEncoding: a message is UTF-8 in a database that is not.
+func TestOtherEncoding(t *testing.T) {
+	t.Parallel()
+	s := newShop(t.Context(), "latin")
+	const database = "latin1"
+	if _, err := pool(t, s.url).Exec(t.Context(), `CREATE DATABASE `+database+` ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0`); err != nil {
+		t.Fatal(err)
+	}
+	s.url = servers.postgres.URL(database)
+	log := follow(t, s)
+	cache := open(t, freshet.Options{Config: s.write("latin.yaml", "redis://127.0.0.1:1")})
+	if err := cache.Intent(t.Context(), pool(t, s.url+"&client_encoding=UTF8"), entry[string, string](t, cache, "total", loaded[string]()).Key("é")); err != nil {
+		t.Fatal(err)
+	}
+	if got := log.messages(t); len(got) != 1 || !strings.HasSuffix(got[0], ` {"v":1,"entry":"total","keys":[["é"]]}`) {
+		t.Errorf("messages %q", got)
+	}
+}
