@@ -166,6 +166,32 @@ func TestWriterKilled(t *testing.T) {
 	}
 }
 
+// TestWriterKilledDuringCommit: whatever became of the transaction, the cache has it.
+func TestWriterKilledDuringCommit(t *testing.T) {
+	t.Parallel()
+	b := newBank(t)
+	var outcomes [3]int
+	for i := range 12 {
+		currency := fmt.Sprint("d", i)
+		b.exec(`INSERT INTO rates VALUES ($1, 1)`, currency)
+		b.cached(currency)
+		killAt(t, job{Config: b.config, Database: b.url, Currency: currency, Value: 2, Stop: committing, Strict: i%2 == 0})
+		var want int // once the transaction is over
+		if err := b.pool.QueryRow(t.Context(), `SELECT value FROM rates WHERE currency = $1 FOR UPDATE`, currency).Scan(&want); err != nil {
+			t.Fatal(err)
+		}
+		outcomes[want]++
+		b.settled()
+		if got := b.get(currency); got != want {
+			t.Errorf("%d is read, want %d", got, want)
+		}
+		if got := b.cached(currency); got != want {
+			t.Errorf("%d is cached, want %d", got, want)
+		}
+	}
+	t.Logf("%d were rolled back, %d committed", outcomes[1], outcomes[2])
+}
+
 // TestWritersKilledAfterCommit: many writers are killed between their COMMIT and whatever would come after it. None
 // leaves a stale value.
 func TestWritersKilledAfterCommit(t *testing.T) {

@@ -35,6 +35,7 @@ type point string
 const (
 	begun      point = "begun"      // the row is changed, nothing is said of it yet
 	declared   point = "declared"   // everything is said and, if Strict, fenced that goes before COMMIT
+	committing point = "committing" // COMMIT is under way: the writer does not stop
 	committed  point = "committed"  // COMMIT has returned, and nothing came after it
 	refreshing point = "refreshing" // the writer holds the key's lease and loads
 	finished   point = "finished"   // Commit has returned
@@ -108,6 +109,9 @@ func (tx *haltingTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.
 
 func (tx *haltingTx) Commit(ctx context.Context) error {
 	halt(tx.stop, declared)
+	if tx.stop == committing {
+		_, _ = fmt.Fprintln(os.Stdout, committing)
+	}
 	err := tx.Tx.Commit(ctx)
 	halt(tx.stop, committed)
 	return err
