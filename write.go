@@ -41,6 +41,7 @@ type Key struct {
 	load    fill.LoadFunc
 	refresh bool
 	strict  bool
+	err     error // why it is none
 }
 
 // KeyOption changes what Commit does about a key.
@@ -61,6 +62,28 @@ func Strict() KeyOption { return func(k *Key) { k.strict = true } }
 // Key names a key of the entry for Commit and Intent.
 func (t *Typed[K, V]) Key(key K, options ...KeyOption) Key {
 	k := Key{cache: t.cache, entry: t.name, key: &keyValue[K]{codec: t.keys, key: key}, load: t.loadFunc(key)}
+	return k.With(options...)
+}
+
+// Key names a key of an entry by its arguments, in the order of the entry's key template, for those who write what they
+// do not read: Entry would want the code that loads it. What is wrong with it, Commit and Intent say.
+func (c *Cache) Key(entry string, args ...any) Key {
+	k := Key{cache: c, entry: entry, key: arguments(args)}
+	declared, ok := c.config.Entries[entry]
+	if !ok {
+		k.err = fmt.Errorf("%w: %s", ErrUnknownEntry, entry)
+		return k
+	}
+	if template, err := rule.ParseTemplate(declared.Key); err != nil {
+		k.err = fmt.Errorf("entry %s: %w", entry, err)
+	} else if n := len(template.Params()); n != len(args) {
+		k.err = fmt.Errorf("%w: entry %s: its key has %d parameters, not %d", ErrKey, entry, n, len(args))
+	}
+	return k
+}
+
+// With is the key with options.
+func (k Key) With(options ...KeyOption) Key {
 	for _, option := range options {
 		option(&k)
 	}
@@ -84,7 +107,7 @@ func (v *keyValue[K]) Args(params []rule.Param) ([]keytext.Arg, error) {
 	return appendKey(nil, v.codec, params, &v.key)
 }
 
-func (v *keyValue[K]) plain() (args []keytext.Arg, ok bool) {
+func (v *keyValue[K]) plain() ([]keytext.Arg, bool) {
 	values := []any{v.key}
 	if v.codec.fields != nil {
 		values = values[:0]
@@ -92,6 +115,27 @@ func (v *keyValue[K]) plain() (args []keytext.Arg, ok bool) {
 			values = append(values, reflect.ValueOf(&v.key).Elem().Field(i).Interface())
 		}
 	}
+	return plainArgs(values)
+}
+
+// arguments are a key's arguments one by one.
+type arguments []any
+
+func (a arguments) Args(params []rule.Param) (args []keytext.Arg, err error) {
+	if len(params) != len(a) {
+		return nil, fmt.Errorf("the key has %d parameters here and %d there", len(a), len(params))
+	}
+	for i, v := range a {
+		if args, err = appendArg(args, params[i], v); err != nil {
+			return nil, err
+		}
+	}
+	return args, nil
+}
+
+func (a arguments) plain() ([]keytext.Arg, bool) { return plainArgs(a) }
+
+func plainArgs(values []any) (args []keytext.Arg, ok bool) {
 	for _, v := range values {
 		arg, ok := plainArg(reflect.ValueOf(v))
 		if !ok {
@@ -123,9 +167,9 @@ func plainArg(v reflect.Value) (keytext.Arg, bool) {
 	}
 }
 
-// arguments are a key's arguments for the log. The daemon spells the key from them, under its own types; here, types
+// spelled are a key's arguments for the log. The daemon spells the key from them, under its own types; here, types
 // find mistakes early, and are needed for what has several texts. Nobody is asked for them unless they are needed.
-func (k *Key) arguments(ctx context.Context) ([]keytext.Arg, error) {
+func (k *Key) spelled(ctx context.Context) ([]keytext.Arg, error) {
 	params := k.cache.reader.Known(k.entry)
 	if params == nil {
 		if args, ok := k.key.plain(); ok {
@@ -161,7 +205,10 @@ func (c *Cache) messages(ctx context.Context, keys []Key) (string, error) {
 		if k.cache != c {
 			return "", fmt.Errorf("%w: key %d was not made by an entry of this Cache", ErrKey, i)
 		}
-		args, err := k.arguments(ctx)
+		if k.err != nil {
+			return "", k.err
+		}
+		args, err := k.spelled(ctx)
 		if err != nil {
 			return "", err
 		}

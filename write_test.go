@@ -277,6 +277,41 @@ func TestKeysWithoutTypes(t *testing.T) {
 	}
 }
 
+// TestKeyByArguments: who writes what he does not read names keys without the code that loads them.
+func TestKeyByArguments(t *testing.T) {
+	t.Parallel()
+	s := published(t)
+	log, p := follow(t, s), pool(t, s.url)
+	cache := open(t, freshet.Options{Config: s.file})
+	keys := []freshet.Key{cache.Key("total", 7), cache.Key("line", int64(7), "02").With(freshet.Strict())}
+	for range 2 { // without the types, then with them
+		if _, err := cache.Commit(t.Context(), begin(t, p), keys...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get(t, entry[int64, Product](t, cache, "product"), 1, Product{ID: 1, Name: "kettle", Price: 24.5})
+	if _, err := cache.Commit(t.Context(), begin(t, p), keys...); err != nil {
+		t.Fatal(err)
+	}
+	last := log.messages(t)
+	if len(last) != 6 || !strings.HasSuffix(last[4], `"total","keys":[["7"]]}`) || !strings.HasSuffix(last[5], `"line","keys":[["7","2"]]}`) {
+		t.Errorf("messages %q", last)
+	}
+	for name, bad := range map[string]struct {
+		key freshet.Key
+		err error
+	}{
+		"unknown entry":       {cache.Key("nothing", 1), freshet.ErrUnknownEntry},
+		"too few arguments":   {cache.Key("line", 1), freshet.ErrKey},
+		"none of its type":    {cache.Key("product", "x"), freshet.ErrKey},
+		"out of range of int": {cache.Key("line", 1<<40, 1), freshet.ErrKey},
+	} {
+		if err := cache.Intent(t.Context(), p, bad.key); !errors.Is(err, bad.err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 type numeric string
 
 func (n numeric) String() string { return "the text of " + string(n) }
