@@ -169,7 +169,7 @@ func plainArg(v reflect.Value) (keytext.Arg, bool) {
 
 // spelled are a key's arguments for the log. The daemon spells the key from them, under its own types; here, types
 // find mistakes early, and are needed for what has several texts. Nobody is asked for them unless they are needed.
-func (k *Key) spelled(ctx context.Context) ([]keytext.Arg, error) {
+func (k Key) spelled(ctx context.Context) ([]keytext.Arg, error) {
 	params := k.cache.reader.Known(k.entry)
 	if params == nil {
 		if args, ok := k.key.plain(); ok {
