@@ -23,6 +23,15 @@ var (
 	ErrTokenNotReached = errors.New("freshet: the database does not show the transaction that the read has to contain")
 	// ErrForeignToken says that a token, or what a session has seen, is of another database cluster.
 	ErrForeignToken = errors.New("freshet: the token is of another database cluster")
+	// ErrNotCommitted says that a transaction which was to be committed was rolled back instead.
+	ErrNotCommitted = errors.New("freshet: the transaction was rolled back")
+	// ErrOutcomeUnknown says that the connection was lost, or given up, while COMMIT was under way: the transaction may be
+	// committed or not, and nobody but the database knows. The Token that comes with it names the transaction.
+	ErrOutcomeUnknown = errors.New("freshet: it is not known whether the transaction was committed")
+	// ErrNotFenced says that the keys of a Strict commit could not be fenced in time: the transaction was rolled back.
+	ErrNotFenced = errors.New("freshet: the keys could not be fenced")
+	// ErrSavepoint says that Commit was given a savepoint, which it does not commit: the transaction around it does.
+	ErrSavepoint = errors.New("freshet: this is a savepoint, not the outermost transaction")
 	// ErrClosed says that the Cache was closed.
 	ErrClosed = errors.New("freshet: the cache is closed")
 )
@@ -37,6 +46,7 @@ func public(err error) error {
 		{fill.ErrTokenNotReached, ErrTokenNotReached},
 		{fill.ErrForeignToken, ErrForeignToken},
 		{fill.ErrClosed, ErrClosed},
+		{fill.ErrNotFenced, ErrNotFenced},
 	} {
 		if errors.Is(err, known.inner) {
 			return fmt.Errorf("%w: %w", known.outer, err)

@@ -2,6 +2,7 @@ package freshet_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"time"
@@ -214,4 +215,92 @@ func ExampleMaxStale() {
 	}
 	fmt.Println(p.Name)
 	// Output: cup
+}
+
+// A transaction names the keys that it affects and that no rule can derive. They are invalidated with its commit.
+func ExampleCache_Commit() {
+	ctx := context.Background()
+	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer cache.Close()
+	products, err := freshet.Entry[int64, Product](cache, "product")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	conn, err := pgx.Connect(ctx, example.url)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer tx.Rollback(ctx) // does nothing after Commit
+	if _, err := tx.Exec(ctx, "UPDATE products SET stage = 'sold' WHERE id = $1", 1); err != nil {
+		fmt.Println(err)
+		return
+	}
+	token, err := cache.Commit(ctx, tx, products.Key(1), products.Key(2, freshet.Strict(), freshet.Refresh()))
+	switch {
+	case errors.Is(err, freshet.ErrNotCommitted):
+		fmt.Println("rolled back:", err)
+	case errors.Is(err, freshet.ErrOutcomeUnknown):
+		fmt.Println("ask the database for", token)
+	case err == nil:
+		fmt.Println("committed, as transaction", token.XID > 0)
+	}
+	// Output: committed, as transaction true
+}
+
+// With database/sql, intent and token are statements of their own within the transaction.
+func ExampleCache_Intent() {
+	ctx := context.Background()
+	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer cache.Close()
+	products, err := freshet.Entry[int64, Product](cache, "product")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	db, err := sql.Open("pgx", example.url)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = db.Close() }()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = tx.Rollback() }() // does nothing after Commit
+	if err := cache.Intent(ctx, freshet.SQL(tx), products.Key(2)); err != nil {
+		fmt.Println(err)
+		return
+	}
+	var text string
+	if err := tx.QueryRowContext(ctx, freshet.TokenSQL).Scan(&text); err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := tx.Commit(); err != nil {
+		fmt.Println(err)
+		return
+	}
+	token, err := freshet.ParseToken(text)
+	fmt.Println(token.String() == text, err)
+	// Output: true <nil>
 }

@@ -41,6 +41,7 @@ type Cache struct {
 	store    *redisstore.Store
 	loader   *pgload.Loader
 	replicas []*pgload.Replica
+	logger   *slog.Logger
 }
 
 // Stats are counts since Open.
@@ -62,7 +63,10 @@ func Open(ctx context.Context, o Options) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
-	c := &Cache{config: file}
+	c := &Cache{config: file, logger: o.Logger}
+	if c.logger == nil {
+		c.logger = slog.New(slog.DiscardHandler)
+	}
 	if o.Database != nil {
 		c.loader = pgload.New(o.Database)
 	} else if c.loader, err = pgload.Open(ctx, file.Database.URL.Reveal()); err != nil {

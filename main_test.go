@@ -61,6 +61,7 @@ func startServers(ctx context.Context) (err error) {
 // the file's entries gives is written by hand here, since this package must not know the planner.
 type shop struct {
 	namespace, file, url string
+	redis                string
 	head                 fence.Head
 }
 
@@ -89,7 +90,7 @@ func newShop(ctx context.Context, name string) *shop {
 			panic(err)
 		}
 	}
-	s := &shop{namespace: fmt.Sprintf("%s-%d", name, servers.count.Add(1))}
+	s := &shop{namespace: fmt.Sprintf("%s-%d", name, servers.count.Add(1)), redis: servers.redis.URL()}
 	database := strings.ReplaceAll(s.namespace, "-", "_")
 	admin, err := pgx.Connect(ctx, servers.postgres.URL("postgres"))
 	must(err)
@@ -158,7 +159,7 @@ func (s *shop) expected() redisstore.Expected {
 }
 
 func (s *shop) daemon(ctx context.Context, do func(*redisstore.Conn) error) error {
-	store, err := redisstore.Open(ctx, redisstore.Options{URL: servers.redis.URL(), Namespace: s.namespace})
+	store, err := redisstore.Open(ctx, redisstore.Options{URL: s.redis, Namespace: s.namespace})
 	if err != nil {
 		return err
 	}

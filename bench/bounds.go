@@ -52,6 +52,8 @@ func bounds() []bound {
 		{figure: "hot/1/stale", limit: 0},
 		{figure: "hot/10/stale", limit: 0},
 		{figure: "hot/100/stale", limit: 0},
+		{figure: "killed/log/stale", limit: 0},
+		{figure: "killed/intent/stale", limit: 0},
 	}
 	for _, rate := range []int{10, 100, 1000} {
 		for _, lag := range []string{"5ms", "50ms", "300ms"} {

@@ -30,7 +30,7 @@ const childVariable = "FRESHET_BENCH_CHILD"
 
 // job is what a child does until its standard input is closed.
 type job struct {
-	Kind      string `json:"kind"` // follow or loop
+	Kind      string `json:"kind"` // follow, loop or write
 	Postgres  string `json:"postgres"`
 	Redis     string `json:"redis"`
 	Slot      string `json:"slot"`
@@ -39,6 +39,10 @@ type job struct {
 	Config    string `json:"config"`  // whose entries to follow; none: a single one
 	Until     int    `json:"until"`   // so many records deleted, which follow says when it has come to
 	Profile   string `json:"profile"` // where to write a CPU profile to, if anywhere
+
+	Scheme string        `json:"scheme"` // of write
+	ID     int           `json:"id"`     // of the row that write changes
+	Rest   time.Duration `json:"rest"`   // what write still does once it has committed
 }
 
 const (
@@ -80,6 +84,8 @@ func childRun(ctx context.Context, text string) error {
 		return runFollow(ctx, j)
 	case loop:
 		return runLoop(ctx, j)
+	case write:
+		return runWrite(ctx, j)
 	}
 	return fmt.Errorf("no job is called %q", j.Kind)
 }

@@ -36,7 +36,10 @@ entries:
     key: %s:{id}
     depends_on:
       - {table: items, key: "{id}"}
-`, s.namespace, s.url, s.slot, s.b.servers.redis.URL(), table, table, slowTable, slowTable)
+  %s:
+    key: %s:{id}
+    depends_on: []
+`, s.namespace, s.url, s.slot, s.b.servers.redis.URL(), table, table, slowTable, slowTable, intentEntry, intentEntry)
 	path := filepath.Join(dir, "freshet.yaml")
 	return path, os.WriteFile(path, []byte(text), 0o600)
 }
@@ -54,6 +57,9 @@ func planned(path string) ([]*rule.Entry, error) {
 			Name: d.Name, Definition: d.Digest(), Key: d.Key, Params: []rule.Param{{Name: "id", Type: keytext.Int4}},
 			Result: d.Result, Rules: []rule.Rule{{Schema: "public", Table: table, Bind: []string{"id"}}},
 		}
+		if d.Query == "" && len(d.DependsOn) == 0 {
+			e.Params[0].Type, e.Rules = keytext.Unknown, []rule.Rule{}
+		}
 		if d.Query != "" {
 			e.SQL = "SELECT id, v, n FROM public." + table + " WHERE id = $1"
 		}
@@ -69,6 +75,7 @@ type application struct {
 	daemon *child
 	cache  *freshet.Cache
 	dir    string
+	file   string
 }
 
 func newApplication(ctx context.Context, b *bench, name string) (*application, error) {
@@ -90,17 +97,17 @@ func newApplication(ctx context.Context, b *bench, name string) (*application, e
 }
 
 func (a *application) open(ctx context.Context) error {
-	path, err := a.configuration(a.dir)
-	if err != nil {
+	var err error
+	if a.file, err = a.configuration(a.dir); err != nil {
 		return err
 	}
-	if a.daemon, err = a.follower(ctx, job{Slot: a.slot, Config: path}); err != nil {
+	if a.daemon, err = a.follower(ctx, job{Slot: a.slot, Config: a.file}); err != nil {
 		return err
 	}
 	if err := a.daemon.says(ctx, live); err != nil {
 		return err
 	}
-	a.cache, err = freshet.Open(ctx, freshet.Options{Config: path})
+	a.cache, err = freshet.Open(ctx, freshet.Options{Config: a.file})
 	return err
 }
 

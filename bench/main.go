@@ -49,6 +49,7 @@ type sizes struct {
 	hotTime time.Duration // per write rate
 
 	standbyTime time.Duration // per write rate and lag
+	kills       int           // writers of each scheme
 }
 
 func fullSizes() sizes {
@@ -58,6 +59,7 @@ func fullSizes() sizes {
 		hits: 9, hitTime: 700 * time.Millisecond,
 		hotTime:     8 * time.Second,
 		standbyTime: 6 * time.Second,
+		kills:       200,
 	}
 }
 
@@ -69,6 +71,7 @@ func shortSizes() sizes {
 		hits: 1, hitTime: 50 * time.Millisecond,
 		hotTime:     500 * time.Millisecond,
 		standbyTime: 150 * time.Millisecond,
+		kills:       3,
 	}
 }
 
@@ -86,6 +89,7 @@ func parts() []part {
 		{"demand", demand},
 		{"hot", hot},
 		{"standby", standby},
+		{"killed", killed},
 	}
 }
 

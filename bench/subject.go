@@ -33,6 +33,8 @@ func newSubject(ctx context.Context, b *bench, name string, rows int) (*subject,
 	err = b.servers.exec(ctx, s.url,
 		`CREATE TABLE `+table+` (id int PRIMARY KEY, v text NOT NULL, n int NOT NULL) WITH (fillfactor = 50)`,
 		fmt.Sprintf(`INSERT INTO %s SELECT g, 'value ' || g, 0 FROM generate_series(1, %d) g`, table, rows),
+		fmt.Sprintf(`CREATE TABLE %s AS SELECT id, 0 AS n FROM %s`, quietTable, table),
+		`ALTER TABLE `+quietTable+` ADD PRIMARY KEY (id)`,
 		`VACUUM ANALYZE `+table)
 	if err != nil {
 		return nil, err

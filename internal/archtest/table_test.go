@@ -11,7 +11,7 @@ const root = "freshet"
 func layers() [][]string {
 	return [][]string{
 		0: {"mvcc"},
-		1: {"internal/change", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam"},
+		1: {"internal/change", "internal/intent", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam"},
 		2: {"internal/fence", "internal/plan", "internal/route", "internal/watermark"},
 		3: {
 			"internal/config", "internal/localserver", "internal/pgcatalog", "internal/pggate", "internal/pgload",
@@ -26,10 +26,10 @@ func layers() [][]string {
 	}
 }
 
-// sideways lists the imports within a layer that are meant: a rule is made of key texts, and the catalog describes the
-// relations that changes name.
+// sideways lists the imports within a layer that are meant: rules and intents are made of key texts, and the catalog
+// describes the relations that changes name.
 func sideways(importer, imported string) bool {
-	return importer == "internal/rule" && imported == "internal/keytext" ||
+	return (importer == "internal/rule" || importer == "internal/intent") && imported == "internal/keytext" ||
 		importer == "internal/schema" && imported == "internal/change"
 }
 
@@ -42,7 +42,7 @@ func testsOnly(name string) bool {
 // pure tells the packages that decide and do nothing else.
 func pure(name string) bool {
 	switch name {
-	case "mvcc", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam",
+	case "mvcc", "internal/intent", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam",
 		"internal/fence", "internal/route", "internal/watermark":
 		return true
 	default:

@@ -32,9 +32,10 @@ type checked struct {
 
 // entryFacts say which strategy holds for an entry, and how stale it can be.
 type entryFacts struct {
-	Entry        string   `json:"entry"`
-	OK           bool     `json:"ok"`
-	Strategy     string   `json:"strategy,omitempty"` // log: a change drops the value; the TTL is the backstop
+	Entry string `json:"entry"`
+	OK    bool   `json:"ok"`
+	// Strategy is log: a change drops the value, the TTL is the backstop; or intents: only a writer that says so does.
+	Strategy     string   `json:"strategy,omitempty"`
 	Bound        string   `json:"staleness_bound,omitempty"`
 	TTL          string   `json:"ttl"`
 	MaxStaleness string   `json:"max_staleness,omitempty"`
@@ -104,6 +105,10 @@ func (r *checked) judgeEntry(p planned) {
 	}
 	facts.Strategy = "log"
 	facts.Bound = fmt.Sprintf("from COMMIT until the daemon has applied it; %s (the TTL) while no daemon runs", e.TTL)
+	if len(p.compiled.Entry.Rules) == 0 {
+		facts.Strategy = "intents"
+		facts.Bound = fmt.Sprintf("after a writer's intent: from COMMIT until the daemon has applied it; after any other change: %s (the TTL)", e.TTL)
+	}
 	facts.objective(r.conf, p.name)
 	for _, t := range p.compiled.Tables {
 		facts.Tables = append(facts.Tables, t.Schema+"."+t.Table)

@@ -36,13 +36,20 @@ func (f *entryFacts) objective(c *config.Config, name string) {
 	if longest >= time.Millisecond {
 		f.LongestTTL = longest.String()
 	}
+	log := meets{"log", true, fmt.Sprintf("while a daemon runs and freshet_staleness_bound_seconds is below %g", tolerated.Seconds())}
+	through := meets{"write_through", false, "it knows only of writers that take part"}
+	if f.Strategy == "intents" {
+		log.Meets, log.Why = false, "no change of a table affects the entry"
+		through.Why = "it does for writers that take part, under the log's condition; no other change is known"
+	}
 	f.Strategies = []meets{
-		ttl,
-		{"log", true, fmt.Sprintf("while a daemon runs and freshet_staleness_bound_seconds is below %g", tolerated.Seconds())},
-		{"write_through", false, "it knows only of writers that take part"},
+		ttl, log, through,
 		{"bounded_reads", true, fmt.Sprintf("a read with MaxStale(%s) asks the database when the cache cannot prove it", tolerated)},
 	}
 	f.Meets = fmt.Sprintf("met by the log while a daemon runs and is less than %s behind", tolerated)
+	if f.Strategy == "intents" {
+		f.Meets = fmt.Sprintf("met for changes with an intent while a daemon runs and is less than %s behind, for others only by a TTL that does", tolerated)
+	}
 	if ttl.Meets {
 		f.Meets = "met by the TTL alone"
 	}

@@ -119,7 +119,7 @@ type Defaults struct {
 type Entry struct {
 	Key           string              `yaml:"key"                     jsonschema:"required,example=product:{id}" jsonschema_description:"The key of one value, with every parameter of the query in braces."`
 	Query         string              `yaml:"query,omitempty"         jsonschema:"example=SELECT id\\, name\\, price FROM products WHERE id = @id" jsonschema_description:"The SELECT that loads it, with parameters as @name. What changes it is derived from the query."`
-	DependsOn     []Dependency        `yaml:"depends_on,omitempty"    jsonschema_description:"Instead of query, for values that application code loads: the tables whose changes affect it."`
+	DependsOn     []Dependency        `yaml:"depends_on,omitempty"    jsonschema_description:"Instead of query, for values that application code loads: the tables whose changes affect it. With [] no change of a table does: only what its writers say of it (docs/writing.md), and its TTL, keep it fresh."`
 	Result        rule.Result         `yaml:"result,omitempty"        jsonschema:"default=one" jsonschema_description:"What a value is: with one an object, or \"not found\", which is cached too; with many an array."`
 	TTL           time.Duration       `yaml:"ttl,omitempty"           jsonschema:"example=10m" jsonschema_description:"How long a value may stay cached at most. Default: that of defaults."`
 	TTLJitter     *Percent            `yaml:"ttl_jitter,omitempty"    jsonschema:"example=10%" jsonschema_description:"How much of the TTL is random. Default: that of defaults."`
@@ -167,6 +167,9 @@ func (c *Config) Declared() []rule.Declared {
 	for _, name := range c.Names() {
 		e := c.Entries[name]
 		d := rule.Declared{Name: name, Key: e.Key, Query: e.Query, Result: e.Result, UnsafeIgnore: e.UnsafeIgnore}
+		if e.DependsOn != nil {
+			d.DependsOn = []rule.Dependency{}
+		}
 		for _, dep := range e.DependsOn {
 			d.DependsOn = append(d.DependsOn, rule.Dependency(dep))
 		}

@@ -109,6 +109,8 @@ func TestErrors(t *testing.T) {
 		{"positional parameter", replace("@id", "$1"), []string{
 			"f.yaml:8:12: entries.product.query: line 1 of it, column 36: $1 is a positional parameter: its number says nothing about its place in the key",
 		}},
+		{"depends_on of nothing at all", replace(query, "    depends_on:\n"), []string{"f.yaml:6:3: entries.product.query: the entry has neither query nor depends_on"}},
+		{"query and an empty depends_on", minimal + "    depends_on: []\n", []string{"f.yaml:9:5: entries.product.depends_on: an entry has either query or depends_on"}},
 		{"columns of depends_on", replace(query, "    depends_on: [{table: t, key: \"{a}:{b}\"}]\n"), []string{`f.yaml:8:34: entries.product.depends_on.0.key: "{a}:{b}" has 2 columns, and the entry's key has 1 parameters`}},
 		{"depends_on without a table", replace(query, "    depends_on: [{key: \"{a}\"}]\n"), []string{"f.yaml:8:18: entries.product.depends_on.0.table: the table is missing"}},
 		{"unsafe_ignore", minimal + "    unsafe_ignore: [views]\n", []string{`f.yaml:9:21: entries.product.unsafe_ignore.0: "views" does not name a column`}},

@@ -230,12 +230,13 @@ func (j *judge) entry(path, name string, e Entry) {
 			j.fail(at, "write it as table.column", "%q does not name a column", j.c.places.shown(at, column))
 		}
 	}
-	query, code := strings.TrimSpace(e.Query) != "", len(e.DependsOn) > 0
+	query, code := strings.TrimSpace(e.Query) != "", e.DependsOn != nil // a list that is empty says that no table affects it
 	switch {
 	case query && code:
 		j.fail(path+".depends_on", "remove one: depends_on is for values that application code loads", "an entry has either query or depends_on")
 	case !query && !code:
-		j.fail(path+".query", "add query, or depends_on for values that application code loads", "the entry has neither query nor depends_on")
+		j.fail(path+".query", "add query, or depends_on for values that application code loads (depends_on: [] when only their writers know of changes)",
+			"the entry has neither query nor depends_on")
 	}
 	if e.Key == "" {
 		j.fail(path+".key", "key: "+name+":{id}", "the key is missing")

@@ -25,15 +25,21 @@ import (
 )
 
 // Store is what reading needs of the store.
-type Store interface { //nolint:interfacebloat // one adapter has them all, and so has each test's
+type Store interface {
+	Records
+	Head(ctx context.Context) (fence.Head, bool, error)
+	Roster(ctx context.Context) ([]byte, bool, error)
+}
+
+// Records are the records of keys, by name.
+type Records interface { //nolint:interfacebloat // what one key's record goes through, and the count beside it
 	Read(ctx context.Context, name string) ([]byte, error)
 	ReadWithHead(ctx context.Context, name string) (head fence.Head, found bool, record []byte, err error)
 	Tick(ctx context.Context) (fence.Tick, error)
 	Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error)
 	Fill(ctx context.Context, name string, f redisstore.FillRequest) (fence.FillOutcome, error)
 	Release(ctx context.Context, name string, token fence.Token) error
-	Head(ctx context.Context) (fence.Head, bool, error)
-	Roster(ctx context.Context) ([]byte, bool, error)
+	Early(ctx context.Context, key redisstore.Stamped) error
 }
 
 // Loader is what reading needs of the database.
@@ -177,6 +183,7 @@ type declared struct {
 	digest   string
 	template *rule.Template
 	types    atomic.Pointer[[]rule.Param] // of an entry that no roster knows
+	seen     atomic.Pointer[[]rule.Param] // as the last roster had them
 }
 
 // New makes a Reader. It does not need store or database to be there.

@@ -217,6 +217,9 @@ func (r *Reader) compile(roster *rule.Roster) *names {
 	n := &names{generation: roster.Generation, revision: roster.Revision, entries: map[string]*live{}}
 	for name, e := range roster.Entries {
 		n.entries[name] = &live{entry: e, prefix: rule.KeyPrefix(r.namespace, roster.Generation, e)}
+		if d := r.entries[name]; d != nil && d.digest == e.Definition && len(d.template.Params()) == len(e.Params) {
+			d.seen.Store(&e.Params)
+		}
 	}
 	return n
 }

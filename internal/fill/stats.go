@@ -98,7 +98,7 @@ func (f refusal) String() string {
 }
 
 type counters struct {
-	hits, misses, loads, loadErrors, fills, waits, joins, dropped, unproven, corrupt atomic.Uint64
+	hits, misses, loads, loadErrors, fills, waits, joins, dropped, unproven, corrupt, refreshes, refreshed atomic.Uint64
 
 	refused  [refusals]atomic.Uint64
 	bypassed [bypassReasons]atomic.Uint64
@@ -117,6 +117,8 @@ type Stats struct {
 	Dropped    uint64            `json:"dropped"`     // replies dropped because names were not confirmed any more
 	Unproven   uint64            `json:"unproven"`    // cached values that could not be shown to meet what a read asked for
 	Corrupt    uint64            `json:"corrupt"`     // records that were not readable
+	Refreshes  uint64            `json:"refreshes"`   // loads that writers asked for after their commit
+	Refreshed  uint64            `json:"refreshed"`   // of them, stored
 	Refused    map[string]uint64 `json:"refused"`     // loads under a lease that were not stored, by reason
 	Bypassed   map[string]uint64 `json:"bypassed"`    // reads without the cache, by reason
 	Replicas   map[string]uint64 `json:"replicas"`    // loads that a replica might have had, by what became of that
@@ -128,6 +130,7 @@ func (r *Reader) Stats() Stats {
 	s := Stats{
 		Hits: c.hits.Load(), Misses: c.misses.Load(), Loads: c.loads.Load(), LoadErrors: c.loadErrors.Load(), Fills: c.fills.Load(),
 		Waits: c.waits.Load(), Joins: c.joins.Load(), Dropped: c.dropped.Load(), Unproven: c.unproven.Load(), Corrupt: c.corrupt.Load(),
+		Refreshes: c.refreshes.Load(), Refreshed: c.refreshed.Load(),
 		Refused: map[string]uint64{}, Bypassed: map[string]uint64{},
 		Replicas: map[string]uint64{},
 	}

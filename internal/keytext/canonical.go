@@ -54,7 +54,7 @@ func appendCanonical(dst []byte, t Type, s []byte) ([]byte, error) {
 		return appendBool(dst, s)
 	case UUID:
 		return appendUUID(dst, s)
-	case String, Enum:
+	case String, Enum, Unknown:
 		return appendText(dst, t, s)
 	case Date, Timestamp, Timestamptz:
 		return appendWhen(dst, t, s)

@@ -14,8 +14,8 @@ import (
 //
 // Integers, strings and booleans are taken by their kind, [16]byte and []byte as their bytes, and everything else by
 // driver.Valuer, encoding.TextMarshaler or fmt.Stringer. Of a time.Time a date and a timestamp take what its clock
-// shows, a timestamptz the instant; all cut it to microseconds, as pgx does. Floats are refused: they are rarely the
-// number that they seem to be.
+// shows, a timestamptz the instant; all cut it to microseconds, as pgx does. Of an Unknown type a time is refused, since
+// only the type says what of it counts. Floats are refused always: they are rarely the number that they seem to be.
 func FromGo(t Type, v any) (Arg, error) {
 	for {
 		switch x := v.(type) {
@@ -99,7 +99,7 @@ func fromKind(t Type, rv reflect.Value) (arg Arg, done bool, err error) {
 			return arg, true, err
 		}
 	case reflect.Bool:
-		if t == Bool {
+		if t == Bool || t == Unknown {
 			arg, err = fromText(t, strconv.FormatBool(rv.Bool()))
 			return arg, true, err
 		}
@@ -107,7 +107,7 @@ func fromKind(t Type, rv reflect.Value) (arg Arg, done bool, err error) {
 		arg, err = fromText(t, rv.String())
 		return arg, true, err
 	case reflect.Array:
-		if t == UUID && rv.Len() == 16 && rv.Type().Elem().Kind() == reflect.Uint8 {
+		if (t == UUID || t == Unknown) && rv.Len() == 16 && rv.Type().Elem().Kind() == reflect.Uint8 {
 			var b [16]byte
 			reflect.Copy(reflect.ValueOf(&b).Elem(), rv)
 			return Arg{Text: uuidText(b[:])}, true, nil
@@ -124,7 +124,7 @@ func fromKind(t Type, rv reflect.Value) (arg Arg, done bool, err error) {
 
 func isNumber(t Type) bool {
 	switch t {
-	case Int2, Int4, Int8, OID, Numeric:
+	case Int2, Int4, Int8, OID, Numeric, Unknown:
 		return true
 	default:
 		return false
@@ -138,7 +138,7 @@ func fromText(t Type, s string) (Arg, error) {
 
 func fromInt(t Type, n int64) (Arg, error) {
 	switch {
-	case t == Int8, t == Numeric, t == Int4 && n == int64(int32(n)), t == Int2 && n == int64(int16(n)), //nolint:gosec // the conversion is the check
+	case t == Int8, t == Numeric, t == Unknown, t == Int4 && n == int64(int32(n)), t == Int2 && n == int64(int16(n)), //nolint:gosec // the conversion is the check
 		t == OID && n >= 0 && n <= math.MaxUint32:
 		return Arg{Text: strconv.FormatInt(n, 10)}, nil
 	case isNumber(t):

@@ -20,6 +20,9 @@ const (
 	Numeric     Type = "numeric"
 	Bytea       Type = "bytea"
 	Enum        Type = "enum"
+	// Unknown is the type of a parameter that no column has: of an entry that only its writers' intents invalidate. Its
+	// text is taken as it is.
+	Unknown Type = "unknown"
 )
 
 // Arg is one argument of a key: canonical text, or NULL.

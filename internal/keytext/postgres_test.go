@@ -41,7 +41,7 @@ func spell(r *rand.Rand, t keytext.Type) string {
 			id = "{" + id + "}"
 		}
 		return id
-	case keytext.String:
+	case keytext.String, keytext.Unknown:
 		return pick("a", "A", "á", "a\u0301", " a", "a ", "", "a:b", "日本", "ß", "ss", "%41")
 	case keytext.Enum:
 		return pick("new", "New", "in stock", "paid")

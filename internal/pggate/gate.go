@@ -137,7 +137,7 @@ func (g *Gate) Term(ctx context.Context) (fence.Term, error) {
 		}
 		// The message makes the transaction one that the log has, and whose commit therefore waits for the disk.
 		const query = `
-SELECT pg_logical_emit_message(true, 'freshet', 'term ' || pg_current_xact_id()::text)::text,
+SELECT pg_logical_emit_message(true, 'freshet.term', 'term ' || pg_current_xact_id()::text)::text,
        pg_current_xact_id()::text, ` + timelineExpression
 		var position string
 		return tx.QueryRow(ctx, query).Scan(&position, &xidText, &timeline)

@@ -242,3 +242,16 @@ func (l *Loader) tell(ctx context.Context, what, expression string) (text string
 	}
 	return string(row[0]), server, string(row[1]) == "true", nil
 }
+
+// Position asks the primary where its log ends: whatever was committed when the call began lies before.
+func (l *Loader) Position(ctx context.Context) (Server, mvcc.LSN, error) {
+	text, server, _, err := l.tell(ctx, "ask where the log ends", "pg_catalog.pg_current_wal_insert_lsn()::text")
+	if err != nil {
+		return Server{}, 0, err
+	}
+	at, err := mvcc.ParseLSN(text)
+	if err != nil {
+		return Server{}, 0, fmt.Errorf("ask where the log ends: %w", err)
+	}
+	return server, at, nil
+}

@@ -454,7 +454,8 @@ func (s *session) follow(ctx context.Context) error {
 	s.report(CatchingUp)
 	out := &sink{
 		router: route.New(s.compiled.Entries, nil), queue: queue, after: s.head.Wc,
-		received: &p.state.received, rows: &p.state.rows,
+		received: &p.state.received, rows: &p.state.rows, intents: &p.state.intents, logger: p.opts.Logger,
+		strange: map[string]bool{},
 	}
 	// Applying outlives ctx for as long as a drain may take; reading does not.
 	working, abort := context.WithCancel(context.WithoutCancel(ctx))

@@ -2,10 +2,13 @@ package pipeline
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
 	"sync/atomic"
 
 	"github.com/freshet/freshet/internal/apply"
 	"github.com/freshet/freshet/internal/change"
+	"github.com/freshet/freshet/internal/intent"
 	"github.com/freshet/freshet/internal/route"
 	"github.com/freshet/freshet/mvcc"
 )
@@ -19,6 +22,9 @@ type sink struct {
 	skipping bool     // the current transaction is one of them
 	received *atomic.Uint64
 	rows     *atomic.Uint64
+	intents  *intents
+	logger   *slog.Logger
+	strange  map[string]bool // entries that intents named and that there are not, as far as was logged
 }
 
 var _ change.Sink = (*sink)(nil)
@@ -60,8 +66,68 @@ func (s *sink) Truncate(ctx context.Context, t *change.Truncate) error {
 	return nil
 }
 
-// Message has nothing to route: messages written by freshet itself only mark a term.
-func (s *sink) Message(context.Context, *change.Message) error { return nil }
+// intents counts what transactions said themselves.
+type intents struct {
+	read        atomic.Uint64
+	undecodable atomic.Uint64
+	unknown     atomic.Uint64 // of an entry that there is not
+}
+
+// Message routes an intent. Only what committed counts: anybody may put a message that is not transactional into the
+// log, also from a transaction that is rolled back.
+func (s *sink) Message(ctx context.Context, m *change.Message) error {
+	if !m.Transactional || m.Prefix != intent.Prefix || s.skipping {
+		return nil
+	}
+	s.intents.read.Add(1)
+	read, err := intent.Parse(m.Content)
+	if err != nil {
+		return s.undecodable(ctx, m, read.Entry, err)
+	}
+	for args, err := range read.Keys() {
+		if err != nil {
+			return s.undecodable(ctx, m, read.Entry, err)
+		}
+		part, err := s.queue.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		known := s.router.Key(read.Entry, args, part.Keys)
+		s.queue.Release()
+		if !known {
+			s.unknown(ctx, m, read.Entry)
+			return nil
+		}
+	}
+	return nil
+}
+
+// undecodable makes everything uncertain that such an intent may have meant.
+func (s *sink) undecodable(ctx context.Context, m *change.Message, entry string, why error) error {
+	s.intents.undecodable.Add(1)
+	part, err := s.queue.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	known := s.router.Undecodable(entry, why.Error(), part.Keys)
+	s.queue.Release()
+	if !known {
+		s.unknown(ctx, m, entry)
+	}
+	return nil
+}
+
+// unknown notes an intent for an entry that there is not, and of which therefore nothing is cached.
+func (s *sink) unknown(ctx context.Context, m *change.Message, entry string) {
+	s.intents.unknown.Add(1)
+	const enough = 100
+	if s.strange[entry] || len(s.strange) == enough {
+		return
+	}
+	s.strange[entry] = true
+	s.logger.WarnContext(ctx, "an intent names an entry that this daemon does not have; nothing of it is cached",
+		slog.String("entry", fmt.Sprintf("%.100s", entry)), slog.String("lsn", m.LSN.String()))
+}
 
 // Commit closes the transaction.
 func (s *sink) Commit(ctx context.Context, c change.Commit) error {

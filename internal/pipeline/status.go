@@ -48,8 +48,16 @@ type Status struct {
 	Oldest     time.Time         `json:"-"` // commit of the oldest transaction that was read and is not applied; zero: none
 	Slot       pgsource.SlotInfo `json:"-"`
 	Waiting    int64             `json:"waiting_parts"` // batches that hold a commit which is not visible yet
+	Intents    Intents           `json:"intents"`
 	Entries    []EntryStatus     `json:"entries,omitempty"`
 	Admission  string            `json:"admission,omitempty"` // what new tables wait for
+}
+
+// Intents count the messages in which transactions said themselves what they affect.
+type Intents struct {
+	Read        uint64 `json:"read"`
+	Undecodable uint64 `json:"undecodable"`   // each moved the names of the entries that it may have meant
+	Unknown     uint64 `json:"unknown_entry"` // named an entry that the daemon does not have
 }
 
 // EntryStatus is an entry's place in the roster.
@@ -68,6 +76,7 @@ type state struct {
 	received atomic.Uint64
 	queue    atomic.Pointer[apply.Queue] // of the session that is following the log
 	rows     atomic.Uint64
+	intents  intents
 }
 
 func (s *state) update(change func(st *Status)) {
@@ -88,6 +97,9 @@ func (s *state) read() Status {
 	st.Applied = mvcc.LSN(s.apply.Wc.Load())
 	st.Confirmed = mvcc.LSN(s.apply.Confirmed.Load())
 	st.Waiting = s.apply.Waiting.Load()
+	st.Intents = Intents{
+		Read: s.intents.read.Load(), Undecodable: s.intents.undecodable.Load(), Unknown: s.intents.unknown.Load(),
+	}
 	st.Progress, st.Advanced = moment(s.apply.Applied.Load()), moment(s.apply.Advanced.Load())
 	if h := s.apply.Horizon.Load(); h != nil {
 		st.Horizon = *h

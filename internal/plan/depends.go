@@ -10,7 +10,7 @@ import (
 )
 
 // dependsOn plans an entry that code loads: each line says which column of a changed row is which parameter. What the
-// code reads is not known, so every column counts.
+// code reads is not known, so every column counts. Without a line no column says what type a parameter has.
 func (c *compiler) dependsOn() (*Compiled, error) {
 	if len(c.declared.UnsafeIgnore) > 0 {
 		return nil, &refusal{at: nowhere, what: "unsafe_ignore needs a query", why: "every column of a depends_on table counts", do: "Remove unsafe_ignore."}
@@ -34,6 +34,13 @@ func (c *compiler) dependsOn() (*Compiled, error) {
 		c.warnAboutPartitions(t)
 		entry.Rules = append(entry.Rules, r)
 		compiled.Tables = append(compiled.Tables, c.explainRule(r, t, nil))
+	}
+	if len(c.declared.DependsOn) == 0 {
+		entry.Rules, compiled.Tables = []rule.Rule{}, []TableExplain{}
+		for i := range c.params {
+			c.params[i].Type = keytext.Unknown
+		}
+		c.warn("no change of a table affects it: only the intents of its writers and its TTL keep it fresh")
 	}
 	entry.Params = c.params
 	entry.Shape = shape(occurrences)

@@ -90,8 +90,12 @@ func conditionText(c rule.Condition) string {
 
 // Explain gathers what freshet explain shows.
 func (c *Compiled) Explain() Explain {
+	verdict := "OK (no broad rules)"
+	if len(c.Entry.Rules) == 0 {
+		verdict = "OK (no rule: written through)"
+	}
 	return Explain{
-		Entry: c.Entry.Name, Key: c.Entry.Key, Params: append([]rule.Param{}, c.Entry.Params...), Verdict: "OK (no broad rules)",
+		Entry: c.Entry.Name, Key: c.Entry.Key, Params: append([]rule.Param{}, c.Entry.Params...), Verdict: verdict,
 		Tables: c.Tables, Warnings: append([]string{}, c.Warnings...), Version: c.Entry.Version, SQL: c.Entry.SQL,
 	}
 }
@@ -130,9 +134,11 @@ func (e Explain) Text() string {
 		}
 		identities = append(identities, []string{t.name(), t.needsText(), "ok: " + t.Identity + t.filterNote()})
 	}
-	writeTable(&b, rows)
-	b.WriteString(" replica identity\n")
-	writeTable(&b, identities)
+	if len(e.Tables) > 0 {
+		writeTable(&b, rows)
+		b.WriteString(" replica identity\n")
+		writeTable(&b, identities)
+	}
 	for _, w := range e.Warnings {
 		fmt.Fprintf(&b, " warning: %s\n", w)
 	}

@@ -68,19 +68,20 @@ func (c *compiler) compile() (*Compiled, error) {
 	switch {
 	case c.declared.Result != rule.One && c.declared.Result != rule.Many:
 		return nil, &refusal{at: nowhere, what: fmt.Sprintf("result %q is not one of one, many", c.declared.Result)}
-	case c.declared.Query != "" && len(c.declared.DependsOn) > 0:
+	case c.declared.Query != "" && c.declared.DependsOn != nil:
 		return nil, &refusal{
 			at: nowhere, what: "the entry has both a query and depends_on",
 			why: "what it depends on is derived from the query", do: "Remove one of them.",
 		}
 	case c.declared.Query != "":
 		return c.query(template.Params())
-	case len(c.declared.DependsOn) > 0:
+	case c.declared.DependsOn != nil:
 		return c.dependsOn()
 	}
 	return nil, &refusal{
 		at: nowhere, what: "the entry has neither a query nor depends_on",
-		why: "nothing says which changes affect it", do: "Give it a query, or depends_on when code loads it.",
+		why: "nothing says which changes affect it",
+		do:  "Give it a query, or depends_on when code loads it; depends_on: [] when only its writers can say that it changed.",
 	}
 }
 

@@ -24,10 +24,11 @@ const (
 // Declared is an entry as the configuration file declares it: the part that decides what its cached values mean.
 // TTLs are not in it, so that changing one keeps the cached values.
 type Declared struct {
-	Name         string       `json:"name"`
-	Key          string       `json:"key"`
-	Query        string       `json:"query,omitempty"`
-	Result       Result       `json:"result"`
+	Name   string `json:"name"`
+	Key    string `json:"key"`
+	Query  string `json:"query,omitempty"`
+	Result Result `json:"result"`
+	// DependsOn is for values that code loads. Empty, and not nil: no table affects them, only their writers' intents.
 	DependsOn    []Dependency `json:"depends_on,omitempty"`
 	UnsafeIgnore []string     `json:"unsafe_ignore,omitempty"`
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet"
@@ -153,6 +154,7 @@ func TestLeastPrivileges(t *testing.T) {
 		}
 		return nil
 	})
+	commits(t, app, as(t, super, "shop_app", ""))
 	named(t, d, doc)
 	refusedNothing(t, redis)
 	denied(t, super, redis)
@@ -163,6 +165,38 @@ func TestLeastPrivileges(t *testing.T) {
 	freshetRuns(t, daemon, "status")
 	freshetRuns(t, daemon, "drop", "--yes", "--keep-publication")
 	refusedNothing(t, redis)
+}
+
+// commits has the application write through, with everything that there is to it. It may read the table only; what it
+// writes is the intent.
+func commits(t *testing.T, config, database string) {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	cache, err := freshet.Open(t.Context(), freshet.Options{Config: config, Database: pool})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cache.Close()
+	products, err := freshet.Entry[int64, product](cache, "product")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text string
+	if err := tx.QueryRow(t.Context(), freshet.TokenSQL).Scan(&text); err != nil {
+		t.Error(err)
+	}
+	token, err := cache.Commit(t.Context(), tx, products.Key(42, freshet.Strict(), freshet.Refresh()))
+	if err != nil || token.After == 0 || !strings.HasPrefix(token.String(), text+".") || cache.Stats().Refreshed != 1 {
+		t.Errorf("Commit() = %v, %v, and in SQL %s; %+v", token, err, text, cache.Stats())
+	}
 }
 
 func freshetRuns(t *testing.T, config string, args ...string) {

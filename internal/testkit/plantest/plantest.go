@@ -71,6 +71,9 @@ func Cases(folder string) ([]Case, error) {
 		if entry.Result == "" {
 			c.Declared.Result = rule.One
 		}
+		if entry.DependsOn != nil {
+			c.Declared.DependsOn = []rule.Dependency{}
+		}
 		for _, d := range entry.DependsOn {
 			c.Declared.DependsOn = append(c.Declared.DependsOn, rule.Dependency{Table: d.Table, Key: d.Key})
 		}

@@ -1,0 +1,97 @@
+package fill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/mvcc"
+)
+
+// ErrNotFenced is the error of keys that could not be fenced: the store is away, or does not agree on what they are.
+var ErrNotFenced = errors.New("the keys could not be fenced")
+
+// Written is a key that a transaction changes.
+type Written struct {
+	Entry string
+	Key   Key
+}
+
+const (
+	// fencePatience bounds how long a writer waits for the store, before its COMMIT and once more after it.
+	fencePatience = time.Second
+	// fencing is how many keys are fenced at a time.
+	fencing = 64
+	// unknownEnd is for a transaction of which nobody knows yet where its commit will end.
+	unknownEnd = ^mvcc.LSN(0)
+)
+
+// Fence removes what is cached of the keys and keeps everybody from storing anything that does not contain transaction x,
+// for as long as the fences live. x has written and not committed; should it be rolled back, whoever loads on the primary
+// after that may store again. Where nothing is live there is nothing to fence.
+func (r *Reader) Fence(ctx context.Context, x mvcc.XID, keys []Written) error {
+	ctx, cancel := within(ctx, fencePatience)
+	defer cancel()
+	c, _ := r.names(ctx)
+	if c.names == nil && (c.why == storeDown || c.why == callerGone) {
+		return fmt.Errorf("%w: %s", ErrNotFenced, c.why)
+	}
+	var group errgroup.Group
+	group.SetLimit(fencing)
+	for _, k := range keys {
+		e := r.entries[k.Entry]
+		if e == nil {
+			return fmt.Errorf("entry %s: %w", k.Entry, ErrUnknownEntry)
+		}
+		l, why := c.live(e)
+		switch {
+		case why == unknownDefinition && c.names.entries[k.Entry] != nil:
+			return fmt.Errorf("entry %s: %w: the daemon has it by another declaration", k.Entry, ErrNotFenced)
+		case l == nil:
+			continue
+		}
+		args, err := e.args(k.Key, l.entry.Params)
+		if err != nil {
+			return err
+		}
+		name := string(e.template.Append([]byte(l.prefix), args))
+		group.Go(func() error {
+			stamp := fence.Stamp{XID: x, End: unknownEnd}
+			if err := r.store.Early(ctx, redisstore.Stamped{Name: name, Stamps: []fence.Stamp{stamp}}); err != nil {
+				return fmt.Errorf("entry %s: %w: %w", k.Entry, ErrNotFenced, r.fenceFailed(c, err))
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// fenceFailed has readers know of a store that does not answer.
+func (r *Reader) fenceFailed(c *confirmation, err error) error {
+	r.failed(c, err)
+	return err
+}
+
+// FenceAgain is for after the commit. Fences may be gone by then: they end, other transactions' invalidations in bulk take
+// them along, and names move. Where one was missing somebody may have stored the old row. After this it is gone, and whoever
+// has read it before cannot store it any more.
+func (r *Reader) FenceAgain(ctx context.Context, x mvcc.XID, keys []Written) error {
+	ctx, cancel := within(ctx, fencePatience)
+	defer cancel()
+	now := r.confirmed.Load()
+	if now != nil && now.names != nil {
+		head, found, err := r.store.Head(ctx)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrNotFenced, err)
+		}
+		if !found || head.Generation != now.names.generation || head.Revision != now.names.revision {
+			r.expire(now)
+		}
+	}
+	return r.Fence(ctx, x, keys)
+}
