@@ -55,6 +55,7 @@ type session struct {
 	admit    []string   // entries that wait for admission
 	head     fence.Head
 	names    *apply.Names
+	replid   string // the name of the store's history, once the stream is followed
 }
 
 func (p *Pipeline) session(ctx context.Context) (err error) {
@@ -416,7 +417,7 @@ func (s *session) condemn(ctx context.Context, of fence.Head) error {
 // follow reads, routes, applies and confirms until ctx ends or something breaks.
 func (s *session) follow(ctx context.Context) error {
 	p := s.p
-	p.followed = true
+	p.followed, s.replid = true, s.store.Replid()
 	p.state.apply.Wc.Store(uint64(s.head.Wc))
 	p.state.received.Store(0)
 	// Flushed, not inserted: the end of what was inserted may lie past what there is to stream.

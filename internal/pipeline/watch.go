@@ -34,6 +34,9 @@ func (s *session) watch(ctx context.Context, applier *apply.Applier) error {
 		}
 		err := s.look(ctx)
 		if err == nil {
+			err = s.together(ctx)
+		}
+		if err == nil {
 			err = s.keepRoster(ctx, applier)
 		}
 		if ctx.Err() != nil {
@@ -110,6 +113,22 @@ func (s *session) position(ctx context.Context, function string) (mvcc.LSN, erro
 		return 0, fmt.Errorf("look at the log: %w", err)
 	}
 	return lsn, nil
+}
+
+// errApart ends a session whose store is not the one that readers are led to.
+var errApart = errors.New("readers are led to another redis than the daemon: a failover, or an address that leads to several servers")
+
+// together compares the history that the store's address leads to with the daemon's. Its connection may outlive a
+// failover for as long as the old master answers: an address that moves to another server leaves it where it is.
+func (s *session) together(ctx context.Context) error {
+	theirs, err := s.p.opts.Store.Replid(ctx)
+	if err != nil {
+		return fmt.Errorf("watch the store: %w", err)
+	}
+	if theirs != s.replid {
+		return fmt.Errorf("%w (%s, not %s)", errApart, theirs, s.replid)
+	}
+	return nil
 }
 
 // keepRoster publishes the roster again when the store has lost it, or has another one than was published, to eviction,

@@ -41,7 +41,6 @@ func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, url, namespace, want string }{
 		{"scheme", "http://localhost", "n", "scheme"},
-		{"sentinel", "redis://localhost?master_set=m", "n", "sentinel"},
 		{"several servers", "redis://a?addr=b:6379", "n", "cluster"},
 		{"empty namespace", "redis://localhost", "", "namespace"},
 		{"hash tag", "redis://localhost", "a{b}", "namespace"},

@@ -54,6 +54,23 @@ func (s *Store) Info(ctx context.Context) (Info, error) {
 	return parseInfo(text), nil
 }
 
+// Replid is the name of the history of the server that the address leads to now, asked over a connection of its own. A
+// daemon whose Conn has another one is not where new readers are.
+func (s *Store) Replid(ctx context.Context) (string, error) {
+	client, err := s.dedicate()
+	if err != nil {
+		return "", fmt.Errorf("read server info: %w", err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+	defer cancel()
+	text, err := client.Do(ctx, client.B().Info().Section("replication").Build()).ToString()
+	if err != nil {
+		return "", fmt.Errorf("read server info: %w", typed(err))
+	}
+	return parseInfo(text).Replid, nil
+}
+
 func parseInfo(text string) Info {
 	i := Info{Server: "redis"}
 	number := func(s string) int64 {
