@@ -66,6 +66,7 @@ func TestRedisFromAnOldDump(t *testing.T) {
 			w.under(func() {
 				redis.Do(t, "SAVE")
 				w.confirmedPastNow()
+				w.quiet.Store(true)
 				redis.Kill(t)
 				redis.Start(t)
 			})
@@ -111,6 +112,7 @@ func TestSentinelPromotesAReplicaThatMissedWrites(t *testing.T) {
 			w.under(func() {
 				master.ShutOut(t)
 				w.confirmedPastNow()
+				w.quiet.Store(true)
 				master.Kill(t)
 				killed = time.Now()
 				sentinels.Master(t, replica)
