@@ -31,6 +31,9 @@ const settle = 1250 * time.Millisecond
 // drain bounds how long a graceful stop waits for what was read to be applied.
 const drain = 10 * time.Second
 
+// connectTimeout bounds the making of a connection to the database.
+const connectTimeout = 15 * time.Second
+
 // admitting marks an entry that waits until every transaction is over that its tables' publication may have missed.
 const admitting = "its tables were just added to the stream: waiting until every transaction that began before is over"
 
@@ -101,7 +104,9 @@ func (s *session) connect(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.conn, err = pgx.Connect(ctx, o.URL); err != nil {
+	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if s.conn, err = pgx.Connect(connecting, o.URL); err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
 	}
 	if s.slot, err = pgsource.SlotState(ctx, s.conn, o.Slot); err != nil {

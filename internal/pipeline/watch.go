@@ -19,6 +19,8 @@ import (
 const (
 	watchEvery = 2 * time.Second
 	lookEvery  = 100 * time.Millisecond
+	// lookWithin bounds one look: a connection that answers nothing for so long leads nowhere.
+	lookWithin = 10 * time.Second
 )
 
 // watch looks at what the stream does not tell: whether the publication is still the one that was prepared, whether
@@ -32,10 +34,7 @@ func (s *session) watch(ctx context.Context, applier *apply.Applier) error {
 			return nil
 		case <-ticker.C:
 		}
-		err := s.look(ctx)
-		if err == nil {
-			err = s.together(ctx)
-		}
+		err := s.lookAround(ctx)
 		if err == nil {
 			err = s.keepRoster(ctx, applier)
 		}
@@ -73,6 +72,16 @@ SELECT coalesce(md5(string_agg(concat_ws(' ', c.oid, n.nspname, c.relname, c.rel
 		return "", fmt.Errorf("look at the tables: %w", err)
 	}
 	return digest, nil
+}
+
+// lookAround looks at the database and at where the store's address leads, within bounds.
+func (s *session) lookAround(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lookWithin)
+	defer cancel()
+	if err := s.look(ctx); err != nil {
+		return err
+	}
+	return s.together(ctx)
 }
 
 func (s *session) look(ctx context.Context) error {

@@ -52,16 +52,35 @@ func (w *world) records() []string {
 	return names
 }
 
-// record is a live value of the present master.
-func (w *world) record(name string) (fence.Record, bool) {
+// values are those of the records, by name, that have a live one.
+func (w *world) values(names ...string) map[string]fence.Record {
 	w.t.Helper()
-	text, err := w.redis.Ask(w.t, "GET", name).AsBytes()
-	if err != nil {
-		return fence.Record{}, false // gone meanwhile
+	live := map[string]fence.Record{}
+	if len(names) == 0 {
+		return live
 	}
-	record, err := fence.ParseRecord(text)
+	texts, err := w.redis.Ask(w.t, append([]string{"MGET"}, names...)...).ToArray()
 	if err != nil {
-		w.t.Fatalf("%s: %v", name, err)
+		w.t.Fatal(err)
 	}
-	return record, record.State.Live()
+	for i, text := range texts {
+		raw, err := text.AsBytes()
+		if err != nil {
+			continue // gone meanwhile
+		}
+		record, err := fence.ParseRecord(raw)
+		if err != nil {
+			w.t.Fatalf("%s: %v", names[i], err)
+		}
+		if record.State.Live() {
+			live[names[i]] = record
+		}
+	}
+	return live
+}
+
+// cached reports whether the record has a live value.
+func (w *world) cached(name string) bool {
+	w.t.Helper()
+	return len(w.values(name)) == 1
 }

@@ -27,7 +27,6 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 
 const (
 	namespace = "history"
-	slotName  = "history"
 	items     = 60
 	// patience is how long it may take until everything is whole again.
 	patience = 45 * time.Second
@@ -45,7 +44,7 @@ type world struct {
 	t       *testing.T
 	url     string
 	redis   *redistest.Server // the present master
-	file    string
+	slot    string
 	daemon  *servetest.Daemon
 	pool    *pgxpool.Pool
 	cache   *freshet.Cache
@@ -63,11 +62,15 @@ type gate struct {
 }
 
 type options struct {
-	pg       *pgtest.Server          // default: the shared one
-	via      func(url string) string // the database as the daemon reaches it, when that is another way
-	redisURL string                  // as everybody reaches the Redis; default: its own
-	rewind   time.Duration           // default: 10 s
+	pg     *pgtest.Server // default: the shared one
+	rewind time.Duration  // default: 10 s
+	redis  string         // as everybody reaches the Redis; default: its own address
+	// daemon and library are other ways to the servers; they get the usual ones.
+	daemon, library way
 }
+
+// way changes the addresses of database and Redis.
+type way func(database, redis string) (string, string)
 
 func newWorld(t *testing.T, redis *redistest.Server, o options) *world {
 	t.Helper()
@@ -75,36 +78,19 @@ func newWorld(t *testing.T, redis *redistest.Server, o options) *world {
 		o.pg = pgtest.Shared(t)
 	}
 	w := &world{t: t, redis: redis, url: o.pg.Database(t)}
-	if o.redisURL == "" {
-		o.redisURL = redis.URL
+	if o.redis == "" {
+		o.redis = redis.URL
 	}
 	if o.rewind == 0 {
 		o.rewind = 10 * time.Second
 	}
-	daemonURL := w.url
-	if o.via != nil {
-		daemonURL = o.via(w.url)
-	}
 	o.pg.Exec(t, w.url, "CREATE SEQUENCE versions",
 		"CREATE TABLE items (id int8 PRIMARY KEY, v int8 NOT NULL, pad text NOT NULL DEFAULT repeat('x', 2000))",
 		fmt.Sprintf("INSERT INTO items SELECT g, nextval('versions') FROM generate_series(1, %d) g", items))
-	w.file = filepath.Join(t.TempDir(), "freshet.yaml")
-	// A slot is the whole server's; its name is the database's.
-	name := fmt.Sprintf("%s_%d", slotName, rand.Uint32())
-	text := fmt.Sprintf(`namespace: %s
-database: {url: %q}
-source: {postgres: {slot: %s, publication: history, rewind: {time: %s}}}
-regions: [{name: local, redis: {url: %q}}]
-listen: 127.0.0.1:0
-defaults: {ttl: 1h, negative_ttl: 1h, load_timeout: 3s}
-entries:
-  item: {key: "item:{id}", query: "SELECT id, v, pad FROM items WHERE id = @id"}
-  coded: {key: "coded:{id}", depends_on: [{table: items, key: "{id}"}]}
-`, namespace, daemonURL, name, o.rewind, o.redisURL)
-	if err := os.WriteFile(w.file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	w.daemon = servetest.Start(t, "daemon", w.file)
+	// A slot is the whole server's.
+	w.slot = fmt.Sprintf("%s_%d", namespace, rand.Uint32())
+	var err error
+	w.daemon = servetest.Start(t, "daemon", w.config("daemon.yaml", o, o.daemon))
 	t.Cleanup(func() { // the slot goes before its database does
 		if err := w.daemon.Stop(); err != nil {
 			t.Error(err)
@@ -113,12 +99,11 @@ entries:
 			t.Logf("the daemon's log:\n%s", w.daemon.Log())
 		}
 	})
-	var err error
 	if w.pool, err = pgxpool.New(t.Context(), w.url); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.pool.Close)
-	if w.cache, err = freshet.Open(t.Context(), freshet.Options{Config: w.file, Database: w.pool}); err != nil {
+	if w.cache, err = freshet.Open(t.Context(), freshet.Options{Config: w.config("library.yaml", o, o.library), Database: w.pool}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.cache.Close)
@@ -132,6 +117,30 @@ entries:
 	return w
 }
 
+// config writes a configuration.
+func (w *world) config(name string, o options, via way) string {
+	w.t.Helper()
+	database, redis := w.url, o.redis
+	if via != nil {
+		database, redis = via(database, redis)
+	}
+	text := fmt.Sprintf(`namespace: %s
+database: {url: %q}
+source: {postgres: {slot: %s, publication: history, rewind: {time: %s}}}
+regions: [{name: local, redis: {url: %q}}]
+listen: 127.0.0.1:0
+defaults: {ttl: 1h, negative_ttl: 1h, load_timeout: 3s}
+entries:
+  item: {key: "item:{id}", query: "SELECT id, v, pad FROM items WHERE id = @id"}
+  coded: {key: "coded:{id}", depends_on: [{table: items, key: "{id}"}], load_timeout: 40s}
+`, namespace, database, w.slot, o.rewind, redis)
+	file := filepath.Join(w.t.TempDir(), name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return file
+}
+
 // load is an application's code: it reads the row, and takes its time before it returns.
 func (w *world) load(ctx context.Context, q freshet.Querier, id int64) (item, error) {
 	value := item{ID: id}
@@ -140,7 +149,10 @@ func (w *world) load(ctx context.Context, q freshet.Querier, id int64) (item, er
 	}
 	if g := w.slow.Load(); g != nil {
 		g.reached <- struct{}{}
-		<-g.open
+		select {
+		case <-g.open:
+		case <-ctx.Done(): // a failed test ends all the same
+		}
 		return value, nil
 	}
 	wait(ctx, rand.N(15*time.Millisecond))
@@ -295,12 +307,8 @@ func (w *world) wc() string {
 func (w *world) compareRecords(when string, expected map[int64]item) (compared int) {
 	w.t.Helper()
 	r := w.roster()
-	for _, name := range w.records() {
+	for name, record := range w.values(w.records()...) {
 		entry, id, ok := r.key(name)
-		if !ok {
-			continue
-		}
-		record, ok := w.record(name)
 		if !ok {
 			continue
 		}
