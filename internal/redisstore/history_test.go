@@ -16,7 +16,7 @@ func TestNamelessHistoryIsRefused(t *testing.T) {
 	s := open(t, redistest.Start(t))
 	c := connect(t, s)
 	head := begin(t, c, fence.NewTerm(1, 10))
-	c.store.scripts.claim = strings.Replace(c.store.scripts.claim, "'master_replid:'", "'hidden:'", 1)
+	c.store.scripts.claim = newScript(strings.Replace(c.store.scripts.claim.text, "'master_replid:'", "'hidden:'", 1))
 	if _, _, err := c.Claim(t.Context(), head.Term); !errors.Is(err, ErrNoHistory) {
 		t.Errorf("Claim = %v", err)
 	}

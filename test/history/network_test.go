@@ -64,10 +64,9 @@ func TestNetworkBetweenDaemonAndRedis(t *testing.T) {
 		name  string
 		fault func()
 	}{
-		{"reset", proxy.Reset},
 		{"cut", func() { proxy.Cut(); w.noticed(redisNoticed); proxy.Heal() }},
-		{"half open", func() { proxy.Hold(faultproxy.Both); w.noticed(redisNoticed); proxy.Heal() }},
-		{"deaf", func() { proxy.Hold(faultproxy.ToClient); w.noticed(redisNoticed); proxy.Heal() }},
+		// The commands arrive: what became of them the daemon never hears.
+		{"half open", func() { proxy.Hold(faultproxy.ToClient); w.noticed(redisNoticed); proxy.Heal() }},
 		{"delayed", func() { proxy.Delay(300 * time.Millisecond); wait(t.Context(), 1500*time.Millisecond); proxy.Heal() }},
 	} {
 		w.under(func() { tt.fault(); w.freshAgain(mended) })
@@ -91,7 +90,6 @@ func TestNetworkBetweenDaemonAndPostgreSQL(t *testing.T) {
 		name  string
 		fault func()
 	}{
-		{"reset", proxy.Reset},
 		{"cut", func() { proxy.Cut(); w.noticed(postgresNoticed); proxy.Heal() }},
 		{"half open", func() { proxy.Hold(faultproxy.Both); w.noticed(postgresNoticed); proxy.Heal() }},
 		{"delayed", func() { proxy.Delay(300 * time.Millisecond); wait(t.Context(), 1500*time.Millisecond); proxy.Heal() }},
@@ -124,10 +122,8 @@ func TestNetworkBetweenReadersAndRedis(t *testing.T) {
 		name  string
 		fault func()
 	}{
-		{"reset", proxy.Reset},
 		{"cut", proxy.Cut},
-		{"half open", func() { proxy.Hold(faultproxy.Both) }},
-		{"deaf", func() { proxy.Hold(faultproxy.ToClient) }},
+		{"half open", func() { proxy.Hold(faultproxy.ToClient) }},
 		{"delayed", func() { proxy.Delay(50 * time.Millisecond) }},
 	} {
 		w.under(func() {
