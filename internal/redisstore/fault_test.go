@@ -304,7 +304,8 @@ func TestInfo(t *testing.T) {
 		{"redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:7.2.5\r\nserver_mode:standalone\r\n", ""},
 		{"redis_version:7.2.4\r\nvalkey_version:9.0.0\r\nserver_mode:standalone\r\n", ""},
 		{"redis_version:7.2.4\r\nvalkey_version:7.1.0\r\nserver_mode:standalone\r\n", "too old"},
-		{"redis_version:7.2.4\r\nredis_mode:cluster\r\n", "cluster"},
+		{"redis_version:7.2.4\r\nredis_mode:cluster\r\n", "Redis Cluster"},
+		{"redis_version:7.2.4\r\nredis_mode:sentinel\r\n", "master_set"},
 		{"redis_version:unstable\r\n", "cannot be read"},
 	}
 	for _, tt := range tests {

@@ -43,8 +43,8 @@ type world struct {
 	file  string
 	// Between freshet and its servers, and nobody else.
 	toDatabase, toRedis *faultproxy.Proxy
-	admin rueidis.Client // for what the test does to Redis
-	store *redisstore.Store
+	admin               rueidis.Client // for what the test does to Redis
+	store               *redisstore.Store
 
 	writing    sync.RWMutex // held by writers for a transaction, and by whoever wants none
 	ledger     *ledger
