@@ -51,8 +51,8 @@ type sentinelReply struct {
 	replicas  int
 }
 
-// openSentinels starts the watch. option is that of the servers; its addresses are the Sentinels'.
-func openSentinels(option rueidis.ClientOption, username, password string, logger *slog.Logger) (*sentinels, error) {
+// openSentinels starts the watch, which outlives ctx. option is that of the servers; its addresses are the Sentinels'.
+func openSentinels(ctx context.Context, option rueidis.ClientOption, username, password string, logger *slog.Logger) (*sentinels, error) {
 	s := &sentinels{
 		master: option.Sentinel.MasterSet, clients: map[string]rueidis.Client{}, logger: logger,
 		watched: make(chan struct{}), conns: map[*followed]struct{}{},
@@ -73,8 +73,7 @@ func openSentinels(option rueidis.ClientOption, username, password string, logge
 		}
 		s.clients[address] = client // with an error as well: it is away now
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	s.cancel = cancel
+	ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	go s.watch(ctx)
 	return s, nil
 }
@@ -130,7 +129,7 @@ func (s *sentinels) ask(ctx context.Context, client rueidis.Client) (sentinelRep
 
 // askAll asks every Sentinel and returns the answer of the latest configuration: one that was cut off names the master
 // of before. Of those that did not answer, or too late, it returns why.
-func (s *sentinels) askAll(ctx context.Context) (sentinelReply, map[string]error) {
+func (s *sentinels) askAll(ctx context.Context) (latest sentinelReply, silent map[string]error) {
 	ctx, cancel := context.WithCancel(ctx)
 	type said struct {
 		address string
@@ -150,8 +149,7 @@ func (s *sentinels) askAll(ctx context.Context) (sentinelReply, map[string]error
 	}
 	defer asking.Wait()
 	defer cancel()
-	var latest sentinelReply
-	silent := make(map[string]error, len(s.clients))
+	silent = make(map[string]error, len(s.clients))
 	for address := range s.clients {
 		silent[address] = fmt.Errorf("%w in time", ErrUnavailable)
 	}

@@ -61,7 +61,7 @@ type Store struct {
 
 // Open prepares a store. It does not need Redis to be there: whatever is asked while it is away fails with
 // ErrUnavailable, and a later call connects.
-func Open(_ context.Context, o Options) (*Store, error) {
+func Open(ctx context.Context, o Options) (*Store, error) {
 	option, err := rueidis.ParseURL(o.URL)
 	if err != nil {
 		return nil, fmt.Errorf("parse redis url: %w", maskURL(err, o.URL))
@@ -88,11 +88,12 @@ func Open(_ context.Context, o Options) (*Store, error) {
 	}
 	s := &Store{namespace: o.Namespace, scripts: newScripts(), logger: logger}
 	if option.Sentinel.MasterSet != "" {
-		if s.sentinels, err = openSentinels(option, o.SentinelUsername, o.SentinelPassword, logger); err != nil {
+		if s.sentinels, err = openSentinels(ctx, option, o.SentinelUsername, o.SentinelPassword, logger); err != nil {
 			return nil, fmt.Errorf("open redis: %w", maskURL(err, o.URL))
 		}
 		// For the client it is one server, whose address is looked up whenever a connection is made.
-		option.InitAddress, option.DialCtxFn, option.Sentinel = []string{option.Sentinel.MasterSet}, s.sentinels.dial, rueidis.SentinelOption{}
+		option.InitAddress, option.Sentinel = []string{option.Sentinel.MasterSet}, rueidis.SentinelOption{}
+		option.DialCtxFn = s.sentinels.dial //nolint:forbidigo // the client's name for it
 	}
 	s.option = timed(option, replyTimeout, dialTimeout, time.Second)
 	s.client, err = rueidis.NewClient(timed(option, readTimeout, readTimeout, pingGap))

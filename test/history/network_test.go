@@ -20,7 +20,7 @@ const (
 )
 
 // proxied is the address through a proxy that is started before its server.
-func proxied(t *testing.T, address string) (*faultproxy.Proxy, string) {
+func proxied(t *testing.T, address string) (proxy *faultproxy.Proxy, through string) {
 	t.Helper()
 	u, err := url.Parse(address)
 	if err != nil {

@@ -214,8 +214,8 @@ func (w *world) write(ctx context.Context) {
 		if w.quiet.Load() {
 			among /= 2
 		}
-		// Not under ctx: a statement that is given up may commit later.
-		_, err := w.pool.Exec(w.t.Context(), "UPDATE items SET v = nextval('versions') WHERE id = ANY ($1)",
+		// Not ended by ctx: a statement that is given up may commit later.
+		_, err := w.pool.Exec(context.WithoutCancel(ctx), "UPDATE items SET v = nextval('versions') WHERE id = ANY ($1)",
 			[]int64{1 + rand.Int64N(among), 1 + rand.Int64N(among)})
 		if err == nil {
 			w.writes.Add(1)
@@ -239,7 +239,7 @@ func read(ctx context.Context, entry *freshet.Typed[int64, item]) {
 // first what the load left, then each key as a reader gets it, then what those reads have filled.
 func (w *world) settle(after string) servetest.Status {
 	w.t.Helper()
-	status := w.live()
+	w.live()
 	conn, err := pgx.Connect(w.t.Context(), w.url)
 	if err != nil {
 		w.t.Fatal(err)
@@ -258,7 +258,7 @@ func (w *world) settle(after string) servetest.Status {
 		expected[row.ID] = row
 	}
 	w.applied(conn)
-	status = w.live()
+	status := w.live()
 	left := w.compareRecords(after+", left by the load", expected)
 	for name, entry := range map[string]*freshet.Typed[int64, item]{"item": w.queried, "coded": w.coded} {
 		for id := range int64(items) {

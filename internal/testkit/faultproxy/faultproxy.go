@@ -3,6 +3,7 @@
 package faultproxy
 
 import (
+	"context"
 	"net"
 	"sync"
 	"testing"
@@ -39,7 +40,7 @@ type Proxy struct {
 // Start starts a proxy before the server; it ends with the test.
 func Start(tb testing.TB, target string) *Proxy {
 	tb.Helper()
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(tb.Context(), "tcp4", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -139,7 +140,7 @@ func (p *Proxy) forget(conns ...net.Conn) {
 }
 
 func (p *Proxy) serve(client net.Conn, target string) {
-	server, err := net.Dial("tcp4", target)
+	server, err := new(net.Dialer).DialContext(context.Background(), "tcp4", target)
 	if err != nil {
 		_ = client.Close()
 		return
