@@ -105,7 +105,10 @@ func (c *Cache) open(ctx context.Context, o Options, region *config.Region) erro
 		replicas[i] = r
 	}
 	var err error
-	c.store, err = redisstore.Open(ctx, redisstore.Options{URL: region.Redis.URL.Reveal(), Namespace: namespace, Logger: o.Logger})
+	c.store, err = redisstore.Open(ctx, redisstore.Options{
+		URL: region.Redis.URL.Reveal(), SentinelUsername: region.Redis.Sentinel.Username,
+		SentinelPassword: region.Redis.Sentinel.Password.Reveal(), Namespace: namespace, Logger: o.Logger,
+	})
 	if err != nil {
 		return err
 	}

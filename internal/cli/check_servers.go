@@ -1,13 +1,10 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -33,16 +30,6 @@ type postgresFacts struct {
 	PublicationExists bool   `json:"publication_exists"`
 	timeline          int64
 	Unpublished       []string `json:"unpublished_tables"` // the daemon adds them when it starts
-}
-
-// redisFacts are what check saw of the store.
-type redisFacts struct {
-	Server    string `json:"server"`
-	Version   string `json:"version"`
-	Role      string `json:"role"`
-	MaxMemory int64  `json:"maxmemory"`
-	Policy    string `json:"maxmemory_policy"`
-	Namespace string `json:"namespace"`
 }
 
 func (r *checked) checkPostgres(ctx context.Context) {
@@ -194,47 +181,5 @@ SELECT has_schema_privilege(n.oid, 'USAGE'),
 			r.problem("postgres", fmt.Sprintf("role %q may not read table \"%s.%s\"", role, t.Schema, t.Table), why,
 				"run: GRANT SELECT ON "+table+" TO "+to)
 		}
-	}
-}
-
-func (r *checked) checkRedis(ctx context.Context) {
-	ctx, cancel := within(ctx)
-	defer cancel()
-	namespace := r.conf.Namespace
-	if namespace == "" && r.Postgres != nil {
-		namespace = r.conf.NamespaceFor(r.Postgres.SystemID, r.Postgres.Database)
-	}
-	region := r.conf.Regions[0]
-	// Without the database the namespace that it gives is not known. The server can be looked at all the same: that
-	// touches no key.
-	store, err := openStore(ctx, r.conf, cmp.Or(namespace, "unknown"), slog.New(slog.DiscardHandler))
-	if err != nil {
-		r.problem("redis", err.Error(), "", "correct regions.redis.url")
-		return
-	}
-	defer store.Close()
-	info, err := store.Info(ctx)
-	if err != nil {
-		r.problem("redis", fmt.Sprintf("region %s: %v", region.Name, err), "values are cached there", "start Redis, or correct regions.redis.url")
-		return
-	}
-	r.Redis = &redisFacts{
-		Server: info.Server, Version: info.Version, Role: info.Role, MaxMemory: info.MaxMemory, Policy: info.MaxMemoryPolicy, Namespace: namespace,
-	}
-	if why := info.Supported(); why != "" {
-		r.problem("redis", fmt.Sprintf("region %s: %s", region.Name, why), "", "use a standalone Redis 7.0 or Valkey 7.2, or newer")
-	}
-	if info.Role != "master" {
-		r.problem("redis", fmt.Sprintf("region %s: the server is a replica", region.Name), "nothing can be written to it", "name the master in regions.redis.url")
-	}
-	switch {
-	case info.MaxMemory == 0:
-		r.note("redis", "maxmemory sets no limit", "a cache grows until the system stops it", "set maxmemory, and maxmemory-policy to one of the volatile ones")
-	case strings.HasPrefix(info.MaxMemoryPolicy, "allkeys-"):
-		r.note("redis", "maxmemory-policy "+info.MaxMemoryPolicy+" may evict what the daemon vouches with",
-			"each time it does, everything cached is given up", "set maxmemory-policy to volatile-lru or another volatile one: all cached values have a TTL")
-	case info.MaxMemoryPolicy == "noeviction":
-		r.note("redis", "maxmemory-policy is noeviction", "once the memory is full no new value is cached; invalidation goes on",
-			"set maxmemory-policy to volatile-lru or another volatile one: all cached values have a TTL")
 	}
 }

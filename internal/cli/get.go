@@ -238,7 +238,10 @@ func namespaceOf(ctx context.Context, c *config.Config, loader *pgload.Loader) (
 
 func openStore(ctx context.Context, c *config.Config, namespace string, logger *slog.Logger) (*redisstore.Store, error) {
 	region := c.Regions[0]
-	store, err := redisstore.Open(ctx, redisstore.Options{URL: region.Redis.URL.Reveal(), Namespace: namespace, Logger: logger})
+	store, err := redisstore.Open(ctx, redisstore.Options{
+		URL: region.Redis.URL.Reveal(), SentinelUsername: region.Redis.Sentinel.Username,
+		SentinelPassword: region.Redis.Sentinel.Password.Reveal(), Namespace: namespace, Logger: logger,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("region %s: %w", region.Name, err)
 	}

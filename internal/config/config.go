@@ -77,11 +77,20 @@ type Region struct {
 	Redis Redis  `yaml:"redis" jsonschema:"required"               jsonschema_description:"Its Redis or Valkey server."`
 }
 
-// Redis is one Redis or Valkey server.
+// Redis is one Redis or Valkey server, or one master that Sentinels watch.
 type Redis struct {
-	URL          URL    `yaml:"url"                     jsonschema:"example=redis://127.0.0.1:6379" jsonschema_description:"redis://[user:password@]host:port[/db], rediss:// for TLS, or unix:///path."`
+	URL          URL    `yaml:"url"                     jsonschema:"example=redis://127.0.0.1:6379" jsonschema_description:"redis://[user:password@]host:port[/db], rediss:// for TLS, or unix:///path. With Sentinel: redis://[user:password@]sentinel1:26379[/db]?addr=sentinel2:26379&addr=sentinel3:26379&master_set=name, where user, password and database are those of the servers that the Sentinels watch."`
 	URLFile      string `yaml:"url_file,omitempty"      jsonschema:"example=/run/secrets/redis_url" jsonschema_description:"A file that holds the URL, instead of url."`
 	PasswordFile string `yaml:"password_file,omitempty" jsonschema:"example=/run/secrets/redis_password" jsonschema_description:"A file that holds the password, when the URL has none."`
+
+	Sentinel Sentinel `yaml:"sentinel,omitempty" jsonschema_description:"How to log in to the Sentinels that url names, when they want it."`
+}
+
+// Sentinel is a user of Sentinels.
+type Sentinel struct {
+	Username     string `yaml:"username,omitempty"      jsonschema:"example=freshet" jsonschema_description:"Their user; without it, password is the one of requirepass."`
+	Password     Secret `yaml:"password,omitempty"      jsonschema:"example=${SENTINEL_PASSWORD}" jsonschema_description:"The password; best from the environment."`
+	PasswordFile string `yaml:"password_file,omitempty" jsonschema:"example=/run/secrets/sentinel_password" jsonschema_description:"A file that holds the password, instead of password."`
 }
 
 // Bus is a feature of a later version.

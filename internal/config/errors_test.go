@@ -76,7 +76,10 @@ func TestErrors(t *testing.T) {
 		},
 		{"region without a name", replace("name: local, ", ""), []string{`f.yaml:4:5: regions.0.name: "" is not a name for a region`}},
 		{"redis of another kind", replace("redis://127.0.0.1:6379", "127.0.0.1:6379"), []string{"f.yaml:4:32: regions.0.redis.url: not the URL of a Redis"}},
-		{"sentinel", replace("redis://127.0.0.1:6379", "redis://h:1?master_set=m"), []string{"f.yaml:4:32: regions.0.redis.url: not supported by this version: Sentinel and Cluster (master_set)"}},
+		{"cluster", replace("redis://127.0.0.1:6379", `"redis://h:1?addr=i:2"`), []string{"f.yaml:4:32: regions.0.redis.url: not supported by this version: Cluster (addr)"}},
+		{"a master without a name", replace("redis://127.0.0.1:6379", `"redis://h:1?addr=i:2&master_set="`), []string{"f.yaml:4:32: regions.0.redis.url: master_set is the name of the master that the Sentinels of the URL watch"}},
+		{"a sentinel's user without sentinels", replace("redis://127.0.0.1:6379", "redis://h:1, sentinel: {password: hunter2}"), []string{"f.yaml:4:45: regions.0.redis.sentinel: the URL names no Sentinels"}},
+		{"a sentinel's user without a password", replace("redis://127.0.0.1:6379", `"redis://h:1?master_set=m", sentinel: {username: u}`), []string{"f.yaml:4:81: regions.0.redis.sentinel.username: the user has no password"}},
 		{"replicas", replace("shop}", "shop, replicas: [postgres://r/shop, http://r, '']}"), []string{
 			"f.yaml:1:71: database.replicas.1: not a PostgreSQL connection string", "f.yaml:1:81: database.replicas.2: the connection string is missing",
 		}},

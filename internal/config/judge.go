@@ -142,21 +142,28 @@ func (j *judge) regions() {
 		if r.Redis.URL == "" {
 			j.fail(path+".redis.url", "url: redis://127.0.0.1:6379", "the URL of Redis is missing")
 		} else {
-			j.redisURL(path+".redis.url", r.Redis.URL)
+			j.redisURL(path+".redis", r.Redis)
 		}
 	}
 }
 
-func (j *judge) redisURL(path string, u URL) {
-	parsed, err := url.Parse(string(u))
+func (j *judge) redisURL(path string, r Redis) {
+	parsed, err := url.Parse(string(r.URL))
 	if err != nil || !slices.Contains([]string{"redis", "rediss", "unix"}, parsed.Scheme) || parsed.Scheme != "unix" && parsed.Hostname() == "" {
-		j.fail(path, "redis://[user:password@]host:port[/db], rediss:// for TLS, or unix:///path; special characters of a password are written %XX", "not the URL of a Redis")
+		j.fail(path+".url", "redis://[user:password@]host:port[/db], rediss:// for TLS, or unix:///path; special characters of a password are written %XX", "not the URL of a Redis")
 		return
 	}
-	for _, parameter := range []string{"master_set", "addr"} {
-		if parsed.Query().Has(parameter) {
-			j.fail(path, "name one standalone server", "not supported by this version: Sentinel and Cluster (%s)", parameter)
-		}
+	query := parsed.Query()
+	watched := query.Has("master_set")
+	switch {
+	case watched && (query.Get("master_set") == "" || parsed.Scheme == "unix"):
+		j.fail(path+".url", "redis://sentinel1:26379?addr=sentinel2:26379&addr=sentinel3:26379&master_set=name", "master_set is the name of the master that the Sentinels of the URL watch")
+	case !watched && query.Has("addr"):
+		j.fail(path+".url", "name one standalone server, or add master_set when these are Sentinels", "not supported by this version: Cluster (addr)")
+	case !watched && r.Sentinel != (Sentinel{}):
+		j.fail(path+".sentinel", "add master_set=name to the URL of the Sentinels, or remove sentinel", "the URL names no Sentinels")
+	case r.Sentinel.Username != "" && r.Sentinel.Password == "" && r.Sentinel.PasswordFile == "":
+		j.fail(path+".sentinel.username", "add password or password_file", "the user has no password")
 	}
 }
 

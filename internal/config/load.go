@@ -92,15 +92,11 @@ func (c *Config) readSecrets(dir string, lenient func(string) bool) error {
 	}
 	for i := range c.Regions {
 		redis := &c.Regions[i].Redis
-		r.url(fmt.Sprintf("regions.%d.redis", i), &redis.URL, redis.URLFile, redis.PasswordFile)
+		path := fmt.Sprintf("regions.%d.redis", i)
+		r.url(path, &redis.URL, redis.URLFile, redis.PasswordFile)
+		r.secret(path+".sentinel", "password", &redis.Sentinel.Password, redis.Sentinel.PasswordFile)
 	}
-	if c.Auth.TokenFile != "" {
-		if c.Auth.Token != "" {
-			r.fail("auth.token_file", "auth has both token and token_file", "keep one of them")
-		} else if text, ok := r.read("auth.token_file", c.Auth.TokenFile); ok {
-			c.Auth.Token = Secret(text)
-		}
-	}
+	r.secret("auth", "token", &c.Auth.Token, c.Auth.TokenFile)
 	return errors.Join(r.errs...)
 }
 
@@ -113,6 +109,22 @@ type secretReader struct {
 
 func (r *secretReader) fail(path, message, hint string) {
 	r.errs = append(r.errs, r.c.ErrorAt(path, path+": "+message, hint))
+}
+
+// secret takes one secret, of a section that may have it itself, from a file.
+func (r *secretReader) secret(section, name string, s *Secret, file string) {
+	if file == "" {
+		return
+	}
+	path := section + "." + name + "_file"
+	if *s != "" {
+		_, last, _ := strings.Cut(section, "redis.")
+		r.fail(path, fmt.Sprintf("%s has both %s and %s_file", cmp.Or(last, section), name, name), "keep one of them")
+		return
+	}
+	if text, ok := r.read(path, file); ok {
+		*s = Secret(text)
+	}
 }
 
 // url completes one connection string.

@@ -170,7 +170,7 @@ func TestSecretFiles(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for name, text := range map[string]string{
-		"db": "postgres://app@db/shop\n", "dbpw": "p@ss/w:rd\n", "redispw": "r%e d", "token": "tok\r\n",
+		"db": "postgres://app@db/shop\n", "dbpw": "p@ss/w:rd\n", "redispw": "r%e d", "sentinelpw": "s p\n", "token": "tok\r\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -181,7 +181,7 @@ func TestSecretFiles(t *testing.T) {
 source: {postgres: {url: "host=db user=repl", password_file: dbpw}}
 listen: 0.0.0.0:7780
 auth: {token_file: ` + filepath.Join(dir, "token") + `}
-regions: [{name: local, redis: {url: "rediss://app@r:1/2", password_file: redispw}}]
+regions: [{name: local, redis: {url: "rediss://app@r:1/2?master_set=m", password_file: redispw, sentinel: {password_file: sentinelpw}}}]
 entries: {product: {key: "product:{id}", query: SELECT @id}}
 `
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -191,8 +191,8 @@ entries: {product: {key: "product:{id}", query: SELECT @id}}
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := []string{c.Database.URL.Reveal(), c.Source.Postgres.URL.Reveal(), c.Regions[0].Redis.URL.Reveal(), c.Auth.Token.Reveal()}
-	want := []string{"postgres://app:p%40ss%2Fw%3Ard@db/shop", `host=db user=repl password='p@ss/w:rd'`, "rediss://app:r%25e%20d@r:1/2", "tok"}
+	got := []string{c.Database.URL.Reveal(), c.Source.Postgres.URL.Reveal(), c.Regions[0].Redis.URL.Reveal(), c.Regions[0].Redis.Sentinel.Password.Reveal(), c.Auth.Token.Reveal()}
+	want := []string{"postgres://app:p%40ss%2Fw%3Ard@db/shop", `host=db user=repl password='p@ss/w:rd'`, "rediss://app:r%25e%20d@r:1/2?master_set=m", "s p", "tok"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("secrets (-want +got):\n%s", diff)
 	}

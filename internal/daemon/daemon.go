@@ -134,8 +134,10 @@ func (d *daemon) follow(ctx context.Context) error {
 		}
 		return err
 	}
+	redis := c.Regions[0].Redis
 	store, err := redisstore.Open(ctx, redisstore.Options{
-		URL: c.Regions[0].Redis.URL.Reveal(), Namespace: namespace, Logger: d.logger,
+		URL: redis.URL.Reveal(), SentinelUsername: redis.Sentinel.Username, SentinelPassword: redis.Sentinel.Password.Reveal(),
+		Namespace: namespace, Logger: d.logger,
 	})
 	if err != nil {
 		closeLoaders(loader, replicas)

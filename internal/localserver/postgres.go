@@ -19,6 +19,8 @@ type PostgresOptions struct {
 	Bin string
 	// Settings go into postgresql.conf, over the defaults: wal_level logical, UTC, everything else PostgreSQL's own.
 	Settings map[string]string
+	// Env are variables of the server's environment, as NAME=value.
+	Env []string
 }
 
 // Postgres is a private PostgreSQL server. Its superuser is postgres, and it trusts every local connection. Its methods
@@ -29,6 +31,7 @@ type Postgres struct {
 	Bin  string
 
 	settings   map[string]string
+	env        []string
 	supervisor *supervisor
 	killed     bool // the orphans of a killed postmaster may still be there
 }
@@ -47,7 +50,7 @@ func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, err
 	if err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
-	p := &Postgres{Dir: keeper.dir, Bin: bin, settings: options.Settings, supervisor: keeper}
+	p := &Postgres{Dir: keeper.dir, Bin: bin, settings: options.Settings, env: options.Env, supervisor: keeper}
 	if err := p.create(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("start PostgreSQL: %w", err), p.Close())
 	}
@@ -134,7 +137,7 @@ func (p *Postgres) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
-		run, err := p.supervisor.run(ctx, "QUIT", filepath.Join(p.Bin, "postgres"), "-D", p.data())
+		run, err := p.supervisor.run(ctx, "QUIT", append(withEnv(p.env, filepath.Join(p.Bin, "postgres")), "-D", p.data())...)
 		if err != nil {
 			return fmt.Errorf("start PostgreSQL: %w", err)
 		}

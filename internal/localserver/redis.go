@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +19,10 @@ type RedisOptions struct {
 	Program string
 	// Args are further command-line arguments, such as "--maxmemory", "10mb". By default nothing is persisted.
 	Args []string
+	// File is the text of a configuration file, which the server may change: a Sentinel needs one. Default: none.
+	File string
+	// Env are variables of the server's environment, as NAME=value.
+	Env []string
 }
 
 // Redis is a private Redis or Valkey server. Its methods are for one goroutine at a time.
@@ -26,9 +31,12 @@ type Redis struct {
 	Port    int
 	Program string
 
-	args       []string
+	options    RedisOptions
 	supervisor *supervisor
 }
+
+// redisFile is where RedisOptions.File is.
+const redisFile = "redis.conf"
 
 // StartRedis starts an empty server. The caller closes it.
 func StartRedis(ctx context.Context, options RedisOptions) (*Redis, error) {
@@ -44,7 +52,12 @@ func StartRedis(ctx context.Context, options RedisOptions) (*Redis, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start Redis: %w", err)
 	}
-	r := &Redis{Dir: keeper.dir, Program: program, args: options.Args, supervisor: keeper}
+	r := &Redis{Dir: keeper.dir, Program: program, options: options, supervisor: keeper}
+	if options.File != "" {
+		if err := keeper.write(redisFile, options.File); err != nil {
+			return nil, errors.Join(fmt.Errorf("start Redis: %w", err), r.Close())
+		}
+	}
 	if err := r.create(ctx); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
@@ -83,10 +96,13 @@ func (r *Redis) Log() string { return r.supervisor.log() }
 func (r *Redis) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	argv := append([]string{
-		r.Program, "--bind", "127.0.0.1", "--port", strconv.Itoa(r.Port), "--dir", r.Dir,
-		"--save", "", "--appendonly", "no", "--daemonize", "no",
-	}, r.args...)
+	argv := withEnv(r.options.Env, r.Program)
+	if r.options.File != "" {
+		argv = append(argv, filepath.Join(r.Dir, redisFile))
+	}
+	argv = append(argv, "--bind", "127.0.0.1", "--port", strconv.Itoa(r.Port), "--dir", r.Dir,
+		"--save", "", "--appendonly", "no", "--daemonize", "no")
+	argv = append(argv, r.options.Args...)
 	run, err := r.supervisor.run(ctx, "KILL", argv...)
 	if err != nil {
 		return fmt.Errorf("start Redis: %w", err)

@@ -179,6 +179,14 @@ func (s *supervisor) run(ctx context.Context, signal string, argv ...string) (*p
 	}
 }
 
+// withEnv is the beginning of a command that runs the program with further variables in its environment.
+func withEnv(env []string, program string) []string {
+	if len(env) == 0 {
+		return []string{program}
+	}
+	return append(append([]string{"env"}, env...), program)
+}
+
 // current is the last process started, or nil.
 func (s *supervisor) current() *process {
 	s.mu.Lock()

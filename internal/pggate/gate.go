@@ -26,6 +26,10 @@ var ErrStandby = errors.New("the server is a standby")
 
 const connectTimeout = 15 * time.Second
 
+// answerTimeout is for a snapshot, which takes a server no time: one that is not there by then comes over a connection
+// that leads nowhere, and nothing would be confirmed for as long as TCP hopes.
+const answerTimeout = 10 * time.Second
+
 // Gate is one SQL connection to the primary. It may be used by several goroutines, one call at a time. After a
 // connection error, and after a call whose context ended, it stays broken: open another.
 type Gate struct {
@@ -107,6 +111,8 @@ func (g *Gate) Snapshot(ctx context.Context) (mvcc.Snapshot, mvcc.LSN, error) {
 }
 
 func (g *Gate) snapshot(ctx context.Context) (mvcc.Snapshot, mvcc.LSN, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
 	var snapshotText, positionText string
 	if err := g.conn.QueryRow(ctx, snapshotStatement).Scan(&snapshotText, &positionText); err != nil {
 		return mvcc.Snapshot{}, 0, fmt.Errorf("take snapshot: %w", err)

@@ -31,6 +31,9 @@ const settle = 1250 * time.Millisecond
 // drain bounds how long a graceful stop waits for what was read to be applied.
 const drain = 10 * time.Second
 
+// connectTimeout bounds the making of a connection to the database.
+const connectTimeout = 15 * time.Second
+
 // admitting marks an entry that waits until every transaction is over that its tables' publication may have missed.
 const admitting = "its tables were just added to the stream: waiting until every transaction that began before is over"
 
@@ -55,6 +58,7 @@ type session struct {
 	admit    []string   // entries that wait for admission
 	head     fence.Head
 	names    *apply.Names
+	replid   string // the name of the store's history, once the stream is followed
 }
 
 func (p *Pipeline) session(ctx context.Context) (err error) {
@@ -100,7 +104,9 @@ func (s *session) connect(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.conn, err = pgx.Connect(ctx, o.URL); err != nil {
+	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if s.conn, err = pgx.Connect(connecting, o.URL); err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
 	}
 	if s.slot, err = pgsource.SlotState(ctx, s.conn, o.Slot); err != nil {
@@ -427,7 +433,7 @@ func (s *session) condemn(ctx context.Context, of fence.Head) error {
 // follow reads, routes, applies and confirms until ctx ends or something breaks.
 func (s *session) follow(ctx context.Context) error {
 	p := s.p
-	p.followed = true
+	p.followed, s.replid = true, s.store.Replid()
 	p.state.apply.Wc.Store(uint64(s.head.Wc))
 	p.state.received.Store(0)
 	// Flushed, not inserted: the end of what was inserted may lie past what there is to stream.

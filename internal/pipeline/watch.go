@@ -19,6 +19,8 @@ import (
 const (
 	watchEvery = 2 * time.Second
 	lookEvery  = 100 * time.Millisecond
+	// lookWithin bounds one look: a connection that answers nothing for so long leads nowhere.
+	lookWithin = 10 * time.Second
 )
 
 // watch looks at what the stream does not tell: whether the publication is still the one that was prepared, whether
@@ -32,7 +34,7 @@ func (s *session) watch(ctx context.Context, applier *apply.Applier) error {
 			return nil
 		case <-ticker.C:
 		}
-		err := s.look(ctx)
+		err := s.lookAround(ctx)
 		if err == nil {
 			err = s.keepRoster(ctx, applier)
 		}
@@ -70,6 +72,16 @@ SELECT coalesce(md5(string_agg(concat_ws(' ', c.oid, n.nspname, c.relname, c.rel
 		return "", fmt.Errorf("look at the tables: %w", err)
 	}
 	return digest, nil
+}
+
+// lookAround looks at the database and at where the store's address leads, within bounds.
+func (s *session) lookAround(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lookWithin)
+	defer cancel()
+	if err := s.look(ctx); err != nil {
+		return err
+	}
+	return s.together(ctx)
 }
 
 func (s *session) look(ctx context.Context) error {
@@ -110,6 +122,22 @@ func (s *session) position(ctx context.Context, function string) (mvcc.LSN, erro
 		return 0, fmt.Errorf("look at the log: %w", err)
 	}
 	return lsn, nil
+}
+
+// errApart ends a session whose store is not the one that readers are led to.
+var errApart = errors.New("readers are led to another redis than the daemon: a failover, or an address that leads to several servers")
+
+// together compares the history that the store's address leads to with the daemon's. Its connection may outlive a
+// failover for as long as the old master answers: an address that moves to another server leaves it where it is.
+func (s *session) together(ctx context.Context) error {
+	theirs, err := s.p.opts.Store.Replid(ctx)
+	if err != nil {
+		return fmt.Errorf("watch the store: %w", err)
+	}
+	if theirs != s.replid {
+		return fmt.Errorf("%w (%s, not %s)", errApart, theirs, s.replid)
+	}
+	return nil
 }
 
 // keepRoster publishes the roster again when the store has lost it, or has another one than was published, to eviction,

@@ -197,6 +197,9 @@ func (c *Conn) Claim(ctx context.Context, term fence.Term) (fence.Head, bool, er
 	if reply.outcome == fence.Superseded {
 		return reply.head, true, fmt.Errorf("claim head: %w", ErrSuperseded)
 	}
+	if reply.replid == "" {
+		return fence.Head{}, false, fmt.Errorf("claim head: %w", ErrNoHistory)
+	}
 	c.replid = reply.replid
 	return reply.head, reply.found, nil
 }

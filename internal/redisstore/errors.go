@@ -28,6 +28,9 @@ var (
 	ErrNoScript = errors.New("redis does not know the script")
 	// ErrRefused wraps every other error reply.
 	ErrRefused = errors.New("redis refuses the command")
+	// ErrNoHistory says that the server does not name its history (master_replid): what hides failovers can keep no
+	// promise, since a lost confirm could not be told from one that was never made.
+	ErrNoHistory = errors.New("redis does not name its history: INFO replication has no master_replid, so that a failover could not be noticed")
 	// ErrSuperseded says that a later daemon owns the store: whoever gets it steps down.
 	ErrSuperseded = errors.New("a later daemon has taken over")
 )

@@ -41,7 +41,6 @@ func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, url, namespace, want string }{
 		{"scheme", "http://localhost", "n", "scheme"},
-		{"sentinel", "redis://localhost?master_set=m", "n", "sentinel"},
 		{"several servers", "redis://a?addr=b:6379", "n", "cluster"},
 		{"empty namespace", "redis://localhost", "", "namespace"},
 		{"hash tag", "redis://localhost", "a{b}", "namespace"},
@@ -305,7 +304,8 @@ func TestInfo(t *testing.T) {
 		{"redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:7.2.5\r\nserver_mode:standalone\r\n", ""},
 		{"redis_version:7.2.4\r\nvalkey_version:9.0.0\r\nserver_mode:standalone\r\n", ""},
 		{"redis_version:7.2.4\r\nvalkey_version:7.1.0\r\nserver_mode:standalone\r\n", "too old"},
-		{"redis_version:7.2.4\r\nredis_mode:cluster\r\n", "cluster"},
+		{"redis_version:7.2.4\r\nredis_mode:cluster\r\n", "Redis Cluster"},
+		{"redis_version:7.2.4\r\nredis_mode:sentinel\r\n", "master_set"},
 		{"redis_version:unstable\r\n", "cannot be read"},
 	}
 	for _, tt := range tests {

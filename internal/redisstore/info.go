@@ -3,7 +3,9 @@ package redisstore
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -15,6 +17,7 @@ type Info struct {
 	Role            string // "master" or "slave"
 	Mode            string // "standalone", "sentinel" or "cluster"
 	Replid          string // the name of the server's history
+	RunID           string // of this run of the server
 	MaxMemory       int64  // bytes, 0 for no bound
 	MaxMemoryPolicy string
 	UsedMemory      int64
@@ -31,8 +34,12 @@ func (i Info) Supported() string {
 		return fmt.Sprintf("Valkey %s is too old: 7.2 is needed", i.Version)
 	case i.Server != "valkey" && major < 7:
 		return fmt.Sprintf("Redis %s is too old: 7.0 is needed", i.Version)
+	case i.Mode == "sentinel":
+		return "it is a Sentinel itself, and the URL does not say which master it is asked for (master_set)"
+	case i.Mode == "cluster":
+		return "it is a node of a Redis Cluster, which is not supported yet: keys would be looked for on nodes that do not hold them"
 	case i.Mode != "standalone":
-		return fmt.Sprintf("it runs in %s mode, which is not supported yet", i.Mode)
+		return fmt.Sprintf("it runs in a mode that is not known here (%s)", i.Mode)
 	}
 	return ""
 }
@@ -52,6 +59,59 @@ func (s *Store) Info(ctx context.Context) (Info, error) {
 		return Info{}, fmt.Errorf("read server info: %w", typed(err))
 	}
 	return parseInfo(text), nil
+}
+
+// Replid is the name of the history of the server that the address leads to now, asked over a connection of its own. A
+// daemon whose Conn has another one is not where new readers are.
+func (s *Store) Replid(ctx context.Context) (string, error) {
+	client, err := s.dedicate()
+	if err != nil {
+		return "", fmt.Errorf("read server info: %w", err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+	defer cancel()
+	text, err := client.Do(ctx, client.B().Info().Section("replication").Build()).ToString()
+	if err != nil {
+		return "", fmt.Errorf("read server info: %w", typed(err))
+	}
+	return parseInfo(text).Replid, nil
+}
+
+// Servers are the servers that some connections lead to, by the id of their run: more than one is an address that
+// spreads its connections, where INTENT, UNLINK and ADVANCE cannot be known to have reached what readers read.
+func (s *Store) Servers(ctx context.Context) ([]string, error) {
+	const connections = 4
+	var ids []string
+	for range connections {
+		client, err := s.dedicate()
+		if err != nil {
+			return nil, fmt.Errorf("read server info: %w", err)
+		}
+		text, err := client.Do(ctx, client.B().Info().Section("server").Build()).ToString()
+		client.Close()
+		if err != nil {
+			return nil, fmt.Errorf("read server info: %w", typed(err))
+		}
+		if id := parseInfo(text).RunID; !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// Settings are settings of the server that decide what it loses; nil when the user may not ask for them.
+func (s *Store) Settings(ctx context.Context) (map[string]string, error) {
+	settings, err := s.client.Do(ctx, s.client.B().ConfigGet().Parameter(
+		"save", "appendonly", "appendfsync", "min-replicas-to-write", "replica-serve-stale-data").Build()).AsStrMap()
+	err = typed(err)
+	if errors.Is(err, ErrNoPermission) || errors.Is(err, ErrRefused) { // a service may have renamed the command
+		return nil, nil //nolint:nilnil // that nothing is known is an answer
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read server settings: %w", err)
+	}
+	return settings, nil
 }
 
 func parseInfo(text string) Info {
@@ -78,6 +138,8 @@ func parseInfo(text string) Info {
 			i.Role = value
 		case "master_replid":
 			i.Replid = value
+		case "run_id":
+			i.RunID = value
 		case "maxmemory":
 			i.MaxMemory = number(value)
 		case "maxmemory_policy":

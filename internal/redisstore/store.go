@@ -36,14 +36,19 @@ const (
 
 // Options say which store to open.
 type Options struct {
-	URL       string // redis://, rediss://, valkey:// or unix://
-	Namespace string
-	Logger    *slog.Logger // nil: none
+	// URL is redis://, rediss://, valkey:// or unix://. With the parameter master_set it names Sentinels, further ones as
+	// addr, and user, password and database are those of the servers that they watch.
+	URL              string
+	SentinelUsername string
+	SentinelPassword string
+	Namespace        string
+	Logger           *slog.Logger // nil: none
 }
 
 // Store is one namespace in one Redis.
 type Store struct {
 	client    rueidis.Client // the readers'
+	sentinels *sentinels     // nil: the address is the server's own
 	namespace string
 	scripts   *scripts
 	logger    *slog.Logger
@@ -56,13 +61,13 @@ type Store struct {
 
 // Open prepares a store. It does not need Redis to be there: whatever is asked while it is away fails with
 // ErrUnavailable, and a later call connects.
-func Open(_ context.Context, o Options) (*Store, error) {
+func Open(ctx context.Context, o Options) (*Store, error) {
 	option, err := rueidis.ParseURL(o.URL)
 	if err != nil {
 		return nil, fmt.Errorf("parse redis url: %w", maskURL(err, o.URL))
 	}
-	if option.Sentinel.MasterSet != "" || len(option.InitAddress) != 1 {
-		return nil, errors.New("parse redis url: sentinel and cluster are not supported yet: name one server")
+	if option.Sentinel.MasterSet == "" && len(option.InitAddress) != 1 {
+		return nil, errors.New("parse redis url: cluster is not supported yet: name one server, or the Sentinels of one (master_set)")
 	}
 	if o.Namespace == "" || strings.ContainsAny(o.Namespace, "{}*?[]\\: ") {
 		return nil, fmt.Errorf("open redis: namespace %q: it must not be empty or contain one of {}*?[]\\: or a space", o.Namespace)
@@ -77,19 +82,29 @@ func Open(_ context.Context, o Options) (*Store, error) {
 	option.DisableRetry = true
 	option.ClientName = "freshet"
 	option.ClientSetInfo = rueidis.DisableClientSetInfo
-	client, err := rueidis.NewClient(timed(option, readTimeout, readTimeout, pingGap))
-	if client == nil {
-		return nil, fmt.Errorf("open redis: %w", maskURL(err, o.URL))
-	}
-	// An error together with a client is a server that is away now; the client dials again with the next command.
 	logger := o.Logger
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return &Store{
-		client: client, namespace: o.Namespace, scripts: newScripts(), logger: logger,
-		option: timed(option, replyTimeout, dialTimeout, time.Second),
-	}, nil
+	s := &Store{namespace: o.Namespace, scripts: newScripts(), logger: logger}
+	if option.Sentinel.MasterSet != "" {
+		if s.sentinels, err = openSentinels(ctx, option, o.SentinelUsername, o.SentinelPassword, logger); err != nil {
+			return nil, fmt.Errorf("open redis: %w", maskURL(err, o.URL))
+		}
+		// For the client it is one server, whose address is looked up whenever a connection is made.
+		option.InitAddress, option.Sentinel = []string{option.Sentinel.MasterSet}, rueidis.SentinelOption{}
+		option.DialCtxFn = s.sentinels.dial //nolint:forbidigo // the client's name for it
+	}
+	s.option = timed(option, replyTimeout, dialTimeout, time.Second)
+	s.client, err = rueidis.NewClient(timed(option, readTimeout, readTimeout, pingGap))
+	if s.client == nil {
+		if s.sentinels != nil {
+			s.sentinels.close()
+		}
+		return nil, fmt.Errorf("open redis: %w", maskURL(err, o.URL))
+	}
+	// An error together with a client is a server that is away now; the client dials again with the next command.
+	return s, nil
 }
 
 // timed says how long a client waits. An address that says how long a connection may take to be made is obeyed.
@@ -144,6 +159,9 @@ func (s *Store) Close() {
 	s.closed = true
 	if s.daemon != nil {
 		s.daemon.Close()
+	}
+	if s.sentinels != nil {
+		s.sentinels.close()
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/freshet/freshet/internal/testkit/faultproxy"
 	"github.com/freshet/freshet/internal/testkit/servetest"
 )
 
@@ -51,6 +52,38 @@ func faults() []fault {
 		{"the daemon's sessions are terminated", terminate, false, false},
 		{"the slot is dropped", dropSlot, false, false},
 		{"the publication loses a table", alterPublication, false, true},
+		{"the network to Redis is cut", network(toRedis, (*faultproxy.Proxy).Cut), false, false},
+		{"the network to Redis hangs", network(toRedis, hold(faultproxy.Both)), true, false},
+		{"nothing comes back from Redis", network(toRedis, hold(faultproxy.ToClient)), false, false},
+		{"the network to Redis is slow", network(toRedis, slow), false, false},
+		{"the network to the database is cut", network(toDatabase, (*faultproxy.Proxy).Cut), false, false},
+		{"the network to the database hangs", network(toDatabase, hold(faultproxy.Both)), false, false},
+		{"nothing comes back from the database", network(toDatabase, hold(faultproxy.ToClient)), false, false},
+		{"the network to the database is slow", network(toDatabase, slow), false, false},
+	}
+}
+
+func toRedis(w *world) *faultproxy.Proxy    { return w.toRedis }
+func toDatabase(w *world) *faultproxy.Proxy { return w.toDatabase }
+
+func hold(d faultproxy.Direction) func(*faultproxy.Proxy) {
+	return func(p *faultproxy.Proxy) { p.Hold(d) }
+}
+
+func slow(p *faultproxy.Proxy) { p.Delay(100 * time.Millisecond) }
+
+// network does something to the connections of freshet with one of its servers, for a while: at times longer than anybody
+// waits for an answer.
+func network(to func(*world) *faultproxy.Proxy, do func(*faultproxy.Proxy)) func(*world, *rand.Rand) error {
+	return func(w *world, r *rand.Rand) error {
+		do(to(w))
+		wait(w.t.Context(), 500*time.Millisecond)
+		w.some(r, 2*time.Second)
+		if r.IntN(4) == 0 {
+			wait(w.t.Context(), 6*time.Second)
+		}
+		to(w).Heal()
+		return nil
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/testkit/faultproxy"
 	"github.com/freshet/freshet/internal/testkit/pgtest"
 	"github.com/freshet/freshet/internal/testkit/redistest"
 	"github.com/freshet/freshet/internal/testkit/servetest"
@@ -40,8 +41,10 @@ type world struct {
 	redis *redistest.Server
 	url   string
 	file  string
-	admin rueidis.Client // for what the test does to Redis
-	store *redisstore.Store
+	// Between freshet and its servers, and nobody else.
+	toDatabase, toRedis *faultproxy.Proxy
+	admin               rueidis.Client // for what the test does to Redis
+	store               *redisstore.Store
 
 	writing    sync.RWMutex // held by writers for a transaction, and by whoever wants none
 	ledger     *ledger
@@ -119,9 +122,11 @@ func newWorld(t *testing.T, seed uint64) *world {
 	schema := strings.NewReplacer("%ITEMS%", strconv.Itoa(items), "%CATEGORIES%", strconv.Itoa(categories),
 		"%PEOPLE%", strconv.Itoa(people), "%RATES%", strconv.Itoa(rates)).Replace(shop)
 	w.pg.Exec(t, w.url, strings.Split(schema, ";")...)
+	w.toDatabase, w.toRedis = faultproxy.Start(t, fmt.Sprintf("127.0.0.1:%d", w.pg.Port)), faultproxy.Start(t, w.redis.Addr)
 	w.file = filepath.Join(t.TempDir(), "freshet.yaml")
 	config := fmt.Sprintf("namespace: %s\ndatabase: {url: %q}\nsource: {postgres: {slot: %s, publication: chaos, rewind: {time: 10s}}}\n"+
-		"regions: [{name: local, redis: {url: %q}}]\nlisten: 127.0.0.1:0\n%s", namespace, w.url, slot, w.redis.URL, entries)
+		"regions: [{name: local, redis: {url: %q}}]\nlisten: 127.0.0.1:0\n%s", namespace, strings.Replace(w.url, fmt.Sprintf("127.0.0.1:%d", w.pg.Port), w.toDatabase.Addr, 1), slot,
+		strings.Replace(w.redis.URL, w.redis.Addr, w.toRedis.Addr, 1), entries)
 	if err := os.WriteFile(w.file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}

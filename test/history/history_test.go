@@ -1,242 +1,311 @@
-// Package history_test has readers with tokens, sessions and bounds against writers, while the daemon is restarted and
-// the store loses things, and holds every single read against what was promised.
-package history_test
+package history
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
-	"sync/atomic"
+	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/rueidis"
 
-	"github.com/freshet/freshet"
+	"github.com/freshet/freshet/internal/testkit"
+	"github.com/freshet/freshet/internal/testkit/redistest"
 )
 
-// lasts is how long the test goes on; SEED repeats the choices of a run, not its timing.
-const lasts = 6 * time.Second
-
-// event is a read through a session, or a token that it was told of.
-type event struct {
-	id, v    int64
-	observed map[int64]int64 // of the token's transaction; nil for a read
-}
-
-// TestPromises runs everything at once. What is exact about it: a version says which of the transactions that wrote the row
-// a value contains, so each promise is an inequality of versions.
-func TestPromises(t *testing.T) {
+// TestRedisIsEmptied takes everything away at once, in every way that there is, and single keys that matter.
+func TestRedisIsEmptied(t *testing.T) {
 	t.Parallel()
-	seed := uint64(time.Now().UnixNano())
-	if text := os.Getenv("SEED"); text != "" {
-		var err error
-		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("SEED=%d", seed)
-	random := func(n uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, n)) }
-	w := newWorld(t)
-	processes := []*freshet.Typed[int64, item]{w.reads(), w.reads()}
-	ctx, stop := context.WithTimeout(t.Context(), lasts)
-	defer stop()
-	group, working := errgroup.WithContext(ctx)
-	for n := range uint64(2) {
-		group.Go(func() error { return w.writes(working, random(n)) })
-	}
-	group.Go(func() error { return w.restarts(working, random(10)) })
-	var done counts
-	histories := make([][]event, 8)
-	for n := range histories {
-		r := &reader{w: w, random: random(uint64(100 + n)), items: processes[n%2], counts: &done}
-		group.Go(func() error {
-			defer func() { histories[n] = r.history }()
-			return r.run(working)
-		})
-	}
-	if err := group.Wait(); err != nil && ctx.Err() == nil {
-		t.Fatal(err)
-	}
-	for n, events := range histories {
-		if err := w.monotonic(events); err != nil {
-			t.Errorf("session %d: %v", n, err)
-		}
-	}
-	t.Logf("%d commits; reads: %d by token, %d through sessions, %d bounded", len(w.commits), done.token.Load(), done.session.Load(), done.bounded.Load())
-	for _, n := range []int64{done.token.Load(), done.session.Load(), done.bounded.Load()} {
-		if n < 50 {
-			t.Errorf("only %d reads of a kind", n)
-		}
-	}
-}
-
-type counts struct{ token, session, bounded atomic.Int64 }
-
-func (w *world) writes(ctx context.Context, r *rand.Rand) error {
-	for ctx.Err() == nil {
-		ids := []int64{1 + r.Int64N(keys)}
-		if r.IntN(2) == 0 {
-			ids = append(ids, 1+r.Int64N(keys))
-		}
-		slices.Sort(ids)
-		if err := w.write(ctx, slices.Compact(ids), r.IntN(4) == 0, r.IntN(8) == 0); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("write: %w", err)
-		}
-		rest(ctx, time.Duration(r.IntN(30))*time.Millisecond)
-	}
-	return nil
-}
-
-// restarts runs one daemon after the other, with a pause between them now and then. Meanwhile it takes things from the
-// store, or has the server stop sending its log for a while, as if it were slow.
-func (w *world) restarts(ctx context.Context, r *rand.Rand) error {
-	for ctx.Err() == nil {
-		life, end := context.WithTimeout(ctx, time.Duration(1500+r.IntN(1000))*time.Millisecond)
-		died := make(chan error, 1)
-		go func() { died <- w.follow(life) }()
-		rest(life, time.Duration(500+r.IntN(500))*time.Millisecond)
-		var err error
-		switch r.IntN(6) {
-		case 0:
-			err = w.lose(ctx, "tick")
-		case 1:
-			err = w.lose(ctx, "head") // a new generation
-		default:
-			err = w.stall(life, time.Duration(600+r.IntN(600))*time.Millisecond)
-		}
-		failed := <-died
-		end()
-		if err := errors.Join(err, failed); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("the daemon: %w", err)
-		}
-		rest(ctx, time.Duration(r.IntN(3))*400*time.Millisecond)
-	}
-	return nil
-}
-
-func rest(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
-
-// reader reads in every way, one read after the other.
-type reader struct {
-	w       *world
-	random  *rand.Rand
-	items   *freshet.Typed[int64, item]
-	session freshet.Session
-	history []event
-	counts  *counts
-}
-
-func (r *reader) run(ctx context.Context) error {
-	for ctx.Err() == nil {
-		if err := r.read(ctx); err != nil && ctx.Err() == nil {
-			return err
-		}
-		rest(ctx, time.Duration(r.random.IntN(5))*time.Millisecond)
-	}
-	return nil
-}
-
-func (r *reader) read(ctx context.Context) error {
-	id := 1 + r.random.Int64N(keys-bounded)
-	var (
-		options []freshet.ReadOption
-		least   int64  // the version that the value must have
-		asked   string // for messages
-		through bool
-	)
-	choose := r.random.IntN(10)
-	if choose == 2 {
-		id = keys - r.random.Int64N(bounded)
-	}
-	if c, ok := r.w.recent(r.random.IntN(4)); ok && choose&1 != 0 {
-		if _, wrote := c.wrote[id]; !wrote && r.random.IntN(4) > 0 {
-			for other := range c.wrote {
-				if other <= keys-bounded {
-					id = other
+	redis := redistest.Start(t)
+	w := newWorld(t, redis, options{})
+	head, roster := "f:"+namespace+":head", "f:"+namespace+":roster"
+	for _, tt := range []struct {
+		name  string
+		fault func()
+		lost  bool // HEAD, and with it everything
+	}{
+		{"killed, and empty again", func() { redis.Kill(t); redis.Start(t) }, true},
+		{"FLUSHALL", func() { redis.FlushAll(t) }, true},
+		{"FLUSHDB", func() { redis.Do(t, "FLUSHDB", "ASYNC") }, true},
+		{"DEL of HEAD", func() { redis.Do(t, "DEL", head) }, true},
+		{"DEL of the roster", func() { redis.Do(t, "DEL", roster) }, false},
+		{"DEL of HEAD and roster", func() { redis.Do(t, "DEL", head, roster) }, true},
+		{"DEL of every record and lease", func() {
+			for range 20 {
+				if names := w.records(); len(names) > 0 {
+					redis.Do(t, append([]string{"DEL"}, names...)...)
 				}
 			}
-		}
-		least, asked = max(least, c.wrote[id]), asked+" token "+c.token.String()
-		if r.random.IntN(3) == 0 {
-			r.session.Observe(c.token)
-			r.history = append(r.history, event{observed: c.wrote})
-			through = true
-		} else {
-			options = append(options, freshet.After(c.token))
-			r.counts.token.Add(1)
+		}, false},
+	} {
+		before := w.live()
+		w.under(tt.fault)
+		after := w.settle(tt.name)
+		if moved := after.Generation != before.Generation; moved != tt.lost {
+			t.Errorf("%s: a new generation began: %t, want %t", tt.name, moved, tt.lost)
 		}
 	}
-	if choose&2 != 0 {
-		bound := []time.Duration{100 * time.Millisecond, 500 * time.Millisecond, time.Second, 3 * time.Second}[r.random.IntN(4)]
-		options, asked = append(options, freshet.MaxStale(bound)), asked+" bound "+bound.String()
-		least = max(least, r.w.settledBefore(id, time.Now().Add(-bound)))
-		r.counts.bounded.Add(1)
-	}
-	if through = through || choose&4 != 0; through {
-		options, asked = append(options, freshet.Through(&r.session)), asked+" session"
-		r.counts.session.Add(1)
-	}
-	if choose == 8 {
-		options = append(options, freshet.Bypass())
-	}
-	got, err := r.items.Get(ctx, id, options...)
-	if err != nil {
-		return fmt.Errorf("read %d,%s: %w", id, asked, err)
-	}
-	if got.ID != id || got.V < least {
-		return fmt.Errorf("read %d,%s: got version %d of %d, and %d was promised", id, asked, got.V, got.ID, least)
-	}
-	if through {
-		r.history = append(r.history, event{id: id, v: got.V})
-	}
-	return nil
 }
 
-// monotonic checks a session's reads: whoever has seen a transaction in one row sees it in every other row that it wrote.
-func (w *world) monotonic(events []event) error {
-	byRow := map[int64][]commit{}
-	for _, c := range w.commits {
-		for id := range c.wrote {
-			byRow[id] = append(byRow[id], c)
-		}
+// TestRedisFromAnOldDump kills Redis and has it come back with the dump of half a second before: within the rewind
+// depth what it missed is delivered again, beyond it a new generation begins.
+func TestRedisFromAnOldDump(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		rewind time.Duration
+		lost   bool
+	}{{"within the rewind depth", time.Hour, false}, {"beyond it", time.Millisecond, true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			redis := redistest.Start(t)
+			w := newWorld(t, redis, options{rewind: tt.rewind})
+			before := w.live()
+			w.under(func() {
+				redis.Do(t, "SAVE")
+				w.confirmedPastNow()
+				w.quiet.Store(true)
+				redis.Kill(t)
+				redis.Start(t)
+			})
+			after := w.settle(tt.name)
+			if moved := after.Generation != before.Generation; moved != tt.lost {
+				t.Errorf("a new generation began: %t, want %t", moved, tt.lost)
+			}
+		})
 	}
-	for id, commits := range byRow {
-		slices.SortFunc(commits, func(a, b commit) int { return int(a.wrote[id] - b.wrote[id]) })
+}
+
+// confirmedPastNow waits until HEAD has moved a good deal, and PostgreSQL has been told as far as the rewind depth lets.
+func (w *world) confirmedPastNow() {
+	w.t.Helper()
+	writes := w.writes.Load()
+	testkit.Eventually(w.t, patience, func() error {
+		if n := w.writes.Load() - writes; n < 50 {
+			return fmt.Errorf("%d writes", n)
+		}
+		return nil
+	})
+	wait(w.t.Context(), 500*time.Millisecond) // the slot is told every now and then
+}
+
+// TestSentinelPromotesAReplicaThatMissedWrites cuts the replica off under load, kills the master, and has Sentinels
+// promote what is left: UNLINKs and HEADs are lost that were answered. The old master comes back, and is made a replica.
+func TestSentinelPromotesAReplicaThatMissedWrites(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		rewind time.Duration
+		lost   bool
+	}{{"within the rewind depth", time.Hour, false}, {"beyond it", time.Millisecond, true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			master := redistest.Start(t)
+			replica := master.Replica(t)
+			sentinels := master.Watch(t, 3, 1)
+			w := newWorld(t, master, options{redis: sentinels.URL, rewind: tt.rewind})
+			before := w.live()
+			var killed time.Time
+			term := w.term()
+			w.under(func() {
+				master.ShutOut(t)
+				w.confirmedPastNow()
+				w.quiet.Store(true)
+				master.Kill(t)
+				killed = time.Now()
+				sentinels.Master(t, replica)
+				w.redis = replica
+				w.claimedAgain(term)
+				t.Logf("taken up again %v after the master was killed", time.Since(killed).Round(time.Millisecond))
+				master.Start(t) // empty, and a master until the Sentinels make it a replica
+			})
+			after := w.settle(tt.name)
+			if moved := after.Generation != before.Generation; moved != tt.lost {
+				t.Errorf("a new generation began: %t, want %t", moved, tt.lost)
+			}
+		})
 	}
-	least := map[int64]int64{}
-	contain := func(wrote map[int64]int64) {
-		for id, v := range wrote {
-			least[id] = max(least[id], v)
-		}
+}
+
+// term is that of the daemon whom the present master obeys.
+func (w *world) term() string {
+	w.t.Helper()
+	term, err := w.redis.Ask(w.t, "HGET", "f:"+namespace+":head", "term").ToString()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		w.t.Fatal(err)
 	}
-	for i, e := range events {
-		if e.observed != nil {
-			contain(e.observed)
-			continue
+	return term
+}
+
+// claimedAgain waits until the daemon has begun anew, on the present master.
+func (w *world) claimedAgain(before string) {
+	w.t.Helper()
+	testkit.Eventually(w.t, patience, func() error {
+		if term := w.term(); term <= before {
+			return fmt.Errorf("the term is %q, and was %q", term, before)
 		}
-		if e.v < least[e.id] {
-			return fmt.Errorf("event %d of %d: version %d of row %d after what contains its version %d", i, len(events), e.v, e.id, least[e.id])
-		}
-		least[e.id] = e.v
-		seen := byRow[e.id]
-		n := 0
-		for n < len(seen) && seen[n].wrote[e.id] <= e.v {
-			contain(seen[n].wrote)
-			n++
-		}
-		byRow[e.id] = seen[n:]
+		return nil
+	})
+}
+
+// TestPromotionUnderAFill has a reader hold its lease and an old row while a replica is promoted that has the lease and
+// missed the confirm: the fill is accepted there (T8), and removed again when the confirm is delivered once more.
+func TestPromotionUnderAFill(t *testing.T) {
+	t.Parallel()
+	master := redistest.Start(t)
+	replica := master.Replica(t)
+	sentinels := master.Watch(t, 1, 1)
+	w := newWorld(t, master, options{redis: sentinels.URL, rewind: time.Hour})
+	slow := &gate{reached: make(chan struct{}, 1), open: make(chan struct{})}
+	w.slow.Store(slow)
+	read := make(chan error, 1)
+	go func() {
+		_, err := w.coded.Get(t.Context(), 7)
+		read <- err
+	}()
+	<-slow.reached // the old row is loaded, under a lease
+	w.slow.Store(nil)
+	name := w.roster().name("coded", 7)
+	master.CaughtUp(t, replica)
+	master.ShutOut(t)
+	if _, err := w.pool.Exec(t.Context(), "UPDATE items SET v = nextval('versions') WHERE id = 7"); err != nil {
+		t.Fatal(err)
 	}
-	return nil
+	conn, err := pgx.Connect(t.Context(), w.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.applied(conn) // the confirm takes the lease away, or fences it, on the master alone
+	_ = conn.Close(t.Context())
+	w.daemon.Freeze()
+	master.Kill(t)
+	sentinels.Master(t, replica)
+	w.redis = replica
+	testkit.Eventually(t, patience, func() error { // readers follow by themselves
+		_, err := w.queried.Get(t.Context(), 1)
+		if err == nil && w.cache.Stats().Hits+w.cache.Stats().Fills == 0 {
+			err = errors.New("the library does not use the new master")
+		}
+		return err
+	})
+	close(slow.open)
+	if err := <-read; err != nil {
+		t.Fatal(err)
+	}
+	if !w.cached(name) {
+		t.Fatalf("the old row is not filled: the test does not show what it is about (%v)", w.cache.Stats())
+	}
+	w.daemon.Thaw()
+	w.settle("promoted under a fill")
+}
+
+// TestPromotionInSync promotes a replica that has everything, while the old master goes on answering.
+func TestPromotionInSync(t *testing.T) {
+	t.Parallel()
+	master := redistest.Start(t)
+	replica := master.Replica(t)
+	sentinels := master.Watch(t, 1, 1)
+	w := newWorld(t, master, options{redis: sentinels.URL})
+	term := w.term()
+	w.under(func() {
+		sentinels.Failover(t, replica)
+		w.redis = replica
+		w.claimedAgain(term)
+	})
+	w.settle("promoted in sync")
+}
+
+// TestEvictionUnderEveryPolicy leaves Redis too little memory under each policy that it has.
+func TestEvictionUnderEveryPolicy(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t)
+	w := newWorld(t, redis, options{})
+	for _, policy := range sample(
+		"noeviction", "allkeys-random", "volatile-lru", "allkeys-lru", "allkeys-lfu", "volatile-lfu", "volatile-random", "volatile-ttl",
+	) {
+		redis.Do(t, "CONFIG", "RESETSTAT")
+		w.under(func() {
+			redis.Do(t, "CONFIG", "SET", "maxmemory-policy", policy)
+			used, err := strconv.ParseInt(w.info("memory", "used_memory"), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			redis.Do(t, "CONFIG", "SET", "maxmemory", strconv.FormatInt(used-100<<10, 10))
+			wait(t.Context(), 500*time.Millisecond)
+			redis.Do(t, "CONFIG", "SET", "maxmemory", "0")
+		})
+		evicted, full := w.info("stats", "evicted_keys"), w.info("errorstats", "errorstat_OOM")
+		if policy == "noeviction" && full == "" || policy != "noeviction" && evicted == "0" {
+			t.Errorf("%s: %s keys evicted, refusals %q: the memory was never short", policy, evicted, full)
+		}
+		status := w.settle(policy)
+		t.Logf("%s: %s keys evicted, refused for want of memory: %q, gaps so far %d", policy, evicted, full, status.Gaps)
+	}
+}
+
+// sample is the list, and for quick tests no more than its beginning.
+func sample[T any](list ...T) []T {
+	if testing.Short() {
+		return list[:min(len(list), 2)]
+	}
+	return list
+}
+
+// info is one field of what Redis says about itself.
+func (w *world) info(section, field string) string {
+	w.t.Helper()
+	text, err := w.redis.Ask(w.t, "INFO", section).ToString()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	lines := strings.Split(text, "\r\n")
+	at := slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, field+":") })
+	if at < 0 {
+		return ""
+	}
+	return strings.TrimPrefix(lines[at], field+":")
+}
+
+// TestTooFewReplicas has a master refuse writes because too few replicas follow it: nothing is applied, nothing is
+// confirmed, and nothing is lost.
+func TestTooFewReplicas(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t)
+	w := newWorld(t, redis, options{})
+	if _, err := w.queried.Get(t.Context(), 3); err != nil {
+		t.Fatal(err)
+	}
+	name := w.roster().name("item", 3)
+	testkit.Eventually(t, patience, func() error {
+		if w.cached(name) {
+			return nil
+		}
+		_, err := w.queried.Get(t.Context(), 3)
+		return fmt.Errorf("not cached yet: %w", err)
+	})
+	redis.Do(t, "CONFIG", "SET", "min-replicas-to-write", "1")
+	// Not even an idle daemon can compare HEAD any more.
+	testkit.Eventually(t, patience, func() error {
+		s, err := w.daemon.Status(t.Context())
+		if err == nil && (s.Phase == "streaming" || !strings.Contains(s.Problem, "NOREPLICAS")) {
+			err = fmt.Errorf("the daemon is %s: %s", s.Phase, s.Problem)
+		}
+		return err
+	})
+	wc := w.wc()
+	if _, err := w.pool.Exec(t.Context(), "UPDATE items SET v = nextval('versions') WHERE id = 3"); err != nil {
+		t.Fatal(err)
+	}
+	wait(t.Context(), 500*time.Millisecond) // what must not happen has had its time
+	if now := w.wc(); now != wc {
+		t.Errorf("HEAD moved from %s to %s on a server that refuses writes", wc, now)
+	}
+	if !w.cached(name) {
+		t.Error("the record is gone from a server that refuses writes")
+	}
+	redis.Do(t, "CONFIG", "SET", "min-replicas-to-write", "0")
+	w.settle("too few replicas")
 }

@@ -1,15 +1,14 @@
-package history_test
+package history
 
 import (
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
-	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,174 +17,307 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet"
-	"github.com/freshet/freshet/internal/config"
-	"github.com/freshet/freshet/internal/daemon"
+	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/pgtest"
 	"github.com/freshet/freshet/internal/testkit/redistest"
+	"github.com/freshet/freshet/internal/testkit/servetest"
 )
 
-// keys is how many rows there are. Each has a version, which every transaction that writes the row makes one higher. The
-// last ones are read with bounds only: a read with a token brings what is cached up to date, and with it hides what a
-// bound would have let pass.
-const keys, bounded = 8, 3
+func TestMain(m *testing.M) { testkit.Main(m) }
 
+const (
+	namespace = "history"
+	items     = 60
+	// patience is how long it may take until everything is whole again.
+	patience = 45 * time.Second
+)
+
+// item is a row. pad makes it large enough that some of them fill a small Redis.
 type item struct {
-	ID int64 `json:"id"`
-	V  int64 `json:"v"`
+	ID  int64  `json:"id"`
+	V   int64  `json:"v"`
+	Pad string `json:"pad"`
 }
 
-// commit is a transaction that was committed: which version it gave to which row, and when COMMIT had returned.
-type commit struct {
-	token   freshet.Token
-	wrote   map[int64]int64
-	settled time.Time
-}
-
-// world is a database, a store, a daemon that is restarted, and what was committed.
+// world is a database, a Redis, a daemon of its own process, and a library in this one.
 type world struct {
-	t         *testing.T
-	db        *pgxpool.Pool
-	redis     rueidis.Client
-	namespace string
-	file      string
-
-	mu      sync.Mutex
-	commits []commit
+	t       *testing.T
+	url     string
+	redis   *redistest.Server // the present master
+	slot    string
+	daemon  *servetest.Daemon
+	pool    *pgxpool.Pool
+	cache   *freshet.Cache
+	queried *freshet.Typed[int64, item]
+	coded   *freshet.Typed[int64, item]
+	slow    atomic.Pointer[gate] // when set, loads by code wait in it
+	writes  atomic.Int64
+	quiet   atomic.Bool // nobody writes to the upper half of the items any more: what is stale there stays
 }
 
-func newWorld(t *testing.T) *world {
+// gate holds up loads that have their row already.
+type gate struct {
+	reached chan struct{} // one for each load that waits
+	open    chan struct{} // closed to let them go
+}
+
+type options struct {
+	pg     *pgtest.Server // default: the shared one
+	rewind time.Duration  // default: 10 s
+	redis  string         // as everybody reaches the Redis; default: its own address
+	// daemon and library are other ways to the servers; they get the usual ones.
+	daemon, library way
+}
+
+// way changes the addresses of database and Redis.
+type way func(database, redis string) (string, string)
+
+func newWorld(t *testing.T, redis *redistest.Server, o options) *world {
 	t.Helper()
-	pg, redis := pgtest.Shared(t), redistest.Shared(t)
-	w := &world{t: t, namespace: redistest.Namespace(t)}
-	url := pg.Database(t)
-	pg.Exec(t, url, `CREATE TABLE items (id int8 PRIMARY KEY, v int8 NOT NULL)`,
-		fmt.Sprintf(`INSERT INTO items SELECT g, 0 FROM generate_series(1, %d) g`, keys))
+	if o.pg == nil {
+		o.pg = pgtest.Shared(t)
+	}
+	w := &world{t: t, redis: redis, url: o.pg.Database(t)}
+	if o.redis == "" {
+		o.redis = redis.URL
+	}
+	if o.rewind == 0 {
+		o.rewind = 10 * time.Second
+	}
+	o.pg.Exec(t, w.url, "CREATE SEQUENCE versions",
+		"CREATE TABLE items (id int8 PRIMARY KEY, v int8 NOT NULL, pad text NOT NULL DEFAULT repeat('x', 2000))",
+		fmt.Sprintf("INSERT INTO items SELECT g, nextval('versions') FROM generate_series(1, %d) g", items))
+	// A slot is the whole server's.
+	w.slot = fmt.Sprintf("%s_%d", namespace, rand.Uint32())
 	var err error
-	if w.db, err = pgxpool.New(t.Context(), url); err != nil {
+	w.daemon = servetest.Start(t, "daemon", w.config("daemon.yaml", o, o.daemon))
+	t.Cleanup(func() { // the slot goes before its database does
+		if err := w.daemon.Stop(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("the daemon's log:\n%s", w.daemon.Log())
+		}
+	})
+	if w.pool, err = pgxpool.New(t.Context(), w.url); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(w.db.Close)
-	if w.redis, err = rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{redis.Addr}, DisableCache: true}); err != nil {
+	t.Cleanup(w.pool.Close)
+	if w.cache, err = freshet.Open(t.Context(), freshet.Options{Config: w.config("library.yaml", o, o.library), Database: w.pool}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(w.redis.Close)
-	w.file = filepath.Join(t.TempDir(), "freshet.yaml")
-	text := fmt.Sprintf("namespace: %s\ndatabase: {url: %q}\nsource: {postgres: {slot: %q}}\nregions: [{name: local, redis: {url: %q}}]\n"+
-		"listen: 127.0.0.1:0\nentries:\n  item: {key: \"item:{id}\", query: \"SELECT id, v FROM items WHERE id = @id\"}\n",
-		w.namespace, url, strings.ReplaceAll(w.namespace, "-", "_"), redis.URL)
-	if err := os.WriteFile(w.file, []byte(text), 0o600); err != nil {
+	t.Cleanup(w.cache.Close)
+	if w.queried, err = freshet.Entry[int64, item](w.cache, "item"); err != nil {
 		t.Fatal(err)
 	}
+	if w.coded, err = freshet.Entry(w.cache, "coded", freshet.Load(w.load)); err != nil {
+		t.Fatal(err)
+	}
+	w.live()
 	return w
 }
 
-// reads opens one of the processes that read.
-func (w *world) reads() *freshet.Typed[int64, item] {
+// config writes a configuration.
+func (w *world) config(name string, o options, via way) string {
 	w.t.Helper()
-	cache, err := freshet.Open(w.t.Context(), freshet.Options{Config: w.file})
+	database, redis := w.url, o.redis
+	if via != nil {
+		database, redis = via(database, redis)
+	}
+	text := fmt.Sprintf(`namespace: %s
+database: {url: %q}
+source: {postgres: {slot: %s, publication: history, rewind: {time: %s}}}
+regions: [{name: local, redis: {url: %q}}]
+listen: 127.0.0.1:0
+defaults: {ttl: 1h, negative_ttl: 1h, load_timeout: 3s}
+entries:
+  item: {key: "item:{id}", query: "SELECT id, v, pad FROM items WHERE id = @id"}
+  coded: {key: "coded:{id}", depends_on: [{table: items, key: "{id}"}], load_timeout: 40s}
+`, namespace, database, w.slot, o.rewind, redis)
+	file := filepath.Join(w.t.TempDir(), name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return file
+}
+
+// load is an application's code: it reads the row, and takes its time before it returns.
+func (w *world) load(ctx context.Context, q freshet.Querier, id int64) (item, error) {
+	value := item{ID: id}
+	if err := q.QueryRow(ctx, "SELECT v, pad FROM items WHERE id = $1", id).Scan(&value.V, &value.Pad); err != nil {
+		return item{}, fmt.Errorf("load: %w", err)
+	}
+	if g := w.slow.Load(); g != nil {
+		g.reached <- struct{}{}
+		select {
+		case <-g.open:
+		case <-ctx.Done(): // a failed test ends all the same
+		}
+		return value, nil
+	}
+	wait(ctx, rand.N(15*time.Millisecond))
+	return value, nil
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// live waits until the daemon streams and every entry is live.
+func (w *world) live() servetest.Status {
+	w.t.Helper()
+	testkit.Eventually(w.t, patience, func() error { return w.daemon.Live(w.t.Context()) })
+	s, err := w.daemon.Status(w.t.Context())
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(cache.Close)
-	items, err := freshet.Entry[int64, item](cache, "item")
+	return s
+}
+
+// under runs a fault under random writers, and readers that fill all the time; the load goes on a while before it and
+// after it, but for writes to half of the items: a value that the fault left stale must not be mended by the next write.
+func (w *world) under(fault func()) {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(w.t.Context())
+	defer cancel()
+	var working sync.WaitGroup
+	for range 2 {
+		working.Go(func() { w.write(ctx) })
+	}
+	for n := range 4 {
+		entry := w.queried
+		if n%2 == 1 {
+			entry = w.coded
+		}
+		working.Go(func() { read(ctx, entry) })
+	}
+	const around = 300 * time.Millisecond
+	wait(ctx, around)
+	fault()
+	w.quiet.Store(true)
+	defer w.quiet.Store(false)
+	wait(ctx, around)
+	w.live()
+	wait(ctx, around)
+	cancel()
+	working.Wait()
+}
+
+func (w *world) write(ctx context.Context) {
+	for ctx.Err() == nil {
+		among := int64(items)
+		if w.quiet.Load() {
+			among /= 2
+		}
+		// Not ended by ctx: a statement that is given up may commit later.
+		_, err := w.pool.Exec(context.WithoutCancel(ctx), "UPDATE items SET v = nextval('versions') WHERE id = ANY ($1)",
+			[]int64{1 + rand.Int64N(among), 1 + rand.Int64N(among)})
+		if err == nil {
+			w.writes.Add(1)
+		}
+		wait(ctx, rand.N(30*time.Millisecond))
+	}
+}
+
+func read(ctx context.Context, entry *freshet.Typed[int64, item]) {
+	for ctx.Err() == nil {
+		_, err := entry.Get(ctx, 1+rand.Int64N(items))
+		pause := rand.N(3 * time.Millisecond)
+		if err != nil {
+			pause += 10 * time.Millisecond
+		}
+		wait(ctx, pause)
+	}
+}
+
+// settle waits until everything that was committed is applied, and compares everything that is cached with the database:
+// first what the load left, then each key as a reader gets it, then what those reads have filled.
+func (w *world) settle(after string) servetest.Status {
+	w.t.Helper()
+	w.live()
+	conn, err := pgx.Connect(w.t.Context(), w.url)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() { w.t.Logf("%+v", cache.Stats()) })
-	return items
-}
-
-// follow runs the daemon until ctx ends.
-func (w *world) follow(ctx context.Context) error {
-	c, err := config.Load(w.file, os.LookupEnv)
+	defer func() { _ = conn.Close(context.Background()) }()
+	expected := map[int64]item{}
+	rows, err := conn.Query(w.t.Context(), "SELECT id, v, pad FROM items")
 	if err != nil {
-		return err
+		w.t.Fatal(err)
 	}
-	return daemon.Run(ctx, daemon.Options{Config: c, Logger: slog.New(slog.DiscardHandler)})
-}
-
-// lose takes one of the daemon's keys out of the store.
-func (w *world) lose(ctx context.Context, name string) error {
-	return w.redis.Do(ctx, w.redis.B().Del().Key("f:"+w.namespace+":"+name).Build()).Error()
-}
-
-// stall stops the server's process that sends the log, for a while.
-func (w *world) stall(ctx context.Context, d time.Duration) error {
-	var pid *int
-	err := w.db.QueryRow(context.WithoutCancel(ctx), `SELECT max(active_pid) FROM pg_replication_slots WHERE database = current_database()`).Scan(&pid)
-	if err != nil || pid == nil {
-		return err
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[item])
+	if err != nil {
+		w.t.Fatal(err)
 	}
-	if err := syscall.Kill(*pid, syscall.SIGSTOP); err != nil {
-		return nil //nolint:nilerr // the daemon has just left it
+	for _, row := range all {
+		expected[row.ID] = row
 	}
-	rest(ctx, d)
-	_ = syscall.Kill(*pid, syscall.SIGCONT)
-	return nil
-}
-
-var errRolledBack = errors.New("rolled back, as it was meant to be")
-
-// write gives the rows their next versions, in one transaction.
-func (w *world) write(ctx context.Context, ids []int64, savepoint, roll bool) error {
-	c := commit{wrote: map[int64]int64{}}
-	err := pgx.BeginFunc(ctx, w.db, func(tx pgx.Tx) error {
-		for i, id := range ids { // ascending, so that writers do not wait for each other in a circle
-			if savepoint && i > 0 {
-				if _, err := tx.Exec(ctx, "SAVEPOINT s"); err != nil {
-					return err
-				}
+	w.applied(conn)
+	status := w.live()
+	left := w.compareRecords(after+", left by the load", expected)
+	for name, entry := range map[string]*freshet.Typed[int64, item]{"item": w.queried, "coded": w.coded} {
+		for id := range int64(items) {
+			got, err := entry.Get(w.t.Context(), id+1)
+			if err != nil || got != expected[id+1] {
+				w.t.Errorf("%s: %s:%d is read as version %d, %v; the database has %d", after, name, id+1, got.V, err, expected[id+1].V)
 			}
-			var v int64
-			if err := tx.QueryRow(ctx, "UPDATE items SET v = v + 1 WHERE id = $1 RETURNING v", id).Scan(&v); err != nil {
-				return err
-			}
-			c.wrote[id] = v
 		}
-		var text string
-		const token = `SELECT system_identifier || '.' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '.' || pg_current_xact_id()
-			FROM pg_control_system()`
-		if err := tx.QueryRow(ctx, token).Scan(&text); err != nil {
-			return err
+	}
+	filled := w.compareRecords(after+", filled at rest", expected)
+	w.t.Logf("%s: %d values compared as the load left them, %d after each was read; generation %s, gaps %d",
+		after, left, filled, status.Generation, status.Gaps)
+	return status
+}
+
+// applied waits until the present master's HEAD is past everything that was committed.
+func (w *world) applied(conn *pgx.Conn) {
+	w.t.Helper()
+	if _, err := conn.Exec(w.t.Context(), "SELECT pg_logical_emit_message(true, 'history', '')"); err != nil {
+		w.t.Fatal(err)
+	}
+	var end string
+	const query = `SELECT lpad(to_hex((pg_current_wal_insert_lsn() - '0/0')::int8), 16, '0')`
+	if err := conn.QueryRow(w.t.Context(), query).Scan(&end); err != nil {
+		w.t.Fatal(err)
+	}
+	testkit.Eventually(w.t, patience, func() error {
+		if wc := w.wc(); wc < end {
+			return fmt.Errorf("HEAD is at %q, the last commit before %s", wc, end)
 		}
-		if roll {
-			return errRolledBack
-		}
-		var err error
-		c.token, err = freshet.ParseToken(text)
-		return err
-	})
-	if errors.Is(err, errRolledBack) {
 		return nil
-	}
-	if err != nil {
-		return err
-	}
-	c.settled = time.Now()
-	w.mu.Lock()
-	w.commits = append(w.commits, c)
-	w.mu.Unlock()
-	return nil
+	})
 }
 
-// recent is one of the last commits; false when there is none yet.
-func (w *world) recent(back int) (commit, bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.commits) == 0 {
-		return commit{}, false
+// wc is HEAD's Wc, empty without a HEAD.
+func (w *world) wc() string {
+	w.t.Helper()
+	wc, err := w.redis.Ask(w.t, "HGET", "f:"+namespace+":head", "wc").ToString()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		w.t.Fatal(err)
 	}
-	return w.commits[max(0, len(w.commits)-1-back)], true
+	return wc
 }
 
-// settledBefore is the highest version of a row whose COMMIT had returned at a time.
-func (w *world) settledBefore(id int64, at time.Time) (v int64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for i := range w.commits {
-		if c := &w.commits[i]; c.settled.Before(at) {
-			v = max(v, c.wrote[id])
+// compareRecords compares every live record under a live name, of the present master.
+func (w *world) compareRecords(when string, expected map[int64]item) (compared int) {
+	w.t.Helper()
+	r := w.roster()
+	for name, record := range w.values(w.records()...) {
+		entry, id, ok := r.key(name)
+		if !ok {
+			continue
+		}
+		compared++
+		var got item
+		if err := json.Unmarshal(record.Payload, &got); err != nil || got != expected[id] {
+			w.t.Errorf("%s: stale for good: %s:%d is cached as version %d (%v, %v), the database has %d",
+				when, entry, id, got.V, record.Coverage, err, expected[id].V)
 		}
 	}
-	return v
+	return compared
 }

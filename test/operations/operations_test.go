@@ -308,6 +308,9 @@ func refusedNothing(t *testing.T, redis *redistest.Server) {
 		t.Fatal(err)
 	}
 	for i := range entries {
+		if entry, err := entries[i].AsStrMap(); err == nil && entry["object"] == "config|get" {
+			continue // check asks, and does without
+		}
 		t.Errorf("Redis refused: %s", entries[i].String())
 	}
 }

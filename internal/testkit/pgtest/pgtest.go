@@ -26,6 +26,8 @@ const BinVariable = "FRESHET_TEST_POSTGRES_BIN"
 type Options struct {
 	// Settings go into postgresql.conf, over the defaults of this package.
 	Settings map[string]string
+	// Env are variables of the server's environment, as NAME=value.
+	Env []string
 }
 
 // Server is a private PostgreSQL.
@@ -93,7 +95,7 @@ func start(ctx context.Context, options Options) (*Server, error) {
 	}
 	maps.Copy(settings, options.Settings)
 	server, err := localserver.StartPostgres(ctx, localserver.PostgresOptions{
-		Bin: os.Getenv(BinVariable), Settings: settings,
+		Bin: os.Getenv(BinVariable), Settings: settings, Env: options.Env,
 	})
 	if err != nil {
 		return nil, err

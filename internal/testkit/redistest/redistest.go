@@ -33,7 +33,7 @@ var (
 	shared = sync.OnceValues(func() (*Server, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
-		s, err := start(ctx, nil)
+		s, err := start(ctx, localserver.RedisOptions{})
 		if err != nil {
 			return nil, err
 		}
@@ -57,7 +57,13 @@ func Shared(tb testing.TB) *Server {
 // Start starts a server for this test alone, with further command-line arguments; it ends with the test.
 func Start(tb testing.TB, args ...string) *Server {
 	tb.Helper()
-	s, err := start(tb.Context(), args)
+	return StartWith(tb, localserver.RedisOptions{Args: args})
+}
+
+// StartWith is Start for a server that differs in more than its arguments.
+func StartWith(tb testing.TB, options localserver.RedisOptions) *Server {
+	tb.Helper()
+	s, err := start(tb.Context(), options)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -69,8 +75,9 @@ func Start(tb testing.TB, args ...string) *Server {
 	return s
 }
 
-func start(ctx context.Context, args []string) (*Server, error) {
-	server, err := localserver.StartRedis(ctx, localserver.RedisOptions{Program: os.Getenv(ProgramVariable), Args: args})
+func start(ctx context.Context, options localserver.RedisOptions) (*Server, error) {
+	options.Program = os.Getenv(ProgramVariable)
+	server, err := localserver.StartRedis(ctx, options)
 	if err != nil {
 		return nil, err
 	}

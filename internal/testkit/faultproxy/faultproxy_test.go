@@ -1,0 +1,118 @@
+package faultproxy_test
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/freshet/freshet/internal/testkit"
+	"github.com/freshet/freshet/internal/testkit/faultproxy"
+	"github.com/freshet/freshet/internal/testkit/redistest"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+const short = 150 * time.Millisecond
+
+type client struct {
+	t     *testing.T
+	conn  net.Conn
+	lines *bufio.Reader
+}
+
+func dial(t *testing.T, p *faultproxy.Proxy) *client {
+	t.Helper()
+	conn, err := net.Dial("tcp4", p.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return &client{t, conn, bufio.NewReader(conn)}
+}
+
+func (c *client) send(text string) {
+	c.t.Helper()
+	if _, err := fmt.Fprintf(c.conn, "%s\r\n", text); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *client) receive(within time.Duration) (string, error) {
+	if err := c.conn.SetReadDeadline(time.Now().Add(within)); err != nil {
+		c.t.Fatal(err)
+	}
+	return c.lines.ReadString('\n')
+}
+
+func (c *client) wants(within time.Duration, want string) {
+	c.t.Helper()
+	if got, err := c.receive(within); err != nil || got != want+"\r\n" {
+		c.t.Errorf("received %q, %v, want %s", got, err, want)
+	}
+}
+
+func isTimeout(err error) bool {
+	timeout, ok := err.(net.Error) //nolint:errorlint // as the connection gives it
+	return ok && timeout.Timeout()
+}
+
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	p := faultproxy.Start(t, server.Addr)
+	c := dial(t, p)
+	c.send("PING")
+	c.wants(time.Second, "+PONG")
+
+	for _, d := range []faultproxy.Direction{faultproxy.ToServer, faultproxy.ToClient, faultproxy.Both} {
+		p.Hold(d)
+		c.send("INCR n")
+		if got, err := c.receive(short); !isTimeout(err) {
+			t.Errorf("held in direction %d: received %q, %v", d, got, err)
+		}
+		other := dial(t, p) // taken, and not answered either
+		other.send("PING")
+		if got, err := other.receive(short); !isTimeout(err) {
+			t.Errorf("held in direction %d: a new connection received %q, %v", d, got, err)
+		}
+		n, err := server.Ask(t, "EXISTS", "n").AsInt64()
+		if arrived := n == 1; err != nil || arrived != (d == faultproxy.ToClient) {
+			t.Errorf("held in direction %d: the command arrived: %t, %v", d, arrived, err)
+		}
+		p.Heal()
+		c.wants(time.Second, ":1")
+		other.wants(time.Second, "+PONG")
+		server.FlushAll(t)
+	}
+
+	p.Delay(short)
+	began := time.Now()
+	c.send("PING")
+	c.wants(5*time.Second, "+PONG")
+	if took := time.Since(began); took < 2*short {
+		t.Errorf("there and back took %v, want %v at least", took, 2*short)
+	}
+	p.Heal()
+
+	elsewhere := redistest.Start(t)
+	elsewhere.Do(t, "SET", "k", "elsewhere")
+	p.Lead(elsewhere.Addr)
+	c.send("EXISTS k")
+	c.wants(time.Second, ":0")
+	other := dial(t, p)
+	other.send("EXISTS k")
+	other.wants(time.Second, ":1")
+
+	p.Cut()
+	for _, c := range []*client{c, other, dial(t, p)} {
+		if got, err := c.receive(time.Second); err == nil || isTimeout(err) {
+			t.Errorf("cut: received %q, %v", got, err)
+		}
+	}
+	p.Heal()
+	again := dial(t, p)
+	again.send("PING")
+	again.wants(time.Second, "+PONG")
+}
