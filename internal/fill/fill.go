@@ -31,6 +31,7 @@ type Store interface {
 	Release(ctx context.Context, name string, token fence.Token) error
 	Head(ctx context.Context) (fence.Head, bool, error)
 	Roster(ctx context.Context) ([]byte, bool, error)
+	Register(ctx context.Context, u redisstore.Use, who string, lasts time.Duration) error
 }
 
 // Loader is what reading needs of the database.
@@ -148,6 +149,11 @@ type Reader struct {
 	closing   chan struct{}
 	running   sync.WaitGroup
 
+	process    string          // who registers
+	uses       chan []use      // asks the confirmer to register them
+	registered time.Duration   // when that was asked last, a time of awake; of whoever holds asking
+	unknown    map[string]bool // entries of which it was said that the daemon does not know them; of whoever holds asking
+
 	mu      sync.Mutex
 	closed  bool
 	cancels map[*context.CancelFunc]struct{}
@@ -172,6 +178,9 @@ func New(o Options) (*Reader, error) {
 		asking:  make(chan struct{}, 1),
 		stale:   make(chan struct{}, 1),
 		closing: make(chan struct{}),
+		process: process(),
+		uses:    make(chan []use, 1),
+		unknown: map[string]bool{},
 		cancels: map[*context.CancelFunc]struct{}{},
 		flights: map[fence.Token]*flight{},
 		lanes:   map[string]*lane{},

@@ -34,6 +34,9 @@ var luaEarly string
 //go:embed lua/confirm.lua
 var luaConfirm string
 
+//go:embed lua/register.lua
+var luaRegister string
+
 //go:embed lua/intent.lua
 var luaIntent string
 
@@ -72,7 +75,7 @@ func newScript(parts ...string) script {
 
 // scripts are all scripts of a store.
 type scripts struct {
-	lease, fill, release                                         script
+	lease, fill, release, register                               script
 	early, confirm, intent, advance, claim, begin, roster, moved script
 }
 
@@ -81,16 +84,17 @@ func newScripts() *scripts {
 		return newScript(append([]string{allowedWhenFull}, parts...)...)
 	}
 	return &scripts{
-		lease:   newScript(refusedWhenFull, luaRecord, luaLease),
-		fill:    newScript(refusedWhenFull, luaRecord, luaSnapshot, luaFill),
-		release: newScript(allowedWhenFull, luaRecord, luaRelease),
-		early:   daemon(luaSnapshot, luaRecord, luaFences, luaEarly),
-		confirm: daemon(luaSnapshot, luaRecord, luaFences, luaConfirm),
-		intent:  daemon(luaHead, luaSnapshot, luaIntent),
-		advance: daemon(luaHead, luaAdvance),
-		claim:   daemon(luaHead, luaClaim),
-		begin:   daemon(luaHead, luaBegin),
-		roster:  daemon(luaRoster),
-		moved:   daemon(luaHead, luaMove),
+		lease:    newScript(refusedWhenFull, luaRecord, luaLease),
+		fill:     newScript(refusedWhenFull, luaRecord, luaSnapshot, luaFill),
+		release:  newScript(allowedWhenFull, luaRecord, luaRelease),
+		register: newScript(allowedWhenFull, luaRegister),
+		early:    daemon(luaSnapshot, luaRecord, luaFences, luaEarly),
+		confirm:  daemon(luaSnapshot, luaRecord, luaFences, luaConfirm),
+		intent:   daemon(luaHead, luaSnapshot, luaIntent),
+		advance:  daemon(luaHead, luaAdvance),
+		claim:    daemon(luaHead, luaClaim),
+		begin:    daemon(luaHead, luaBegin),
+		roster:   daemon(luaRoster),
+		moved:    daemon(luaHead, luaMove),
 	}
 }
