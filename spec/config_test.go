@@ -10,6 +10,8 @@ type config struct {
 	evictions uint8 // of the record or of HEAD
 	failovers uint8 // 0 or 1, to any older prefix
 	moves     uint8 // of names, by a running daemon
+	retires   uint8 // of the second version of the entry, when there is one
+	versions  bool  // two versions of the entry are live: the file's own, and one that only older libraries use
 	empty     bool  // start without HEAD
 	forget    bool  // PostgreSQL may forget what was confirmed
 	safety    bool  // I3 is not asked for
@@ -21,6 +23,7 @@ type config struct {
 type readerKind struct {
 	runs  uint8
 	early bool // its snapshot is opened before the lease, as a loader with its own transaction might
+	old   bool // it uses the second version
 }
 
 // without lists the pieces of the protocol that can be left out.
@@ -44,4 +47,6 @@ type without struct {
 	confirmFences   bool // D3: a confirm by script does not fence leases
 	confirmCovers   bool // D3: a confirm by script keeps whatever value there is
 	activation      bool // 4.1: a version that returns has its old name again
+	confirmAll      bool // D7: only the file's own version is confirmed
+	retireWait      bool // D7: Wc does not wait after a version was retired
 }
