@@ -77,8 +77,8 @@ func (r *Reader) announce(ctx context.Context, before, next *confirmation) {
 		if known {
 			r.logger.InfoContext(ctx, "the daemon serves the entry as it is declared here", attrs...)
 		} else {
-			r.logger.WarnContext(ctx, "the daemon does not know the entry as it is declared here, reading it from the database and "+
-				"storing nothing; deploy the daemon with this file", attrs...)
+			r.logger.WarnContext(ctx, "the daemon does not serve the entry as it is declared here, reading it from the database and "+
+				"storing nothing; its file is another one, or it refuses the entry: freshet status says which", attrs...)
 		}
 	}
 }
