@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -77,10 +78,10 @@ func (l *library) hits(want string) {
 	testkit.Eventually(l.t, patience, func() error {
 		before := l.cache.Stats()
 		got, err := l.read()
-		if after := l.cache.Stats(); err != nil || got != want || after.Hits == before.Hits {
-			return fmt.Errorf("library %s reads %s, %w, want a hit with %s; %+v", l.name, got, err, want, after)
+		if after := l.cache.Stats(); err == nil && (got != want || after.Hits == before.Hits) {
+			err = fmt.Errorf("library %s reads %s, want a hit with %s; %+v", l.name, got, want, after)
 		}
-		return nil
+		return err
 	})
 }
 
@@ -91,14 +92,14 @@ func (l *library) passes(reason, want string) {
 		before := l.cache.Stats()
 		got, err := l.read()
 		after := l.cache.Stats()
-		if err != nil || got != want || after.Bypassed[reason] == before.Bypassed[reason] || after.Fills != before.Fills {
-			return fmt.Errorf("library %s reads %s, %w, want it past the cache (%s); %+v", l.name, got, err, reason, after)
+		if err == nil && (got != want || after.Bypassed[reason] == before.Bypassed[reason] || after.Fills != before.Fills) {
+			err = fmt.Errorf("library %s reads %s, want %s past the cache (%s); %+v", l.name, got, want, reason, after)
 		}
-		return nil
+		return err
 	})
 }
 
-// entries waits until the daemon serves so many versions.
+// versions waits until the daemon serves so many versions.
 func (w *world) versions(count int) []daemonEntry {
 	w.t.Helper()
 	var st struct{ Entries []daemonEntry }
@@ -164,7 +165,7 @@ func TestRollingDeploy(t *testing.T) {
 	older.hits(fmt.Sprintf(oldRow, "kettle"))
 	newer.hits(fmt.Sprintf(newRow, "kettle"))
 
-	// Longer than the values live, the old version is served, since the library registers it.
+	// The old version is served because the library registers it.
 	w.until("/v1/status", func(a answer) bool {
 		older.hits(fmt.Sprintf(oldRow, "kettle"))
 		return strings.Contains(a.body, `"used_by":"`)
@@ -232,8 +233,8 @@ func TestSchemaLeavesAnEarlierVersionBehind(t *testing.T) {
 	newer.hits(`{"id":1,"name":"product 1"}`)
 	testkit.Eventually(t, patience, func() error {
 		if !older.said("the daemon does not serve the entry as it is declared here") {
-			_, err := older.read() // fails: the column is gone
-			return fmt.Errorf("the library was not told; reading: %w", err)
+			_, _ = older.read() // fails: the column is gone
+			return errors.New("the library was not told")
 		}
 		return nil
 	})

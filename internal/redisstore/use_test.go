@@ -29,10 +29,10 @@ func TestUses(t *testing.T) {
 	}
 	testkit.Eventually(t, 10*time.Second, func() error {
 		found, err := s.Uses(t.Context(), []Use{short, long, never, other})
-		if diff := cmp.Diff(map[Use]string{long: strings.Repeat("w", longestUser)}, found); diff != "" || err != nil {
-			return fmt.Errorf("Uses, %w (-want +got):\n%s", err, diff)
+		if diff := cmp.Diff(map[Use]string{long: strings.Repeat("w", longestUser)}, found); err == nil && diff != "" {
+			err = fmt.Errorf("Uses (-want +got):\n%s", diff)
 		}
-		return nil
+		return err
 	})
 	if found, err := s.Uses(t.Context(), nil); err != nil || len(found) != 0 {
 		t.Errorf("Uses of none = %v, %v", found, err)
