@@ -332,7 +332,7 @@ func (x *explorer) daemon(s *state, i int) {
 		shard, outcome := fence.Move(x.shard(&n.redis), expected, uint64(d.rev), "")
 		if outcome == fence.Applied {
 			x.write(&n.redis, shard)
-			if !(d.again && x.without.claimWait) && !(d.retiring && x.without.retireWait) {
+			if hurry := d.again && x.without.claimWait || d.retiring && x.without.retireWait; !hurry {
 				x.startWaiting(m)
 			}
 			m.again, m.retiring = false, false

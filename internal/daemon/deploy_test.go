@@ -102,7 +102,9 @@ func (l *library) passes(reason, want string) {
 // versions waits until the daemon serves so many versions.
 func (w *world) versions(count int) []daemonEntry {
 	w.t.Helper()
-	var st struct{ Entries []daemonEntry }
+	var st struct {
+		Entries []daemonEntry `json:"entries"`
+	}
 	w.until("/v1/status", func(a answer) bool {
 		st.Entries = nil
 		return json.Unmarshal([]byte(a.body), &st) == nil && len(st.Entries) == count
@@ -111,9 +113,9 @@ func (w *world) versions(count int) []daemonEntry {
 }
 
 type daemonEntry struct {
-	Name, Definition, Suspended string
-	Retained                    string
-	UsedBy                      string `json:"used_by"`
+	Definition string `json:"definition"`
+	Retained   string `json:"retained"`
+	UsedBy     string `json:"used_by"`
 }
 
 // TestRollingDeploy deploys a changed query: libraries of both files side by side, the daemon before and after them.

@@ -25,10 +25,15 @@ import (
 
 // Store is what reading needs of the store.
 type Store interface {
+	Names
 	Read(ctx context.Context, name string) ([]byte, error)
 	Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error)
 	Fill(ctx context.Context, name string, f redisstore.FillRequest) (fence.FillOutcome, error)
 	Release(ctx context.Context, name string, token fence.Token) error
+}
+
+// Names is what a Store says of live names, and is told of their use.
+type Names interface {
 	Head(ctx context.Context) (fence.Head, bool, error)
 	Roster(ctx context.Context) ([]byte, bool, error)
 	Register(ctx context.Context, u redisstore.Use, who string, lasts time.Duration) error

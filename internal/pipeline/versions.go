@@ -236,7 +236,7 @@ func (s *session) sweep(ctx context.Context) error {
 		}
 		n, err := s.p.opts.Store.Sweep(ctx, func() redisstore.Live { return s.live.Load().Live })
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // stopping
+			return nil
 		}
 		if err != nil {
 			s.p.opts.Logger.DebugContext(ctx, "sweeping dead records; trying again", slog.Any("err", err))

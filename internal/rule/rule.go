@@ -174,7 +174,10 @@ func (r *Roster) Text() []byte {
 
 // Version finds the version of an entry that was planned from the declaration with this digest, nil when there is none.
 func (r *Roster) Version(name, definition string) *Entry {
-	for e := range r.Versions() {
+	if e := r.Entries[name]; e != nil && e.Definition == definition {
+		return e
+	}
+	for _, e := range r.Retained {
 		if e.Name == name && e.Definition == definition {
 			return e
 		}

@@ -193,7 +193,8 @@ func TestVersions(t *testing.T) {
 	}
 	count := 0
 	for range r.Versions() {
-		if count++; count == 2 {
+		count++
+		if count == 2 {
 			break
 		}
 	}
