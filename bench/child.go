@@ -120,7 +120,7 @@ func runFollow(ctx context.Context, j job) error {
 		URL: j.Postgres, Slot: j.Slot, Publication: publication, Namespace: j.Namespace, Store: store,
 		Rewind: apply.Rewind{Time: 30 * time.Second, WAL: 256 << 20}, Logger: logger, // the daemon's defaults
 		Observe: func(time.Time) {},
-		Compile: func(context.Context, *pgx.Conn, bool) (*pipeline.Compiled, error) {
+		Compile: func(context.Context, *pgx.Conn, []rule.Declared, bool) (*pipeline.Compiled, error) {
 			return &pipeline.Compiled{
 				Entries: entries, Tables: []schema.Name{{Schema: "public", Name: table}},
 			}, nil

@@ -12,6 +12,8 @@ type config struct {
 	evictions uint8 // of the record or of HEAD
 	failovers uint8 // 0 or 1, to any older prefix
 	moves     uint8 // of names, by a running daemon
+	retires   uint8 // of the second version of the entry, when there is one
+	versions  bool  // two versions of the entry are live: the file's own, and one that only older libraries use
 	empty     bool  // start without HEAD
 	forget    bool  // PostgreSQL may forget what was confirmed
 	safety    bool  // I3 is not asked for
@@ -23,6 +25,7 @@ type config struct {
 type readerKind struct {
 	runs  uint8
 	early bool // its snapshot is opened before the lease, as a loader with its own transaction might
+	old   bool // it uses the second version
 	// standby: it loads from a standby, which replays the log as it likes.
 	standby bool
 }
@@ -57,4 +60,6 @@ type without struct {
 	priorPosition   bool // R3: a standby's position is read after the row
 	intentFloor     bool // R4: a standby's position is held against Wc
 	moveFloor       bool // R4: floors stay when names move
+	confirmAll      bool // D7: only the file's own version is confirmed
+	retireWait      bool // D7: Wc does not wait after a version was retired
 }

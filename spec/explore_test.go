@@ -25,10 +25,14 @@ func check(s *state) string {
 	}
 	// A name is live while ROSTER and HEAD agree. What readers of an earlier roster may still do is judged when they serve.
 	if r.rosterGen == r.gen && r.rosterRev == r.rev {
-		v := r.records[r.rosterName]
-		if missing := confirmed &^ v.cov; v.live && missing != 0 {
-			return fmt.Sprintf("I2: Wc is %d, the live value under name %d lacks %03b", r.wc, r.rosterName, missing)
-		}
+		broken := ""
+		live(r.rosterName, r.rosterOther, func(name uint8) {
+			v := &r.records[name]
+			if missing := confirmed &^ v.cov; v.live && missing != 0 {
+				broken = fmt.Sprintf("I2: Wc is %d, the live value under name %d lacks %03b", r.wc, name, missing)
+			}
+		})
+		return broken
 	}
 	return ""
 }
@@ -190,7 +194,7 @@ func TestProtocol(t *testing.T) {
 
 func protocolConfigs() []config {
 	once, early := readerKind{runs: 1}, readerKind{runs: 1, early: true}
-	twice, standby := readerKind{runs: 2}, readerKind{runs: 1, standby: true}
+	twice, standby, old := readerKind{runs: 2}, readerKind{runs: 1, standby: true}, readerKind{runs: 2, old: true}
 	configs := []config{
 		{name: "two writers, two readers", txs: 2, daemons: 1, readers: []readerKind{once, early}},
 		{name: "three writers", txs: 3, daemons: 1, readers: []readerKind{early}},
@@ -220,11 +224,19 @@ func protocolConfigs() []config {
 		{name: "a standby, both", txs: 2, daemons: 1, readers: []readerKind{standby}, early: true, script: true},
 		{name: "a standby and the primary, both", txs: 1, daemons: 1, readers: []readerKind{standby, once}, early: true, script: true},
 		{name: "a standby, both, failover", txs: 1, daemons: 1, readers: []readerKind{standby}, failovers: 1, early: true, script: true},
+		{name: "two versions", txs: 2, daemons: 1, readers: []readerKind{old}, versions: true, retires: 1},
+		{name: "two versions, names move", txs: 1, daemons: 1, readers: []readerKind{once, old}, versions: true, retires: 1, moves: 1},
+		{name: "two versions, two daemons", txs: 1, daemons: 2, readers: []readerKind{old}, versions: true, retires: 1},
+		{name: "two versions, failover", txs: 1, daemons: 1, readers: []readerKind{old}, versions: true, retires: 1, failovers: 1},
+		{name: "both, two versions", txs: 1, daemons: 1, readers: []readerKind{once, old}, versions: true, retires: 1, early: true, script: true},
 		{name: "started empty", txs: 1, daemons: 2, readers: []readerKind{once}, empty: true},
 		{name: "started empty, failover", txs: 1, daemons: 1, readers: []readerKind{once}, empty: true, failovers: 1},
 	}
 	if deep() {
 		configs = append(configs,
+			config{name: "deep: two versions, two daemons, failover", txs: 1, daemons: 2, readers: []readerKind{old}, versions: true, retires: 1, failovers: 1},
+			config{name: "deep: two versions, readers of both", txs: 2, daemons: 1, readers: []readerKind{twice, old}, versions: true, retires: 1},
+			config{name: "deep: two versions, three writers", txs: 3, daemons: 1, readers: []readerKind{once, old}, versions: true, retires: 1},
 			config{name: "deep: three writers, two readers", txs: 3, daemons: 1, readers: []readerKind{once, early}},
 			config{name: "deep: early fences, confirms by script, three writers", txs: 3, daemons: 1, readers: []readerKind{early}, early: true, script: true},
 			config{name: "deep: early fences, confirms by script, two readers", txs: 2, daemons: 1, readers: []readerKind{once, early}, early: true, script: true},

@@ -13,6 +13,7 @@ import (
 const (
 	maxTxs   = 3
 	maxNames = 8
+	noName   = 255
 )
 
 // set is a set of transactions, one bit for each. Transaction i has the id i+1.
@@ -40,6 +41,7 @@ type store struct {
 	replid                uint8
 	rosterGen, rosterTerm uint8
 	rosterRev, rosterName uint8
+	rosterOther           uint8 // the second live name, plus one; 0: there is none
 	records               [maxNames]record
 	confirmed             set   // ghost: CONFIRM went to this history while the transaction was visible
 	promised              uint8 // ghost: readers of any name may rely on the transactions up to here
@@ -49,6 +51,8 @@ type daemon struct {
 	pc             uint8
 	term           uint8
 	gen, rev, name uint8
+	other          uint8 // the second live name, plus one; 0: there is none
+	retiring       bool  // the move under way takes it out of the roster
 	wc, replid     uint8
 	done           set // confirmed, perhaps out of order
 	early          set // fenced early
@@ -61,7 +65,7 @@ type reader struct {
 	pc             uint8
 	runs           uint8 // reads left
 	token          uint8 // the last one drawn
-	gen, rev, name uint8 // the cached roster, gen 0: none
+	gen, rev, name uint8 // the cached roster, gen 0: none; name noName: it has not the reader's version
 	fresh          bool  // confirmed within T_r
 	cov            set   // what the load saw, or the value that a GET found
 	must           set   // what the promise of this read is about
@@ -82,10 +86,19 @@ type state struct {
 	replica          store // an older state of redis, once lagging
 	lagging, failed  bool
 	evictions, moves uint8
+	retires          uint8
 	names, gens      uint8 // drawn so far; never drawn again
 	revs             uint8
 	daemons          [2]daemon
 	readers          [2]reader
+}
+
+// live calls f with both live names of a roster.
+func live(name, other uint8, f func(name uint8)) {
+	f(name)
+	if other != 0 {
+		f(other - 1)
+	}
 }
 
 // end is e of the transaction: its place in the log, 0 while it is not there.

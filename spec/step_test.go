@@ -56,7 +56,7 @@ func (x *explorer) say(format string, args ...any) string {
 
 func (x *explorer) initial() state {
 	var s state
-	s.moves, s.evictions = x.moves, x.evictions
+	s.moves, s.retires, s.evictions = x.moves, x.retires, x.evictions
 	for i, kind := range x.readers {
 		s.readers[i].runs = kind.runs
 	}
@@ -69,6 +69,10 @@ func (x *explorer) initial() state {
 	}
 	s.redis = store{found: true, gen: 1, term: 1, rev: 1, rosterGen: 1, rosterTerm: 1, rosterRev: 1}
 	d.pc, d.gen, d.rev = daemonIdle, 1, 1
+	if x.versions {
+		d.other = x.draw(&s) + 1
+		s.redis.rosterOther = d.other
+	}
 	return s
 }
 
@@ -244,8 +248,15 @@ func (x *explorer) daemon(s *state, i int) {
 			if x.without.activation {
 				m.name = 1 - d.name // the version that was live before is live again
 			}
+			x.redraw(n, m)
 			m.rev = x.revision(n)
 			emit(n, "moves to name %d, revision %d", m.name, m.rev)
+		}
+		if s.retires > 0 && d.other != 0 {
+			n, m := to(daemonMoveCompare)
+			n.retires--
+			m.other, m.retiring, m.rev = 0, true, x.revision(n)
+			emit(n, "retires the version under name %d, revision %d", d.other-1, m.rev)
 		}
 		if x.forget && s.slot < d.wc && x.newest(s, i) {
 			n, _ := to(daemonIdle)
@@ -256,8 +267,10 @@ func (x *explorer) daemon(s *state, i int) {
 			if x.early && s.end(tx) != 0 && !(d.early | d.done).has(tx) {
 				n, m := to(daemonIdle)
 				m.early |= 1 << tx
-				v, _ := fence.Early(x.record(n.redis.records[d.name]), x.stamp(tx), true)
-				n.redis.records[d.name] = x.stored(v)
+				live(d.name, d.other, func(name uint8) {
+					v, _ := fence.Early(x.record(n.redis.records[name]), x.stamp(tx), true)
+					n.redis.records[name] = x.stored(v)
+				})
 				emit(n, "EARLY for writer %d under name %d", tx+1, d.name)
 			}
 		}
@@ -286,7 +299,13 @@ func (x *explorer) daemon(s *state, i int) {
 		}
 		n, _ := to(next)
 		n.redis.confirmed |= d.batch & s.visible
-		n.redis.records[d.name] = x.stored(x.confirm(x.record(n.redis.records[d.name]), d.batch))
+		other := d.other
+		if x.without.confirmAll {
+			other = 0
+		}
+		live(d.name, other, func(name uint8) {
+			n.redis.records[name] = x.stored(x.confirm(x.record(n.redis.records[name]), d.batch))
+		})
 		emit(n, "confirms under name %d", d.name)
 	case daemonAdvance:
 		n, m := to(daemonIdle)
@@ -326,6 +345,7 @@ func (x *explorer) daemon(s *state, i int) {
 			outcome = fence.Mismatch
 		default:
 			n.redis.rosterGen, n.redis.rosterTerm, n.redis.rosterRev, n.redis.rosterName = d.gen, d.term, d.rev, d.name
+			n.redis.rosterOther = d.other
 		}
 		judge(n, m, outcome, x.say("writes ROSTER, revision %d, name %d", d.rev, d.name))
 	case daemonMoveHead:
@@ -333,10 +353,10 @@ func (x *explorer) daemon(s *state, i int) {
 		shard, outcome := fence.Move(x.shard(&n.redis), expected, uint64(d.rev), "")
 		if outcome == fence.Applied {
 			x.write(&n.redis, shard)
-			if !d.again || !x.without.claimWait {
+			if hurry := d.again && x.without.claimWait || d.retiring && x.without.retireWait; !hurry {
 				x.startWaiting(m)
 			}
-			m.again = false
+			m.again, m.retiring = false, false
 		}
 		judge(n, m, outcome, x.say("HEAD to revision %d", d.rev))
 	}
@@ -404,12 +424,19 @@ func (x *explorer) draw(n *state) uint8 {
 	return name
 }
 
+// redraw gives the second version a new name as well.
+func (x *explorer) redraw(n *state, m *daemon) {
+	if m.other != 0 {
+		m.other = x.draw(n) + 1
+	}
+}
+
 // rewrite is what must not be done: HEAD from memory.
 func (x *explorer) rewrite(n *state, m *daemon) {
 	r := &n.redis
 	r.found, r.gen, r.term, r.rev, r.wi, r.wc, r.si = true, m.gen, m.term, m.rev, max(m.wc, m.wi), m.wc, n.upTo(m.wc)
 	r.floors = [maxNames]uint8{}
-	*m = daemon{pc: daemonIdle, term: m.term, gen: m.gen, rev: m.rev, name: m.name, wc: m.wc, replid: r.replid, done: n.upTo(m.wc)}
+	*m = daemon{pc: daemonIdle, term: m.term, gen: m.gen, rev: m.rev, name: m.name, other: m.other, wc: m.wc, replid: r.replid, done: n.upTo(m.wc)}
 }
 
 func (x *explorer) claim(s *state, i int, to func(uint8) (*state, *daemon), emit func(*state, string, ...any)) {
@@ -424,7 +451,10 @@ func (x *explorer) claim(s *state, i int, to func(uint8) (*state, *daemon), emit
 	default:
 		x.write(&n.redis, shard)
 		r := &n.redis
-		*m = daemon{pc: daemonIdle, term: d.term, gen: r.gen, rev: r.rev, name: r.rosterName, wc: r.wc, replid: r.replid, done: n.upTo(r.wc)}
+		*m = daemon{
+			pc: daemonIdle, term: d.term, gen: r.gen, rev: r.rev, name: r.rosterName, other: r.rosterOther, wc: r.wc, replid: r.replid,
+			done: n.upTo(r.wc),
+		}
 		if x.without.forgetDone {
 			m.done |= d.done
 		}
@@ -439,6 +469,7 @@ func (x *explorer) claim(s *state, i int, to func(uint8) (*state, *daemon), emit
 			m.pc, m.again = daemonMoveCompare, true
 			if r.rosterGen != r.gen || r.rosterRev != r.rev { // a move was not finished
 				m.name, m.again, m.pc = x.draw(n), false, x.firstOfMove()
+				x.redraw(n, m)
 			}
 			m.rev = x.revision(n)
 		}
@@ -526,10 +557,16 @@ func (x *explorer) reader(s *state, i int) {
 			m.fresh = true
 			if !same {
 				m.gen, m.rev, m.name = s.redis.gen, s.redis.rev, s.redis.rosterName
+				if kind.old {
+					m.name = noName
+					if s.redis.rosterOther != 0 {
+						m.name = s.redis.rosterOther - 1
+					}
+				}
 			}
 			emit(n, "", "confirms the roster: revision %d, name %d", m.rev, m.name)
 		}
-		if r.gen != 0 && (r.fresh || !x.without.judgedAfter) {
+		if r.gen != 0 && r.name != noName && (r.fresh || !x.without.judgedAfter) {
 			n, m := to(readerGet)
 			m.cov = 0
 			if kind.early {

@@ -10,7 +10,7 @@ import (
 func TestEachPieceIsNeeded(t *testing.T) {
 	t.Parallel()
 	once, early := readerKind{runs: 1}, readerKind{runs: 1, early: true}
-	twice, standby := readerKind{runs: 2}, readerKind{runs: 1, standby: true}
+	twice, standby, old := readerKind{runs: 2}, readerKind{runs: 1, standby: true}, readerKind{runs: 2, old: true}
 	tests := []struct {
 		config
 		want string // the invariant that breaks
@@ -71,6 +71,14 @@ func TestEachPieceIsNeeded(t *testing.T) {
 		{config{
 			name: "T35: a name returns", txs: 1, daemons: 1, readers: []readerKind{twice}, moves: 2, without: without{activation: true},
 		}, "I2"},
+		{config{
+			name: "D7: an earlier version is not confirmed", txs: 1, daemons: 1, readers: []readerKind{old}, versions: true,
+			without: without{confirmAll: true},
+		}, "I2"},
+		{config{
+			name: "D7: nobody waits for the readers of a retired version", txs: 1, daemons: 1, readers: []readerKind{old}, versions: true, retires: 1,
+			without: without{retireWait: true},
+		}, "served"},
 		{config{
 			name: "D7: a revision returns after a failover", txs: 1, daemons: 1, readers: []readerKind{{runs: 3}}, moves: 2, failovers: 1, without: without{freshRevision: true},
 		}, "served"},

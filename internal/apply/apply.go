@@ -432,8 +432,10 @@ func (a *Applier) look(p *pendingPart, snapshot mvcc.Snapshot, batch *redisstore
 // move draws new names for the entries whose rows in p could not be mapped to keys.
 func (a *Applier) move(p *pendingPart) (moved bool) {
 	for _, m := range p.part.Keys.Moves() {
+		if !a.opts.Names.Move(m.Entry, m.Cause, time.Now()) {
+			continue
+		}
 		moved = true
-		a.opts.Names.Move(m.Entry, m.Cause, time.Now())
 		a.opts.Stats.Moves.Add(1)
 		a.opts.Logger.Warn("an entry has a new name: a change could not be mapped to its keys, all of them may be affected",
 			slog.String("entry", a.opts.Names.Entry(m.Entry)), slog.String("cause", m.Cause))

@@ -3,6 +3,7 @@ package apply
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"slices"
 	"time"
 
 	"github.com/freshet/freshet/internal/rule"
@@ -13,7 +14,8 @@ type Names struct {
 	namespace string
 	roster    *rule.Roster
 	entries   []*rule.Entry // in the order that the router numbers them
-	live      [][]string    // per entry its live prefixes; none while it is suspended
+	live      [][]string    // per entry its live prefixes; none while it is suspended, or when it is retired
+	retired   []bool        // per entry: no name of it is ever live again
 	moves     []moveCount
 	longest   int
 }
@@ -39,9 +41,12 @@ func Draw() string {
 	return hex.EncodeToString(b[:])
 }
 
-// NewNames takes the entries of the roster as compiled, in the router's order.
+// NewNames takes the entries of the roster as compiled, in the router's order: every version of an entry is one.
 func NewNames(namespace string, roster *rule.Roster, entries []*rule.Entry) *Names {
-	n := &Names{namespace: namespace, roster: roster, entries: entries, moves: make([]moveCount, len(entries))}
+	n := &Names{
+		namespace: namespace, roster: roster, entries: entries,
+		retired: make([]bool, len(entries)), moves: make([]moveCount, len(entries)),
+	}
 	n.spell()
 	return n
 }
@@ -50,7 +55,7 @@ func (n *Names) spell() {
 	n.live = make([][]string, len(n.entries))
 	n.longest = 0
 	for i, e := range n.entries {
-		if e.Suspended != "" {
+		if e.Suspended != "" || n.retired[i] {
 			continue
 		}
 		prefix := rule.KeyPrefix(n.namespace, n.roster.Generation, e)
@@ -67,8 +72,12 @@ func (n *Names) Roster() *rule.Roster { return n.roster }
 // Entry is the name of the entry with this number.
 func (n *Names) Entry(i int) string { return n.entries[i].Name }
 
-// Move draws a new activation: everything cached under the old name is dead once readers follow.
-func (n *Names) Move(i int, cause string, now time.Time) {
+// Move draws a new activation: everything cached under the old name is dead once readers follow. It reports whether
+// the entry has a name to move.
+func (n *Names) Move(i int, cause string, now time.Time) bool {
+	if n.retired[i] {
+		return false
+	}
 	e := n.entries[i]
 	m := &n.moves[i]
 	if now.Sub(m.since) > movesWithin {
@@ -82,6 +91,7 @@ func (n *Names) Move(i int, cause string, now time.Time) {
 	}
 	e.Activation = Draw()
 	n.spell()
+	return true
 }
 
 // revive puts entries back that moved too often, once they have been left alone. It reports whether there were any.
@@ -107,22 +117,28 @@ func (n *Names) restless(now time.Time) bool {
 	return false
 }
 
-// Activate puts an entry back, under a new name.
+// Activate puts an entry back, under a new name, unless it is retired.
 func (n *Names) Activate(i int) {
+	if n.retired[i] {
+		return
+	}
 	n.entries[i].Suspended = ""
 	n.entries[i].Activation = Draw()
 	n.spell()
 }
 
-// Find returns the number of an entry, -1 when there is none.
-func (n *Names) Find(name string) int {
-	for i, e := range n.entries {
-		if e.Name == name {
-			return i
-		}
-	}
-	return -1
+// Retire takes a retained version out of the roster. Its name never returns: should the version be wanted once more, it
+// is given another one. Readers may go on under the name until they have confirmed the roster, so whoever calls this has
+// it published, which waits for them (D7).
+func (n *Names) Retire(i int) {
+	n.retired[i] = true
+	n.roster.Retained = slices.DeleteFunc(n.roster.Retained, func(e *rule.Entry) bool { return e == n.entries[i] })
+	n.moves[i] = moveCount{}
+	n.spell()
 }
+
+// Prefixes are those of all live names.
+func (n *Names) Prefixes() []string { return slices.Concat(n.live...) }
 
 // next is the roster to be published, under a revision that was never used: after a failover the store may know less
 // than readers do, and a revision that they know by other names would have them go on with those (D7).

@@ -45,3 +45,30 @@ func TestEntryThatMovesTooOftenComesBack(t *testing.T) {
 		t.Errorf("the other entry is suspended for %q", entries[1].Suspended)
 	}
 }
+
+// TestRetiredNameNeverReturns: whatever asks for it, a version that was retired has no live name, and is in no roster.
+func TestRetiredNameNeverReturns(t *testing.T) {
+	t.Parallel()
+	own, old := &rule.Entry{Name: "product", Version: "b"}, &rule.Entry{Name: "product", Version: "a", Retained: 1}
+	roster := &rule.Roster{Generation: "g", Entries: map[string]*rule.Entry{"product": own}, Retained: []*rule.Entry{old}}
+	n := NewNames("shop", roster, []*rule.Entry{own, old})
+	if len(n.prefixes(0)) != 1 || len(n.prefixes(1)) != 1 || len(n.Prefixes()) != 2 {
+		t.Fatalf("live are %v", n.Prefixes())
+	}
+	now := time.Unix(0, 0)
+	for range tooManyMoves + 1 {
+		n.Move(1, "cause", now)
+	}
+	n.Retire(1)
+	n.Activate(1)
+	now = now.Add(2 * movesWithin)
+	if n.Move(1, "cause", now) || n.restless(now) || n.revive(now) {
+		t.Error("a retired version can be moved, or comes back")
+	}
+	if len(n.prefixes(1)) != 0 || len(n.Prefixes()) != 1 || len(n.Roster().Retained) != 0 {
+		t.Errorf("live are %v, retained %v", n.Prefixes(), n.Roster().Retained)
+	}
+	if !n.Move(0, "cause", now) || len(n.prefixes(0)) != 1 {
+		t.Error("the other version cannot be moved")
+	}
+}

@@ -174,11 +174,10 @@ func fromStore(ctx context.Context, c *config.Config, st *daemon.Status, region 
 	if err != nil {
 		return err
 	}
-	for _, name := range c.Names() {
-		if e := roster.Entries[name]; e != nil {
-			st.Entries = append(st.Entries, pipeline.EntryStatus{Name: name, Version: e.Version, Activation: e.Activation, Suspended: e.Suspended})
-		}
+	for e := range roster.Versions() {
+		st.Entries = append(st.Entries, pipeline.StatusOf(e))
 	}
+	pipeline.SortEntries(st.Entries)
 	return nil
 }
 
@@ -234,6 +233,12 @@ func (a *app) printStatus(st *daemon.Status) {
 		state := "cached"
 		if e.Suspended != "" {
 			state = "not cached: " + strings.TrimSpace(e.Suspended)
+		}
+		if e.Retained != nil {
+			state += ", retained since " + e.Retained.Format(time.RFC3339) + " for libraries with another file"
+			if e.LastUsed != nil {
+				state += fmt.Sprintf(", used until %s by %s", e.LastUsed.Format(time.RFC3339), e.UsedBy)
+			}
 		}
 		table = append(table, []string{e.Name, e.Version, state})
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/freshet/freshet/internal/pgcatalog"
 	"github.com/freshet/freshet/internal/pipeline"
 	"github.com/freshet/freshet/internal/plan"
+	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
 )
 
@@ -26,7 +27,7 @@ type compiler struct {
 	logger *slog.Logger
 }
 
-func (c *compiler) compile(ctx context.Context, conn *pgx.Conn, strict bool) (*pipeline.Compiled, error) {
+func (c *compiler) compile(ctx context.Context, conn *pgx.Conn, retained []rule.Declared, strict bool) (*pipeline.Compiled, error) {
 	catalog, err := pgcatalog.Read(ctx, conn)
 	if err != nil {
 		return nil, fmt.Errorf("read the catalog: %w", err)
@@ -35,11 +36,10 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn, strict bool) (*p
 		result  pipeline.Compiled
 		refused []error
 	)
+	own := map[string]bool{}
 	for _, declared := range c.config.Declared() {
-		compiled, err := plan.Compile(catalog, declared)
-		if err == nil {
-			err = pgcatalog.Verify(ctx, conn, compiled.Entry, compiled.Ignored...)
-		}
+		own[declared.Digest()] = true
+		entry, err := one(ctx, conn, catalog, declared)
 		if err != nil {
 			if !lasting(err) {
 				return nil, err
@@ -51,8 +51,10 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn, strict bool) (*p
 			result.Refused[declared.Name] = err.Error()
 			continue
 		}
-		result.Entries = append(result.Entries, compiled.Entry)
-		for _, r := range compiled.Entry.Rules {
+		e := c.config.Entries[declared.Name]
+		entry.Keep = max(e.TTL, e.NegativeTTL).Milliseconds()
+		result.Entries = append(result.Entries, entry)
+		for _, r := range entry.Rules {
 			name := schema.Name{Schema: r.Schema, Name: r.Table}
 			if !slices.Contains(result.Tables, name) {
 				result.Tables = append(result.Tables, name)
@@ -65,7 +67,43 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn, strict bool) (*p
 	for _, err := range refused {
 		c.logger.ErrorContext(ctx, "entry is out of the cache: its query cannot be planned", slog.Any("err", err))
 	}
-	return &result, nil
+	retained = slices.DeleteFunc(retained, func(d rule.Declared) bool { return own[d.Digest()] })
+	result.Retained, err = c.retained(ctx, conn, catalog, retained)
+	return &result, err
+}
+
+// retained plans versions that the configuration does not declare. Nobody is asked to mend what stands in no file: one
+// that the schema has left behind goes.
+func (c *compiler) retained(
+	ctx context.Context, conn *pgx.Conn, catalog *schema.Catalog, versions []rule.Declared,
+) (planned []*rule.Entry, err error) {
+	for _, declared := range versions {
+		entry, err := one(ctx, conn, catalog, declared)
+		switch {
+		case err != nil && !lasting(err):
+			return nil, err
+		case err != nil:
+			c.logger.ErrorContext(ctx, "an earlier version of an entry is given up: its query cannot be planned any more; "+
+				"libraries that use it read from the database", slog.String("entry", declared.Name),
+				slog.String("definition", declared.Digest()), slog.Any("err", err))
+		default:
+			planned = append(planned, entry)
+		}
+	}
+	return planned, nil
+}
+
+// one plans one entry, and has PostgreSQL agree.
+func one(ctx context.Context, conn *pgx.Conn, catalog *schema.Catalog, declared rule.Declared) (*rule.Entry, error) {
+	compiled, err := plan.Compile(catalog, declared)
+	if err != nil {
+		return nil, err
+	}
+	if err := pgcatalog.Verify(ctx, conn, compiled.Entry, compiled.Ignored...); err != nil {
+		return nil, err
+	}
+	compiled.Entry.Declared = &declared
+	return compiled.Entry, nil
 }
 
 // lasting reports that planning would fail again: the planner or PostgreSQL refuses the query itself, and it is not the

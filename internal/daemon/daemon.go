@@ -32,6 +32,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Ready is called with the address as soon as the daemon listens on it. Optional.
 	Ready func(addr string)
+	// Unused is how long a version of an entry that only other files declare is retained at least. Default: pipeline's.
+	Unused time.Duration
 }
 
 // How long a graceful stop waits for requests that are being answered.
@@ -41,6 +43,7 @@ const shutdown = 5 * time.Second
 type daemon struct {
 	config   *config.Config
 	logger   *slog.Logger
+	unused   time.Duration
 	registry *prometheus.Registry
 	metrics  *metrics
 	started  time.Time
@@ -63,7 +66,7 @@ type parts struct {
 // Run runs the daemon until ctx ends, and returns nil then: requests answered, everything read from the log applied,
 // the slot's confirmation sent. An error means that it could not start, or cannot go on.
 func Run(ctx context.Context, o Options) error {
-	d := &daemon{config: o.Config, logger: o.Logger, registry: prometheus.NewRegistry(), started: time.Now()}
+	d := &daemon{config: o.Config, logger: o.Logger, unused: o.Unused, registry: prometheus.NewRegistry(), started: time.Now()}
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.metrics = newMetrics(d.registry, d)
 	d.waiting("starting")
@@ -161,7 +164,7 @@ func (d *daemon) follow(ctx context.Context) error {
 	pipe := pipeline.New(pipeline.Options{
 		URL: url.Reveal(), Slot: source.Slot, Publication: source.Publication, Namespace: namespace, Store: store,
 		Compile: compiler.compile, Rewind: apply.Rewind{Time: source.Rewind.Time, WAL: int64(source.Rewind.WAL)},
-		Observe: d.metrics.applied, Logger: d.logger,
+		Observe: d.metrics.applied, Logger: d.logger, Unused: d.unused,
 	})
 	d.parts.Store(&parts{namespace: namespace, store: store, loader: loader, replicas: replicas, reader: reader, pipeline: pipe})
 	return pipe.Run(ctx)

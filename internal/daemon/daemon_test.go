@@ -38,6 +38,8 @@ type world struct {
 	url   string
 	file  string
 	base  string // the running daemon
+
+	unused time.Duration
 }
 
 const shop = `
@@ -103,14 +105,16 @@ func (w *world) start() *running {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return w.serve(daemon.Options{Config: c, Logger: slog.New(slog.NewTextHandler(logTo{w.t}, nil)), Unused: w.unused})
+}
+
+func (w *world) serve(o daemon.Options) *running {
+	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	addr := make(chan string, 1)
 	r := &running{w: w, cancel: cancel, done: make(chan error, 1)}
-	go func() {
-		r.done <- daemon.Run(ctx, daemon.Options{
-			Config: c, Logger: slog.New(slog.NewTextHandler(logTo{w.t}, nil)), Ready: func(a string) { addr <- a },
-		})
-	}()
+	o.Ready = func(a string) { addr <- a }
+	go func() { r.done <- daemon.Run(ctx, o) }()
 	w.t.Cleanup(func() { _ = r.stop() })
 	select {
 	case a := <-addr:

@@ -67,11 +67,22 @@ func figures() []figure {
 		{"freshet_confirmed_lag_bytes", "Log written and not yet confirmed to the slot.", gauge, func(st *Status) float64 { return float64(st.Source.ConfirmedBytes) }},
 		{"freshet_slot_retained_bytes", "Log that the server keeps for the slot.", gauge, func(st *Status) float64 { return float64(st.Source.RetainedBytes) }},
 		{"freshet_waiting_parts", "Batches that hold a commit which is not yet visible on the primary.", gauge, func(st *Status) float64 { return float64(st.Waiting) }},
+		{"freshet_retained_versions", "Versions of entries that only libraries with another file use.", gauge, retainedVersions},
 		{"freshet_reads_hit_total", "Gateway reads served from the cache.", count, func(st *Status) float64 { return float64(st.Reads.Hits) }},
 		{"freshet_reads_miss_total", "Gateway reads that loaded.", count, func(st *Status) float64 { return float64(st.Reads.Misses) }},
 		{"freshet_loads_total", "Loads from the database by the gateway.", count, func(st *Status) float64 { return float64(st.Reads.Loads) }},
 		{"freshet_fills_total", "Loaded values that the store took.", count, func(st *Status) float64 { return float64(st.Reads.Fills) }},
 	}
+}
+
+// retainedVersions counts the versions that are served besides those of the daemon's file.
+func retainedVersions(st *Status) (n float64) {
+	for i := range st.Entries {
+		if st.Entries[i].Retained != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // Describe sends the descriptions.
@@ -95,6 +106,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(f.name, f.help, nil, nil), f.kind, f.value(&st))
 	}
 	for _, e := range st.Entries {
+		if e.Retained != nil {
+			continue // one of several versions
+		}
 		value := 0.0
 		if e.Suspended != "" {
 			value = 1

@@ -26,9 +26,8 @@ import (
 
 // Store is what reading needs of the store.
 type Store interface {
+	Names
 	Records
-	Head(ctx context.Context) (fence.Head, bool, error)
-	Roster(ctx context.Context) ([]byte, bool, error)
 }
 
 // Records are the records of keys, by name.
@@ -40,6 +39,13 @@ type Records interface { //nolint:interfacebloat // what one key's record goes t
 	Fill(ctx context.Context, name string, f redisstore.FillRequest) (fence.FillOutcome, error)
 	Release(ctx context.Context, name string, token fence.Token) error
 	Early(ctx context.Context, key redisstore.Stamped) error
+}
+
+// Names is what a Store says of live names, and is told of their use.
+type Names interface {
+	Head(ctx context.Context) (fence.Head, bool, error)
+	Roster(ctx context.Context) ([]byte, bool, error)
+	Register(ctx context.Context, u redisstore.Use, who string, lasts time.Duration) error
 }
 
 // Loader is what reading needs of the database.
@@ -167,6 +173,11 @@ type Reader struct {
 	closing   chan struct{}
 	running   sync.WaitGroup
 
+	process    string          // who registers
+	uses       chan []use      // asks the confirmer to register them
+	registered time.Duration   // when that was asked last, a time of awake; of whoever holds asking
+	unknown    map[string]bool // entries of which it was said that the daemon does not know them; of whoever holds asking
+
 	mu      sync.Mutex
 	closed  bool
 	cancels map[*context.CancelFunc]struct{}
@@ -194,6 +205,9 @@ func New(o Options) (*Reader, error) {
 		asking:  make(chan struct{}, 1),
 		stale:   make(chan struct{}, 1),
 		closing: make(chan struct{}),
+		process: process(),
+		uses:    make(chan []use, 1),
+		unknown: map[string]bool{},
 		cancels: map[*context.CancelFunc]struct{}{},
 		flights: map[fence.Token]*flight{},
 		lanes:   map[string]*lane{},

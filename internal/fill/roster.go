@@ -36,7 +36,8 @@ type confirmation struct {
 type names struct {
 	generation string
 	revision   uint64
-	entries    map[string]*live
+	entries    map[string]*live // the version of each declared entry that its declaration agrees with, if there is one
+	retained   []use            // of them, those that are served only while somebody registers that they are used
 }
 
 type live struct {
@@ -53,7 +54,7 @@ func (c *confirmation) live(e *declared) (*live, bypassReason) {
 	}
 	l := c.names.entries[e.name]
 	switch {
-	case l == nil || l.entry.Definition != e.digest || len(l.entry.Params) != len(e.template.Params()):
+	case l == nil || len(l.entry.Params) != len(e.template.Params()):
 		return nil, unknownDefinition
 	case l.entry.Suspended != "":
 		return nil, suspended
@@ -113,12 +114,15 @@ func (r *Reader) refresh() {
 	}
 }
 
-// keepConfirmed confirms the roster whenever a reader asks for it. A process that does not read makes no traffic.
+// keepConfirmed confirms the roster whenever a reader asks for it, and registers what is to be registered then. A process that does not read makes no traffic.
 func (r *Reader) keepConfirmed() {
 	for {
 		select {
 		case <-r.closing:
 			return
+		case uses := <-r.uses:
+			r.registerAll(uses)
+			continue
 		case <-r.stale:
 		}
 		r.asking <- struct{}{}
@@ -173,7 +177,9 @@ func (r *Reader) confirm(ctx context.Context) *confirmation {
 	case before != nil && before.why == storeDown:
 		r.logger.InfoContext(ctx, "store is back")
 	}
+	r.announce(ctx, before, next)
 	r.confirmed.Store(next)
+	r.register(before, next)
 	return next
 }
 
@@ -200,8 +206,11 @@ func (r *Reader) confirmNames(ctx context.Context, before, next *confirmation) e
 	}
 	roster, err := rule.ParseRoster(text)
 	if err != nil {
-		r.logger.ErrorContext(ctx, "roster is not readable", slog.String("error", err.Error()))
+		r.logger.ErrorContext(ctx, "roster is not readable, reading from the database and storing nothing", slog.String("error", err.Error()))
 		next.why = noRoster
+		if errors.Is(err, rule.ErrFormat) {
+			next.why = unknownFormat
+		}
 		return nil
 	}
 	if roster.Generation != head.Generation || roster.Revision != head.Revision {
@@ -215,10 +224,17 @@ func (r *Reader) confirmNames(ctx context.Context, before, next *confirmation) e
 
 func (r *Reader) compile(roster *rule.Roster) *names {
 	n := &names{generation: roster.Generation, revision: roster.Revision, entries: map[string]*live{}}
-	for name, e := range roster.Entries {
-		n.entries[name] = &live{entry: e, prefix: rule.KeyPrefix(r.namespace, roster.Generation, e)}
-		if d := r.entries[name]; d != nil && d.digest == e.Definition && len(d.template.Params()) == len(e.Params) {
-			d.seen.Store(&e.Params)
+	for name, e := range r.entries {
+		version := roster.Version(name, e.digest)
+		if version == nil {
+			continue
+		}
+		n.entries[name] = &live{entry: version, prefix: rule.KeyPrefix(r.namespace, roster.Generation, version)}
+		if version.Retained != 0 {
+			n.retained = append(n.retained, use{name, e.digest})
+		}
+		if len(e.template.Params()) == len(version.Params) {
+			e.seen.Store(&version.Params)
 		}
 	}
 	return n

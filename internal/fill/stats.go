@@ -12,6 +12,7 @@ const (
 	storeRefuses
 	noHead
 	noRoster
+	unknownFormat
 	unknownDefinition
 	suspended
 	namesMoved
@@ -35,6 +36,8 @@ func (b bypassReason) String() string {
 		return "no_head"
 	case noRoster:
 		return "no_roster"
+	case unknownFormat:
+		return "unknown_roster_format"
 	case unknownDefinition:
 		return "unknown_definition"
 	case suspended:

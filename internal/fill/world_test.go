@@ -257,6 +257,19 @@ func (w *world) readerOf(store fill.Store, loader fill.Loader, entries map[strin
 	return r
 }
 
+// as opens the store as another user.
+func (w *world) as(user, password string) *redisstore.Store {
+	w.t.Helper()
+	store, err := redisstore.Open(w.t.Context(), redisstore.Options{
+		URL: "redis://" + user + ":" + password + "@" + w.redis.Addr, Namespace: w.namespace,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(store.Close)
+	return store
+}
+
 func arg(text string) []keytext.Arg { return []keytext.Arg{{Text: text}} }
 
 func price(id, p int) string { return fmt.Sprintf(`{"id":%d,"price":%d}`, id, p) }

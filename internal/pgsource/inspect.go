@@ -19,6 +19,26 @@ type Inspection struct {
 	FreeSlots   int // replication slots that the server can still make
 }
 
+// Published are the tables that the publication names.
+func Published(ctx context.Context, conn *pgx.Conn, publication string) ([]schema.Name, error) {
+	const query = `
+SELECT n.nspname::text, c.relname::text
+  FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+  JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE p.pubname = $1`
+	rows, err := conn.Query(ctx, query, publication)
+	if err != nil {
+		return nil, fmt.Errorf("look at publication %q: %w", publication, err)
+	}
+	names, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (n schema.Name, err error) {
+		return n, row.Scan(&n.Schema, &n.Name)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look at publication %q: %w", publication, err)
+	}
+	return names, nil
+}
+
 // Inspect says what Prepare would refuse and what it would make, and changes nothing. It also looks for what Prepare
 // and the gate need to write: the publication, and the schema freshet.
 func Inspect(ctx context.Context, conn *pgx.Conn, o PrepareOptions) (Inspection, error) {

@@ -17,7 +17,7 @@ import (
 )
 
 // redisDo sends one command.
-func redisDo(t *testing.T, url string, words ...string) {
+func redisDo(t *testing.T, url string, words ...string) rueidis.RedisMessage {
 	t.Helper()
 	option, err := rueidis.ParseURL(url)
 	if err != nil {
@@ -29,9 +29,11 @@ func redisDo(t *testing.T, url string, words ...string) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	if err := client.Do(t.Context(), client.B().Arbitrary(words...).Build()).Error(); err != nil {
+	reply, err := client.Do(t.Context(), client.B().Arbitrary(words...).Build()).ToMessage()
+	if err != nil && !rueidis.IsRedisNil(err) {
 		t.Fatalf("%v: %v", words, err)
 	}
+	return reply
 }
 
 // TestHungCommitWaitsAlone commits one transaction that hangs in synchronous replication: the log delivers it, and the

@@ -3,10 +3,12 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -23,14 +25,31 @@ import (
 // Compiled is what the entries of the configuration come to in the database as it is now.
 type Compiled struct {
 	Entries []*rule.Entry
-	Tables  []schema.Name // every table that a rule names
+	Tables  []schema.Name // every table that a rule of Entries names
 	// Refused are entries that cannot be planned, with the reason: readers load them from the database.
 	Refused map[string]string
+	// Retained are the versions that were asked for besides, less those that the configuration declares itself, and those
+	// that cannot be planned any more.
+	Retained []*rule.Entry
+}
+
+// all are the tables of all versions.
+func (c *Compiled) all() []schema.Name {
+	tables := slices.Clone(c.Tables)
+	for _, e := range c.Retained {
+		for _, r := range e.Rules {
+			if name := (schema.Name{Schema: r.Schema, Name: r.Table}); !slices.Contains(tables, name) {
+				tables = append(tables, name)
+			}
+		}
+	}
+	return tables
 }
 
 // CompileFunc plans the entries against the database's catalog. When it is strict, an entry that is refused is an error
-// that wraps ErrRefused; otherwise the others go on without it.
-type CompileFunc func(ctx context.Context, conn *pgx.Conn, strict bool) (*Compiled, error)
+// that wraps ErrRefused; otherwise the others go on without it. retained are versions of entries that another file
+// declares or declared; one of them that cannot be planned is left out, and is said to be.
+type CompileFunc func(ctx context.Context, conn *pgx.Conn, retained []rule.Declared, strict bool) (*Compiled, error)
 
 // ErrRefused is wrapped by errors that end the pipeline: what was asked for cannot be had until someone changes the
 // configuration or the database.
@@ -47,6 +66,11 @@ type Options struct {
 	Rewind      apply.Rewind
 	Observe     func(committed time.Time)
 	Logger      *slog.Logger
+	// Unused is how long a version that only other files declare is retained at least after its use was last seen (D7).
+	// Default: 1 minute.
+	Unused time.Duration
+	// SweepAfter is how long names have to be quiet before the records of dead ones are swept. Default: 1 minute.
+	SweepAfter time.Duration
 }
 
 // Pipeline is the loop and what it knows of itself.
@@ -56,13 +80,16 @@ type Pipeline struct {
 	gap       string // a gap that the next session has to answer with a new generation
 	condemned bool   // what was cached before the gap is out of use already
 	term      fence.Term
-	tables    []schema.Name // those that were planned last
-	followed  bool          // the log was followed once: what is wrong now went wrong later, and may be mended meanwhile
+	tables    []schema.Name            // those that were planned last
+	kept      map[redisstore.Use]*kept // versions of entries that were found in a roster
+	followed  bool                     // the log was followed once: what is wrong now went wrong later, and may be mended meanwhile
 }
 
 // New makes a Pipeline.
 func New(opts Options) *Pipeline {
-	p := &Pipeline{opts: opts}
+	opts.Unused = cmp.Or(opts.Unused, unusedFor)
+	opts.SweepAfter = cmp.Or(opts.SweepAfter, sweepAfter)
+	p := &Pipeline{opts: opts, kept: map[redisstore.Use]*kept{}}
 	p.state.status = Status{Phase: Connecting, Since: time.Now()}
 	return p
 }

@@ -43,6 +43,9 @@ type rig struct {
 	store     *redisstore.Store
 	tables    []string // public.<name>(id int primary key, v text), each with an entry of the same name
 	rewind    apply.Rewind
+	file      string // which file the daemons have: the entries of each are declared differently
+	unused    time.Duration
+	sweep     time.Duration
 }
 
 type options struct {
@@ -136,9 +139,15 @@ func (r *rig) synchronous() {
 	}
 }
 
-func entryOf(table string) *rule.Entry {
+// declaredIn is the entry of a table as a file declares it.
+func declaredIn(file, table string) *rule.Declared {
+	return &rule.Declared{Name: table, Key: table + ":{id}", Query: "SELECT id, v FROM " + table + " WHERE id = @id" + file, Result: rule.One}
+}
+
+func entryOf(d *rule.Declared) *rule.Entry {
+	table := d.Name
 	e := &rule.Entry{
-		Name: table, Definition: "0000000000000000", Key: table + ":{id}", Params: []rule.Param{{Name: "id", Type: keytext.Int4}},
+		Name: table, Definition: d.Digest(), Declared: d, Keep: 1, Key: d.Key, Params: []rule.Param{{Name: "id", Type: keytext.Int4}},
 		SQL: "SELECT id, v FROM public." + table + " WHERE id = $1", Result: rule.One,
 		Rules: []rule.Rule{{Schema: "public", Table: table, Bind: []string{"id"}, Columns: []string{"id", "v"}}},
 	}
@@ -154,23 +163,42 @@ type daemon struct {
 	done   chan error
 }
 
-// pipeline makes one over the rig's tables.
+// pipeline makes one over the rig's tables, with the rig's file.
 func (r *rig) pipeline(tables []string) *pipeline.Pipeline {
 	tables = slices.Clone(tables)
+	file := r.file
+	planned := func(ctx context.Context, conn *pgx.Conn, d *rule.Declared) (*rule.Entry, error) {
+		e := entryOf(d)
+		// As the planner does: the version moves with the table behind the name.
+		err := conn.QueryRow(ctx, `SELECT $1::text::regclass::oid::text`, d.Name).Scan(&e.Shape)
+		e.Version = e.Hash()
+		return e, err
+	}
 	return pipeline.New(pipeline.Options{
 		URL: r.url, Slot: r.slot, Publication: "freshet", Namespace: r.namespace, Store: r.store, Rewind: r.rewind,
+		Unused: r.unused, SweepAfter: r.sweep,
 		Logger: slog.New(slog.NewTextHandler(testWriter{r.t}, nil)),
-		Compile: func(ctx context.Context, conn *pgx.Conn, _ bool) (*pipeline.Compiled, error) {
+		Compile: func(ctx context.Context, conn *pgx.Conn, retained []rule.Declared, _ bool) (*pipeline.Compiled, error) {
 			var c pipeline.Compiled
+			own := map[string]bool{}
 			for _, name := range tables {
-				e := entryOf(name)
-				// As the planner does: the version moves with the table behind the name.
-				if err := conn.QueryRow(ctx, `SELECT $1::text::regclass::oid::text`, name).Scan(&e.Shape); err != nil {
+				e, err := planned(ctx, conn, declaredIn(file, name))
+				if err != nil {
 					return nil, err
 				}
-				e.Version = e.Hash()
+				own[e.Definition] = true
 				c.Entries = append(c.Entries, e)
 				c.Tables = append(c.Tables, schema.Name{Schema: "public", Name: name})
+			}
+			for i := range retained {
+				if own[retained[i].Digest()] {
+					continue
+				}
+				e, err := planned(ctx, conn, &retained[i])
+				if err != nil {
+					return nil, err
+				}
+				c.Retained = append(c.Retained, e)
 			}
 			return &c, nil
 		},
@@ -236,15 +264,25 @@ func token() fence.Token {
 // name is the live name of a key, as a reader finds it.
 func (r *rig) name(table string, id int) string {
 	r.t.Helper()
-	text, found, err := r.store.Roster(r.t.Context())
-	if err != nil || !found {
-		r.t.Fatalf("Roster() = %t, %v", found, err)
-	}
-	roster, err := rule.ParseRoster(text)
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	roster := storedRoster(r.t, r)
 	return rule.KeyPrefix(r.namespace, roster.Generation, roster.Entries[table]) + fmt.Sprintf("%s:%d", table, id)
+}
+
+// version is the version of a table's entry that a file declares, nil when the roster has none.
+func (r *rig) version(file, table string) *rule.Entry {
+	r.t.Helper()
+	return storedRoster(r.t, r).Version(table, declaredIn(file, table).Digest())
+}
+
+// nameIn is the live name of a key, as a reader with that file finds it.
+func (r *rig) nameIn(file, table string, id int) string {
+	r.t.Helper()
+	roster := storedRoster(r.t, r)
+	e := roster.Version(table, declaredIn(file, table).Digest())
+	if e == nil || e.Suspended != "" {
+		r.t.Fatalf("the version of %s in file %q is not live: %+v", table, file, e)
+	}
+	return rule.KeyPrefix(r.namespace, roster.Generation, e) + fmt.Sprintf("%s:%d", table, id)
 }
 
 // load reads the row as a reader does, under its snapshot.
@@ -267,6 +305,12 @@ func (r *rig) load(conn *pgx.Conn, table string, id int) (string, fence.Coverage
 func (r *rig) fill(table string, id int) (name string, outcome fence.FillOutcome) {
 	r.t.Helper()
 	name = r.name(table, id)
+	return name, r.fillAs(name, table, id)
+}
+
+// fillAs is fill under a given name.
+func (r *rig) fillAs(name, table string, id int) fence.FillOutcome {
+	r.t.Helper()
 	tok := token()
 	reply, err := r.store.Lease(r.t.Context(), name, tok, 10*time.Second)
 	if err != nil || !reply.Granted {
@@ -278,7 +322,7 @@ func (r *rig) fill(table string, id int) (name string, outcome fence.FillOutcome
 	if !reply.HeadFound || !fence.Floor(reply.Head, cov) {
 		r.t.Fatalf("a primary load does not pass the floor: %+v, %+v", reply.Head, cov)
 	}
-	outcome, err = r.store.Fill(r.t.Context(), name, redisstore.FillRequest{
+	outcome, err := r.store.Fill(r.t.Context(), name, redisstore.FillRequest{
 		Token: tok, Coverage: cov, State: fence.Live, Payload: []byte(v), TTL: time.Hour,
 	})
 	if err == nil && outcome != fence.Filled {
@@ -287,7 +331,7 @@ func (r *rig) fill(table string, id int) (name string, outcome fence.FillOutcome
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return name, outcome
+	return outcome
 }
 
 // cached fills a key for sure.
@@ -296,6 +340,19 @@ func (r *rig) cached(table string, id int) (name string) {
 	testkit.Eventually(r.t, patience, func() error {
 		var outcome fence.FillOutcome
 		if name, outcome = r.fill(table, id); outcome != fence.Filled {
+			return fmt.Errorf("Fill() = %v", outcome)
+		}
+		return nil
+	})
+	return name
+}
+
+// cachedIn fills a key for sure, under the name that a reader with that file finds.
+func (r *rig) cachedIn(file, table string, id int) (name string) {
+	r.t.Helper()
+	testkit.Eventually(r.t, patience, func() error {
+		name = r.nameIn(file, table, id)
+		if outcome := r.fillAs(name, table, id); outcome != fence.Filled {
 			return fmt.Errorf("Fill() = %v", outcome)
 		}
 		return nil

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -48,6 +48,10 @@ type session struct {
 	stream   *pgsource.Stream
 	identity pggate.Identity
 	compiled *Compiled
+	versions []*rule.Entry // every version that is served, in the router's order: the file's own, then those that are retained
+	retained []int         // the latter, those that are not retired
+	blind    bool          // registrations cannot be read
+	live     atomic.Pointer[liveNames]
 	prepared pgsource.Prepared
 	before   string // the publication's fingerprint before this session altered it
 	slot     pgsource.SlotInfo
@@ -55,7 +59,7 @@ type session struct {
 	replaces fence.Term // the term of another history that a new generation replaces
 	shape    string     // of the tables, when they were planned
 	start    mvcc.LSN   // of a new generation's stream
-	admit    []string   // entries that wait for admission
+	admit    []int      // versions that wait for admission
 	head     fence.Head
 	names    *apply.Names
 	replid   string // the name of the store's history, once the stream is followed
@@ -181,6 +185,9 @@ func (s *session) acquire(ctx context.Context) error {
 	if s.before, err = pgsource.Fingerprint(ctx, s.conn, o.Publication); err != nil {
 		return err
 	}
+	if err := s.remember(ctx); err != nil {
+		return err
+	}
 	// Where nothing was ever cached, someone is looking who has just written the configuration.
 	if err := s.compile(ctx, !s.found && !s.p.followed); err != nil {
 		return fmt.Errorf("plan the entries: %w", err)
@@ -190,6 +197,9 @@ func (s *session) acquire(ctx context.Context) error {
 	})
 	if err != nil {
 		return fmt.Errorf("prepare publication and slot: %w", err)
+	}
+	if err := s.retain(ctx); err != nil {
+		return err
 	}
 	snapshot, insert, err := s.gate.Snapshot(ctx)
 	if err != nil {
@@ -219,10 +229,10 @@ func (s *session) compile(ctx context.Context, strict bool) error {
 		return err
 	}
 	for {
-		if s.compiled, err = s.p.opts.Compile(ctx, s.conn, strict); err != nil {
+		if s.compiled, err = s.p.opts.Compile(ctx, s.conn, s.p.declared(), strict); err != nil {
 			return err
 		}
-		s.p.tables = s.compiled.Tables
+		s.p.tables = s.compiled.all()
 		if s.shape, err = s.shapes(ctx, s.p.tables); err != nil {
 			return err
 		}
@@ -302,14 +312,10 @@ func (s *session) resume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	roster := &rule.Roster{
-		Format: rule.RosterFormat, Generation: s.head.Generation, Term: string(s.head.Term), Revision: s.head.Revision,
-		Entries: map[string]*rule.Entry{},
-	}
-	for _, e := range s.compiled.Entries {
+	for i, e := range s.versions {
 		var old *rule.Entry
 		if stored != nil {
-			old = stored.Entries[e.Name]
+			old = stored.Version(e.Name, e.Definition)
 		}
 		switch {
 		case s.isNew(e) || old == nil || old.Version != e.Version || old.Suspended != "":
@@ -317,14 +323,13 @@ func (s *session) resume(ctx context.Context) error {
 			// open: the daemon that added the table may have been stopped while it waited, and the roster that said so
 			// may be lost (D8).
 			e.Activation, e.Suspended = apply.Draw(), admitting
-			s.admit = append(s.admit, e.Name)
+			s.admit = append(s.admit, i)
 		default:
 			e.Activation = old.Activation
 		}
-		roster.Entries[e.Name] = e
 	}
 	s.head.Publication = s.prepared.Fingerprint
-	s.names = apply.NewNames(s.p.opts.Namespace, roster, s.compiled.Entries)
+	s.names = apply.NewNames(s.p.opts.Namespace, s.roster(), s.versions)
 	return nil
 }
 
@@ -376,14 +381,9 @@ func (s *session) begin(ctx context.Context) error {
 		System: s.identity.SystemID, Timeline: s.identity.Timeline, Publication: s.prepared.Fingerprint,
 		Wi: s.start, Wc: s.start, Si: snapshot,
 	}
-	roster := &rule.Roster{
-		Format: rule.RosterFormat, Generation: s.head.Generation, Term: string(s.head.Term),
-		Entries: map[string]*rule.Entry{},
-	}
-	for _, e := range s.compiled.Entries {
+	for i, e := range s.versions {
 		e.Activation, e.Suspended = apply.Draw(), admitting
-		s.admit = append(s.admit, e.Name)
-		roster.Entries[e.Name] = e
+		s.admit = append(s.admit, i)
 	}
 	if s.replaces != "" {
 		err = s.store.Replace(ctx, s.head, s.replaces)
@@ -398,7 +398,7 @@ func (s *session) begin(ctx context.Context) error {
 	if err := s.gate.MarkAlive(ctx, s.p.opts.Namespace, s.head.Generation, s.head.Term); err != nil {
 		return err
 	}
-	s.names = apply.NewNames(s.p.opts.Namespace, roster, s.compiled.Entries)
+	s.names = apply.NewNames(s.p.opts.Namespace, s.roster(), s.versions)
 	s.p.gap, s.p.condemned = "", false
 	return nil
 }
@@ -459,7 +459,7 @@ func (s *session) follow(ctx context.Context) error {
 	}
 	s.report(CatchingUp)
 	out := &sink{
-		router: route.New(s.compiled.Entries, nil), queue: queue, after: s.head.Wc,
+		router: route.New(s.versions, nil), queue: queue, after: s.head.Wc,
 		received: &p.state.received, rows: &p.state.rows, intents: &p.state.intents, logger: p.opts.Logger,
 		strange: map[string]bool{},
 	}
@@ -486,6 +486,7 @@ func (s *session) follow(ctx context.Context) error {
 	group.Go(func() error { return applier.Run(working) })
 	group.Go(func() error { return s.watch(reading, applier) })
 	group.Go(func() error { return s.catchUp(reading, target) })
+	group.Go(func() error { return s.sweep(reading) })
 	if len(s.admit) > 0 {
 		group.Go(func() error { return s.admission(reading, applier) })
 	}
@@ -508,17 +509,26 @@ func (s *session) report(phase Phase) {
 
 // published makes public which names are live.
 func (s *session) published(roster *rule.Roster) {
-	entries := make([]EntryStatus, 0, len(s.compiled.Entries)+len(s.compiled.Refused))
-	for _, e := range s.compiled.Entries {
-		entries = append(entries, EntryStatus{
-			Name: e.Name, Version: e.Version, Activation: e.Activation, Suspended: e.Suspended,
-		})
+	var live redisstore.Live
+	live.Prefixes = s.names.Prefixes()
+	var entries []EntryStatus
+	for e := range roster.Versions() {
+		entries = append(entries, StatusOf(e))
+		if e.Retained != 0 {
+			live.Retained = append(live.Retained, useOf(e))
+		}
 	}
+	s.live.Store(&liveNames{Live: live, revision: roster.Revision, since: time.Now()})
 	for name, why := range s.compiled.Refused {
 		entries = append(entries, EntryStatus{Name: name, Suspended: why})
 	}
-	slices.SortFunc(entries, func(a, b EntryStatus) int { return strings.Compare(a.Name, b.Name) })
-	s.p.state.update(func(st *Status) { st.Revision, st.Entries = roster.Revision, entries })
+	SortEntries(entries)
+	s.p.state.update(func(st *Status) {
+		for i := range entries {
+			entries[i].keepUse(st.Entries)
+		}
+		st.Revision, st.Entries = roster.Revision, entries
+	})
 }
 
 // close closes what the session opened. The stream's last status update tells the slot what was confirmed.

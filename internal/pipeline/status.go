@@ -1,12 +1,17 @@
 package pipeline
 
 import (
+	"cmp"
+	"math"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/freshet/freshet/internal/apply"
 	"github.com/freshet/freshet/internal/pgsource"
+	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -60,12 +65,53 @@ type Intents struct {
 	Unknown     uint64 `json:"unknown_entry"` // named an entry that the daemon does not have
 }
 
-// EntryStatus is an entry's place in the roster.
+// EntryStatus is a version of an entry in the roster.
 type EntryStatus struct {
 	Name       string `json:"name"`
 	Version    string `json:"version"`
 	Activation string `json:"activation"`
+	Definition string `json:"definition,omitempty"` // digest of what it was planned from
 	Suspended  string `json:"suspended,omitempty"`
+	// Retained is since when the daemon's file does not declare this version; absent: it does.
+	Retained *time.Time `json:"retained,omitempty"`
+	LastUsed *time.Time `json:"last_used,omitempty"` // of a retained version: when a registration was last seen
+	UsedBy   string     `json:"used_by,omitempty"`   // and whose; any client may write it
+}
+
+// StatusOf is what a roster says of a version.
+func StatusOf(e *rule.Entry) EntryStatus {
+	st := EntryStatus{
+		Name: e.Name, Version: e.Version, Activation: e.Activation, Definition: e.Definition, Suspended: e.Suspended,
+	}
+	if e.Retained != 0 {
+		since := time.UnixMicro(e.Retained)
+		st.Retained = &since
+	}
+	return st
+}
+
+// SortEntries sorts by name, and puts the version that the file declares before those that are retained.
+func SortEntries(entries []EntryStatus) {
+	slices.SortFunc(entries, func(a, b EntryStatus) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(b.since(), a.since()))
+	})
+}
+
+// since orders the versions of an entry: the file's own first, then the one that was retained last.
+func (e *EntryStatus) since() int64 {
+	if e.Retained == nil {
+		return math.MaxInt64
+	}
+	return e.Retained.UnixMicro()
+}
+
+// keepUse carries over who was seen to use a version.
+func (e *EntryStatus) keepUse(before []EntryStatus) {
+	for i := range before {
+		if b := &before[i]; e.Retained != nil && b.Name == e.Name && b.Definition == e.Definition {
+			e.LastUsed, e.UsedBy = b.LastUsed, b.UsedBy
+		}
+	}
 }
 
 // state is the part of Status that the pipeline's goroutines write.

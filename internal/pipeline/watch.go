@@ -38,6 +38,9 @@ func (s *session) watch(ctx context.Context, applier *apply.Applier) error {
 		if err == nil {
 			err = s.keepRoster(ctx, applier)
 		}
+		if err == nil {
+			err = s.keepUsed(ctx, applier)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -200,8 +203,8 @@ func (s *session) admission(ctx context.Context, applier *apply.Applier) error {
 		return fmt.Errorf("wait for open transactions: %w", err)
 	}
 	err = applier.Request(ctx, func(n *apply.Names) bool {
-		for _, name := range s.admit {
-			n.Activate(n.Find(name))
+		for _, i := range s.admit {
+			n.Activate(i)
 		}
 		return true
 	})

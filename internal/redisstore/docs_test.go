@@ -27,7 +27,7 @@ func TestDocumentedLayouts(t *testing.T) {
 			blocks[kind] = append(blocks[kind], strings.TrimSuffix(body, "\n"))
 		}
 	}
-	for kind, want := range map[string]int{"name": 1, "record": 5, "head": 1, "tick": 1, "json": 1} {
+	for kind, want := range map[string]int{"name": 1, "record": 5, "head": 1, "tick": 1, "json": 1, "use": 1} {
 		if len(blocks[kind]) != want {
 			t.Fatalf("docs/redis.md has %d examples of %q, want %d", len(blocks[kind]), kind, want)
 		}
@@ -92,5 +92,18 @@ func TestDocumentedLayouts(t *testing.T) {
 	name := rule.KeyPrefix("shop", h.Generation, roster.Entries["product"]) + "product:42"
 	if diff := cmp.Diff(blocks["name"][0], name); diff != "" {
 		t.Errorf("name (-documented +written):\n%s", diff)
+	}
+	for e := range roster.Versions() {
+		if got := e.Declared.Digest(); got != e.Definition {
+			t.Errorf("the digest of %+v is %s, documented as %s", e.Declared, got, e.Definition)
+		}
+	}
+	s := &Store{namespace: "shop"}
+	u := Use{Entry: "product", Definition: roster.Retained[0].Definition}
+	if diff := cmp.Diff(blocks["use"][0], s.useKey(u)); diff != "" {
+		t.Errorf("use (-documented +written):\n%s", diff)
+	}
+	if parsed, ok := parseUse(strings.TrimPrefix(s.useKey(u), s.prefix())); !ok || parsed != u {
+		t.Errorf("the use is read as %+v", parsed)
 	}
 }

@@ -37,6 +37,9 @@ var luaConfirm string
 //go:embed lua/tick.lua
 var luaTick string
 
+//go:embed lua/register.lua
+var luaRegister string
+
 //go:embed lua/intent.lua
 var luaIntent string
 
@@ -75,7 +78,7 @@ func newScript(parts ...string) script {
 
 // scripts are all scripts of a store.
 type scripts struct {
-	lease, fill, release, tick                                   script
+	lease, fill, release, tick, register                         script
 	early, confirm, intent, advance, claim, begin, roster, moved script
 }
 
@@ -84,17 +87,18 @@ func newScripts() *scripts {
 		return newScript(append([]string{allowedWhenFull}, parts...)...)
 	}
 	return &scripts{
-		lease:   newScript(refusedWhenFull, luaRecord, luaLease),
-		fill:    newScript(refusedWhenFull, luaRecord, luaSnapshot, luaFill),
-		release: newScript(allowedWhenFull, luaRecord, luaRelease),
-		early:   daemon(luaSnapshot, luaRecord, luaFences, luaEarly),
-		confirm: daemon(luaSnapshot, luaRecord, luaFences, luaConfirm),
-		tick:    newScript(allowedWhenFull, luaTick),
-		intent:  daemon(luaHead, luaSnapshot, luaIntent),
-		advance: daemon(luaHead, luaAdvance),
-		claim:   daemon(luaHead, luaClaim),
-		begin:   daemon(luaHead, luaBegin),
-		roster:  daemon(luaRoster),
-		moved:   daemon(luaHead, luaMove),
+		lease:    newScript(refusedWhenFull, luaRecord, luaLease),
+		fill:     newScript(refusedWhenFull, luaRecord, luaSnapshot, luaFill),
+		release:  newScript(allowedWhenFull, luaRecord, luaRelease),
+		register: newScript(allowedWhenFull, luaRegister),
+		tick:     newScript(allowedWhenFull, luaTick),
+		early:    daemon(luaSnapshot, luaRecord, luaFences, luaEarly),
+		confirm:  daemon(luaSnapshot, luaRecord, luaFences, luaConfirm),
+		intent:   daemon(luaHead, luaSnapshot, luaIntent),
+		advance:  daemon(luaHead, luaAdvance),
+		claim:    daemon(luaHead, luaClaim),
+		begin:    daemon(luaHead, luaBegin),
+		roster:   daemon(luaRoster),
+		moved:    daemon(luaHead, luaMove),
 	}
 }

@@ -226,14 +226,25 @@ func TestSweepAndDrop(t *testing.T) {
 	live := s.prefix() + generation + ":live.v.a:"
 	leased(t, s, live+"1", token('a'))
 	leased(t, other, other.testName("1"), token('a'))
-	if n, err := s.Sweep(t.Context(), []string{live}); err != nil || n != 1200 {
-		t.Fatalf("Sweep = %d, %v; want 1200", n, err)
+	used, unused := Use{Entry: "live", Definition: "d"}, Use{Entry: "dead", Definition: "d"}
+	for _, u := range []Use{used, unused} {
+		if err := s.Register(t.Context(), u, "a library", time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	later := s.prefix() + "what a later version keeps"
+	if err := s.client.Do(t.Context(), s.client.B().Set().Key(later).Value("x").Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	alive := func() Live { return Live{Prefixes: []string{live}, Retained: []Use{used}} }
+	if n, err := s.Sweep(t.Context(), alive); err != nil || n != 1201 {
+		t.Fatalf("Sweep = %d, %v; want 1200 records and a registration", n, err)
 	}
 	if _, found, err := s.Head(t.Context()); err != nil || !found {
 		t.Fatalf("HEAD after Sweep: %v, %v", found, err)
 	}
-	if n, err := s.DropAll(t.Context()); err != nil || n != 3 {
-		t.Fatalf("DropAll = %d, %v; want HEAD, roster and one record", n, err)
+	if n, err := s.DropAll(t.Context()); err != nil || n != 5 {
+		t.Fatalf("DropAll = %d, %v; want HEAD, roster, one record, a registration and another key", n, err)
 	}
 	if r, err := other.Get(t.Context(), other.testName("1")); err != nil || r.Lease.IsZero() {
 		t.Fatalf("another namespace's record = %+v, %v", r, err)

@@ -32,21 +32,26 @@ func aim(index int, e *rule.Entry) *target {
 	return t
 }
 
-// Key adds the key of an entry that a transaction itself named. Arguments that do not make one move the entry: some key
-// of it was meant. It reports whether there is such an entry; where there is none, there are no keys of it either.
+// Key adds the key of an entry that a transaction itself named, in each of its versions. Arguments that do not make one
+// move the version: some key of it was meant. It reports whether there is such an entry; where there is none, there are no
+// keys of it either.
 func (r *Router) Key(entry string, args []keytext.Arg, out *Keys) (known bool) {
-	t := r.targets[entry]
+	for _, t := range r.targets[entry] {
+		t.key(args, out)
+	}
+	return len(r.targets[entry]) > 0
+}
+
+func (t *target) key(args []keytext.Arg, out *Keys) {
 	switch {
-	case t == nil:
-		return false
 	case t.broken != "":
 		out.move(t.entry, func() string { return t.broken })
-		return true
+		return
 	case len(args) != len(t.types):
 		out.move(t.entry, func() string {
 			return fmt.Sprintf("an intent has %d arguments, the key has %d parameters", len(args), len(t.types))
 		})
-		return true
+		return
 	}
 	start := len(out.arena)
 	for i, a := range args {
@@ -56,7 +61,7 @@ func (r *Router) Key(entry string, args []keytext.Arg, out *Keys) (known bool) {
 			if err != nil {
 				out.arena = out.arena[:start]
 				out.move(t.entry, func() string { return fmt.Sprintf("argument %d of an intent: %v", i+1, err) })
-				return true
+				return
 			}
 			a.Text = text
 		}
@@ -64,7 +69,6 @@ func (r *Router) Key(entry string, args []keytext.Arg, out *Keys) (known bool) {
 	}
 	out.arena = append(out.arena, t.literals[len(args)]...)
 	out.seal(t.entry, start)
-	return true
 }
 
 // Undecodable is for an intent that cannot be read: it moves the entry that it names or, where none can be made out, all
@@ -72,14 +76,15 @@ func (r *Router) Key(entry string, args []keytext.Arg, out *Keys) (known bool) {
 func (r *Router) Undecodable(entry, why string, out *Keys) (known bool) {
 	cause := func() string { return "an intent that cannot be read: " + why }
 	if entry != "" {
-		if t := r.targets[entry]; t != nil {
+		for _, t := range r.targets[entry] {
 			out.move(t.entry, cause)
-			return true
 		}
-		return false
+		return len(r.targets[entry]) > 0
 	}
-	for _, t := range r.targets {
-		out.move(t.entry, cause)
+	for _, versions := range r.targets {
+		for _, t := range versions {
+			out.move(t.entry, cause)
+		}
 	}
 	return true
 }

@@ -1,6 +1,8 @@
 package route_test
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -109,4 +111,28 @@ func TestIntentAgreesWithRow(t *testing.T) {
 			t.Errorf("%s %q: moves %q (-row +intent):\n%s", typ, value, moves, diff)
 		}
 	})
+}
+
+// TestIntentOfSeveralVersions: a transaction that names a key means it in every version that is served.
+func TestIntentOfSeveralVersions(t *testing.T) {
+	t.Parallel()
+	version := func(typ keytext.Type) *rule.Entry {
+		return &rule.Entry{Name: "line", Key: "line:{id}", Params: []rule.Param{{Name: "id", Type: typ}}}
+	}
+	r := route.New([]*rule.Entry{version(keytext.Int4), version(keytext.String)}, nil)
+	out := route.NewKeys(10, 1000)
+	if !r.Key("line", []keytext.Arg{{Text: "007"}}, out) {
+		t.Fatal("Key = false, want the entry known")
+	}
+	var got []string
+	for entry, key := range out.All() {
+		got = append(got, fmt.Sprint(entry, " ", string(key)))
+	}
+	if want := []string{"0 line:7", "1 line:007"}; !slices.Equal(got, want) {
+		t.Errorf("keys %v, want %v", got, want)
+	}
+	out.Reset()
+	if !r.Undecodable("line", "planted", out) || len(out.Moves()) != 2 {
+		t.Errorf("an intent that cannot be read moves %v, want both versions", out.Moves())
+	}
 }

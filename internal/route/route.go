@@ -15,9 +15,9 @@ import (
 // Router maps changed rows to keys. It is used from one goroutine.
 type Router struct {
 	tables  map[table][]binding
-	targets map[string]*target // by the entry's name
-	shapes  map[uint32]*shape  // by OID: as the log last described it
-	names   map[table]uint32   // the OID that last had the name
+	targets map[string][]*target // by the entry's name, one for each version
+	shapes  map[uint32]*shape    // by OID: as the log last described it
+	names   map[table]uint32     // the OID that last had the name
 	scratch []byte
 }
 
@@ -56,9 +56,9 @@ type condition struct {
 // New compiles the rules of entries, which Keys names by their index. A Router that takes over from a previous one
 // (nil: there is none) keeps its memory of how tables looked, so that a table altered meanwhile is noticed.
 func New(entries []*rule.Entry, previous *Router) *Router {
-	r := &Router{tables: map[table][]binding{}, targets: map[string]*target{}, shapes: map[uint32]*shape{}, names: map[table]uint32{}}
+	r := &Router{tables: map[table][]binding{}, targets: map[string][]*target{}, shapes: map[uint32]*shape{}, names: map[table]uint32{}}
 	for i, e := range entries {
-		r.targets[e.Name] = aim(i, e)
+		r.targets[e.Name] = append(r.targets[e.Name], aim(i, e))
 		for j := range e.Rules {
 			b := bind(i, e, &e.Rules[j])
 			name := table{b.rule.Schema, b.rule.Table}

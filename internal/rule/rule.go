@@ -7,7 +7,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"iter"
 
 	"github.com/freshet/freshet/internal/keytext"
 )
@@ -74,12 +76,21 @@ type Entry struct {
 	Shape string `json:"shape,omitempty"`
 	// Suspended says why the entry is out of the cache at present; readers load it from the database. Empty: live.
 	Suspended string `json:"suspended,omitempty"`
+	// Declared is what the version was planned from, so that a daemon whose own file declares the entry otherwise, or not
+	// at all, can plan it again (D7). Nil in rosters of daemons that did not do so.
+	Declared *Declared `json:"declared,omitempty"`
+	// Keep is how long its values stay cached at most, in milliseconds.
+	Keep int64 `json:"keep,omitempty"`
+	// Retained is since when no file of a daemon declares the version, in microseconds since 1970; 0: one does. It is
+	// served for as long as libraries register that they use it.
+	Retained int64 `json:"retained,omitempty"`
 }
 
 // Hash computes the Version: it changes with anything that could change what a cached value means.
 func (e *Entry) Hash() string {
 	plain := *e
 	plain.Version, plain.Activation, plain.Suspended = "", "", ""
+	plain.Declared, plain.Keep, plain.Retained = nil, 0, 0
 	return digest(&plain)
 }
 
@@ -129,10 +140,17 @@ type Roster struct {
 	Term       string            `json:"term"`
 	Revision   uint64            `json:"revision"`
 	Entries    map[string]*Entry `json:"entries"`
+	// Retained are further versions of entries, which only libraries with another file than the daemon's use (D7).
+	Retained []*Entry `json:"retained,omitempty"`
 }
 
-// RosterFormat is the layout that this code writes and the only one that it reads.
+// RosterFormat is the layout that this code writes and the only one that it reads. It changes when whoever passes over
+// the fields that it does not know would be misled; Retained is not such a field: who does not know it finds one version
+// of each entry, which is its own or is not.
 const RosterFormat = 1
+
+// ErrFormat is wrapped by the error of a roster in another format than RosterFormat.
+var ErrFormat = errors.New("this program does not know the roster's format")
 
 // ParseRoster reads a roster as the store holds it.
 func ParseRoster(text []byte) (*Roster, error) {
@@ -141,7 +159,7 @@ func ParseRoster(text []byte) (*Roster, error) {
 		return nil, fmt.Errorf("parse roster: %w", err)
 	}
 	if r.Format != RosterFormat {
-		return nil, fmt.Errorf("parse roster: format %d, this program reads format %d", r.Format, RosterFormat)
+		return nil, fmt.Errorf("parse roster: format %d, not %d: %w", r.Format, RosterFormat, ErrFormat)
 	}
 	return &r, nil
 }
@@ -153,6 +171,35 @@ func (r *Roster) Text() []byte {
 		panic(fmt.Sprintf("rule: marshal roster: %v", err)) // strings and numbers only: cannot happen
 	}
 	return text
+}
+
+// Version finds the version of an entry that was planned from the declaration with this digest, nil when there is none.
+func (r *Roster) Version(name, definition string) *Entry {
+	if e := r.Entries[name]; e != nil && e.Definition == definition {
+		return e
+	}
+	for _, e := range r.Retained {
+		if e.Name == name && e.Definition == definition {
+			return e
+		}
+	}
+	return nil
+}
+
+// Versions yields every version of every entry: each has a name of its own in the store.
+func (r *Roster) Versions() iter.Seq[*Entry] {
+	return func(yield func(*Entry) bool) {
+		for _, e := range r.Entries {
+			if !yield(e) {
+				return
+			}
+		}
+		for _, e := range r.Retained {
+			if !yield(e) {
+				return
+			}
+		}
+	}
 }
 
 // KeyPrefix is what every key of a live entry starts with in the store:

@@ -161,6 +161,9 @@ func TestRoster(t *testing.T) {
 	if diff := cmp.Diff(r, got); diff != "" {
 		t.Errorf("ParseRoster(Text()) differs (-want +got):\n%s", diff)
 	}
+	if _, err := rule.ParseRoster([]byte(`{"format":2}`)); !errors.Is(err, rule.ErrFormat) {
+		t.Errorf("ParseRoster of format 2: %v", err)
+	}
 	for _, text := range []string{"", "{", `{"format":2}`, "[]"} {
 		if _, err := rule.ParseRoster([]byte(text)); err == nil {
 			t.Errorf("ParseRoster(%q) succeeded", text)
@@ -170,5 +173,47 @@ func TestRoster(t *testing.T) {
 	e.Version, e.Activation = "v", "a"
 	if got, want := rule.KeyPrefix("shop", "g", e), "f:shop:g:product.v.a:"; got != want {
 		t.Errorf("KeyPrefix() = %q, want %q", got, want)
+	}
+}
+
+func TestVersions(t *testing.T) {
+	t.Parallel()
+	own, earlier, other := entry(), entry(), entry()
+	own.Definition, earlier.Definition, other.Name = "new", "old", "other"
+	r := &rule.Roster{Entries: map[string]*rule.Entry{"product": own}, Retained: []*rule.Entry{earlier, other}}
+	for _, tt := range []struct {
+		name, definition string
+		want             *rule.Entry
+	}{
+		{own.Name, "new", own}, {own.Name, "old", earlier}, {own.Name, "older", nil}, {"other", other.Definition, other}, {"other", "new", nil},
+	} {
+		if got := r.Version(tt.name, tt.definition); got != tt.want {
+			t.Errorf("Version(%s, %s) = %+v", tt.name, tt.definition, got)
+		}
+	}
+	count := 0
+	for range r.Versions() {
+		count++
+		if count == 2 {
+			break
+		}
+	}
+	for range r.Versions() {
+		count++
+	}
+	if count != 5 {
+		t.Errorf("Versions yielded %d, want 2 and 3", count)
+	}
+}
+
+// TestHashIsOfThePlanAlone: what the roster says besides must not move the version, and with it lose the cache.
+func TestHashIsOfThePlanAlone(t *testing.T) {
+	t.Parallel()
+	e := entry()
+	base := e.Hash()
+	e.Version, e.Activation, e.Suspended = "v", "a", "why"
+	e.Declared, e.Keep, e.Retained = &rule.Declared{Name: "x"}, 1, 2
+	if e.Hash() != base {
+		t.Error("the version moved")
 	}
 }

@@ -99,18 +99,20 @@ func TestLeastPrivileges(t *testing.T) {
 	pg.Exec(t, super, statements(block(t, doc, "sql"))...)
 	acl(t, redis, block(t, doc, "acl"))
 
-	config := func(name, database, source, user, password string) string {
+	config := func(name, query, database, source, user, password string) string {
 		file := filepath.Join(t.TempDir(), name)
 		text := fmt.Sprintf("namespace: shop\ndatabase: {url: %q}\nsource: {postgres: {url: %q}}\nregions: [{name: local, redis: {url: %q}}]\n"+
-			"listen: 127.0.0.1:0\nentries:\n  product: {key: \"product:{id}\", query: \"SELECT id, name FROM products WHERE id = @id\", max_staleness: 10s}\n",
-			as(t, super, database, ""), as(t, super, source, ""), as(t, strings.TrimSuffix(redis.URL, "/0"), user, password))
+			"listen: 127.0.0.1:0\nentries:\n  product: {key: \"product:{id}\", query: \"%s\", max_staleness: 10s}\n",
+			as(t, super, database, ""), as(t, super, source, ""), as(t, strings.TrimSuffix(redis.URL, "/0"), user, password), query)
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		return file
 	}
-	daemon := config("freshet.yaml", "freshet_gateway", "freshet_daemon", "freshet", "daemon-secret")
-	app := config("app.yaml", "shop_app", "shop_app", "shop_app", "app-secret")
+	const query = "SELECT id, name FROM products WHERE id = @id"
+	daemon := config("freshet.yaml", query, "freshet_gateway", "freshet_daemon", "freshet", "daemon-secret")
+	later := config("later.yaml", "SELECT name, id FROM products WHERE id = @id", "freshet_gateway", "freshet_daemon", "freshet", "daemon-secret")
+	app := config("app.yaml", query, "shop_app", "shop_app", "shop_app", "app-secret")
 
 	freshetRuns(t, daemon, "check")
 	d := servetest.Start(t, "daemon", daemon)
@@ -158,6 +160,27 @@ func TestLeastPrivileges(t *testing.T) {
 	named(t, d, doc)
 	refusedNothing(t, redis)
 	denied(t, super, redis)
+
+	// A daemon with another file: the library registers what it uses, and goes on.
+	if err := d.Stop(); err != nil {
+		t.Error(err)
+	}
+	d = servetest.Start(t, "later", later)
+	testkit.Eventually(t, patience, func() error {
+		read(43, "mug")
+		_, _, body, err := d.Get(t.Context(), "/v1/status")
+		if err == nil && !strings.Contains(string(body), `"used_by":"`) {
+			err = fmt.Errorf("the daemon does not see the library: %s", body)
+		}
+		return err
+	})
+	hits := cache.Stats().Hits
+	read(43, "mug")
+	read(43, "mug")
+	if s := cache.Stats(); s.Hits == hits {
+		t.Errorf("the library does not hit any more: %+v", s)
+	}
+	refusedNothing(t, redis)
 
 	if err := d.Stop(); err != nil {
 		t.Error(err)
@@ -264,7 +287,7 @@ func denied(t *testing.T, super string, redis *redistest.Server) {
 	}
 	app := dial(t, redis, "shop_app", "app-secret")
 	for _, command := range []string{
-		"HSET f:shop:head gen x", "SET f:shop:roster x", "DEL f:shop:head", "GET f:other:head", "GET x", "FLUSHALL", "SCAN 0", "CONFIG GET save",
+		"HSET f:shop:head gen x", "SET f:shop:roster x", "DEL f:shop:head", "GET f:other:head", "SET f:other:use:x x", "GET x", "FLUSHALL", "SCAN 0", "CONFIG GET save",
 	} {
 		if err := app.Do(t.Context(), app.B().Arbitrary(strings.Fields(command)...).Build()).Error(); err == nil || !strings.Contains(err.Error(), "NOPERM") {
 			t.Errorf("%s as an application: %v, want that it is denied", command, err)

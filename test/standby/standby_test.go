@@ -45,7 +45,7 @@ func declared() rule.Declared {
 }
 
 // compiled is what planning makes of it.
-func compiled(context.Context, *pgx.Conn, bool) (*pipeline.Compiled, error) {
+func compiled(context.Context, *pgx.Conn, []rule.Declared, bool) (*pipeline.Compiled, error) {
 	d := declared()
 	e := &rule.Entry{
 		Name: d.Name, Definition: d.Digest(), Key: d.Key, Params: []rule.Param{{Name: "id", Type: keytext.Int4}},

@@ -1,0 +1,80 @@
+package redisstore
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/redis/rueidis"
+)
+
+// Use names a version of an entry that libraries register the use of (D7), by the digest of its declaration.
+type Use struct{ Entry, Definition string }
+
+// longestUser bounds, in bytes, what is believed of who registered: any client may write it.
+const longestUser = 128
+
+func (s *Store) useKey(u Use) string { return s.prefix() + "use:" + u.Entry + "." + u.Definition }
+
+// Register says that who uses a version, for as long as it lasts. It goes on when Redis is full: it is a few bytes for
+// each version, and a version without it is given up.
+func (s *Store) Register(ctx context.Context, u Use, who string, lasts time.Duration) error {
+	args := []string{who[:min(len(who), longestUser)], millis(lasts)}
+	reply := s.client.Do(ctx, s.call(s.scripts.register, s.useKey(u), args))
+	if isNoScript(reply.Error()) {
+		reply = s.client.Do(ctx, s.send(s.scripts.register, s.useKey(u), args))
+	}
+	if err := reply.Error(); err != nil {
+		return fmt.Errorf("register use of entry %s: %w", u.Entry, typed(err))
+	}
+	return nil
+}
+
+// Uses returns who registered each use last, for the uses that are registered. It looks for no others, and reads no more
+// of any than a name may take, whatever clients have written.
+func (s *Store) Uses(ctx context.Context, uses []Use) (map[Use]string, error) {
+	commands := make([]rueidis.Completed, len(uses))
+	for i, u := range uses {
+		commands[i] = s.client.B().Getrange().Key(s.useKey(u)).Start(0).End(longestUser - 1).Build()
+	}
+	found := map[Use]string{}
+	for i, reply := range s.client.DoMulti(ctx, commands...) {
+		who, err := reply.ToString()
+		switch {
+		case err != nil && isWrongType(err):
+			continue // somebody's, and no registration
+		case err != nil:
+			return nil, fmt.Errorf("read the use of entry %s: %w", uses[i].Entry, typed(err))
+		case who != "":
+			found[uses[i]] = printable(who)
+		}
+	}
+	return found, nil
+}
+
+func isWrongType(err error) bool {
+	reply, ok := rueidis.IsRedisErr(err)
+	return ok && strings.HasPrefix(reply.Error(), "WRONGTYPE")
+}
+
+// printable leaves nothing of a text that a terminal or a log would take for more than text.
+func printable(text string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.IsPrint(c) {
+			return c
+		}
+		return '?'
+	}, text)
+}
+
+// parseUse reads the rest of a key after the namespace.
+func parseUse(rest string) (Use, bool) {
+	text, ok := strings.CutPrefix(rest, "use:")
+	at := strings.LastIndexByte(text, '.')
+	if !ok || at < 0 {
+		return Use{}, false
+	}
+	return Use{Entry: text[:at], Definition: text[at+1:]}, true
+}
