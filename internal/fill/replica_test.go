@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -194,6 +196,35 @@ func TestReplicaThatHangs(t *testing.T) {
 	}
 	if used := w.outcome("used"); used < 3 {
 		t.Errorf("outcomes %v, want the other replica used", w.r.Stats().Replicas)
+	}
+}
+
+// TestReplicaStandsStill freezes the standby's processes under the reader's connections.
+func TestReplicaStandsStill(t *testing.T) {
+	t.Parallel()
+	w := newStandby(t)
+	w.stored(1, 10)
+	there := w.standby.URL("postgres")
+	for text := range strings.SplitSeq(w.standby.Ask(t, there, `SELECT string_agg(pid::text, ',') FROM pg_stat_activity WHERE application_name = 'freshet'`), ",") {
+		pid, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) }) // it may have been ended meanwhile
+	}
+	began := time.Now()
+	if record := w.stored(2, 20); record.Coverage.Standby() {
+		t.Errorf("coverage %v of a standby that stands still", record.Coverage)
+	}
+	// A quarter of the load timeout, which is 2 s, for the standby, and a moment for the cancelling.
+	if took := time.Since(began); took > 1200*time.Millisecond {
+		t.Errorf("the reader waited for %v", took)
+	}
+	if w.outcome("failed") != 1 {
+		t.Errorf("outcomes %v", w.r.Stats().Replicas)
 	}
 }
 

@@ -43,7 +43,12 @@ type Loaded struct {
 //
 // Behind a transaction pooler sessions are left as they are, since they are not ours alone, and no statement is given a
 // name on the server; unless the URL says default_query_exec_mode, for a pooler that knows named statements.
-func Open(ctx context.Context, url string) (*Loader, error) {
+func Open(ctx context.Context, url string) (*Loader, error) { return open(ctx, url, cancelWait) }
+
+// cancelWait is how long a load that is given up waits for the server to cancel it, before the connection is closed.
+const cancelWait = time.Second
+
+func open(ctx context.Context, url string, cancelWait time.Duration) (*Loader, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("parse database url: %w", err) // pgconn hides passwords
@@ -56,7 +61,7 @@ func Open(ctx context.Context, url string) (*Loader, error) {
 	}
 	// A load that is given up is cancelled on the server too; otherwise a slow query would go on without a reader.
 	config.ConnConfig.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxWatcher {
-		return &pgconn.CancelRequestContextWatcherHandler{Conn: c, DeadlineDelay: time.Second}
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: c, DeadlineDelay: cancelWait}
 	}
 	l := &Loader{owned: true}
 	chosen := strings.Contains(url, "default_query_exec_mode")

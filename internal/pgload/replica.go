@@ -2,6 +2,7 @@ package pgload
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -15,9 +16,12 @@ import (
 // before the query began (R3): there, snapshots do not say what they see.
 type Replica struct{ loader *Loader }
 
+// replicaCancelWait is short: whoever gives up a standby goes on to the primary.
+const replicaCancelWait = 50 * time.Millisecond
+
 // OpenReplica makes a pool of its own, as Open does.
 func OpenReplica(ctx context.Context, url string) (*Replica, error) {
-	l, err := Open(ctx, url)
+	l, err := open(ctx, url, replicaCancelWait)
 	if err != nil {
 		return nil, err
 	}

@@ -40,10 +40,10 @@ func (d *daemon) afterLoss(generation, cause, old, want string) {
 	d.r.gone(name)
 }
 
-// value fills an item and returns what was stored.
-func (r *rig) value(id int) (name, v string) {
+// value fills the first item and returns what was stored.
+func (r *rig) value() (name, v string) {
 	r.t.Helper()
-	name = r.cached("items", id)
+	name = r.cached("items", 1)
 	record, err := r.store.Get(r.t.Context(), name)
 	if err != nil {
 		r.t.Fatal(err)
@@ -75,7 +75,7 @@ func TestFailoverOfTheDatabase(t *testing.T) {
 			old := r.cached("items", 1)
 			r.exec(`UPDATE items SET v = 'committed' WHERE id = 1`)
 			r.gone(old)
-			old, v := r.value(1)
+			old, v := r.value()
 			if v != "committed" {
 				t.Fatalf("item 1 is cached as %q before the failover", v)
 			}
@@ -134,7 +134,7 @@ func TestRestoredBackup(t *testing.T) {
 			backup := pgtest.Standby(t, pg, pgtest.Options{})
 			backup.Cut(t)
 			r.exec(`UPDATE items SET v = 'undone' WHERE id = 1`)
-			old, v := r.value(1)
+			old, v := r.value()
 			if v != "undone" {
 				t.Fatalf("item 1 is cached as %q before the restore", v)
 			}
@@ -177,7 +177,7 @@ func TestCrashLosesAnAsynchronousCommit(t *testing.T) {
 				t.Fatal(err)
 			}
 			redisDo(t, r.redisURL, "DEL", before) // the log does not have the commit yet, so nobody else removes it
-			old, v := r.value(1)
+			old, v := r.value()
 			if v != "phantom" {
 				t.Fatalf("item 1 is cached as %q before the crash", v)
 			}
@@ -222,7 +222,7 @@ func TestColdCopyOfTheDatabase(t *testing.T) {
 		t.Fatalf("a clean restart began a new generation: %s", d.Status().LastGap)
 	}
 	r.exec(`UPDATE items SET v = 'undone' WHERE id = 1`)
-	old, v := r.value(1)
+	old, v := r.value()
 	if v != "undone" {
 		t.Fatalf("item 1 is cached as %q before the restore", v)
 	}
