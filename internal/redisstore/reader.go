@@ -169,7 +169,11 @@ func (s *Store) Early(ctx context.Context, key Stamped) error {
 
 // Head reads HEAD, whole.
 func (s *Store) Head(ctx context.Context) (fence.Head, bool, error) {
-	fields, err := s.client.Do(ctx, s.client.B().Hgetall().Key(s.headKey()).Build()).AsStrMap()
+	return wholeHead(s.client.Do(ctx, s.client.B().Hgetall().Key(s.headKey()).Build()))
+}
+
+func wholeHead(reply rueidis.RedisResult) (fence.Head, bool, error) {
+	fields, err := reply.AsStrMap()
 	if err != nil {
 		return fence.Head{}, false, fmt.Errorf("read head: %w", typed(err))
 	}
@@ -184,7 +188,11 @@ func (s *Store) Head(ctx context.Context) (fence.Head, bool, error) {
 
 // Roster reads the roster's text.
 func (s *Store) Roster(ctx context.Context) (text []byte, found bool, err error) {
-	text, err = s.client.Do(ctx, s.client.B().Get().Key(s.rosterKey()).Build()).AsBytes()
+	return rosterText(s.client.Do(ctx, s.client.B().Get().Key(s.rosterKey()).Build()))
+}
+
+func rosterText(reply rueidis.RedisResult) (text []byte, found bool, err error) {
+	text, err = reply.AsBytes()
 	if rueidis.IsRedisNil(err) {
 		return nil, false, nil
 	}

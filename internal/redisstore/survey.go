@@ -1,0 +1,146 @@
+package redisstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/freshet/freshet/internal/fence"
+)
+
+// namesPerPage is how many keys a step of a walk looks at: few enough that nobody waits for it.
+const namesPerPage = 250
+
+// Survey reads many keys over a connection of its own, so that readers who share the store's connection do not wait
+// behind what it asks for. It is used by one goroutine at a time. It writes nothing.
+type Survey struct {
+	store  *Store // nil: of a Redis that freshet does not keep
+	client rueidis.DedicatedClient
+	close  func()
+}
+
+// Held is what a key holds. Found is false where there is none, and Other where it holds something else than a string.
+type Held struct {
+	Found bool
+	Other bool
+	Text  []byte
+	TTL   time.Duration // until it expires; 0: it does not
+}
+
+// Survey opens one over the store.
+func (s *Store) Survey(ctx context.Context) (*Survey, error) {
+	client, err := s.dedicate()
+	if err != nil {
+		return nil, fmt.Errorf("survey: %w", err)
+	}
+	return (&Survey{store: s, client: client, close: client.Close}).pinged(ctx)
+}
+
+// OpenSurvey opens one over any Redis, whatever it holds.
+func OpenSurvey(ctx context.Context, address string) (*Survey, error) {
+	option, err := parseURL(address)
+	if err != nil {
+		return nil, err
+	}
+	client, err := rueidis.NewClient(timed(option, replyTimeout, dialTimeout, time.Second))
+	if err != nil {
+		if client != nil {
+			client.Close()
+		}
+		return nil, fmt.Errorf("open redis: %w: %w", ErrUnavailable, maskURL(err, address))
+	}
+	dedicated, _ := client.Dedicate()
+	return (&Survey{client: dedicated, close: func() { dedicated.Close(); client.Close() }}).pinged(ctx)
+}
+
+// pinged is the survey, if the server answers.
+func (v *Survey) pinged(ctx context.Context) (*Survey, error) {
+	if err := v.client.Do(ctx, v.client.B().Ping().Build()).Error(); err != nil {
+		v.close()
+		return nil, fmt.Errorf("survey: %w", typed(err))
+	}
+	return v, nil
+}
+
+// Close ends the connection.
+func (v *Survey) Close() { v.close() }
+
+// Head reads HEAD, whole.
+func (v *Survey) Head(ctx context.Context) (fence.Head, bool, error) {
+	return wholeHead(v.client.Do(ctx, v.client.B().Hgetall().Key(v.store.headKey()).Build()))
+}
+
+// Roster reads the roster's text.
+func (v *Survey) Roster(ctx context.Context) (text []byte, found bool, err error) {
+	return rosterText(v.client.Do(ctx, v.client.B().Get().Key(v.store.rosterKey()).Build()))
+}
+
+// Walk visits the names of all keys that match a pattern of Redis, some at a time. A key that is there from the
+// beginning to the end is visited; one may be visited twice when the server resizes its table meanwhile. While visit
+// runs, the walk stands still.
+func (v *Survey) Walk(ctx context.Context, pattern string, visit func(names []string) error) error {
+	for cursor := uint64(0); ; {
+		page, err := v.client.Do(ctx, v.client.B().Scan().Cursor(cursor).Match(pattern).Count(namesPerPage).Build()).AsScanEntry()
+		if err != nil {
+			return fmt.Errorf("scan keys: %w", typed(err))
+		}
+		slices.Sort(page.Elements)
+		if names := slices.Compact(page.Elements); len(names) > 0 {
+			if err := visit(names); err != nil {
+				return err
+			}
+		}
+		if cursor = page.Cursor; cursor == 0 {
+			return nil
+		}
+	}
+}
+
+// Read reads keys, in the order of the names.
+func (v *Survey) Read(ctx context.Context, names []string) ([]Held, error) {
+	commands := make([]rueidis.Completed, 0, 2*len(names))
+	for _, name := range names {
+		commands = append(commands, v.client.B().Get().Key(name).Build(), v.client.B().Pttl().Key(name).Build())
+	}
+	held := make([]Held, len(names))
+	if len(names) == 0 {
+		return held, nil
+	}
+	replies := v.client.DoMulti(ctx, commands...)
+	for i := range held {
+		text, err := replies[2*i].AsBytes()
+		switch {
+		case rueidis.IsRedisNil(err):
+			continue
+		case isWrongType(err):
+			held[i].Other = true
+		case err != nil:
+			return nil, fmt.Errorf("read keys: %w", typed(err))
+		}
+		left, err := replies[2*i+1].AsInt64()
+		if err != nil {
+			return nil, fmt.Errorf("read keys: %w", typed(err))
+		}
+		const gone, endless = -2, -1
+		switch left {
+		case gone: // it expired between the two
+			held[i] = Held{}
+			continue
+		case endless:
+			left = 0
+		default:
+			left = max(left, 1)
+		}
+		held[i].Found, held[i].Text, held[i].TTL = true, text, time.Duration(left)*time.Millisecond
+	}
+	return held, nil
+}
+
+func isWrongType(err error) bool {
+	reply, ok := rueidis.IsRedisErr(err)
+	return ok && strings.HasPrefix(reply.Error(), "WRONGTYPE")
+}
