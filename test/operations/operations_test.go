@@ -146,6 +146,8 @@ func TestLeastPrivileges(t *testing.T) {
 	})
 	pg.Exec(t, super, `UPDATE public.products SET name = 'mug' WHERE id = 43`)
 	read(43, "mug")
+	freshetRuns(t, daemon, "verify")
+	freshetRuns(t, config("verify.yaml", "freshet_gateway", "freshet_gateway", "shop_verify", "verify-secret"), "verify")
 	named(t, d, doc)
 	refusedNothing(t, redis)
 	denied(t, super, redis)
