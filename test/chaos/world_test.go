@@ -62,6 +62,7 @@ type counts struct {
 	committed, rolledBack, undone, long, truncates      atomic.Int64
 	reads, failedReads, judged, judgedApplied, compared atomic.Int64
 	gatewayHits, gatewayOthers, daemons, quiescent      atomic.Int64
+	verified                                            atomic.Int64
 
 	mu          sync.Mutex
 	faults      map[string]int
