@@ -61,8 +61,11 @@ func (w *world) rest(ctx context.Context) error {
 		return err
 	}
 	w.counts.quiescent.Add(1)
+	if err := w.ledger.reset(expected); err != nil {
+		return err
+	}
 	w.applied.believe(true)
-	return w.ledger.reset(expected)
+	return nil
 }
 
 // endOfLog is a position at or after the end of everything that was committed.

@@ -47,7 +47,7 @@ func TestChaosCatchesBreaches(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.plantWhile(old, func() {})
-	want("cache-aside, judged by what was applied", "item:1 through the ")
+	want("cache-aside, judged by what was applied", "item:1 through the ", "item:1, witnessed as a hit: it does not say what it contains")
 	w.plantWhile(old, func() {
 		w.applied.believe(false)
 		w.ledger.mu.Lock()
@@ -155,6 +155,10 @@ func (w *world) supersede(ctx context.Context, id int64) (old string, err error)
 	if err := tx.QueryRow(ctx, "UPDATE items SET v = nextval('versions') WHERE id = $1 RETURNING v", id).Scan(&version); err != nil {
 		return "", err
 	}
+	xid, err := transactionID(ctx, tx)
+	if err != nil {
+		return "", err
+	}
 	if err := tx.Commit(ctx); err != nil {
 		return "", err
 	}
@@ -162,7 +166,7 @@ func (w *world) supersede(ctx context.Context, id int64) (old string, err error)
 	if err != nil {
 		return "", err
 	}
-	w.ledger.over(nil, map[int64]change{id: {version: version, exists: true}}, end)
+	w.ledger.over(nil, map[int64]change{id: {version: version, exists: true}}, xid, end)
 	return old, nil
 }
 

@@ -62,7 +62,7 @@ type counts struct {
 	committed, rolledBack, undone, long, truncates      atomic.Int64
 	reads, failedReads, judged, judgedApplied, compared atomic.Int64
 	gatewayHits, gatewayOthers, daemons, quiescent      atomic.Int64
-	verified                                            atomic.Int64
+	verified, witnessed                                 atomic.Int64
 
 	mu          sync.Mutex
 	faults      map[string]int
@@ -91,7 +91,7 @@ type violations struct {
 }
 
 func (w *world) violation(format string, args ...any) {
-	const shown = 20
+	const shown = 100
 	v := &w.violations
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -276,9 +276,14 @@ func (w *world) whole(ctx context.Context) error {
 // load starts writers and readers; the function that it returns stops them.
 func (w *world) load() (stop func()) {
 	w.t.Helper()
-	const writers, libraryReaders, gatewayReaders = 4, 3, 2
+	const writers, libraryReaders, gatewayReaders, witnesses = 4, 3, 2, 2
 	lib, err := openLibrary(w.t.Context(), w.file, w.url)
 	if err != nil {
+		w.t.Fatal(err)
+	}
+	x, err := openWitness(w.t.Context(), w)
+	if err != nil {
+		lib.close()
 		w.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -293,11 +298,15 @@ func (w *world) load() (stop func()) {
 	for n := range gatewayReaders {
 		working.Go(func() { w.readOn(ctx, "gateway", &gateway{w}, source(3, n)) })
 	}
+	for n := range witnesses {
+		working.Go(func() { x.readOn(ctx, source(4, n)) })
+	}
 	working.Go(func() { w.applied.watch(ctx, w.store) })
 	w.library = lib
 	return sync.OnceFunc(func() {
 		cancel()
 		working.Wait()
+		x.close()
 		lib.close()
 	})
 }
