@@ -36,7 +36,7 @@ func (f *foreignFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.redis, "redis", "", "`URL` of the Redis with such keys (default: that of the configuration)")
 	flags.StringVar(&f.database, "database", "", "connection `URL` of the primary (default: that of the configuration)")
 	flags.BoolVar(&f.many, "many", false, "such a value is a list of rows")
-	flags.StringVar(&f.format, "format", string(verify.JSON), "of such values: json, or text, which is compared with one column")
+	flags.StringVar(&f.format, "format", string(verify.JSON), "of such values: json, text, which is compared with one column, or hash")
 	flags.StringVar(&f.field, "field", "", "compare with this `column` of the query alone")
 	flags.StringSliceVar(&f.ignore, "ignore", nil, "`fields` of JSON objects that are not compared")
 	flags.DurationVar(&f.grace, "grace", time.Second, "how long such a value may differ before it counts as stale")
@@ -59,9 +59,9 @@ func (f *foreignFlags) check(cmd *cobra.Command) error {
 	case f.query == "":
 		return errors.New("--pattern needs --query, which says what the value of a key is")
 	case !verify.Format(f.format).Valid():
-		return fmt.Errorf("--format %q is neither json nor text", f.format)
-	case f.format == string(verify.Text) && (f.many || len(f.ignore) > 0):
-		return errors.New("--many and --ignore are for --format json")
+		return fmt.Errorf("--format %q is none of json, text and hash", f.format)
+	case f.format != string(verify.JSON) && f.many, f.format == string(verify.Text) && len(f.ignore) > 0, f.format == string(verify.Hash) && f.field != "":
+		return errors.New("--many is for --format json, --ignore for json and hash, --field for json and text")
 	case f.grace <= 0 || f.watch < f.grace:
 		return errors.New("--grace must be above 0, and --watch at least as long")
 	}

@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,10 +24,10 @@ type Survey struct {
 	close  func()
 }
 
-// Held is what a key holds. Found is false where there is none, and Other where it holds something else than a string.
+// Held is what a key holds.
 type Held struct {
-	Found bool
-	Other bool
+	Found bool // the key is there
+	Other bool // it holds something of another type than was asked for
 	Text  []byte
 	TTL   time.Duration // until it expires; 0: it does not
 }
@@ -100,11 +101,33 @@ func (v *Survey) Walk(ctx context.Context, pattern string, visit func(names []st
 	}
 }
 
-// Read reads keys, in the order of the names.
+// Read reads strings, in the order of the names.
 func (v *Survey) Read(ctx context.Context, names []string) ([]Held, error) {
+	return v.read(ctx, names, func(name string) rueidis.Completed { return v.client.B().Get().Key(name).Build() },
+		func(reply rueidis.RedisResult) ([]byte, error) { return reply.AsBytes() })
+}
+
+// ReadHashes reads hashes, in the order of the names, each as the text of a JSON object with its fields in order.
+func (v *Survey) ReadHashes(ctx context.Context, names []string) ([]Held, error) {
+	return v.read(ctx, names, func(name string) rueidis.Completed { return v.client.B().Hgetall().Key(name).Build() },
+		func(reply rueidis.RedisResult) ([]byte, error) {
+			fields, err := reply.AsStrMap()
+			if err != nil {
+				return nil, err
+			}
+			if len(fields) == 0 { // there is no empty hash
+				return nil, rueidis.Nil
+			}
+			return json.Marshal(fields)
+		})
+}
+
+func (v *Survey) read(
+	ctx context.Context, names []string, command func(name string) rueidis.Completed, take func(rueidis.RedisResult) ([]byte, error),
+) ([]Held, error) {
 	commands := make([]rueidis.Completed, 0, 2*len(names))
 	for _, name := range names {
-		commands = append(commands, v.client.B().Get().Key(name).Build(), v.client.B().Pttl().Key(name).Build())
+		commands = append(commands, command(name), v.client.B().Pttl().Key(name).Build())
 	}
 	held := make([]Held, len(names))
 	if len(names) == 0 {
@@ -112,7 +135,7 @@ func (v *Survey) Read(ctx context.Context, names []string) ([]Held, error) {
 	}
 	replies := v.client.DoMulti(ctx, commands...)
 	for i := range held {
-		text, err := replies[2*i].AsBytes()
+		text, err := take(replies[2*i])
 		switch {
 		case rueidis.IsRedisNil(err):
 			continue

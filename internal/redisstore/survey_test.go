@@ -63,7 +63,7 @@ func TestSurveyReads(t *testing.T) {
 	}
 	defer v.Close()
 	for _, words := range [][]string{
-		{"SET", "endless", "a\x00b"}, {"SET", "ending", "c", "PX", "60000"}, {"HSET", "hash", "f", "v"},
+		{"SET", "endless", "a\x00b"}, {"SET", "ending", "c", "PX", "60000"}, {"HSET", "hash", "g", "a\x00b", "f", "v"},
 	} {
 		if err := v.client.Do(t.Context(), v.client.B().Arbitrary(words...).Build()).Error(); err != nil {
 			t.Fatal(err)
@@ -84,6 +84,16 @@ func TestSurveyReads(t *testing.T) {
 	}
 	if h := held[3]; !h.Found || string(h.Text) != "a\x00b" || h.TTL != 0 {
 		t.Errorf("a key that does not expire = %+v", h)
+	}
+	held, err = v.ReadHashes(t.Context(), []string{"hash", "absent", "ending"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := held[0]; !h.Found || h.Other || string(h.Text) != `{"f":"v","g":"a\u0000b"}` || h.TTL != 0 {
+		t.Errorf("a hash = %+v", h)
+	}
+	if held[1].Found || !held[2].Found || !held[2].Other {
+		t.Errorf("what is no hash = %+v", held[1:])
 	}
 	server.Kill(t)
 	if _, err := v.Read(t.Context(), []string{"endless"}); !errors.Is(err, ErrUnavailable) {

@@ -18,6 +18,7 @@ type Format string
 const (
 	JSON Format = "json"
 	Text Format = "text"
+	Hash Format = "hash" // a hash of Redis, with a text for each column
 )
 
 // shape says how a foreign value is compared with the row that its query gives.
@@ -51,6 +52,11 @@ func (s *shape) same(cached string, found bool, row []byte) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("read the cached value: %w", err)
 	}
+	if s.format == Hash {
+		if truth, err = asHash(truth); err != nil {
+			return false, err
+		}
+	}
 	return equalValues(s.strip(value), s.strip(truth), s.bag), nil
 }
 
@@ -74,6 +80,25 @@ func (s *shape) project(row any) (any, error) {
 		return value, nil
 	}
 	return nil, nil //nolint:nilnil // not reached
+}
+
+// asHash writes a row as a hash has it: texts, and nothing for NULL.
+func asHash(row any) (any, error) {
+	object, isObject := row.(map[string]any)
+	if !isObject {
+		return row, nil
+	}
+	fields := map[string]any{}
+	for name, value := range object {
+		text, known := plain(value)
+		switch {
+		case !known:
+			return nil, fmt.Errorf("the column %q is no plain value", name)
+		case value != nil:
+			fields[name] = text
+		}
+	}
+	return fields, nil
 }
 
 // plain is the text of a value that is not made of others. NULL is the empty text.

@@ -87,6 +87,11 @@ func TestShapeSame(t *testing.T) {
 		{"text of another number", shape{format: Text}, `19.9`, `{"p":19.90}`, false},
 		{"text of NULL", shape{format: Text}, ``, `{"p":null}`, true},
 		{"text, and no row", shape{format: Text}, ``, ``, false},
+		{"a hash", shape{format: Hash}, `{"id":"1","p":"19.90"}`, `{"id":1,"p":19.90,"n":null}`, true},
+		{"a hash with another value", shape{format: Hash}, `{"id":"1","p":"19.9"}`, `{"id":1,"p":19.90}`, false},
+		{"a hash with a field more", shape{format: Hash}, `{"id":"1","at":"now"}`, `{"id":1}`, false},
+		{"a hash with a field that is ignored", shape{format: Hash, ignore: []string{"at"}}, `{"id":"1","at":"now"}`, `{"id":1}`, true},
+		{"a hash, and no row", shape{format: Hash}, `{"id":"1"}`, ``, false},
 		{"text of a truth value", shape{format: Text}, `true`, `{"p":true}`, true},
 	}
 	for _, tt := range tests {
@@ -105,6 +110,7 @@ func TestShapeSame(t *testing.T) {
 		{shape{format: JSON, field: "x"}, `1`, `{"id":1}`},
 		{shape{format: Text}, `1`, `{"id":1,"n":2}`},
 		{shape{format: Text}, `[1]`, `{"list":[1]}`},
+		{shape{format: Hash}, `{"list":"[1]"}`, `{"list":[1]}`},
 	} {
 		if same, err := tt.s.same(tt.cached, true, []byte(tt.row)); err == nil || same {
 			t.Errorf("%+v: same(%q, %q) = %t without an error", tt.s, tt.cached, tt.row, same)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/sqlparam"
 )
@@ -193,7 +194,7 @@ func (f *foreign) check(ctx context.Context, some []string) error {
 			all = append(all, w)
 		}
 	}
-	held, err := f.Keys.Read(ctx, keysOf(all))
+	held, err := f.read(ctx, all)
 	if err != nil {
 		return err
 	}
@@ -235,12 +236,15 @@ func (f *foreign) check(ctx context.Context, some []string) error {
 	return nil
 }
 
-func keysOf(all []*watched) []string {
+func (f *foreign) read(ctx context.Context, all []*watched) ([]redisstore.Held, error) {
 	names := make([]string, len(all))
 	for i, w := range all {
 		names[i] = w.name
 	}
-	return names
+	if f.Format == Hash {
+		return f.Keys.ReadHashes(ctx, names)
+	}
+	return f.Keys.Read(ctx, names)
 }
 
 func (f *foreign) failed(err error) {
@@ -306,7 +310,7 @@ func (f *foreign) again(ctx context.Context) error {
 	if len(due) == 0 {
 		return nil
 	}
-	held, err := f.Keys.Read(ctx, keysOf(due))
+	held, err := f.read(ctx, due)
 	if err != nil {
 		return err
 	}
@@ -367,4 +371,4 @@ func (f *foreign) over(w *watched, still bool) {
 }
 
 // Valid reports whether a format is known.
-func (f Format) Valid() bool { return f == JSON || f == Text }
+func (f Format) Valid() bool { return f == JSON || f == Text || f == Hash }

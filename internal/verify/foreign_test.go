@@ -205,6 +205,13 @@ func TestForeignFormats(t *testing.T) {
 	p.set("name:2:x", "someone else")
 	p.set("list:1", `[{"id":2},{"id":1}]`)
 	p.set("list:2", `[{"id":1},{"id":1}]`)
+	for _, words := range [][]string{
+		{"HSET", "hash:1", "id", "1", "name", "user 1", "score", "1.00"}, {"HSET", "hash:2", "id", "2", "name", "user 2", "score", "1.00"},
+	} {
+		if err := p.redis.Do(t.Context(), p.redis.B().Arbitrary(words...).Build()).Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	p.set("top:1", `[{"id":2},{"id":1}]`)
 	for _, tt := range []struct {
 		name, pattern string
@@ -221,6 +228,11 @@ func TestForeignFormats(t *testing.T) {
 		{
 			"a parameter that the query does not have", "name:{unused}:{id}",
 			func(o *verify.ForeignOptions) { o.Format, o.Query = verify.Text, "SELECT 'user 1' WHERE @id = 'x'" },
+			verify.Counts{Checked: 2, Fresh: 1, Violations: 1, WithoutTTL: 2},
+		},
+		{
+			"hashes", "hash:{id}",
+			func(o *verify.ForeignOptions) { o.Format = verify.Hash },
 			verify.Counts{Checked: 2, Fresh: 1, Violations: 1, WithoutTTL: 2},
 		},
 		{

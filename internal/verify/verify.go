@@ -62,8 +62,10 @@ import (
 type Keys interface {
 	// Walk visits the names of all keys that match a pattern of Redis.
 	Walk(ctx context.Context, pattern string, visit func(names []string) error) error
-	// Read reads keys, in the order of the names.
+	// Read reads strings, in the order of the names.
 	Read(ctx context.Context, names []string) ([]redisstore.Held, error)
+	// ReadHashes reads hashes, each as a JSON object with texts.
+	ReadHashes(ctx context.Context, names []string) ([]redisstore.Held, error)
 }
 
 // Reader reads a store that freshet keeps. One goroutine uses it at a time.
