@@ -75,6 +75,9 @@ func TestChaosCatchesBreaches(t *testing.T) {
 			break
 		}
 	}
+	if err := w.do("UNLINK", w.name(t, "item", 1)); err != nil { // or readers would go on reporting it
+		t.Fatal(err)
+	}
 	want("cache-aside, found at rest", "stale: ", "verify: ")
 
 	// A record under a name that the daemon never deletes, and a daemon that ends.
@@ -91,7 +94,8 @@ func TestChaosCatchesBreaches(t *testing.T) {
 	}
 	testkit.Eventually(t, recovery, func() error {
 		w.diedByThemselves()
-		if count, _ := w.violations.read(); count == 0 {
+		// Readers may still be reporting what was planted before.
+		if _, texts := w.violations.read(); !strings.Contains(strings.Join(texts, "\n"), "ended by itself") {
 			return errors.New("the daemon's end was not noticed")
 		}
 		return nil
