@@ -121,6 +121,7 @@ func (v *violations) forget() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.count, v.texts = 0, nil
+	clear(v.said)
 }
 
 // name is the name of a record.

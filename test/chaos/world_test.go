@@ -88,16 +88,18 @@ type violations struct {
 	mu    sync.Mutex
 	count int
 	texts []string
+	said  map[string]int
 }
 
 func (w *world) violation(format string, args ...any) {
-	const shown = 100
+	const shown, alike = 100, 3
+	text := fmt.Sprintf(format, args...)
 	v := &w.violations
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.count++
-	if len(v.texts) < shown {
-		v.texts = append(v.texts, time.Now().Format("15:04:05.000 ")+fmt.Sprintf(format, args...))
+	if v.said[text]++; v.said[text] <= alike && len(v.texts) < shown {
+		v.texts = append(v.texts, time.Now().Format("15:04:05.000 ")+text)
 	}
 }
 
@@ -110,6 +112,7 @@ func (v *violations) read() (count int, texts []string) {
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
 	w := &world{t: t, seed: seed, ledger: newLedger()}
+	w.violations.said = map[string]int{}
 	w.counts.faults, w.counts.generations = map[string]int{}, map[string]bool{}
 	w.pg = pgtest.Start(t, pgtest.Options{Settings: map[string]string{
 		"deadlock_timeout": "100ms", "wal_writer_delay": "5s", // a commit that does not wait can be lost for longer
