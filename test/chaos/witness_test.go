@@ -172,7 +172,8 @@ func (o *order) add(s mvcc.Snapshot, began, ended time.Time) string {
 			kept = append(kept, seen)
 		}
 	}
-	o.recent = append(kept, sighting{ended, s})
+	kept = append(kept, sighting{ended, s})
+	o.recent = kept
 	if !s.Dominates(o.before) {
 		return fmt.Sprintf("it contains %v, and what was read long before contained %v", s, o.before)
 	}

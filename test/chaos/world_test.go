@@ -98,7 +98,8 @@ func (w *world) violation(format string, args ...any) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.count++
-	if v.said[text]++; v.said[text] <= alike && len(v.texts) < shown {
+	v.said[text]++
+	if v.said[text] <= alike && len(v.texts) < shown {
 		v.texts = append(v.texts, time.Now().Format("15:04:05.000 ")+text)
 	}
 }
