@@ -19,7 +19,7 @@ func layers() [][]string {
 		},
 		4: {"internal/apply", "internal/configschema", "internal/fill"},
 		5: {root, "internal/pipeline"},
-		6: {"internal/api"},
+		6: {"internal/api", "internal/verify"},
 		7: {"internal/daemon", "internal/demo"},
 		8: {"internal/cli"},
 		9: {"cmd/freshet"},

@@ -15,6 +15,7 @@ import (
 	"github.com/freshet/freshet/internal/daemon"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/verify"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -56,7 +57,7 @@ func TestEveryJSONFieldIsDocumented(t *testing.T) {
 	doc := string(text)
 	for command, v := range map[string]reflect.Type{
 		"check": reflect.TypeFor[checked](), "explain": reflect.TypeFor[explained](), "get": reflect.TypeFor[got](),
-		"status": reflect.TypeFor[daemon.Status](), "version": reflect.TypeFor[build](),
+		"status": reflect.TypeFor[daemon.Status](), "version": reflect.TypeFor[build](), "verify": reflect.TypeFor[verify.Report](),
 	} {
 		names := jsonNames(v)
 		if len(names) < 5 {

@@ -2,6 +2,8 @@
 // have, equal values have one text, whether they come from PostgreSQL's log, from a Go value or from a URL.
 package keytext
 
+import "strings"
+
 // Type is a PostgreSQL type whose values have a canonical text. Its value is pg_type.typname, "enum" for all enums.
 type Type string
 
@@ -63,6 +65,36 @@ func AppendEscaped(dst []byte, a Arg) []byte {
 
 // AppendEscapedText is AppendEscaped for canonical text in a buffer.
 func AppendEscapedText(dst, text []byte) []byte { return appendEscaped(dst, text) }
+
+// ParseEscaped is the inverse of AppendEscaped: it reads an argument as it stands in a key. It refuses every text that
+// AppendEscaped does not write, so that one argument has one spelling here too.
+func ParseEscaped(s string) (Arg, bool) {
+	if s == "%-" {
+		return Arg{Null: true}, true
+	}
+	text := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		switch {
+		case safe(c):
+			text = append(text, c)
+			continue
+		case c != '%' || i+2 >= len(s):
+			return Arg{}, false
+		}
+		high, low := strings.IndexByte(upperHex, s[i+1]), strings.IndexByte(upperHex, s[i+2])
+		if high < 0 || low < 0 {
+			return Arg{}, false
+		}
+		c = byte(high<<4 | low) //nolint:gosec // two digits
+		if safe(c) {
+			return Arg{}, false
+		}
+		text = append(text, c)
+		i += 2
+	}
+	return Arg{Text: string(text)}, true
+}
 
 func appendEscaped[T string | []byte](dst []byte, text T) []byte {
 	for i := range len(text) {

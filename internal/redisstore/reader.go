@@ -192,7 +192,11 @@ func (s *Store) Head(ctx context.Context) (fence.Head, bool, error) {
 
 // Roster reads the roster's text.
 func (s *Store) Roster(ctx context.Context) (text []byte, found bool, err error) {
-	text, err = s.client.Do(ctx, s.client.B().Get().Key(s.rosterKey()).Build()).AsBytes()
+	return rosterText(s.client.Do(ctx, s.client.B().Get().Key(s.rosterKey()).Build()))
+}
+
+func rosterText(reply rueidis.RedisResult) (text []byte, found bool, err error) {
+	text, err = reply.AsBytes()
 	if rueidis.IsRedisNil(err) {
 		return nil, false, nil
 	}

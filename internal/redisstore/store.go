@@ -62,26 +62,13 @@ type Store struct {
 // Open prepares a store. It does not need Redis to be there: whatever is asked while it is away fails with
 // ErrUnavailable, and a later call connects.
 func Open(ctx context.Context, o Options) (*Store, error) {
-	option, err := rueidis.ParseURL(o.URL)
+	option, err := parseURL(o.URL)
 	if err != nil {
-		return nil, fmt.Errorf("parse redis url: %w", maskURL(err, o.URL))
-	}
-	if option.Sentinel.MasterSet == "" && len(option.InitAddress) != 1 {
-		return nil, errors.New("parse redis url: cluster is not supported yet: name one server, or the Sentinels of one (master_set)")
+		return nil, err
 	}
 	if o.Namespace == "" || strings.ContainsAny(o.Namespace, "{}*?[]\\: ") {
 		return nil, fmt.Errorf("open redis: namespace %q: it must not be empty or contain one of {}*?[]\\: or a space", o.Namespace)
 	}
-	option.ForceSingleClient = true
-	option.PipelineMultiplex = -1 // one connection: LEASE and the HEAD after it share it, and pipelines stay deep
-	// Readers that read at the same time share a write to the socket; one that reads alone does not wait.
-	option.MaxFlushDelay = 20 * time.Microsecond
-	option.DisableCache = true // a value is believed because of when it was read; a client's own copy has no such time
-	// No command is repeated behind our back. A LEASE that was sent twice could be granted once more after its reader
-	// has loaded, and would then let an old row in. Readers that get an error go to the database.
-	option.DisableRetry = true
-	option.ClientName = "freshet"
-	option.ClientSetInfo = rueidis.DisableClientSetInfo
 	logger := o.Logger
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
@@ -105,6 +92,28 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	// An error together with a client is a server that is away now; the client dials again with the next command.
 	return s, nil
+}
+
+// parseURL reads an address, and says how every client of this package behaves.
+func parseURL(address string) (rueidis.ClientOption, error) {
+	option, err := rueidis.ParseURL(address)
+	if err != nil {
+		return option, fmt.Errorf("parse redis url: %w", maskURL(err, address))
+	}
+	if option.Sentinel.MasterSet == "" && len(option.InitAddress) != 1 {
+		return option, errors.New("parse redis url: cluster is not supported yet: name one server, or the Sentinels of one (master_set)")
+	}
+	option.ForceSingleClient = true
+	option.PipelineMultiplex = -1 // one connection: LEASE and the HEAD after it share it, and pipelines stay deep
+	// Readers that read at the same time share a write to the socket; one that reads alone does not wait.
+	option.MaxFlushDelay = 20 * time.Microsecond
+	option.DisableCache = true // a value is believed because of when it was read; a client's own copy has no such time
+	// No command is repeated behind our back. A LEASE that was sent twice could be granted once more after its reader
+	// has loaded, and would then let an old row in. Readers that get an error go to the database.
+	option.DisableRetry = true
+	option.ClientName = "freshet"
+	option.ClientSetInfo = rueidis.DisableClientSetInfo
+	return option, nil
 }
 
 // timed says how long a client waits. An address that says how long a connection may take to be made is obeyed.

@@ -2,6 +2,8 @@ package rule_test
 
 import (
 	"errors"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -93,6 +95,55 @@ func TestKeysCannotCollide(t *testing.T) {
 	})
 	if accepted == 0 {
 		t.Error("no template was accepted")
+	}
+}
+
+// TestParseIsTheInverse spells keys with any arguments and reads them back; and whatever else is read is spelled so.
+func TestParseIsTheInverse(t *testing.T) {
+	t.Parallel()
+	arg := rapid.Custom(func(t *rapid.T) keytext.Arg {
+		switch rapid.IntRange(0, 9).Draw(t, "kind") {
+		case 0:
+			return keytext.Arg{Null: true}
+		case 1:
+			return keytext.Arg{Text: string(rapid.SliceOfN(rapid.Byte(), 0, 6).Draw(t, "bytes"))}
+		}
+		return keytext.Arg{Text: rapid.StringOfN(rapid.RuneFrom([]rune("a:%-/{}.3AxX~ é")), 0, 5, -1).Draw(t, "text")}
+	})
+	literal := rapid.StringOfN(rapid.RuneFrom([]rune("a:%-/.3A~")), 0, 4, -1)
+	accepted, strangers := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		count := rapid.IntRange(0, 3).Draw(t, "parameters")
+		parts := []string{literal.Draw(t, "literal")}
+		for i := range count {
+			parts = append(parts, "{p"+strconv.Itoa(i)+"}", literal.Draw(t, "literal"))
+		}
+		text := strings.Join(parts, "")
+		template, err := rule.ParseTemplate(text)
+		if err != nil {
+			return
+		}
+		accepted++
+		args := make([]keytext.Arg, count)
+		for i := range args {
+			args[i] = arg.Draw(t, "argument")
+		}
+		key := string(template.Append(nil, args))
+		if got, ok := template.Parse(key); !ok || !slices.Equal(got, args) {
+			t.Fatalf("template %q: Parse(%q) = %v, %t, want %v", text, key, got, ok, args)
+		}
+		// A key with a byte more, less or changed is either no key, or the key of what is read from it.
+		at := rapid.IntRange(0, len(key)).Draw(t, "at")
+		other := key[:at] + rapid.SampledFrom([]string{"", ":", "%", "a", "%41", "%3a", "%-", "é"}).Draw(t, "put") +
+			key[min(len(key), at+rapid.IntRange(0, 2).Draw(t, "cut")):]
+		if got, ok := template.Parse(other); !ok {
+			strangers++
+		} else if again := string(template.Append(nil, got)); again != other {
+			t.Fatalf("template %q: Parse(%q) = %v, which spells %q", text, other, got, again)
+		}
+	})
+	if accepted == 0 || strangers == 0 {
+		t.Errorf("%d templates, %d texts that are no keys: the test is empty", accepted, strangers)
 	}
 }
 

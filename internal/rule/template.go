@@ -99,3 +99,30 @@ func (t *Template) Append(dst []byte, args []keytext.Arg) []byte {
 	}
 	return append(dst, t.literals[len(t.params)]...)
 }
+
+// Parse is the inverse of Append: the arguments that a key was spelled with. It refuses a text that is no key of the
+// template. There is only one reading: a literal between two parameters has a byte that no argument contains, so it
+// cannot begin earlier than where it was written.
+func (t *Template) Parse(key string) ([]keytext.Arg, bool) {
+	rest, ok := strings.CutPrefix(key, t.literals[0])
+	if !ok {
+		return nil, false
+	}
+	args := make([]keytext.Arg, len(t.params))
+	for i := range t.params {
+		var text string
+		if literal := t.literals[i+1]; i < len(t.params)-1 {
+			text, rest, ok = strings.Cut(rest, literal)
+		} else {
+			text, ok = strings.CutSuffix(rest, literal)
+			rest = ""
+		}
+		if !ok {
+			return nil, false
+		}
+		if args[i], ok = keytext.ParseEscaped(text); !ok {
+			return nil, false
+		}
+	}
+	return args, rest == ""
+}

@@ -14,6 +14,7 @@ import (
 type applied struct {
 	mu         sync.Mutex
 	at         mvcc.LSN
+	sa         mvcc.Snapshot // all that it sees had been applied
 	generation string
 	blind      time.Time // until then nothing is known
 	disbelieve bool      // something that was applied may be forgotten
@@ -30,10 +31,10 @@ func (a *applied) watch(ctx context.Context, store *redisstore.Store) {
 		switch {
 		case err != nil || !found:
 		case head.Generation != a.generation:
-			a.generation, a.at = head.Generation, head.Wc
+			a.generation, a.at, a.sa = head.Generation, head.Wc, head.Sa
 			a.blind = time.Now().Add(trust)
 		default:
-			a.at = head.Wc
+			a.at, a.sa = head.Wc, head.Sa
 		}
 		a.mu.Unlock()
 		wait(ctx, 5*time.Millisecond)
@@ -44,10 +45,24 @@ func (a *applied) watch(ctx context.Context, store *redisstore.Store) {
 func (a *applied) position() mvcc.LSN {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.disbelieve || time.Now().Before(a.blind) {
+	if a.unknown() {
 		return 0
 	}
 	return a.at
+}
+
+func (a *applied) unknown() bool { return a.disbelieve || time.Now().Before(a.blind) }
+
+// vouched is a snapshot such that all that it sees has been applied, and whether it is to be believed.
+func (a *applied) vouched() (mvcc.Snapshot, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sa, !a.unknown()
+}
+
+func (a *applied) believed() bool {
+	_, believed := a.vouched()
+	return believed
 }
 
 // believe says whether HEAD is to be believed.

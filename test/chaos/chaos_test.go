@@ -164,11 +164,11 @@ func (w *world) summary() (refused uint64) {
 	slices.Sort(names)
 	w.t.Logf("transactions %d, rolled back %d, undone by faults or deadlocks %d; of all %d stayed open a while, %d truncated",
 		c.committed.Load(), c.rolledBack.Load(), c.undone.Load(), c.long.Load(), c.truncates.Load())
-	w.t.Logf("reads %d, failed %d, judged by what was applied %d, by a bound of %v %d; library: hits %d, loads %d, fills %d, refused fills %d (%v); gateway: hits %d, others %d",
-		c.reads.Load(), c.failedReads.Load(), c.judgedApplied.Load(), bound, c.judged.Load(), stats.Hits, stats.Loads, stats.Fills, refused, stats.Refused,
+	w.t.Logf("reads %d, failed %d, judged by what was applied %d, by a bound of %v %d, by the transactions that they contain %d; library: hits %d, loads %d, fills %d, refused fills %d (%v); gateway: hits %d, others %d",
+		c.reads.Load(), c.failedReads.Load(), c.judgedApplied.Load(), bound, c.judged.Load(), c.witnessed.Load(), stats.Hits, stats.Loads, stats.Fills, refused, stats.Refused,
 		c.gatewayHits.Load(), c.gatewayOthers.Load())
-	w.t.Logf("at rest %d times, records compared %d, generations %d, daemons %d",
-		c.quiescent.Load(), c.compared.Load(), len(c.generations), c.daemons.Load())
+	w.t.Logf("at rest %d times, records compared %d, found fresh by verify %d, generations %d, daemons %d",
+		c.quiescent.Load(), c.compared.Load(), c.verified.Load(), len(c.generations), c.daemons.Load())
 	w.t.Logf("faults: %s", strings.Join(names, "; "))
 	return refused
 }

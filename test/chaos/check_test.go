@@ -10,7 +10,9 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/verify"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -55,9 +57,15 @@ func (w *world) rest(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := w.verify(ctx); err != nil {
+		return err
+	}
 	w.counts.quiescent.Add(1)
+	if err := w.ledger.reset(expected); err != nil {
+		return err
+	}
 	w.applied.believe(true)
-	return w.ledger.reset(expected)
+	return nil
 }
 
 // endOfLog is a position at or after the end of everything that was committed.
@@ -110,6 +118,32 @@ func (w *world) compareRecords(ctx context.Context, expected truth) error {
 		case got != want || (record.State == fence.Negative) != (want == ""):
 			w.violation("stale: %s is cached as %q (%v, %v), the database has %q", name, got, record.State, record.Coverage, want)
 		}
+	}
+	return nil
+}
+
+// verify has the command of that name compare every key, which knows nothing of this test's own account.
+func (w *world) verify(ctx context.Context) error {
+	loader, err := pgload.Open(ctx, w.url+"&application_name="+ourName)
+	if err != nil {
+		return err
+	}
+	defer loader.Close()
+	survey, err := w.store.Survey(ctx)
+	if err != nil {
+		return err
+	}
+	defer survey.Close()
+	report, err := verify.Run(ctx, verify.Options{Namespace: namespace, Store: survey, Truth: loader, Wait: recovery})
+	if err != nil {
+		return fmt.Errorf("verify: %w", err)
+	}
+	if report.Stopped != "" {
+		return fmt.Errorf("verify: %s", report.Stopped)
+	}
+	w.counts.verified.Add(int64(report.Total.Fresh))
+	if t := &report.Total; t.Violations > 0 || t.Undecided > 0 || t.Reordered > 0 || t.WithoutTTL > 0 {
+		w.violation("verify: %+v, causes %v, undecided %v, the first %+v", *t, report.Causes, report.Reasons, report.Findings[:min(1, len(report.Findings))])
 	}
 	return nil
 }

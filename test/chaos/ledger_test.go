@@ -18,6 +18,7 @@ type change struct {
 	version int64
 	exists  bool
 	at      time.Time // when the writer knew of the commit: at or after it
+	xid     mvcc.XID  // the transaction; 0: one from before the run
 	end     mvcc.LSN  // a position at or after the commit's end; 0: not known
 }
 
@@ -54,7 +55,7 @@ func (l *ledger) deletes(id int64) {
 }
 
 // over notes the end of a transaction: what it deleted, and, if it is known to be committed, what it changed.
-func (l *ledger) over(deleted []int64, changed map[int64]change, end mvcc.LSN) {
+func (l *ledger) over(deleted []int64, changed map[int64]change, xid mvcc.XID, end mvcc.LSN) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -64,7 +65,7 @@ func (l *ledger) over(deleted []int64, changed map[int64]change, end mvcc.LSN) {
 		h.deleted = now
 	}
 	for id, c := range changed {
-		c.at, c.end = now, end
+		c.at, c.xid, c.end = now, xid, end
 		h := l.of(id)
 		h.changes = append(h.changes, c)
 	}

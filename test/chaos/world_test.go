@@ -65,6 +65,7 @@ type counts struct {
 	committed, rolledBack, undone, long, truncates      atomic.Int64
 	reads, failedReads, judged, judgedApplied, compared atomic.Int64
 	gatewayHits, gatewayOthers, daemons, quiescent      atomic.Int64
+	verified, witnessed                                 atomic.Int64
 
 	mu          sync.Mutex
 	faults      map[string]int
@@ -90,16 +91,19 @@ type violations struct {
 	mu    sync.Mutex
 	count int
 	texts []string
+	said  map[string]int
 }
 
 func (w *world) violation(format string, args ...any) {
-	const shown = 20
+	const shown, alike = 100, 3
+	text := fmt.Sprintf(format, args...)
 	v := &w.violations
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.count++
-	if len(v.texts) < shown {
-		v.texts = append(v.texts, time.Now().Format("15:04:05.000 ")+fmt.Sprintf(format, args...))
+	v.said[text]++
+	if v.said[text] <= alike && len(v.texts) < shown {
+		v.texts = append(v.texts, time.Now().Format("15:04:05.000 ")+text)
 	}
 }
 
@@ -112,6 +116,7 @@ func (v *violations) read() (count int, texts []string) {
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
 	w := &world{t: t, seed: seed, ledger: newLedger()}
+	w.violations.said = map[string]int{}
 	w.counts.faults, w.counts.generations = map[string]int{}, map[string]bool{}
 	w.pg = pgtest.Start(t, pgtest.Options{Settings: map[string]string{
 		"deadlock_timeout": "100ms", "wal_writer_delay": "5s", // a commit that does not wait can be lost for longer
@@ -280,9 +285,14 @@ func (w *world) whole(ctx context.Context) error {
 // load starts writers and readers; the function that it returns stops them.
 func (w *world) load() (stop func()) {
 	w.t.Helper()
-	const writers, libraryReaders, gatewayReaders = 4, 3, 2
+	const writers, libraryReaders, gatewayReaders, witnesses = 4, 3, 2, 2
 	lib, err := openLibrary(w.t.Context(), w.file, w.url)
 	if err != nil {
+		w.t.Fatal(err)
+	}
+	x, err := openWitness(w.t.Context(), w)
+	if err != nil {
+		lib.close()
 		w.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -297,11 +307,15 @@ func (w *world) load() (stop func()) {
 	for n := range gatewayReaders {
 		working.Go(func() { w.readOn(ctx, "gateway", &gateway{w}, source(3, n)) })
 	}
+	for n := range witnesses {
+		working.Go(func() { x.readOn(ctx, source(4, n)) })
+	}
 	working.Go(func() { w.applied.watch(ctx, w.store) })
 	w.library = lib
 	return sync.OnceFunc(func() {
 		cancel()
 		working.Wait()
+		x.close()
 		lib.close()
 	})
 }

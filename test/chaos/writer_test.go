@@ -67,14 +67,17 @@ func (wr *writer) transaction(ctx context.Context) (err error) {
 		return fmt.Errorf("begin: %w", err)
 	}
 	t := &transaction{writer: wr, ctx: ctx, tx: tx, changed: map[int64]change{}}
-	var end mvcc.LSN
+	var (
+		xid mvcc.XID
+		end mvcc.LSN
+	)
 	committed := false
 	defer func() {
 		if !committed {
 			t.changed = nil
 			_ = tx.Rollback(context.WithoutCancel(ctx))
 		}
-		wr.w.ledger.over(t.deleted, t.changed, end)
+		wr.w.ledger.over(t.deleted, t.changed, xid, end)
 	}()
 	if wr.rand.IntN(3) == 0 {
 		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = off"); err != nil {
@@ -98,6 +101,11 @@ func (wr *writer) transaction(ctx context.Context) (err error) {
 		wr.w.counts.rolledBack.Add(1)
 		return nil
 	}
+	if len(t.changed) > 0 {
+		if xid, err = transactionID(ctx, tx); err != nil {
+			return err
+		}
+	}
 	if err := tx.Commit(ctx); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
@@ -107,6 +115,14 @@ func (wr *writer) transaction(ctx context.Context) (err error) {
 		end, err = endOfLog(ctx, wr.conn)
 	}
 	return err
+}
+
+func transactionID(ctx context.Context, tx pgx.Tx) (mvcc.XID, error) {
+	var text string
+	if err := tx.QueryRow(ctx, "SELECT pg_current_xact_id()::text").Scan(&text); err != nil {
+		return 0, fmt.Errorf("ask for the transaction's id: %w", err)
+	}
+	return mvcc.ParseXID(text)
 }
 
 // step is one statement, or some in a savepoint.
@@ -230,7 +246,10 @@ func (t *transaction) deleteItem() error {
 	if err := t.lock(id); err != nil {
 		return err
 	}
-	return t.remove(id, func() (bool, error) { return true, t.exec("DELETE FROM items WHERE id = $1", id) })
+	return t.remove(id, func() (bool, error) {
+		tag, err := t.tx.Exec(t.ctx, "DELETE FROM items WHERE id = $1", id)
+		return tag.RowsAffected() > 0, err
+	})
 }
 
 // remove takes an item away in the way given, which says whether it did.

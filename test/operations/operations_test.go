@@ -157,6 +157,8 @@ func TestLeastPrivileges(t *testing.T) {
 		return nil
 	})
 	commits(t, app, as(t, super, "shop_app", ""))
+	freshetRuns(t, daemon, "verify")
+	freshetRuns(t, config("verify.yaml", query, "freshet_gateway", "freshet_gateway", "shop_verify", "verify-secret"), "verify")
 	named(t, d, doc)
 	refusedNothing(t, redis)
 	denied(t, super, redis)

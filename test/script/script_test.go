@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/rueidis"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/freshet/freshet/internal/testkit"
@@ -82,6 +83,7 @@ func run(t *testing.T, name, file string) {
 	}
 	cmds := map[string]func(ts *testscript.TestScript, neg bool, args []string){
 		"exits": exits, "sql": sql, "token": token, "http": get, "await": await, "terminate": terminate,
+		"store": store, "plant": plant,
 	}
 	if kind == "faults" {
 		redis = redistest.Start(t)
@@ -277,6 +279,47 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		<-pause.C
 	}
+}
+
+// store is store KEY VALUE: it sets a key in Redis, as an application's own code does.
+func store(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: store KEY VALUE")
+	}
+	inRedis(ts, func(ctx context.Context, client rueidis.Client) error {
+		return client.Do(ctx, client.B().Set().Key(args[0]).Value(args[1]).Build()).Error()
+	})
+}
+
+// plant is plant KEY PAYLOAD: it stores a value under the name that a cached key of freshet's has, past the protocol.
+func plant(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: plant KEY PAYLOAD")
+	}
+	inRedis(ts, func(ctx context.Context, client rueidis.Client) error {
+		pattern := "f:" + ts.Getenv("NAMESPACE") + ":*:" + args[0]
+		page, err := client.Do(ctx, client.B().Scan().Cursor(0).Match(pattern).Count(1_000_000).Build()).AsScanEntry()
+		if err != nil {
+			return err
+		}
+		if len(page.Elements) != 1 {
+			return fmt.Errorf("%d keys are like %s", len(page.Elements), pattern)
+		}
+		record := "f1 V - - - - - 0000000000000001\n" + args[1]
+		return client.Do(ctx, client.B().Set().Key(page.Elements[0]).Value(record).ExSeconds(600).Build()).Error()
+	})
+}
+
+func inRedis(ts *testscript.TestScript, do func(context.Context, rueidis.Client) error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	option, err := rueidis.ParseURL(ts.Getenv("REDIS_URL"))
+	ts.Check(err)
+	option.ForceSingleClient, option.DisableCache = true, true
+	client, err := rueidis.NewClient(option)
+	ts.Check(err)
+	defer client.Close()
+	ts.Check(do(ctx, client))
 }
 
 func request(listen, path string, headers []string) (text string, code int, err error) {

@@ -1,0 +1,137 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/rule"
+)
+
+// names are those of a roster that is or was in force.
+type names struct {
+	generation string
+	revision   uint64
+	entries    map[string]*live
+	prefixes   map[string]*live // by all of a name up to its key
+}
+
+// live is an entry, and how its keys are spelled. It has a template unless it is suspended.
+type live struct {
+	entry    *rule.Entry
+	template *rule.Template
+}
+
+func (n *names) inForce(h *fence.Head) bool {
+	return n != nil && n.generation == h.Generation && n.revision == h.Revision
+}
+
+func newNames(namespace string, r *rule.Roster) (*names, error) {
+	n := &names{generation: r.Generation, revision: r.Revision, entries: map[string]*live{}, prefixes: map[string]*live{}}
+	versions := slices.Clone(r.Retained)
+	for name, e := range r.Entries {
+		n.entries[name] = &live{entry: e}
+		versions = append(versions, e)
+	}
+	for _, e := range versions {
+		if e.Suspended != "" {
+			continue
+		}
+		template, err := rule.ParseTemplate(e.Key)
+		if err != nil {
+			return nil, fmt.Errorf("entry %s of the roster: %w", e.Name, err)
+		}
+		n.prefixes[rule.KeyPrefix(namespace, r.Generation, e)] = &live{entry: e, template: template}
+	}
+	return n, nil
+}
+
+// find returns the live entry that a name belongs to, and the name's key; nil when readers would not use the name.
+func (n *names) find(name string) (l *live, key string) {
+	// f:<namespace>:<generation>:<entry>.<version>.<activation>:<key>; there is no colon in a part but the key.
+	const parts = 4
+	end := 0
+	for range parts {
+		i := strings.IndexByte(name[end:], ':')
+		if i < 0 {
+			return nil, ""
+		}
+		end += i + 1
+	}
+	if l = n.prefixes[name[:end]]; l == nil {
+		return nil, ""
+	}
+	return l, name[end:]
+}
+
+// arguments reads a key's arguments back. It refuses one that no reader would ask for, since its arguments are not in
+// canonical form.
+func (l *live) arguments(key string) ([]keytext.Arg, bool) {
+	args, ok := l.template.Parse(key)
+	if !ok || len(args) != len(l.entry.Params) {
+		return nil, false
+	}
+	for i, a := range args {
+		if a.Null {
+			continue
+		}
+		if text, err := keytext.Canonical(l.entry.Params[i].Type, a.Text); err != nil || text != a.Text {
+			return nil, false
+		}
+	}
+	return args, true
+}
+
+// look reads HEAD, and the roster when HEAD names another one than is known. inForce is false while there is none, or
+// while the roster is not the one that HEAD names.
+func (v *verifier) look(ctx context.Context) (h fence.Head, inForce bool, err error) {
+	h, found, err := v.Store.Head(ctx)
+	if err != nil || !found {
+		return h, false, err
+	}
+	if v.names.inForce(&h) {
+		return h, true, nil
+	}
+	text, found, err := v.Store.Roster(ctx)
+	if err != nil || !found {
+		return h, false, err
+	}
+	roster, err := rule.ParseRoster(text)
+	if err != nil {
+		return h, false, err
+	}
+	if roster.Generation != h.Generation || roster.Revision != h.Revision {
+		return h, false, nil
+	}
+	if v.names, err = newNames(v.Namespace, roster); err != nil {
+		return h, false, err
+	}
+	return h, true, nil
+}
+
+// inForce waits until a roster is in force. While there is none, readers go to the database, and there is nothing to
+// compare; but what is skipped then could be live again a moment later.
+func (v *verifier) inForce(ctx context.Context) (fence.Head, error) {
+	deadline := time.Now().Add(v.Wait)
+	for {
+		h, inForce, err := v.look(ctx)
+		switch {
+		case err != nil, inForce:
+			return h, err
+		case time.Now().After(deadline):
+			return h, ErrNoStore
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return h, err
+		}
+	}
+}
+
+// wanted reports whether the entry is to be looked at.
+func (v *verifier) wanted(l *live) bool {
+	return len(v.Entries) == 0 || slices.Contains(v.Entries, l.entry.Name)
+}

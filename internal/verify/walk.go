@@ -1,0 +1,197 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/pgload"
+)
+
+// walk looks at every name, or at a sample.
+func (v *verifier) walk(ctx context.Context) error {
+	pattern := "f:" + v.Namespace + ":*"
+	if v.Sample.Count == 0 {
+		return v.Store.Walk(ctx, pattern, func(found []string) error {
+			return v.checkAll(ctx, slices.DeleteFunc(found, func(name string) bool { return !v.Sample.has(name) }))
+		})
+	}
+	some := newReservoir(v.Sample)
+	err := v.Store.Walk(ctx, pattern, func(found []string) error {
+		if _, err := v.inForce(ctx); err != nil {
+			return err
+		}
+		for _, name := range found {
+			if l, _ := v.names.find(name); l != nil && v.wanted(l) {
+				some.offer(name)
+			}
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return err
+	}
+	return v.checkAll(ctx, some.names())
+}
+
+// checkAll looks at the records of these names, and at what is not decided yet.
+func (v *verifier) checkAll(ctx context.Context, all []string) error {
+	for some := range slices.Chunk(all, v.pace.step()) {
+		if err := v.check(ctx, some); err != nil {
+			return err
+		}
+		if err := v.reconsider(ctx); err != nil {
+			return err
+		}
+		if err := v.settle(ctx, maxPending); err != nil {
+			return err
+		}
+		v.meter.progress(v.report)
+	}
+	return nil
+}
+
+// one is a record and what it is compared with.
+type one struct {
+	*live
+	name   string
+	args   []keytext.Arg
+	ttl    time.Duration
+	record fence.Record
+
+	truth pgload.Loaded
+	err   error
+}
+
+// check reads some records and compares them with the database.
+func (v *verifier) check(ctx context.Context, some []string) error {
+	head, err := v.inForce(ctx)
+	if err != nil {
+		return err
+	}
+	all, err := v.read(ctx, v.choose(some))
+	if err != nil {
+		return err
+	}
+	if err := v.pace.take(ctx, len(all)); err != nil {
+		return err
+	}
+	if err := v.load(ctx, all, &head); err != nil {
+		return err
+	}
+	var differing []*candidate
+	for _, o := range all {
+		v.report.checked(o)
+		if o.err != nil {
+			v.undecided(&candidate{one: o}, o.err.Error())
+		} else if like := o.compare(); like == equal {
+			v.report.count(o.entry.Name).Fresh++
+		} else {
+			differing = append(differing, &candidate{one: o, like: like, found: time.Now()})
+		}
+	}
+	return v.keep(ctx, differing)
+}
+
+// choose finds the entries and arguments of names that readers would use.
+func (v *verifier) choose(some []string) []*one {
+	chosen := make([]*one, 0, len(some))
+	for _, name := range some {
+		l, key := v.names.find(name)
+		if l == nil || !v.wanted(l) {
+			continue
+		}
+		args, ok := l.arguments(key)
+		if !ok {
+			v.report.count(l.entry.Name).Unreadable++
+			continue
+		}
+		chosen = append(chosen, &one{live: l, name: name, args: args})
+	}
+	return chosen
+}
+
+// read reads records and keeps those that readers would take and that can be compared.
+func (v *verifier) read(ctx context.Context, all []*one) ([]*one, error) {
+	held, err := v.Store.Read(ctx, namesOf(all))
+	if err != nil {
+		return nil, err
+	}
+	kept := all[:0]
+	for i, o := range all {
+		if !held[i].Found {
+			continue
+		}
+		counts := v.report.count(o.entry.Name)
+		if o.record, err = fence.ParseRecord(held[i].Text); err != nil || held[i].Other {
+			counts.Unreadable++ // a reader treats it as absent
+			continue
+		}
+		switch {
+		case !o.record.State.Live():
+		case o.entry.SQL == "":
+			counts.Unverifiable++
+		default:
+			o.ttl = held[i].TTL
+			kept = append(kept, o)
+		}
+	}
+	return kept, nil
+}
+
+func namesOf[T interface{ key() string }](all []T) []string {
+	names := make([]string, len(all))
+	for i, o := range all {
+		names[i] = o.key()
+	}
+	return names
+}
+
+func (o *one) key() string { return o.name }
+
+func (o *one) compare() likeness { return compare(&o.record, o.truth.Found, o.truth.Payload, o.entry) }
+
+// load loads the truth of each. It fails when the database does not answer, or its answers mean nothing; a query that
+// fails, or takes too long, is the value's own misfortune.
+func (v *verifier) load(ctx context.Context, all []*one, head *fence.Head) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(v.Loads)
+	for _, o := range all {
+		group.Go(func() error {
+			timeout, cancel := context.WithTimeout(groupCtx, loadTimeout)
+			defer cancel()
+			o.truth, o.err = v.Truth.Load(timeout, o.entry.SQL, o.entry.Result, o.args)
+			_, answered := errors.AsType[*pgload.QueryError](o.err)
+			switch {
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
+			case answered, errors.Is(o.err, pgload.ErrTimeout), errors.Is(o.err, pgload.ErrManyRows):
+				return nil
+			case o.err != nil:
+				return o.err
+			}
+			return usable(&o.truth, head)
+		})
+	}
+	return group.Wait()
+}
+
+// usable says why a truth cannot be compared with what the store has.
+func usable(l *pgload.Loaded, h *fence.Head) error {
+	switch {
+	case l.Refuse != "":
+		return fmt.Errorf("%w: %s", ErrNoTruth, l.Refuse)
+	case h.System != "" && l.Server.System != h.System:
+		return fmt.Errorf("%w: its system identifier is %s, that of the store's is %s", ErrOtherDatabase, l.Server.System, h.System)
+	case h.Timeline != 0 && l.Server.Timeline != h.Timeline:
+		return fmt.Errorf("%w: its timeline is %d, that of the store's is %d: no daemon has followed it since it was promoted",
+			ErrOtherDatabase, l.Server.Timeline, h.Timeline)
+	}
+	return nil
+}
