@@ -175,6 +175,7 @@ func (s *session) keepUsed(ctx context.Context, applier *apply.Applier) error {
 		}
 	}
 	s.p.state.update(func(st *Status) {
+		st.Entries = slices.Clone(st.Entries) // whoever read the status has the one before
 		for i := range st.Entries {
 			e := &st.Entries[i]
 			if who, ok := found[redisstore.Use{Entry: e.Name, Definition: e.Definition}]; ok {
