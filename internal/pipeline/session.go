@@ -497,40 +497,6 @@ func (s *session) follow(ctx context.Context) error {
 	return err
 }
 
-// report makes public what the session stands on.
-func (s *session) report(phase Phase) {
-	s.p.state.update(func(st *Status) {
-		st.Phase, st.Problem = phase, ""
-		st.Namespace, st.System, st.Timeline = s.p.opts.Namespace, s.identity.SystemID, s.identity.Timeline
-		st.Generation, st.Term = s.head.Generation, string(s.head.Term)
-	})
-	s.published(s.names.Roster())
-}
-
-// published makes public which names are live.
-func (s *session) published(roster *rule.Roster) {
-	var live redisstore.Live
-	live.Prefixes = s.names.Prefixes()
-	var entries []EntryStatus
-	for e := range roster.Versions() {
-		entries = append(entries, StatusOf(e))
-		if e.Retained != 0 {
-			live.Retained = append(live.Retained, useOf(e))
-		}
-	}
-	s.live.Store(&liveNames{Live: live, revision: roster.Revision, since: time.Now()})
-	for name, why := range s.compiled.Refused {
-		entries = append(entries, EntryStatus{Name: name, Suspended: why})
-	}
-	SortEntries(entries)
-	s.p.state.update(func(st *Status) {
-		for i := range entries {
-			entries[i].keepUse(st.Entries)
-		}
-		st.Revision, st.Entries = roster.Revision, entries
-	})
-}
-
 // close closes what the session opened. The stream's last status update tells the slot what was confirmed.
 func (s *session) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)

@@ -141,6 +141,40 @@ func (s *session) roster() *rule.Roster {
 	return r
 }
 
+// report makes public what the session stands on.
+func (s *session) report(phase Phase) {
+	s.p.state.update(func(st *Status) {
+		st.Phase, st.Problem = phase, ""
+		st.Namespace, st.System, st.Timeline = s.p.opts.Namespace, s.identity.SystemID, s.identity.Timeline
+		st.Generation, st.Term = s.head.Generation, string(s.head.Term)
+	})
+	s.published(s.names.Roster())
+}
+
+// published makes public which names are live.
+func (s *session) published(roster *rule.Roster) {
+	var live redisstore.Live
+	live.Prefixes = s.names.Prefixes()
+	var entries []EntryStatus
+	for e := range roster.Versions() {
+		entries = append(entries, StatusOf(e))
+		if e.Retained != 0 {
+			live.Retained = append(live.Retained, useOf(e))
+		}
+	}
+	s.live.Store(&liveNames{Live: live, revision: roster.Revision, since: time.Now()})
+	for name, why := range s.compiled.Refused {
+		entries = append(entries, EntryStatus{Name: name, Suspended: why})
+	}
+	SortEntries(entries)
+	s.p.state.update(func(st *Status) {
+		for i := range entries {
+			entries[i].keepUse(st.Entries)
+		}
+		st.Revision, st.Entries = roster.Revision, entries
+	})
+}
+
 // keepUsed looks which retained versions libraries register, and retires those that none has used for as long as
 // their values live. What is not retired in time costs confirms; what is retired too early costs its users the cache until
 // they are deployed anew, and never freshness.
@@ -175,6 +209,7 @@ func (s *session) keepUsed(ctx context.Context, applier *apply.Applier) error {
 		}
 	}
 	s.p.state.update(func(st *Status) {
+		st.Entries = slices.Clone(st.Entries) // whoever read the status has the one before
 		for i := range st.Entries {
 			e := &st.Entries[i]
 			if who, ok := found[redisstore.Use{Entry: e.Name, Definition: e.Definition}]; ok {
