@@ -28,6 +28,7 @@ type Postgres struct {
 	Port int
 	Bin  string
 
+	settings   map[string]string
 	supervisor *supervisor
 	killed     bool // the orphans of a killed postmaster may still be there
 }
@@ -46,18 +47,23 @@ func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, err
 	if err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
-	p := &Postgres{Dir: keeper.dir, Bin: bin, supervisor: keeper}
-	if err := p.create(ctx, options.Settings); err != nil {
+	p := &Postgres{Dir: keeper.dir, Bin: bin, settings: options.Settings, supervisor: keeper}
+	if err := p.create(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("start PostgreSQL: %w", err), p.Close())
 	}
 	return p, nil
 }
 
 // create makes the cluster and starts it on a port of its own.
-func (p *Postgres) create(ctx context.Context, settings map[string]string) error {
+func (p *Postgres) create(ctx context.Context) error {
 	if err := p.initdb(ctx); err != nil {
 		return err
 	}
+	return p.startOnAFreePort(ctx)
+}
+
+// startOnAFreePort writes the configuration and starts the server.
+func (p *Postgres) startOnAFreePort(ctx context.Context) error {
 	const attempts = 5
 	for attempt := 1; ; attempt++ {
 		port, err := FreePort()
@@ -65,7 +71,7 @@ func (p *Postgres) create(ctx context.Context, settings map[string]string) error
 			return err
 		}
 		p.Port = port
-		if err := p.supervisor.write("data/postgresql.conf", postgresConf(port, settings)); err != nil {
+		if err := p.supervisor.write("data/postgresql.conf", postgresConf(port, p.settings)); err != nil {
 			return err
 		}
 		err = p.Start(ctx)

@@ -1,6 +1,7 @@
 package pgtest_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
@@ -11,6 +12,8 @@ import (
 )
 
 func TestMain(m *testing.M) { testkit.Main(m) }
+
+var errNotYet = errors.New("not yet")
 
 func ask(t *testing.T, url, query string) string {
 	t.Helper()
