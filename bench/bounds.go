@@ -52,6 +52,14 @@ func bounds() []bound {
 		{figure: "hot/1/stale", limit: 0},
 		{figure: "hot/10/stale", limit: 0},
 		{figure: "hot/100/stale", limit: 0},
+		{figure: "peers/primary/left/stale", limit: 0},
+		{figure: "peers/primary/after/stale", limit: 0},
+		{figure: "peers/primary/fresh", limit: 0.9, atLeast: true},
+		{figure: "peers/primary/throughput", limit: 0.9, atLeast: true},
+		{figure: "peers/standby/left/stale", limit: 0},
+		{figure: "peers/standby/after/stale", limit: 0},
+		{figure: "peers/standby/fresh", limit: 0.9, atLeast: true},
+		{figure: "peers/standby/throughput", limit: 0.9, atLeast: true},
 	}
 }
 

@@ -35,7 +35,7 @@ func main() {
 
 // sizes is how much is measured.
 type sizes struct {
-	rounds int // interleaved runs of drain
+	rounds int // interleaved runs of drain, and of peers
 
 	transactions int // drain: single-row transactions, and the rows of the one large transaction
 
@@ -47,6 +47,10 @@ type sizes struct {
 	hits    int           // blocks of each side
 
 	hotTime time.Duration // per write rate
+
+	peerTime  time.Duration // per scheme and round
+	peerDelay time.Duration // between the two deletions of a double delete
+	peerLag   time.Duration // of the standby
 }
 
 func fullSizes() sizes {
@@ -54,7 +58,8 @@ func fullSizes() sizes {
 		rounds: 5, transactions: 200_000,
 		blocks: 5, samples: 300, load: 500,
 		hits: 9, hitTime: 700 * time.Millisecond,
-		hotTime: 8 * time.Second,
+		hotTime:  8 * time.Second,
+		peerTime: 3 * time.Second, peerDelay: 500 * time.Millisecond, peerLag: 300 * time.Millisecond,
 	}
 }
 
@@ -64,7 +69,8 @@ func shortSizes() sizes {
 		rounds: 1, transactions: 2_000,
 		blocks: 1, samples: 20, load: 200,
 		hits: 1, hitTime: 50 * time.Millisecond,
-		hotTime: 500 * time.Millisecond,
+		hotTime:  500 * time.Millisecond,
+		peerTime: 150 * time.Millisecond, peerDelay: 50 * time.Millisecond, peerLag: 50 * time.Millisecond,
 	}
 }
 
@@ -80,6 +86,7 @@ func parts() []part {
 		{"latency", latency},
 		{"hit", hit},
 		{"hot", hot},
+		{"peers", peers},
 	}
 }
 
@@ -127,7 +134,7 @@ func parse(args []string, lookup func(string) (string, bool), out io.Writer) (*b
 	which := flags.String("parts", environment(lookup, "BENCH", strings.Join(names, ",")), "what to measure (environment: BENCH)")
 	seed := flags.String("seed", environment(lookup, "SEED", "1"), "of the random choices (environment: SEED)")
 	full := fullSizes()
-	rounds := flags.Int("rounds", 0, "interleaved runs of drain (default "+strconv.Itoa(full.rounds)+")")
+	rounds := flags.Int("rounds", 0, "interleaved runs of drain and peers (default "+strconv.Itoa(full.rounds)+")")
 	transactions := flags.Int("transactions", 0, "transactions, or rows of the one transaction, of drain (default "+strconv.Itoa(full.transactions)+")")
 	if err := flags.Parse(args); err != nil {
 		return nil, nil, err
