@@ -214,7 +214,9 @@ func (r *Reader) take(
 			r.release(ctx, name, token)
 			return
 		}
-		f.unstored = r.fill(ctx, e, f, name, token)
+		if f.unstored = r.fill(ctx, e, f, name, token); f.unstored == refusedNotCovering || f.unstored == refusedNotNewer {
+			r.release(ctx, name, token) // the lease stands, and nothing comes of it any more
+		}
 	})
 	if err != nil {
 		f.err = err
