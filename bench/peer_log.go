@@ -84,7 +84,7 @@ func openFreshet(ctx context.Context, a *arena) (_ *entrant, err error) {
 		for _, c := range opened {
 			c.Close()
 		}
-		return errors.Join(a.endFollower(ctx, e.follower), os.RemoveAll(dir)) //nolint:gosec // a temporary folder of our own
+		return errors.Join(a.endFollower(ctx, e.follower), os.RemoveAll(dir))
 	}
 	defer func() {
 		if err != nil {
@@ -95,7 +95,7 @@ func openFreshet(ctx context.Context, a *arena) (_ *entrant, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if e.follower, err = a.subject.follower(ctx, job{Slot: a.slot, Config: path}); err != nil {
+	if e.follower, err = a.follower(ctx, job{Slot: a.slot, Config: path}); err != nil {
 		return nil, err
 	}
 	if err := e.follower.says(ctx, live); err != nil {

@@ -187,7 +187,7 @@ func (a *arena) leave(ctx context.Context) error {
 		}
 	}
 	err := a.client.Do(ctx, a.client.B().Flushall().Build()).Error()
-	a.subject.close()
+	a.close()
 	return errors.Join(err, a.b.servers.exec(ctx, a.b.servers.pg.URL("postgres"), `DROP DATABASE `+a.namespace+` WITH (FORCE)`))
 }
 
@@ -282,7 +282,7 @@ func (a *arena) writeRows(ctx, running context.Context, e *entrant, c cache, nex
 	began := time.Now()
 	for n := 0; ; n++ {
 		if pause(running, time.Until(began.Add(time.Duration(n)*time.Second*peerWriters/peerRate))) != nil {
-			return nil //nolint:nilerr // over
+			return nil // over
 		}
 		if err := a.write(ctx, conn, e, c, next()); err != nil {
 			return err

@@ -32,6 +32,7 @@ type peer struct {
 	a        *arena
 	instance int
 	client   *redis.Client
+	later    *sync.WaitGroup // what its writers leave to be done later
 }
 
 func (p *peer) key(id int) string { return fmt.Sprint(peerPrefix, id) }
@@ -39,24 +40,25 @@ func (p *peer) key(id int) string { return fmt.Sprint(peerPrefix, id) }
 const peerPrefix = "peer:"
 
 // opened makes the caches of a scheme that needs nothing but clients.
-func opened(make func(p peer) cache) func(context.Context, *arena) (*entrant, error) {
+func opened(cacheOf func(p peer) cache) func(context.Context, *arena) (*entrant, error) {
 	return func(_ context.Context, a *arena) (*entrant, error) {
-		var clients []*redis.Client
+		var (
+			clients []*redis.Client
+			later   sync.WaitGroup
+		)
 		e := &entrant{}
 		for i := range e.caches {
 			client := redis.NewClient(&redis.Options{Addr: a.b.servers.redis.Addr(), PoolSize: peerReaders + peerWriters})
 			clients = append(clients, client)
-			e.caches[i] = make(peer{a: a, instance: i, client: client})
+			e.caches[i] = cacheOf(peer{a: a, instance: i, client: client, later: &later})
 		}
 		e.close = func() error {
-			var errs []error
-			for i, client := range clients {
-				if c, ok := e.caches[i].(*deletingTwice); ok {
-					c.running.Wait()
-				}
-				errs = append(errs, client.Close())
+			later.Wait()
+			var err error
+			for _, client := range clients {
+				err = errors.Join(err, client.Close())
 			}
-			return errors.Join(errs...)
+			return err
 		}
 		return e, nil
 	}
@@ -66,7 +68,8 @@ func opened(make func(p peer) cache) func(context.Context, *arena) (*entrant, er
 func (p *peer) read(ctx context.Context, id int) (v value, err error) {
 	text, err := p.client.Get(ctx, p.key(id)).Bytes()
 	if err == nil {
-		return v, json.Unmarshal(text, &v)
+		err = json.Unmarshal(text, &v)
+		return v, err
 	}
 	if !errors.Is(err, redis.Nil) {
 		return v, err
@@ -97,15 +100,14 @@ func (c *deleting) wrote(ctx context.Context, u update) error {
 // that; what they wrote counts as applied only then.
 type deletingTwice struct {
 	peer
-	delay   time.Duration
-	running sync.WaitGroup
+	delay time.Duration
 }
 
 func (c *deletingTwice) wrote(ctx context.Context, u update) error {
 	if err := c.remove(ctx, u.id); err != nil {
 		return err
 	}
-	c.running.Go(func() {
+	c.later.Go(func() {
 		if pause(ctx, c.delay) == nil && c.remove(ctx, u.id) == nil {
 			c.a.versions.apply(u)
 		}
@@ -139,7 +141,8 @@ func (c *rocks) read(ctx context.Context, id int) (v value, err error) {
 	if err != nil {
 		return v, err
 	}
-	return v, json.Unmarshal([]byte(text), &v)
+	err = json.Unmarshal([]byte(text), &v)
+	return v, err
 }
 
 func (c *rocks) wrote(ctx context.Context, u update) error {

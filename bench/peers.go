@@ -57,7 +57,7 @@ func (b *bench) compete(ctx context.Context, w workload, standby *localserver.Po
 		}
 		for i, s := range turn {
 			name := fmt.Sprintf("peers_%s_%d_%d", w.name, round, i)
-			t, err := b.runScheme(ctx, s, w, name, uint64(round), standby) //nolint:gosec // not negative
+			t, err := b.runScheme(ctx, s, w, name, uint64(round), standby)
 			if err != nil {
 				return fmt.Errorf("%s: %w", s.name, err)
 			}
@@ -118,7 +118,7 @@ func (t *tally) freshRate() float64  { return float64(t.fresh) / t.took.Seconds(
 func (b *bench) tabulate(w workload, results map[string][]tally) {
 	b.printf("  loads from: %s\n", w.name)
 	out := tabwriter.NewWriter(b.out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintln(out, "  scheme\tleft stale\tfirst read stale\tstale after\tstale, %\thits, %\tfresh, %\treads/s\tfresh hits/s\tCPU s: readers and writers\tfollower\tRedis\tPostgreSQL\t")
+	_, _ = fmt.Fprintln(out, "  scheme\tleft stale\tat first\tafter\tstale, %\thits, %\tfresh, %\treads/s\tfresh hits/s\tCPU: itself\tfollower\tRedis\tPostgreSQL\t")
 	for _, s := range schemes(b.sizes) {
 		r := results[s.name]
 		_, _ = fmt.Fprintf(out, "  %s\t%d\t%d\t%d\t%.2f\t%.1f\t%.1f\t%.0f\t%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t\n", s.name,
@@ -134,7 +134,7 @@ func (b *bench) tabulate(w workload, results map[string][]tally) {
 			median(of(r, func(t *tally) float64 { return t.cpu.postgres })))
 	}
 	_ = out.Flush() // to memory or to a terminal
-	b.printf("  left and first: of %d rows; the CPU's seconds: of %v\n", len(results[freshetScheme])*peerRows, b.sizes.peerTime)
+	b.printf("  stale rows are of %d, CPU is in seconds of %v\n", len(results[freshetScheme])*peerRows, b.sizes.peerTime)
 }
 
 // compare reports what is promised of freshet.
