@@ -59,7 +59,7 @@ func fullSizes() sizes {
 		blocks: 5, samples: 300, load: 500,
 		hits: 9, hitTime: 700 * time.Millisecond,
 		hotTime:  8 * time.Second,
-		peerTime: 3 * time.Second, peerDelay: 500 * time.Millisecond, peerLag: 300 * time.Millisecond,
+		peerTime: 2 * time.Second, peerDelay: 500 * time.Millisecond, peerLag: 300 * time.Millisecond,
 	}
 }
 

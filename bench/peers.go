@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -65,7 +66,7 @@ func (b *bench) compete(ctx context.Context, w workload, standby *localserver.Po
 		}
 	}
 	b.tabulate(w, results)
-	b.compare(w, results)
+	b.compare("peers/"+w.name+"/", results[freshetScheme], results)
 	return nil
 }
 
@@ -109,6 +110,7 @@ func total(rounds []tally, figure func(*tally) int) (sum int) {
 	return sum
 }
 
+func (t *tally) remaining() int      { return t.left }
 func (t *tally) hitShare() float64   { return float64(t.hits) / float64(max(t.reads, 1)) }
 func (t *tally) freshShare() float64 { return float64(t.fresh) / float64(max(t.reads, 1)) }
 func (t *tally) readRate() float64   { return float64(t.reads) / t.took.Seconds() }
@@ -122,7 +124,7 @@ func (b *bench) tabulate(w workload, results map[string][]tally) {
 	for _, s := range schemes(b.sizes) {
 		r := results[s.name]
 		_, _ = fmt.Fprintf(out, "  %s\t%d\t%d\t%d\t%.2f\t%.1f\t%.1f\t%.0f\t%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t\n", s.name,
-			total(r, func(t *tally) int { return t.left }),
+			total(r, (*tally).remaining),
 			total(r, func(t *tally) int { return t.first }),
 			total(r, func(t *tally) int { return t.after }),
 			100*median(of(r, func(t *tally) float64 { return float64(t.stale) / float64(max(t.reads, 1)) })),
@@ -138,21 +140,28 @@ func (b *bench) tabulate(w workload, results map[string][]tally) {
 }
 
 // compare reports what is promised of freshet.
-func (b *bench) compare(w workload, results map[string][]tally) {
-	var fresh, sound float64 // the best peer's share of fresh hits, and the rate of reads of those that leave nothing stale
-	for name, r := range results {
+func (b *bench) compare(prefix string, us []tally, results map[string][]tally) {
+	fresh, throughput := math.Inf(1), math.Inf(1)
+	for name, peer := range results {
 		if ours(name) {
 			continue
 		}
-		fresh = max(fresh, median(of(r, (*tally).freshShare)))
-		if total(r, func(t *tally) int { return t.left }) == 0 {
-			sound = max(sound, median(of(r, (*tally).readRate)))
+		fresh = min(fresh, ratio(us, peer, (*tally).freshShare))
+		if total(peer, (*tally).remaining) == 0 {
+			throughput = min(throughput, ratio(us, peer, (*tally).readRate))
 		}
 	}
-	prefix := "peers/" + w.name + "/"
-	r := results[freshetScheme]
-	b.report(prefix+"left/stale", float64(total(r, func(t *tally) int { return t.left + t.first })), "values stale after everything has settled")
-	b.report(prefix+"after/stale", float64(total(r, func(t *tally) int { return t.after })), "reads older than what was applied")
-	b.report(prefix+"fresh", median(of(r, (*tally).freshShare))/fresh, "times the best peer's share of fresh hits")
-	b.report(prefix+"throughput", median(of(r, (*tally).readRate))/sound, "times the best peer's that leaves nothing stale (+Inf: none does)")
+	b.report(prefix+"left/stale", float64(total(us, func(t *tally) int { return t.first + t.left })), "values stale after everything has settled")
+	b.report(prefix+"after/stale", float64(total(us, func(t *tally) int { return t.after })), "reads older than what was applied")
+	b.report(prefix+"fresh", fresh, "times the best peer's share of fresh hits")
+	b.report(prefix+"throughput", throughput, "times the best peer's that leaves nothing stale (+Inf: none does)")
+}
+
+// ratio compares what ran in the same round, since rounds differ by what else the machine did.
+func ratio(ours, theirs []tally, figure func(*tally) float64) float64 {
+	var ratios []float64
+	for i := range ours {
+		ratios = append(ratios, figure(&ours[i])/figure(&theirs[i]))
+	}
+	return median(ratios)
 }
