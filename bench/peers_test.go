@@ -75,6 +75,35 @@ func TestJudgeFindsStaleValues(t *testing.T) {
 	}
 }
 
+// TestCompare: the share of fresh hits is compared with every peer's, the rate of reads only with that of peers that
+// never left anything stale, and both within the rounds.
+func TestCompare(t *testing.T) {
+	t.Parallel()
+	run := func(reads, fresh, left int) tally {
+		return tally{reads: reads, hits: fresh, fresh: fresh, left: left, took: time.Second}
+	}
+	results := map[string][]tally{
+		freshetScheme:       {run(100, 90, 0), run(1000, 900, 0), run(10, 9, 0)},
+		"sound and slow":    {run(50, 25, 0), run(500, 250, 0), run(5, 2, 0)},
+		"fast and stale":    {run(400, 400, 0), run(4000, 4000, 1), run(40, 40, 0)},
+		freshetScheme + "!": {run(900, 900, 0), run(9000, 9000, 0), run(90, 90, 0)}, // no peer
+	}
+	b := &bench{out: io.Discard}
+	b.compare("p/", results[freshetScheme], results)
+	for _, want := range []figure{{name: "p/left/stale"}, {name: "p/after/stale"}, {name: "p/fresh", value: 0.9}, {name: "p/throughput", value: 2}} {
+		i := slices.IndexFunc(b.figures, func(f figure) bool { return f.name == want.name })
+		if i < 0 || b.figures[i].value != want.value {
+			t.Errorf("figures = %+v, want %s = %g", b.figures, want.name, want.value)
+		}
+	}
+	stale := []tally{{first: 2, left: 1, after: 3}, {left: 1}}
+	b = &bench{out: io.Discard}
+	b.compare("p/", stale, nil)
+	if left, after := b.figures[0].value, b.figures[1].value; left != 4 || after != 3 {
+		t.Errorf("left = %g, after = %g, want 4 and 3", left, after)
+	}
+}
+
 func TestVersionsReach(t *testing.T) {
 	t.Parallel()
 	v := newVersions()
