@@ -322,7 +322,7 @@ func logEnd(ctx context.Context, conn *pgx.Conn) (mvcc.LSN, error) {
 
 // follow watches how far the scheme's follower has come, until running ends.
 func (a *arena) follow(ctx, running context.Context, e *entrant) error {
-	for pause(running, 2*time.Millisecond) == nil {
+	for pause(running, 5*time.Millisecond) == nil { // rarely, since it costs what is measured
 		position, err := e.position(ctx)
 		if err != nil {
 			return err
