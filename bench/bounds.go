@@ -54,6 +54,14 @@ func bounds() []bound {
 		{figure: "hot/100/stale", limit: 0},
 		{figure: "killed/log/stale", limit: 0},
 		{figure: "killed/intent/stale", limit: 0},
+		{figure: "peers/primary/left/stale", limit: 0},
+		{figure: "peers/primary/after/stale", limit: 0},
+		{figure: "peers/primary/fresh", limit: 0.9, atLeast: true},
+		{figure: "peers/primary/throughput", limit: 0.9, atLeast: true},
+		{figure: "peers/standby/left/stale", limit: 0},
+		{figure: "peers/standby/after/stale", limit: 0},
+		{figure: "peers/standby/fresh", limit: 0.9, atLeast: true},
+		{figure: "peers/standby/throughput", limit: 0.9, atLeast: true},
 	}
 	for _, rate := range []int{10, 100, 1000} {
 		for _, lag := range []string{"5ms", "50ms", "300ms"} {

@@ -35,10 +35,11 @@ type job struct {
 	Redis     string `json:"redis"`
 	Slot      string `json:"slot"`
 	Namespace string `json:"namespace"`
-	Prefix    string `json:"prefix"`  // of loop's keys
-	Config    string `json:"config"`  // whose entries to follow; none: a single one
-	Until     int    `json:"until"`   // so many records deleted, which follow says when it has come to
-	Profile   string `json:"profile"` // where to write a CPU profile to, if anywhere
+	Prefix    string `json:"prefix"`   // of loop's keys
+	Position  string `json:"position"` // where loop writes the end of each transaction that it has dealt with, if anywhere
+	Config    string `json:"config"`   // whose entries to follow; none: a single one
+	Until     int    `json:"until"`    // so many records deleted, which follow says when it has come to
+	Profile   string `json:"profile"`  // where to write a CPU profile to, if anywhere
 
 	Scheme string        `json:"scheme"` // of write
 	ID     int           `json:"id"`     // of the row that write changes

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/freshet/freshet/mvcc"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/redis/rueidis"
@@ -37,7 +38,7 @@ func runLoop(ctx context.Context, j job) error {
 	if err := conn.Frontend().Flush(); err != nil {
 		return err
 	}
-	err = receive(ctx, conn, client, j.Prefix)
+	err = receive(ctx, conn, client, j)
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -52,7 +53,7 @@ func mustAddress(url string) string {
 	return option.InitAddress[0]
 }
 
-func receive(ctx context.Context, conn *pgconn.PgConn, client rueidis.Client, prefix string) error {
+func receive(ctx context.Context, conn *pgconn.PgConn, client rueidis.Client, j job) error {
 	for {
 		message, err := conn.ReceiveMessage(ctx)
 		if err != nil {
@@ -70,14 +71,32 @@ func receive(ctx context.Context, conn *pgconn.PgConn, client rueidis.Client, pr
 					return err
 				}
 			case 'w':
-				if id := updated(m.Data[25:]); id != nil {
-					if err := client.Do(ctx, client.B().Unlink().Key(prefix+string(id)).Build()).Error(); err != nil {
-						return err
-					}
+				if err := deal(ctx, client, j, m.Data[25:]); err != nil {
+					return err
 				}
 			}
 		}
 	}
+}
+
+// deal deletes the key of a changed row, and says where a transaction ends if anybody wants to know.
+func deal(ctx context.Context, client rueidis.Client, j job, data []byte) error {
+	if id := updated(data); id != nil {
+		return client.Do(ctx, client.B().Unlink().Key(j.Prefix+string(id)).Build()).Error()
+	}
+	if end := commitEnd(data); end != 0 && j.Position != "" {
+		return client.Do(ctx, client.B().Set().Key(j.Position).Value(end.String()).Build()).Error()
+	}
+	return nil
+}
+
+// commitEnd is the position behind a COMMIT, 0 for any other message.
+func commitEnd(data []byte) mvcc.LSN {
+	const end = 1 + 1 + 8 // 'C', flags, the commit's position
+	if len(data) < end+8 || data[0] != 'C' {
+		return 0
+	}
+	return mvcc.LSN(binary.BigEndian.Uint64(data[end:]))
 }
 
 // updated is the first column of an UPDATE's new row, nil for any other message.

@@ -35,7 +35,7 @@ func main() {
 
 // sizes is how much is measured.
 type sizes struct {
-	rounds int // interleaved runs of drain
+	rounds int // interleaved runs of drain, and of peers
 
 	transactions int // drain: single-row transactions, and the rows of the one large transaction
 
@@ -50,6 +50,9 @@ type sizes struct {
 
 	standbyTime time.Duration // per write rate and lag
 	kills       int           // writers of each scheme
+	peerTime    time.Duration // per scheme and round
+	peerDelay   time.Duration // between the two deletions of a double delete
+	peerLag     time.Duration // of the standby
 }
 
 func fullSizes() sizes {
@@ -60,6 +63,7 @@ func fullSizes() sizes {
 		hotTime:     8 * time.Second,
 		standbyTime: 6 * time.Second,
 		kills:       200,
+		peerTime:    2 * time.Second, peerDelay: 500 * time.Millisecond, peerLag: 300 * time.Millisecond,
 	}
 }
 
@@ -72,6 +76,7 @@ func shortSizes() sizes {
 		hotTime:     500 * time.Millisecond,
 		standbyTime: 150 * time.Millisecond,
 		kills:       3,
+		peerTime:    150 * time.Millisecond, peerDelay: 50 * time.Millisecond, peerLag: 50 * time.Millisecond,
 	}
 }
 
@@ -90,6 +95,7 @@ func parts() []part {
 		{"hot", hot},
 		{"standby", standby},
 		{"killed", killed},
+		{"peers", peers},
 	}
 }
 
@@ -137,7 +143,7 @@ func parse(args []string, lookup func(string) (string, bool), out io.Writer) (*b
 	which := flags.String("parts", environment(lookup, "BENCH", strings.Join(names, ",")), "what to measure (environment: BENCH)")
 	seed := flags.String("seed", environment(lookup, "SEED", "1"), "of the random choices (environment: SEED)")
 	full := fullSizes()
-	rounds := flags.Int("rounds", 0, "interleaved runs of drain (default "+strconv.Itoa(full.rounds)+")")
+	rounds := flags.Int("rounds", 0, "interleaved runs of drain and peers (default "+strconv.Itoa(full.rounds)+")")
 	transactions := flags.Int("transactions", 0, "transactions, or rows of the one transaction, of drain (default "+strconv.Itoa(full.transactions)+")")
 	if err := flags.Parse(args); err != nil {
 		return nil, nil, err
