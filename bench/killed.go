@@ -11,16 +11,16 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// scheme is a way in which a writer sees to what is cached of a row that it changes.
-type scheme string
+// writing is a way in which a writer sees to what is cached of a row that it changes.
+type writing string
 
 const (
-	plainScheme  scheme = "plain"  // cache-aside code: DEL after COMMIT
-	logScheme    scheme = "log"    // freshet, by a rule: the writer does nothing
-	intentScheme scheme = "intent" // freshet, of a row that no rule covers: an intent that commits with it
+	plainScheme  writing = "plain"  // cache-aside code: DEL after COMMIT
+	logScheme    writing = "log"    // freshet, by a rule: the writer does nothing
+	intentScheme writing = "intent" // freshet, of a row that no rule covers: an intent that commits with it
 )
 
-func schemes() []scheme { return []scheme{plainScheme, logScheme, intentScheme} }
+func writings() []writing { return []writing{plainScheme, logScheme, intentScheme} }
 
 const (
 	write       = "write"   // a child's kind of job: change one row, commit, invalidate
@@ -59,7 +59,7 @@ func killed(ctx context.Context, b *bench) error {
 		if err := a.warm(ctx, func() error { _, err := written.Get(ctx, id); return err }); err != nil {
 			return err
 		}
-		for _, s := range schemes() {
+		for _, s := range writings() {
 			rest := time.Duration(random.Int64N(int64(beforeDelete)))
 			if err := a.killWriter(ctx, job{Scheme: string(s), ID: id, Rest: rest}); err != nil {
 				return err
@@ -109,7 +109,7 @@ func (a *application) killWriter(ctx context.Context, j job) error {
 
 // countStale reads every key as its scheme does.
 func (a *application) countStale(ctx context.Context, items *freshet.Typed[int, item], written *freshet.Typed[int, int]) error {
-	stale := map[scheme]int{}
+	stale := map[writing]int{}
 	for id := 1; id <= a.b.sizes.kills; id++ {
 		present, err := a.client.Do(ctx, a.client.B().Exists().Key(plainKey(id)).Build()).AsInt64()
 		if err != nil {
@@ -131,7 +131,7 @@ func (a *application) countStale(ctx context.Context, items *freshet.Typed[int, 
 			stale[intentScheme]++
 		}
 	}
-	for _, s := range schemes() {
+	for _, s := range writings() {
 		share := 100 * float64(stale[s]) / float64(max(a.b.sizes.kills, 1))
 		a.b.report("killed/"+string(s)+"/stale", share, fmt.Sprintf("%% of %d keys stay stale", a.b.sizes.kills))
 	}
@@ -153,7 +153,7 @@ func runWrite(ctx context.Context, j job) error {
 		_, err = tx.Exec(ctx, `UPDATE `+table+` SET n = n + 1 WHERE id = $1`, id)
 		return tx, err
 	}
-	switch scheme(j.Scheme) {
+	switch writing(j.Scheme) {
 	case plainScheme:
 		client, err := rueidis.NewClient(rueidis.MustParseURL(j.Redis))
 		if err != nil {
