@@ -41,7 +41,7 @@ entries:
     depends_on: []
 `, s.namespace, s.url, s.slot, s.b.servers.redis.URL(), table, table, slowTable, slowTable, intentEntry, intentEntry)
 	path := filepath.Join(dir, "freshet.yaml")
-	return path, os.WriteFile(path, []byte(text), 0o600)
+	return path, os.WriteFile(path, []byte(text), 0o600) //nolint:gosec // a folder of the benchmark's own
 }
 
 // planned is what planning the file's entries comes to. The planner itself is left out of this program: it would bring

@@ -150,11 +150,12 @@ func Early(r Record, x Stamp, create bool) (Record, InvalidateOutcome) {
 	if r.Empty() && !create {
 		return Record{}, Absent
 	}
-	r, outcome := r.without(x)
+	r, outcome := without(r, x)
 	if outcome == Kept && r.Lease.IsZero() {
 		return r, Kept
 	}
-	if r.fence(x); len(r.Fences) > MaxFences {
+	r.fence(x)
+	if len(r.Fences) > MaxFences {
 		r.Lease = Lease{}
 		r.Fences = r.Fences[1:]
 		if outcome == Kept {
@@ -171,12 +172,13 @@ func Confirm(r Record, x Stamp) (Record, InvalidateOutcome) {
 	if r.Empty() {
 		return Record{}, Absent
 	}
-	r, outcome := r.without(x)
+	r, outcome := without(r, x)
 	if r.Lease.IsZero() {
 		r.Fences = slices.DeleteFunc(slices.Clone(r.Fences), func(f Stamp) bool { return f.XID == x.XID })
 		return r, outcome
 	}
-	if r.fence(x); len(r.Fences) > MaxFences {
+	r.fence(x)
+	if len(r.Fences) > MaxFences {
 		if outcome == Kept {
 			outcome = Removed
 		}
@@ -189,7 +191,7 @@ func Confirm(r Record, x Stamp) (Record, InvalidateOutcome) {
 func Unlink(Record) Record { return Record{} }
 
 // without is the record less a live value that does not contain x.
-func (r Record) without(x Stamp) (Record, InvalidateOutcome) {
+func without(r Record, x Stamp) (Record, InvalidateOutcome) {
 	switch {
 	case !r.State.Live():
 		return r, Fenced

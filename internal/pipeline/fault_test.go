@@ -66,9 +66,11 @@ func TestHungCommitWaitsAlone(t *testing.T) {
 	if again := r.cached("items", 1); again != hung {
 		t.Fatalf("the name moved from %s to %s", hung, again)
 	}
-	time.Sleep(3 * time.Second / 10) // what would remove it again must have had its time
-	if !r.present(hung) {
-		t.Error("a record was removed for good although the database still shows the row that it has")
+	d.await("gating the hung commit once more", func(st pipeline.Status) bool { return st.Waiting > 0 })
+	for until := time.Now().Add(300 * time.Millisecond); time.Now().Before(until); { // what would remove it again has its time
+		if !r.present(hung) {
+			t.Fatal("a record was removed for good although the database still shows the row that it has")
+		}
 	}
 	if wc := r.head().Wc; wc != stuck {
 		t.Errorf("HEAD went from %v to %v past a commit that is not confirmed", stuck, wc)
