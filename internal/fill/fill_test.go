@@ -15,6 +15,7 @@ import (
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 )
 
@@ -108,6 +109,39 @@ func TestSlowReaderWithOldRow(t *testing.T) {
 	}
 	read(t, r, 1, fill.Miss, price(1, 11))
 	if s := r.Stats(); s.Refused["lease_lost"] != 1 {
+		t.Errorf("Stats = %+v", s)
+	}
+}
+
+// TestRefusedFillGivesItsLeaseBack has the change confirmed by script, which leaves the lease to the slow reader, and a
+// fence with it. When the fill is refused, nobody waits for the end of that lease.
+func TestRefusedFillGivesItsLeaseBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	v := newValve()
+	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
+	old := background(t.Context(), r, "1")
+	<-v.reached
+	before, _ := w.gate()
+	w.reprice()
+	snapshot, lsn := w.gate()
+	batch := redisstore.Batch{
+		Expect: w.expected(), Wi: lsn, Si: snapshot, Advance: lsn, Sa: snapshot,
+		Keys: []redisstore.Stamped{{Name: w.name("product", "1"), Stamps: []fence.Stamp{{XID: before.Xmax, End: lsn}}}},
+	}
+	if _, err := w.daemon.Apply(t.Context(), batch); err != nil {
+		t.Fatal(err)
+	}
+	w.head.Wc = lsn
+	close(v.open)
+	if a := <-old; a.err != nil || string(a.value.Payload) != price(1, 10) || a.value.Reason != "not_covering" {
+		t.Errorf("the slow reader got %+v, %v", a.value, a.err)
+	}
+	if record, _ := w.record(w.name("product", "1")); record.State != fence.None || !record.Lease.IsZero() {
+		t.Errorf("the record is %+v", record)
+	}
+	read(t, r, 1, fill.Miss, price(1, 11))
+	if s := r.Stats(); s.Refused["not_covering"] != 1 || s.Waits != 0 || s.Fills != 1 {
 		t.Errorf("Stats = %+v", s)
 	}
 }

@@ -308,6 +308,9 @@ func (r *Reader) fill(ctx context.Context, e *declared, f *flight, name string, 
 		why = refusedNotNewer
 	}
 	r.stats.refused[why].Add(1)
+	if outcome == fence.NotCovering || outcome == fence.NotNewer {
+		r.release(ctx, name, token) // it is there still, and the next reader would wait for its end
+	}
 	return why
 }
 

@@ -158,7 +158,7 @@ func TestPromotionUnderAFill(t *testing.T) {
 	master := redistest.Start(t)
 	replica := master.Replica(t)
 	sentinels := master.Watch(t, 1, 1)
-	w := newWorld(t, master, options{redis: sentinels.URL, rewind: time.Hour})
+	w := newWorld(t, master, options{redis: sentinels.URL, rewind: time.Hour, timeout: patience})
 	slow := &gate{reached: make(chan struct{}, 1), open: make(chan struct{})}
 	w.slow.Store(slow)
 	read := make(chan error, 1)

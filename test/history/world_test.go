@@ -1,8 +1,10 @@
 package history
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -23,7 +25,13 @@ import (
 	"github.com/freshet/freshet/internal/testkit/servetest"
 )
 
-func TestMain(m *testing.M) { testkit.Main(m) }
+// TestMain has more tests run side by side than there are processors: they wait much more than they work.
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", "6"); err != nil { // what the command line says comes later, and counts
+		panic(err)
+	}
+	testkit.Main(m)
+}
 
 const (
 	namespace = "history"
@@ -62,9 +70,10 @@ type gate struct {
 }
 
 type options struct {
-	pg     *pgtest.Server // default: the shared one
-	rewind time.Duration  // default: 10 s
-	redis  string         // as everybody reaches the Redis; default: its own address
+	pg      *pgtest.Server // default: the shared one
+	rewind  time.Duration  // default: 10 s
+	timeout time.Duration  // of loads by code; default: 3 s
+	redis   string         // as everybody reaches the Redis; default: its own address
 	// daemon and library are other ways to the servers; they get the usual ones.
 	daemon, library way
 }
@@ -81,9 +90,7 @@ func newWorld(t *testing.T, redis *redistest.Server, o options) *world {
 	if o.redis == "" {
 		o.redis = redis.URL
 	}
-	if o.rewind == 0 {
-		o.rewind = 10 * time.Second
-	}
+	o.rewind, o.timeout = cmp.Or(o.rewind, 10*time.Second), cmp.Or(o.timeout, 3*time.Second)
 	o.pg.Exec(t, w.url, "CREATE SEQUENCE versions",
 		"CREATE TABLE items (id int8 PRIMARY KEY, v int8 NOT NULL, pad text NOT NULL DEFAULT repeat('x', 2000))",
 		fmt.Sprintf("INSERT INTO items SELECT g, nextval('versions') FROM generate_series(1, %d) g", items))
@@ -132,8 +139,8 @@ listen: 127.0.0.1:0
 defaults: {ttl: 1h, negative_ttl: 1h, load_timeout: 3s}
 entries:
   item: {key: "item:{id}", query: "SELECT id, v, pad FROM items WHERE id = @id"}
-  coded: {key: "coded:{id}", depends_on: [{table: items, key: "{id}"}], load_timeout: 40s}
-`, namespace, database, w.slot, o.rewind, redis)
+  coded: {key: "coded:{id}", depends_on: [{table: items, key: "{id}"}], load_timeout: %s}
+`, namespace, database, w.slot, o.rewind, redis, o.timeout)
 	file := filepath.Join(w.t.TempDir(), name)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		w.t.Fatal(err)
