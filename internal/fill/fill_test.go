@@ -113,9 +113,9 @@ func TestSlowReaderWithOldRow(t *testing.T) {
 	}
 }
 
-// TestRefusedFillGivesItsLeaseBack has the change confirmed by script, which leaves the lease to the slow reader, and a
+// TestFillRefusedAfterAConfirmGivesItsLeaseBack has the change confirmed by script, which leaves the lease to the slow reader, and a
 // fence with it. When the fill is refused, nobody waits for the end of that lease.
-func TestRefusedFillGivesItsLeaseBack(t *testing.T) {
+func TestFillRefusedAfterAConfirmGivesItsLeaseBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
 	v := newValve()

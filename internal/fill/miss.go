@@ -228,9 +228,7 @@ func (r *Reader) take(
 			r.release(ctx, name, token)
 			return
 		}
-		if f.unstored = r.fill(ctx, e, f, name, token); f.unstored == refusedNotCovering || f.unstored == refusedNotNewer {
-			r.release(ctx, name, token) // the lease stands, and nothing comes of it any more
-		}
+		f.unstored = r.fill(ctx, e, f, name, token)
 	})
 	if err != nil {
 		f.err = err
