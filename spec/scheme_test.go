@@ -18,6 +18,8 @@ type scheme struct {
 	claim                         claim
 	// fence adds a transaction to a record's fences; nil for a scheme without.
 	fence func(fences set, tx uint8) set
+	// window refuses every fill for a while after an invalidation.
+	window bool
 	// carried fences stay with the value that was filled under them.
 	carried bool
 	// script confirms let a value be that contains the transaction, and fence a lease; otherwise everything goes.
@@ -75,6 +77,7 @@ type cell struct {
 	lease   uint8
 	counter uint8
 	fences  set
+	closed  bool // no fill is taken
 }
 
 type schemeStore struct {
@@ -167,6 +170,10 @@ func (x *schemeExplorer) steps(s schemeState) {
 		x.emit(n, "standby: replays up to %d", n.replayed)
 	}
 	x.invalidate(s)
+	if n := s; s.store.cell.closed {
+		n.store.cell.closed = false
+		x.emit(n, "redis: the window ends")
+	}
 	for i := range x.reads {
 		x.read(s, i)
 	}
@@ -283,7 +290,7 @@ func (x *schemeExplorer) delivered(c cell, tx uint8) cell {
 // confirmed is a record after a transaction that is visible was invalidated.
 func (x *schemeExplorer) confirmed(c cell, tx uint8) cell {
 	if !x.script {
-		return cell{counter: x.counted(c)}
+		return cell{counter: x.counted(c), closed: x.window}
 	}
 	if !c.claim.has(tx) {
 		c.live, c.value, c.claim = false, 0, 0
@@ -392,7 +399,8 @@ func (x *schemeExplorer) claimed(s *schemeState, r *schemeRead, standby bool) se
 // fills reports whether the store takes a load.
 func (x *schemeExplorer) fills(c cell, r *schemeRead, i uint8) bool {
 	switch {
-	case x.lease && c.lease != i+1,
+	case c.closed,
+		x.lease && c.lease != i+1,
 		x.counter && c.counter != r.counter,
 		x.fences && c.fences&^r.claim != 0,
 		x.fences && c.live && c.claim&^r.claim != 0,

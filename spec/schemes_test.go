@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -25,6 +26,7 @@ func schemes() []scheme {
 	return []scheme{
 		{name: "cache-aside, DEL after COMMIT", want: never},
 		{name: "DEL when visible, plain SET", when: onVisible, want: never},
+		{name: "DEL when visible, and no fill for a while", when: onVisible, window: true, want: never},
 		{name: "counter, on delivery", when: onDelivery, counter: true, want: never},
 		{name: "counter, when visible", when: onVisible, counter: true, want: [columns]verdict{fine, stale, stale, stale}},
 		{name: "lease, on delivery", when: onDelivery, lease: true, want: never},
@@ -33,6 +35,7 @@ func schemes() []scheme {
 		{name: "fence of the highest id", when: onDelivery, fences: true, fence: highest, carried: true, want: never},
 		{name: "fence of the last id", when: onDelivery, fences: true, fence: last, carried: true, want: never},
 		{name: "fences below the horizon, dropped at fill", when: onDelivery, fences: true, fence: all, claim: byHorizon, want: [columns]verdict{fine, stale, stale, stale}},
+		{name: "fences, dropped at fill", when: onDelivery, fences: true, fence: all, want: [columns]verdict{fine, stale, stale, stale}},
 		{name: "fences, carried", when: onDelivery, fences: true, fence: all, carried: true, want: [columns]verdict{fine, fine, stale, stale}},
 		{name: "fences, carried, a standby's snapshot", when: onDelivery, fences: true, fence: all, carried: true, claim: byAnyServer, want: [columns]verdict{fine, stale, stale, stale}},
 		{name: "fences and lease, carried, HEAD", when: onDelivery, fences: true, fence: all, carried: true, lease: true, head: true, want: [columns]verdict{fine, fine, watermark, fine}},
@@ -106,7 +109,7 @@ func TestSchemes(t *testing.T) {
 			}
 			r := exploreScheme(x)
 			total += r.states
-			fmt.Fprintf(&table, " %s (%d) |", r.verdict, r.states)
+			fmt.Fprintf(&table, " %s, %d |", r.verdict, r.states)
 			if r.verdict != sc.want[i] {
 				t.Errorf("%s, %s: %s among %d states, want %s\n%s", sc.name, c.name, r.verdict, r.states, sc.want[i], strings.Join(r.trace, "\n"))
 			} else if r.verdict != fine {
@@ -116,6 +119,13 @@ func TestSchemes(t *testing.T) {
 		table.WriteString("\n")
 	}
 	t.Logf("verdict and number of states, %d in all:\n%s", total, table.String())
+	documented, err := os.ReadFile("../docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !deep() && !strings.Contains(string(documented), "| --- |\n"+table.String()+"\n") {
+		t.Errorf("docs/protocol.md does not have this table:\n%s", table.String())
+	}
 }
 
 // TestSoundSchemesUnderEverything has a standby, an eviction and a failover at once.
