@@ -11,10 +11,16 @@ type config struct {
 	readers   []readerKind
 	evictions uint8 // of the record or of HEAD
 	failovers uint8 // 0 or 1, to any older prefix
+	oldMaster bool  // it goes on answering readers until they come over
+	counts    uint8 // how often readers that do nothing else have the store count after a failover
+	crashes   uint8 // 0 or 1: the primary recovers without what was visible and not flushed
+	promotes  uint8 // 0 or 1: a standby takes the primary's place, and lacks what it has not replayed
+	clock     bool  // Redis' clock passes the end of leases, and steps back
 	moves     uint8 // of names, by a running daemon
 	retires   uint8 // of the second version of the entry, when there is one
 	versions  bool  // two versions of the entry are live: the file's own, and one that only older libraries use
 	empty     bool  // start without HEAD
+	cached    bool  // start with a value
 	forget    bool  // PostgreSQL may forget what was confirmed
 	safety    bool  // I3 is not asked for
 	early     bool  // D1: delivered transactions are fenced before they are visible
@@ -28,11 +34,23 @@ type readerKind struct {
 	old   bool // it uses the second version
 	// standby: it loads from a standby, which replays the log as it likes.
 	standby bool
+	joins   bool // R6: it waits for the other reader's load, as two readers of one process do
+	token   bool // it asks for a transaction whose COMMIT has returned
+	bounded bool // it asks for everything that was visible when it had the store count
 }
+
+func (k readerKind) demands() bool { return k.token || k.bounded }
 
 // standby reports whether any reader loads from one.
 func (c *config) standby() bool {
 	return slices.ContainsFunc(c.readers, func(k readerKind) bool { return k.standby })
+}
+
+// demands reports whether any reader asks HEAD what a value contains.
+func (c *config) demands() bool { return slices.ContainsFunc(c.readers, readerKind.demands) }
+
+func (c *config) bounded() bool {
+	return slices.ContainsFunc(c.readers, func(k readerKind) bool { return k.bounded })
 }
 
 // without lists the pieces of the protocol that can be left out.
@@ -45,7 +63,7 @@ type without struct {
 	replid          bool // D4: the name of the store's history is not compared
 	term            bool // all daemons have one term
 	intentFirst     bool // D3: INTENT is sent after the confirms
-	newGeneration   bool // 4.1: an absent HEAD is written again from memory
+	newGeneration   bool // an absent HEAD is written again from memory
 	roster          bool // R0: a cached roster is never confirmed again
 	judgedAfter     bool // R0: the roster's validity is judged before the GET is sent
 	wait            bool // D7: Wc does not wait until the old names are out of use
@@ -55,11 +73,22 @@ type without struct {
 	freshRevision   bool // D7: the next revision is the stored one plus one
 	confirmFences   bool // D3: a confirm by script does not fence leases
 	confirmCovers   bool // D3: a confirm by script keeps whatever value there is
-	activation      bool // 4.1: a version that returns has its old name again
+	activation      bool // a version that returns has its old name again
 	position        bool // R3: a standby's snapshot is believed, which lists nothing as running
 	priorPosition   bool // R3: a standby's position is read after the row
 	intentFloor     bool // R4: a standby's position is held against Wc
 	moveFloor       bool // R4: floors stay when names move
 	confirmAll      bool // D7: only the file's own version is confirmed
 	retireWait      bool // D7: Wc does not wait after a version was retired
+	fits            bool // R6: a waiter takes the row of its lease's holder as it is
+	sameLease       bool // R6: a waiter takes the row of whoever loads the key
+	endedLease      bool // D3: a confirm by script fences no lease that has ended
+	alive           bool // a database that lost transactions is followed as before
+	intentCompares  bool // D4: INTENT is written whatever HEAD holds, and the history's name is taken from its answer
+	headBeforeKey   bool // a token's reader reads HEAD after the value
+	oneConnection   bool // a token's reader goes on with its HEAD on another connection
+	saWaits         bool // D6: Sa does not wait until the log was read as far as its snapshot
+	tickBefore      bool // D6: the count is read after the snapshot
+	tickID          bool // counts have no id
+	drawCount       bool // D6: a daemon that claims HEAD goes on with the count that it finds
 }

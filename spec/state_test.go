@@ -28,7 +28,32 @@ type record struct {
 	claim  set   // what its coverage says: a snapshot,
 	replay uint8 // or a standby's position, plus one
 	token  uint8
+	end    uint8 // of the lease, by Redis' clock
 	fences set
+}
+
+// tick is a count that readers have the store keep, under an id.
+type tick struct{ id, n uint8 }
+
+// view is a gate's snapshot, where the log ended after it, and the count before it (D6).
+type view struct {
+	taken  bool
+	seen   set
+	insert uint8
+	tick   tick
+}
+
+// position is v once it does not matter where the log ended.
+func (v view) position() view {
+	v.insert = 0
+	return v
+}
+
+func (v view) String() string {
+	if !v.taken {
+		return ""
+	}
+	return fmt.Sprintf(", Sa %03b, count %d of id %d", uint8(v.seen), v.tick.n, v.tick.id)
 }
 
 // store is everything in Redis: what a replica may have an older copy of.
@@ -43,6 +68,9 @@ type store struct {
 	rosterRev, rosterName uint8
 	rosterOther           uint8 // the second live name, plus one; 0: there is none
 	records               [maxNames]record
+	sa                    view // what of it HEAD says
+	count                 tick
+	epoch                 uint8 // ghost: of the database that HEAD's daemon follows
 	confirmed             set   // ghost: CONFIRM went to this history while the transaction was visible
 	promised              uint8 // ghost: readers of any name may rely on the transactions up to here
 }
@@ -58,7 +86,10 @@ type daemon struct {
 	early          set // fenced early
 	batch, gate    set
 	wi, advance    uint8
-	again          bool // publishes the names that it found
+	again          bool  // publishes the names that it found
+	epoch          uint8 // of the database that it has a session with
+	count          tick  // as last read
+	waits, reached view  // for its turn, and with the batch
 }
 
 type reader struct {
@@ -67,12 +98,21 @@ type reader struct {
 	token          uint8 // the last one drawn
 	gen, rev, name uint8 // the cached roster, gen 0: none; name noName: it has not the reader's version
 	fresh          bool  // confirmed within T_r
+	behind         bool  // it is connected to the old master, which goes on answering
 	cov            set   // what the load saw, or the value that a GET found
 	must           set   // what the promise of this read is about
 	headFound      bool  // HEAD as read
 	headSi         set
 	headWi         uint8
 	replay         uint8 // the standby's position as read, plus one
+	claim          set   // what the load's coverage says
+	flight         uint8 // the reader whose load it waits for, plus one
+	have           bool  // that is there
+	fences         set   // that LEASE handed out
+	after, at      uint8 // the token: a transaction, plus one, and where the log was after its COMMIT; 0 for none
+	headWc, replid uint8
+	headSa         view
+	asked          tick
 }
 
 // state is a node of the graph. It is comparable, and holds nothing by reference.
@@ -83,10 +123,15 @@ type state struct {
 	slot             uint8 // what PostgreSQL may have forgotten
 	replayed         uint8 // how much of the log the standby has replayed
 	redis            store
-	replica          store // an older state of redis, once lagging
+	replica          store // an older state of redis, once lagging, or the old master after a failover
 	lagging, failed  bool
 	evictions, moves uint8
 	retires          uint8
+	clock, clocks    uint8 // Redis' clock, and how often it can still change
+	epoch            uint8 // of the database: it lost history so many times
+	begun            uint8 // the generations that were begun in this epoch, one bit for each
+	ids              uint8 // of counts
+	counts           uint8 // by readers that do nothing else, still to come
 	names, gens      uint8 // drawn so far; never drawn again
 	revs             uint8
 	daemons          [2]daemon
@@ -99,6 +144,14 @@ func live(name, other uint8, f func(name uint8)) {
 	if other != 0 {
 		f(other - 1)
 	}
+}
+
+// at is the store that a reader is connected to.
+func (s *state) at(reader int) *store {
+	if s.readers[reader].behind {
+		return &s.replica
+	}
+	return &s.redis
 }
 
 // end is e of the transaction: its place in the log, 0 while it is not there.
@@ -190,8 +243,31 @@ func (t *tables) shard(s *store) fence.Shard {
 	}
 	return fence.Shard{Found: true, Replid: t.replids[s.replid], Head: fence.Head{
 		Generation: t.generations[s.gen], Term: t.terms[s.term], Revision: uint64(s.rev),
-		Wi: mvcc.LSN(s.wi), Wc: mvcc.LSN(s.wc), Si: t.snapshots[s.si], Floors: s.buckets(),
+		Wi: mvcc.LSN(s.wi), Wc: mvcc.LSN(s.wc), Si: t.snapshots[s.si], Sa: t.horizon(s.sa), Tick: t.tick(s.sa.tick), Floors: s.buckets(),
 	}}
+}
+
+// horizon is Sa.
+func (t *tables) horizon(v view) mvcc.Snapshot {
+	if !v.taken {
+		return mvcc.Snapshot{}
+	}
+	return t.snapshots[v.seen]
+}
+
+// tick is a count as HEAD has it.
+func (t *tables) tick(c tick) fence.Tick {
+	if c.id == 0 {
+		return fence.Tick{}
+	}
+	return fence.Tick{ID: t.generations[c.id], N: uint64(c.n)}
+}
+
+func (t *tables) counted(c fence.Tick) tick {
+	if c.ID == "" {
+		return tick{}
+	}
+	return tick{id: uint8(slices.Index(t.generations[:], c.ID)), n: uint8(c.N)}
 }
 
 // buckets are the floors that were ever raised.
@@ -214,6 +290,10 @@ func (t *tables) write(s *store, f fence.Shard) {
 	for i := range s.floors {
 		s.floors[i] = uint8(f.Head.Floors[fence.Bucket(i)])
 	}
+	s.sa = view{}
+	if !f.Head.Sa.IsZero() {
+		s.sa = view{taken: true, seen: seen(f.Head.Sa), tick: t.counted(f.Head.Tick)}
+	}
 	for i, g := range t.generations {
 		if g == f.Head.Generation {
 			s.gen = uint8(i)
@@ -232,7 +312,7 @@ func (t *tables) record(r record) fence.Record {
 		f.State, f.Coverage, f.RowVersion = fence.Live, t.coverage(r.claim, r.replay), t.contents[r.cov]
 	}
 	if r.token != 0 {
-		f.Lease = fence.Lease{Token: t.tokens[r.token], End: 1}
+		f.Lease = fence.Lease{Token: t.tokens[r.token], End: int64(r.end)}
 	}
 	for tx := range uint8(maxTxs) {
 		if r.fences.has(tx) {
@@ -265,7 +345,7 @@ func (t *tables) stored(f fence.Record) record {
 	}
 	for i, token := range t.tokens {
 		if token == f.Lease.Token {
-			r.token = uint8(i)
+			r.token, r.end = uint8(i), uint8(f.Lease.End)
 		}
 	}
 	for _, x := range f.Fences {

@@ -11,6 +11,7 @@ func TestEachPieceIsNeeded(t *testing.T) {
 	t.Parallel()
 	once, early := readerKind{runs: 1}, readerKind{runs: 1, early: true}
 	twice, standby, old := readerKind{runs: 2}, readerKind{runs: 1, standby: true}, readerKind{runs: 2, old: true}
+	joins, token, bounded := readerKind{runs: 1, joins: true}, readerKind{runs: 1, token: true}, readerKind{runs: 1, bounded: true}
 	tests := []struct {
 		config
 		want string // the invariant that breaks
@@ -97,6 +98,51 @@ func TestEachPieceIsNeeded(t *testing.T) {
 		{config{
 			name: "R4: the floor of a new name", txs: 1, daemons: 1, readers: []readerKind{standby}, moves: 1, without: without{moveFloor: true},
 		}, "I2"},
+		{config{
+			name: "T15: a promoted standby is followed as before", txs: 1, daemons: 1, readers: []readerKind{once}, script: true, promotes: 1,
+			without: without{alive: true},
+		}, "I1"},
+		{config{
+			name: "T20: crash recovery goes unnoticed", txs: 1, daemons: 1, readers: []readerKind{once}, script: true, crashes: 1,
+			without: without{alive: true},
+		}, "I2"},
+		{config{
+			name: "T28: a waiter takes whatever its lease's holder loaded", txs: 1, daemons: 1, readers: []readerKind{once, joins}, script: true,
+			without: without{fits: true},
+		}, "waiter"},
+		{config{
+			name: "T28: a waiter joins whoever loads the key", txs: 1, daemons: 1, readers: []readerKind{once, joins}, without: without{sameLease: true, fits: true},
+		}, "waiter"},
+		{config{
+			name: "T32: INTENT is not compared", txs: 2, daemons: 1, readers: []readerKind{once}, failovers: 1, without: without{intentCompares: true},
+		}, "I1"},
+		{config{
+			name: "T34: a confirm passes over a lease that has ended", txs: 1, daemons: 1, readers: []readerKind{standby}, script: true, clock: true,
+			without: without{endedLease: true},
+		}, "I2"},
+		{config{
+			name: "tokens: HEAD is read after the value", txs: 1, daemons: 1, readers: []readerKind{once, token}, without: without{headBeforeKey: true},
+		}, "served"},
+		{config{
+			name: "tokens: HEAD of another connection", txs: 1, daemons: 1, readers: []readerKind{once, token}, failovers: 1,
+			without: without{oneConnection: true},
+		}, "served"},
+		{config{
+			name: "D6: Sa before the log was read so far", txs: 1, daemons: 1, readers: []readerKind{once, token}, without: without{saWaits: true},
+		}, "served"},
+		{config{
+			name: "D6: a bound by an Sa before the log was read so far", txs: 1, daemons: 1, readers: []readerKind{once, bounded}, without: without{saWaits: true},
+		}, "served"},
+		{config{
+			name: "D6: the count is read after the snapshot", txs: 1, daemons: 1, readers: []readerKind{once, bounded}, without: without{tickBefore: true},
+		}, "served"},
+		{config{
+			name: "D6: a count that began anew", txs: 1, daemons: 1, readers: []readerKind{{runs: 2, bounded: true}}, evictions: 1, without: without{tickID: true},
+		}, "served"},
+		{config{
+			name: "D6: a count that goes on after a failover, as the old master's does", txs: 1, daemons: 1, readers: []readerKind{bounded},
+			failovers: 1, oldMaster: true, counts: 1, cached: true, without: without{drawCount: true},
+		}, "served"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -77,6 +77,41 @@ func TestGuaranteesNameTestsThatExist(t *testing.T) {
 	}
 }
 
+// TestEveryCaseIsListed holds the table of docs/cases.md against the tests and the model: T1 to T37, each with something
+// that shows it, or the plain word that its part is not built.
+func TestEveryCaseIsListed(t *testing.T) {
+	t.Parallel()
+	text := read(t, "docs/cases.md")
+	if named, absent := missing(t, text); named < 40 || len(absent) > 0 {
+		t.Errorf("docs/cases.md names %d tests; these do not exist: %v", named, absent)
+	}
+	model := read(t, "spec/without_test.go") + read(t, "spec/schemes_test.go")
+	rows := regexp.MustCompile(`(?m)^\| (T\d+) \|(.*)\|(.*)\|(.*)\|(.*)\|$`).FindAllStringSubmatch(text, -1)
+	listed := map[string]bool{}
+	for i, row := range rows {
+		if want := fmt.Sprintf("T%d", i+1); row[1] != want {
+			t.Fatalf("%s is where %s should be", row[1], want)
+		}
+		if !strings.Contains(row[0], "not built") && !strings.Contains(row[5], "/Test") {
+			t.Errorf("%s has no test on real servers, and is not said to be not built", row[1])
+		}
+		for _, name := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[4], -1) {
+			listed[name[1]] = true
+			if !strings.Contains(model, `name: "`+name[1]+`"`) {
+				t.Errorf("%s: the model has no %q", row[1], name[1])
+			}
+		}
+	}
+	if len(rows) != 37 {
+		t.Errorf("%d cases are listed, not 37", len(rows))
+	}
+	for _, m := range regexp.MustCompile(`name: "(T\d+[^"]*)"`).FindAllStringSubmatch(model, -1) {
+		if !listed[m[1]] {
+			t.Errorf("the model's %q is not listed", m[1])
+		}
+	}
+}
+
 // TestLinksLeadSomewhere follows the relative links of the documents.
 func TestLinksLeadSomewhere(t *testing.T) {
 	t.Parallel()
