@@ -72,6 +72,9 @@ func TestGuaranteesNameTestsThatExist(t *testing.T) {
 			t.Errorf("this promise names no test: %s", promise)
 		}
 	}
+	if named, absent := missing(t, read(t, "docs/consistency.md")); named < 10 || len(absent) > 0 {
+		t.Errorf("docs/consistency.md names %d tests; these do not exist: %v", named, absent)
+	}
 	if _, absent := missing(t, "`internal/plan/TestThatNobodyWrote`"); len(absent) != 1 {
 		t.Error("a test that does not exist was not noticed")
 	}
