@@ -107,7 +107,7 @@ func TestStrictWhenTheFenceIsLost(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer store.Close()
-			if n, err := store.Sweep(t.Context(), nil); err != nil || n != 1 {
+			if n, err := store.Sweep(t.Context(), func() redisstore.Live { return redisstore.Live{} }); err != nil || n != 1 {
 				t.Errorf("%d records, %v, want the fence's", n, err)
 			}
 		},

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,8 +29,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type shelf struct {
 	params map[string][]rule.Param
 	values map[string]Value
-	err    error  // of every read
-	asked  Demand // by the last one
+	err    error // of every read
+
+	mu    sync.Mutex
+	asked Demand // by the last one
 }
 
 func (s *shelf) Params(_ context.Context, entry string) ([]rule.Param, error) {
@@ -41,7 +44,9 @@ func (s *shelf) Params(_ context.Context, entry string) ([]rule.Param, error) {
 }
 
 func (s *shelf) Read(_ context.Context, entry string, args []keytext.Arg, d Demand) (Value, error) {
+	s.mu.Lock()
 	s.asked = d
+	s.mu.Unlock()
 	if s.err != nil {
 		return Value{}, s.err
 	}

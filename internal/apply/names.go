@@ -85,7 +85,10 @@ func (n *Names) Move(i int, cause string, now time.Time) bool {
 	}
 	m.last = now
 	m.count++
-	if m.count > tooManyMoves && e.Suspended == "" {
+	if e.Suspended != "" {
+		return false // nobody reads under its name, and it gets another before anybody does
+	}
+	if m.count > tooManyMoves {
 		e.Suspended = "its name moved too often: " + cause
 		m.suspended = true
 	}

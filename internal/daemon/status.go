@@ -158,7 +158,7 @@ func (d *daemon) objectives(st *pipeline.Status) (all []Objective) {
 		if tolerated == 0 {
 			continue
 		}
-		suspended := slices.ContainsFunc(st.Entries, func(s pipeline.EntryStatus) bool { return s.Name == name && s.Suspended != "" })
+		suspended := slices.ContainsFunc(st.Entries, func(s pipeline.EntryStatus) bool { return s.Name == name && s.Retained == nil && s.Suspended != "" })
 		all = append(all, Objective{
 			Entry: name, Seconds: tolerated.Seconds(), Met: suspended || e.Backstop() <= tolerated || known && bound <= tolerated,
 		})

@@ -36,8 +36,9 @@ type confirmation struct {
 type names struct {
 	generation string
 	revision   uint64
-	entries    map[string]*live // the version of each declared entry that its declaration agrees with, if there is one
-	retained   []use            // of them, those that are served only while somebody registers that they are used
+	entries    map[string]*live   // the version of each declared entry that its declaration agrees with, if there is one
+	versions   map[string][]*live // every version of every entry
+	retained   []use              // of entries, those that are served only while somebody registers that they are used
 }
 
 type live struct {
@@ -223,7 +224,11 @@ func (r *Reader) confirmNames(ctx context.Context, before, next *confirmation) e
 }
 
 func (r *Reader) compile(roster *rule.Roster) *names {
-	n := &names{generation: roster.Generation, revision: roster.Revision, entries: map[string]*live{}}
+	n := &names{generation: roster.Generation, revision: roster.Revision, entries: map[string]*live{}, versions: map[string][]*live{}}
+	for version := range roster.Versions() {
+		n.versions[version.Name] = append(n.versions[version.Name],
+			&live{entry: version, prefix: rule.KeyPrefix(r.namespace, roster.Generation, version)})
+	}
 	for name, e := range r.entries {
 		version := roster.Version(name, e.digest)
 		if version == nil {

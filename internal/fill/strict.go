@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -48,27 +50,44 @@ func (r *Reader) Fence(ctx context.Context, x mvcc.XID, keys []Written) error {
 		if e == nil {
 			return fmt.Errorf("entry %s: %w", k.Entry, ErrUnknownEntry)
 		}
-		l, why := c.live(e)
-		switch {
-		case why == unknownDefinition && c.names.entries[k.Entry] != nil:
-			return fmt.Errorf("entry %s: %w: the daemon has it by another declaration", k.Entry, ErrNotFenced)
-		case l == nil:
-			continue
-		}
-		args, err := e.args(k.Key, l.entry.Params)
+		names, err := e.spelled(c, k.Key)
 		if err != nil {
-			return err
+			return errors.Join(err, group.Wait())
 		}
-		name := string(e.template.Append([]byte(l.prefix), args))
-		group.Go(func() error {
-			stamp := fence.Stamp{XID: x, End: unknownEnd}
-			if err := r.store.Early(ctx, redisstore.Stamped{Name: name, Stamps: []fence.Stamp{stamp}}); err != nil {
-				return fmt.Errorf("entry %s: %w: %w", k.Entry, ErrNotFenced, r.fenceFailed(c, err))
-			}
-			return nil
-		})
+		for _, name := range names {
+			group.Go(func() error {
+				stamp := fence.Stamp{XID: x, End: unknownEnd}
+				if err := r.store.Early(ctx, redisstore.Stamped{Name: name, Stamps: []fence.Stamp{stamp}}); err != nil {
+					return fmt.Errorf("entry %s: %w: %w", k.Entry, ErrNotFenced, r.fenceFailed(c, err))
+				}
+				return nil
+			})
+		}
 	}
 	return group.Wait()
+}
+
+// spelled are the names of a key in all live versions of its entry: other processes may read other versions than this one.
+// A version whose key has other parameters cannot be spelled from here.
+func (e *declared) spelled(c *confirmation, key Key) (names []string, err error) {
+	if c.names == nil {
+		return nil, nil
+	}
+	for _, l := range c.names.versions[e.name] {
+		if l.entry.Suspended != "" {
+			continue
+		}
+		template, err := rule.ParseTemplate(l.entry.Key)
+		if err != nil || !slices.Equal(template.Params(), e.template.Params()) || len(l.entry.Params) != len(template.Params()) {
+			return nil, fmt.Errorf("entry %s: %w: another version of it has the key %s", e.name, ErrNotFenced, l.entry.Key)
+		}
+		args, err := e.args(key, l.entry.Params)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, string(template.Append([]byte(l.prefix), args)))
+	}
+	return names, nil
 }
 
 // fenceFailed has readers know of a store that does not answer.

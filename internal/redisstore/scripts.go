@@ -34,6 +34,9 @@ var luaEarly string
 //go:embed lua/confirm.lua
 var luaConfirm string
 
+//go:embed lua/draw.lua
+var luaDraw string
+
 //go:embed lua/tick.lua
 var luaTick string
 
@@ -80,6 +83,7 @@ func newScript(parts ...string) script {
 type scripts struct {
 	lease, fill, release, tick, register                         script
 	early, confirm, intent, advance, claim, begin, roster, moved script
+	draw                                                         script
 }
 
 func newScripts() *scripts {
@@ -100,5 +104,6 @@ func newScripts() *scripts {
 		begin:    daemon(luaHead, luaBegin),
 		roster:   daemon(luaRoster),
 		moved:    daemon(luaHead, luaMove),
+		draw:     daemon(luaDraw),
 	}
 }

@@ -37,7 +37,11 @@ func (s *Store) Tick(ctx context.Context) (fence.Tick, error) {
 // with a server which others have failed over from could have counted there what others count here.
 func (c *Conn) DrawTick(ctx context.Context) error {
 	first := fence.Tick{ID: newTickID()}
-	if _, err := c.do(ctx, []rueidis.Completed{c.client.B().Set().Key(c.store.tickKey()).Value(first.String()).Build()}); err != nil {
+	draw := c.store.scripts.draw
+	_, err := c.run(ctx, []script{draw}, func() []rueidis.Completed {
+		return []rueidis.Completed{c.eval(draw, c.store.tickKey(), first.String())}
+	})
+	if err != nil {
 		return fmt.Errorf("begin to count ticks: %w", err)
 	}
 	return nil

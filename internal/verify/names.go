@@ -50,6 +50,19 @@ func newNames(namespace string, r *rule.Roster) (*names, error) {
 	return n, nil
 }
 
+// have reports whether the roster has a version of the entry.
+func (n *names) have(entry string) bool {
+	if n.entries[entry] != nil {
+		return true
+	}
+	for _, l := range n.prefixes {
+		if l.entry.Name == entry {
+			return true
+		}
+	}
+	return false
+}
+
 // find returns the live entry that a name belongs to, and the name's key; nil when readers would not use the name.
 func (n *names) find(name string) (l *live, key string) {
 	// f:<namespace>:<generation>:<entry>.<version>.<activation>:<key>; there is no colon in a part but the key.

@@ -154,7 +154,7 @@ func (v *verifier) begin(ctx context.Context) error {
 		return err
 	}
 	for _, entry := range v.Entries {
-		if v.names.entries[entry] == nil {
+		if !v.names.have(entry) {
 			return fmt.Errorf("%s: %w", entry, ErrNoEntry)
 		}
 	}
