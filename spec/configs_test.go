@@ -69,7 +69,7 @@ func protocolConfigs() []config {
 		configs = append(configs,
 			config{name: "deep: two versions, two daemons, failover", txs: 1, daemons: 2, readers: []readerKind{old}, versions: true, retires: 1, failovers: 1},
 			config{name: "deep: two versions, readers of both", txs: 2, daemons: 1, readers: []readerKind{twice, old}, versions: true, retires: 1},
-			config{name: "deep: two versions, three writers", txs: 3, daemons: 1, readers: []readerKind{once, old}, versions: true, retires: 1},
+			config{name: "deep: two versions, three writers", txs: 3, daemons: 1, readers: []readerKind{old}, versions: true, retires: 1},
 			config{name: "deep: three writers, two readers", txs: 3, daemons: 1, readers: []readerKind{once, early}},
 			config{name: "deep: early fences, confirms by script, three writers", txs: 3, daemons: 1, readers: []readerKind{early}, early: true, script: true},
 			config{name: "deep: early fences, confirms by script, two readers", txs: 2, daemons: 1, readers: []readerKind{once, early}, early: true, script: true},
