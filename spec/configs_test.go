@@ -83,7 +83,7 @@ func protocolConfigs() []config {
 			config{name: "deep: two standbys, failover", txs: 1, daemons: 1, readers: []readerKind{standby, standby}, failovers: 1},
 			config{name: "deep: a standby, names move, two daemons", txs: 1, daemons: 2, readers: []readerKind{standby}, moves: 1},
 			config{name: "deep: a standby, failover, eviction", txs: 1, daemons: 1, readers: []readerKind{standby}, failovers: 1, evictions: 1},
-			config{name: "deep: a waiter, early fences, failover", txs: 2, daemons: 1, readers: []readerKind{once, joins}, early: true, script: true, failovers: 1},
+			config{name: "deep: a waiter, early fences, failover", txs: 1, daemons: 1, readers: []readerKind{once, joins}, early: true, script: true, failovers: 1},
 			config{name: "deep: a waiter for a load from a standby", txs: 2, daemons: 1, readers: []readerKind{standby, joins}, early: true, script: true},
 			config{name: "deep: leases end, eviction", txs: 1, daemons: 1, readers: []readerKind{once, standby}, script: true, early: true, clock: true, evictions: 1},
 			config{name: "deep: the primary crashes, two daemons, two writers", txs: 2, daemons: 2, readers: []readerKind{once}, script: true, crashes: 1},
