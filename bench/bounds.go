@@ -58,10 +58,18 @@ func bounds() []bound {
 		{figure: "peers/primary/after/stale", limit: 0},
 		{figure: "peers/primary/fresh", limit: 0.9, atLeast: true},
 		{figure: "peers/primary/throughput", limit: 0.9, atLeast: true},
+		{figure: "peers/primary/tokens/left/stale", limit: 0},
+		{figure: "peers/primary/tokens/after/stale", limit: 0},
+		{figure: "peers/primary/tokens/fresh", limit: 0.9, atLeast: true},
+		{figure: "peers/primary/tokens/throughput", limit: 0.9, atLeast: true},
 		{figure: "peers/standby/left/stale", limit: 0},
 		{figure: "peers/standby/after/stale", limit: 0},
 		{figure: "peers/standby/fresh", limit: 0.9, atLeast: true},
 		{figure: "peers/standby/throughput", limit: 0.9, atLeast: true},
+		{figure: "peers/standby/tokens/left/stale", limit: 0},
+		{figure: "peers/standby/tokens/after/stale", limit: 0},
+		{figure: "peers/standby/tokens/fresh", limit: 0.9, atLeast: true},
+		{figure: "peers/standby/tokens/throughput", limit: 0.9, atLeast: true},
 	}
 	for _, rate := range []int{10, 100, 1000} {
 		for _, lag := range []string{"5ms", "50ms", "300ms"} {

@@ -24,6 +24,7 @@ func schemes(s sizes) []scheme {
 		{name: "go-redis/cache, local", open: opened(func(p peer) cache { return newGoCache(p, gocache.NewTinyLFU(2*peerRows, time.Minute)) })},
 		{name: "naive CDC", open: openNaive},
 		{name: freshetScheme, open: openFreshet},
+		{name: tokensScheme, open: openTokens},
 	}
 }
 

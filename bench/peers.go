@@ -67,6 +67,7 @@ func (b *bench) compete(ctx context.Context, w workload, standby *localserver.Po
 	}
 	b.tabulate(w, results)
 	b.compare("peers/"+w.name+"/", results[freshetScheme], results)
+	b.compare("peers/"+w.name+"/tokens/", results[tokensScheme], results)
 	return nil
 }
 
