@@ -4,14 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/freshet/freshet"
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/localserver"
 	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/mvcc"
 )
 
 // pausedTx does something just before its COMMIT.
@@ -71,6 +77,65 @@ func TestStrict(t *testing.T) {
 	get(t, read, 1, Product{ID: 1, Name: "pot 2!", Price: 24.5})
 	if after := reader.Stats(); after.Hits != before.Hits+1 {
 		t.Errorf("after a refresh: from %+v to %+v", before, after)
+	}
+}
+
+// TestStrictFencesEveryVersion: processes with another file read another version of the entry, and must not get an older
+// value from it either.
+func TestStrictFencesEveryVersion(t *testing.T) {
+	t.Parallel()
+	s := published(t)
+	p := pool(t, s.url)
+	store, err := redisstore.Open(t.Context(), redisstore.Options{URL: s.redis, Namespace: s.namespace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	publish := func(revision uint64, key string, params ...rule.Param) string {
+		t.Helper()
+		roster := s.roster()
+		other := *roster.Entries["product"]
+		other.Definition, other.Activation, other.Retained, other.Key = "00000000000000dd", "00000000000000ee", 1, key
+		other.Params = append(slices.Clone(other.Params), params...)
+		roster.Revision, roster.Retained = revision, []*rule.Entry{&other}
+		err := s.daemon(t.Context(), func(d *redisstore.Conn) error {
+			if _, _, err := d.Claim(t.Context(), s.head.Term); err != nil {
+				return err
+			}
+			return d.Move(t.Context(), s.expected(), roster.Text(), revision, "p")
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rule.KeyPrefix(s.namespace, roster.Generation, &other) + "product:1"
+	}
+	name := publish(2, "product:{id}")
+	token := fence.Token(strings.Repeat("a", 32))
+	if reply, err := store.Lease(t.Context(), name, token, time.Minute); err != nil || !reply.Granted {
+		t.Fatal(reply, err)
+	}
+	before := fence.Coverage{Snapshot: mvcc.Snapshot{Xmin: 3, Xmax: 3}}
+	outcome, err := store.Fill(t.Context(), name, redisstore.FillRequest{
+		Token: token, Coverage: before, State: fence.Live, Payload: []byte("{}"), TTL: time.Hour,
+	})
+	if err != nil || outcome != fence.Filled {
+		t.Fatal(outcome, err)
+	}
+	writer := open(t, freshet.Options{Config: s.file})
+	written := entry[int64, Product](t, writer, "product").Key(1, freshet.Strict())
+	if _, err := writer.Commit(t.Context(), begin(t, p, rename), written); err != nil {
+		t.Fatal(err)
+	}
+	if record, err := store.Get(t.Context(), name); err != nil || record.State != fence.None || len(record.Fences) != 1 {
+		t.Errorf("the other version's record is %+v, %v, want a fence alone", record, err)
+	}
+
+	// A key with other parameters cannot be spelled by this writer.
+	publish(3, "product:{id}:{shop}", rule.Param{Name: "shop", Type: keytext.Int4})
+	late := open(t, freshet.Options{Config: s.file})
+	_, err = late.Commit(t.Context(), begin(t, p, rename), entry[int64, Product](t, late, "product").Key(1, freshet.Strict()))
+	if !errors.Is(err, freshet.ErrNotFenced) || !errors.Is(err, freshet.ErrNotCommitted) {
+		t.Errorf("Commit() = %v, want it refused", err)
 	}
 }
 

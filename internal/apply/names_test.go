@@ -22,14 +22,18 @@ func TestEntryThatMovesTooOftenComesBack(t *testing.T) {
 		seen[entries[0].Activation] = true
 		now = now.Add(time.Second)
 		n.Move(0, "cause", now)
-		n.Move(1, "cause", now)
+		if n.Move(1, "cause", now) {
+			t.Fatal("an entry under whose name nobody reads has its names moved: all would wait for that")
+		}
 	}
 	if entries[0].Suspended == "" || len(n.prefixes(0)) != 0 {
 		t.Fatal("the entry is not suspended")
 	}
 	for range 10 { // moves go on, more slowly: it stays out
 		now = now.Add(movesWithin - time.Second)
-		n.Move(0, "cause", now)
+		if n.Move(0, "cause", now) {
+			t.Fatal("names move again of an entry that is suspended for it")
+		}
 		if n.restless(now) || n.revive(now) {
 			t.Fatal("the entry came back while it moves")
 		}
