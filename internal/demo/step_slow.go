@@ -123,12 +123,12 @@ func (s *stage) freshetSlowRead(ctx context.Context, id int64, between bool) (se
 	if err != nil {
 		return seen, err
 	}
-	// The daemon takes the reader's lease away.
+	// The daemon fences the reader's lease, or takes it away.
 	key := fmt.Sprintf("tag:%d", id)
 	err = until(ctx, freshWithin, pollPause, func(ctx context.Context) error {
 		record, err := s.record(ctx, "price_tag", key)
-		if err == nil && !record.Lease.IsZero() {
-			err = fmt.Errorf("the lease of %s is still there", key)
+		if err == nil && !record.Lease.IsZero() && len(record.Fences) == 0 {
+			err = fmt.Errorf("the lease of %s is still there without a fence", key)
 		}
 		return err
 	})
