@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/freshet/freshet/internal/fence"
@@ -27,6 +28,7 @@ const (
 type flight struct {
 	ready   chan struct{} // closed when it is loaded, or failed
 	sent    time.Duration // by the Reader's clock, before the database was asked
+	fences  []fence.Stamp // that the record had when the lease was granted
 	loaded  pgload.Loaded
 	err     error
 	reason  refusal // why it may not be stored
@@ -112,6 +114,9 @@ func (r *Reader) miss(
 		r.mu.Lock()
 		f := r.flights[reply.Holder]
 		r.mu.Unlock()
+		if f != nil && !f.knows(reply.Record.Fences) {
+			return alone(notCovered) // it may have been under way for long, and most likely misses what was fenced since
+		}
 		if f != nil {
 			if err := f.wait(ctx, timer); err != nil {
 				return Value{}, false, fmt.Errorf("entry %s: %w", e.name, err)
@@ -166,6 +171,16 @@ func (f *flight) wait(ctx context.Context, timer *time.Timer) error {
 	}
 }
 
+// knows reports whether all fences were there before the flight's load began.
+func (f *flight) knows(fences []fence.Stamp) bool {
+	for _, x := range fences {
+		if !slices.ContainsFunc(f.fences, func(y fence.Stamp) bool { return y.XID == x.XID }) {
+			return false
+		}
+	}
+	return true
+}
+
 // poll looks at the key until it is live, or until its holder's lease is gone: then the next LEASE may be granted.
 func (r *Reader) poll(ctx context.Context, name string, holder fence.Token) (fence.Record, error) {
 	pause := firstPause
@@ -198,7 +213,7 @@ func (r *Reader) take(
 	ctx context.Context, e *declared, l *live, c *confirmation, name string, token fence.Token, reply *redisstore.LeaseReply,
 	args []keytext.Arg, load LoadFunc, n *need,
 ) (*flight, error) {
-	f := &flight{ready: make(chan struct{}), done: make(chan struct{})}
+	f := &flight{ready: make(chan struct{}), done: make(chan struct{}), fences: reply.Record.Fences}
 	r.mu.Lock()
 	r.flights[token] = f
 	r.mu.Unlock()

@@ -192,11 +192,18 @@ func (w *world) name(entry, arg string) string {
 }
 
 // reprice makes the price of product 1 eleven.
-func (w *world) reprice() {
+// reprice makes the price of product 1 eleven, and returns by which transaction.
+func (w *world) reprice() (x mvcc.XID) {
 	w.t.Helper()
-	if _, err := w.db.Exec(w.t.Context(), "UPDATE product SET price = 11 WHERE id = 1"); err != nil {
+	var text string
+	err := w.db.QueryRow(w.t.Context(), "UPDATE product SET price = 11 WHERE id = 1 RETURNING pg_current_xact_id()::text").Scan(&text)
+	if err == nil {
+		x, err = mvcc.ParseXID(text)
+	}
+	if err != nil {
 		w.t.Fatal(err)
 	}
+	return x
 }
 
 // change makes the price of product 1 eleven, and does everything that the daemon does about it.
