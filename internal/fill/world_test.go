@@ -191,7 +191,6 @@ func (w *world) name(entry, arg string) string {
 	return rule.KeyPrefix(w.namespace, w.head.Generation, w.roster.Entries[entry]) + entry + ":" + arg
 }
 
-// reprice makes the price of product 1 eleven.
 // reprice makes the price of product 1 eleven, and returns by which transaction.
 func (w *world) reprice() (x mvcc.XID) {
 	w.t.Helper()
