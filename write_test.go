@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -383,21 +384,17 @@ func TestCommitErrors(t *testing.T) {
 	}
 }
 
-// cutConn is cut once it has sent what follows cut.
+// cutConn sends what follows cut, and hears nothing any more: the server's answer is lost.
 type cutConn struct {
 	net.Conn
 	cut *atomic.Bool
 }
 
-func (c cutConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
+func (c cutConn) Read(p []byte) (int, error) {
 	if c.cut.Load() {
-		// The server gets it and answers; the answer is lost.
-		if tcp, ok := c.Conn.(*net.TCPConn); ok {
-			_ = tcp.CloseRead()
-		}
+		return 0, io.ErrUnexpectedEOF
 	}
-	return n, err
+	return c.Conn.Read(p)
 }
 
 // cutTx is cut from its server after COMMIT was sent.

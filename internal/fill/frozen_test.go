@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	briefly = 500 * time.Millisecond // the load timeout of who reads from a store that hangs
+	briefly = time.Second // the load timeout of who reads from a store that hangs
 	// atMost is what a read may take of it: the load timeout, and a margin for a machine that has other things to do.
 	atMost = 2 * briefly
 )

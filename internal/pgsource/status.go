@@ -30,6 +30,7 @@ type statusWriter struct {
 	received  atomic.Uint64 // written by Run
 	confirmed atomic.Uint64 // only grows
 	asked     chan struct{} // capacity 1: the server wants an update at once
+	asking    chan struct{} // capacity 1: somebody wants to hear of the server
 	stopping  chan struct{}
 	stopped   chan struct{}
 }
@@ -37,7 +38,7 @@ type statusWriter struct {
 func (w *statusWriter) init(conn net.Conn, reader *pacedReader, confirmed mvcc.LSN, interval time.Duration) {
 	w.conn, w.reader, w.interval = conn, reader, interval
 	w.confirmed.Store(uint64(confirmed))
-	w.asked = make(chan struct{}, 1)
+	w.asked, w.asking = make(chan struct{}, 1), make(chan struct{}, 1)
 	w.stopping, w.stopped = make(chan struct{}), make(chan struct{})
 }
 
@@ -66,6 +67,14 @@ func (w *statusWriter) answer() {
 	}
 }
 
+// ask has the server asked at once how far it is.
+func (w *statusWriter) ask() {
+	select {
+	case w.asking <- struct{}{}:
+	default:
+	}
+}
+
 // run sends updates until stop. A connection that cannot be written to ends Run.
 func (w *statusWriter) run() {
 	defer close(w.stopped)
@@ -83,6 +92,8 @@ func (w *statusWriter) run() {
 		case <-w.stopping:
 			return
 		case <-w.asked:
+		case <-w.asking:
+			ask = true
 		case now := <-tick.C:
 			quiet++
 			if n := w.reader.reads.Load(); n != reads || !w.reader.waiting.Load() {

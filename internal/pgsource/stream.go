@@ -39,6 +39,7 @@ type Stream struct {
 
 	running atomic.Bool
 	ran     chan struct{} // closed when Run has returned
+	heard   chan struct{} // capacity 1: the server said how far it is
 	closing sync.Once
 	closed  error
 }
@@ -80,6 +81,7 @@ func Start(ctx context.Context, o Options, from change.Position) (*Stream, error
 		decoder:  newDecoder(near),
 		logger:   o.Logger.With(slog.String("slot", o.Slot)),
 		ran:      make(chan struct{}),
+		heard:    make(chan struct{}, 1),
 	}
 	s.reader.stream(s.conn, session.patience())
 	s.status.init(s.conn, s.reader, session.confirmed, session.statusInterval(o.StatusInterval))
@@ -182,6 +184,12 @@ func (s *Stream) keepalive(ctx context.Context, data []byte, sink change.Sink) e
 		}
 		s.status.answer()
 	}
+	defer func() {
+		select {
+		case s.heard <- struct{}{}:
+		default:
+		}
+	}()
 	if s.decoder.open {
 		return nil
 	}
@@ -227,6 +235,24 @@ func (s *Stream) dispatch(ctx context.Context, data []byte, sink change.Sink) er
 	case kindRelation, kindType, kindOrigin:
 	}
 	return nil
+}
+
+// CatchUp waits until Run has handed over everything that the server had sent when it was called, for no longer than d: a
+// server's answer comes behind what it sent before. For a stop in order, which need not leave to the next start what is
+// on the way already.
+func (s *Stream) CatchUp(d time.Duration) {
+	select {
+	case <-s.heard: // an older answer
+	default:
+	}
+	s.status.ask()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-s.heard:
+	case <-s.ran:
+	case <-timer.C:
+	}
 }
 
 // Confirm says that the slot may forget everything before p. It never goes back, and is sent with the next status

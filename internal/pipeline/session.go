@@ -469,8 +469,9 @@ func (s *session) follow(ctx context.Context) error {
 	group, working := errgroup.WithContext(working)
 	reading, stopReading := context.WithCancel(working)
 	defer context.AfterFunc(ctx, func() {
-		stopReading()
 		time.AfterFunc(drain, abort)
+		s.stream.CatchUp(drain / 10)
+		stopReading()
 	})()
 	group.Go(func() error {
 		err := s.stream.Run(reading, out)
