@@ -65,6 +65,7 @@ type Applier struct {
 	waiting  int // bytes of pending
 	backoff  time.Duration
 	gateAt   time.Time // when to ask again for what is not visible
+	stepped  time.Time // when the last step ended
 	settleAt time.Time // until then Wc stands still, after names moved
 	idleAt   time.Time
 	newest   mvcc.LSN      // where the last part ended
@@ -125,6 +126,8 @@ const (
 	// The server sends a commit before the committing session has made it visible, mostly by less than this.
 	firstBackoff = 100 * time.Microsecond
 	lastBackoff  = 100 * time.Millisecond
+	// crowd is how long after a step what is fenced waits for the next one.
+	crowd = 3 * time.Millisecond
 	// withdrawAfter is how long the database may go on showing an old row until it is cached again.
 	withdrawAfter = 100 * time.Millisecond
 	// idleEvery bounds how often an idle database moves HEAD.
@@ -156,9 +159,12 @@ func (a *Applier) Run(ctx context.Context) error {
 			if part, closed = a.opts.Queue.take(); part != nil {
 				a.adopt(part)
 				fresh = true
+				if err := a.early(ctx); err != nil {
+					return err
+				}
 			}
 		}
-		if fresh && !a.onlyIdle() || a.due(now) {
+		if fresh && !a.onlyIdle() && !a.crowded(now) || a.due(now) {
 			if err := a.step(ctx, nil); err != nil {
 				return err
 			}
@@ -315,6 +321,17 @@ func (a *Applier) withdraw(batch *redisstore.Batch, now time.Time) {
 	}
 }
 
+// crowded has a part whose keys are fenced wait a little for others when there was a step just now: three round trips are
+// then made for several transactions, and the next one's keys are fenced the sooner.
+func (a *Applier) crowded(now time.Time) bool {
+	until := a.stepped.Add(crowd)
+	if a.pending[len(a.pending)-1].fenced.IsZero() || !now.Before(until) {
+		return false
+	}
+	a.gateAt = until
+	return true
+}
+
 // stamped appends the keys of a small part under the names that are live now, each with those of its transactions that
 // are chosen; keys without any are left out.
 func (a *Applier) stamped(keys []redisstore.Stamped, part *Part, choose func(it *item) bool) []redisstore.Stamped {
@@ -339,9 +356,6 @@ func (a *Applier) stamped(keys []redisstore.Stamped, part *Part, choose func(it 
 // step gates what is pending and sends what is visible: intent, confirms and the advance of HEAD (D2 to D4). With a
 // request, or when rows asked for it, it then moves names (D7).
 func (a *Applier) step(ctx context.Context, req *request) error {
-	if err := a.early(ctx); err != nil {
-		return err
-	}
 	seen := view{tick: a.asking.tick, taken: time.Now()}
 	snapshot, insert, err := a.opts.Gate.Snapshot(ctx)
 	if err != nil {
@@ -546,6 +560,7 @@ func (a *Applier) finish(ready []*pendingPart, result redisstore.Result, batch r
 	} else {
 		a.backoff = min(2*a.backoff, lastBackoff)
 	}
+	a.stepped = now
 	a.gateAt = now.Add(a.backoff)
 	a.idleAt = now.Add(idleEvery)
 	if a.asking.lively(now) {
