@@ -42,6 +42,14 @@ func (w *world) rest(ctx context.Context) error {
 		if err == nil && (!found || head.Wc < target) {
 			err = fmt.Errorf("head is at %v, the last commit before %v", head.Wc, target)
 		}
+		if err != nil {
+			return err
+		}
+		// A roster that was lost is noticed within some seconds, which HEAD does not wait for.
+		roster, err := w.roster(ctx)
+		if err == nil && (roster.Generation != head.Generation || roster.Revision != head.Revision) {
+			err = fmt.Errorf("the roster has revision %d, head %d", roster.Revision, head.Revision)
+		}
 		return err
 	})
 	if err != nil {
