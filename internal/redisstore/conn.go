@@ -80,10 +80,12 @@ func (c *Conn) do(ctx context.Context, commands []rueidis.Completed) ([]rueidis.
 	if err := c.broken.Load(); err != nil {
 		return nil, *err
 	}
-	// With a deadline the client writes and reads right here; without one it hands every command to goroutines of its
-	// own, and each step of a batch waits for two of them to be woken.
-	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
-	defer cancel()
+	if _, bounded := ctx.Deadline(); !bounded && ctx.Err() == nil {
+		// Under a context that never ends, or has a deadline, the client writes and reads right here, for replyTimeout at
+		// most. Under any other it hands every command to goroutines of its own, and each step of a batch waits for two of
+		// them to be woken. A deadline of our own would cost a timer.
+		ctx = context.WithoutCancel(ctx)
+	}
 	replies := c.client.DoMulti(ctx, commands...)
 	var first error
 	for _, r := range replies {

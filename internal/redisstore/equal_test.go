@@ -64,10 +64,15 @@ func someToken() *rapid.Generator[fence.Token] {
 func stored() *rapid.Generator[fence.Record] {
 	return rapid.Custom(func(t *rapid.T) fence.Record {
 		r := fence.Record{State: fence.State(rapid.IntRange(0, 4).Draw(t, "state"))}
-		if rapid.Bool().Draw(t, "leased") {
+		plain := rapid.Bool().Draw(t, "plain")
+		if !plain && rapid.Bool().Draw(t, "leased") {
 			r.Lease = fence.Lease{Token: someToken().Draw(t, "token"), End: rapid.SampledFrom([]int64{1, 1 << 62}).Draw(t, "end")}
 		}
-		for range rapid.IntRange(0, 3).Draw(t, "fences") {
+		fences := 0
+		if !plain {
+			fences = rapid.IntRange(0, 3).Draw(t, "fences")
+		}
+		for range fences {
 			r.Fences = append(r.Fences, fence.Stamp{
 				XID: mvcc.XID(rapid.Uint64Range(1, 9).Draw(t, "x")), End: mvcc.LSN(rapid.Uint64Range(1, 9).Draw(t, "e")),
 			})
@@ -219,18 +224,91 @@ func TestScriptsOnRecordsEqualFence(t *testing.T) {
 	})
 }
 
-// stamps are what one key is fenced or confirmed with at a time.
-func stamps() *rapid.Generator[[]fence.Stamp] {
-	return rapid.SliceOfNDistinct(rapid.Custom(func(t *rapid.T) fence.Stamp {
-		return fence.Stamp{
-			XID: mvcc.XID(rapid.Uint64Range(1, 40).Draw(t, "x")), End: mvcc.LSN(rapid.Uint64Range(1, 9).Draw(t, "e")),
+// What the scripts decide first, before they look at all of a record: every way in which one transaction can lie to a
+// coverage.
+func TestScriptsEqualFenceOnPlainRecords(t *testing.T) {
+	t.Parallel()
+	s := open(t, redistest.Shared(t))
+	c := connect(t, s)
+	confirm := func(keys []Stamped) (Result, error) {
+		replies, err := c.confirm(t.Context(), false, nil, nil, keys)
+		var result Result
+		if err == nil {
+			err = result.add(replies)
 		}
-	}), 1, 9, func(x fence.Stamp) mvcc.XID { return x.XID })
+		return result, err
+	}
+	seen := mvcc.Snapshot{Xmin: 5, Xmax: 9, Xip: []mvcc.XID{5, 7}}
+	for _, coverage := range []fence.Coverage{{Snapshot: seen}, {Replay: 7}, {}} {
+		for _, state := range []fence.State{fence.None, fence.Live, fence.Negative} {
+			for x := mvcc.XID(4); x <= 10; x++ {
+				name := s.testName(fmt.Sprint("plain:", coverage, state, x))
+				twin := fence.Record{State: state}
+				if state != fence.None {
+					twin.Coverage, twin.RowVersion, twin.Payload = coverage, "1", []byte(strings.Repeat("x", 1000))
+				}
+				err := s.client.Do(t.Context(), s.client.B().Set().Key(name).Value(string(twin.Append(nil))).Build()).Error()
+				if state == fence.None {
+					err = s.client.Do(t.Context(), s.client.B().Unlink().Key(name).Build()).Error()
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				stamp := fence.Stamp{XID: x, End: mvcc.LSN(x)}
+				keys := []Stamped{{Name: name, Stamps: []fence.Stamp{stamp}}}
+				for _, step := range []struct {
+					name   string
+					script func() (Result, error)
+					fence  func() (fence.Record, fence.InvalidateOutcome)
+				}{
+					{
+						"Early", func() (Result, error) { return c.Early(t.Context(), keys) },
+						func() (fence.Record, fence.InvalidateOutcome) { return fence.Early(twin, stamp, true) },
+					},
+					{
+						"confirm", func() (Result, error) { return confirm(keys) },
+						func() (fence.Record, fence.InvalidateOutcome) { return fence.Confirm(twin, stamp) },
+					},
+					{
+						"confirm again", func() (Result, error) { return confirm(keys) },
+						func() (fence.Record, fence.InvalidateOutcome) { return fence.Confirm(twin, stamp) },
+					},
+				} {
+					got, err := step.script()
+					if err != nil {
+						t.Fatal(err)
+					}
+					var outcome fence.InvalidateOutcome
+					twin, outcome = step.fence()
+					same(t, step.name, got, []fence.InvalidateOutcome{outcome})
+					stored, err := s.Read(t.Context(), name)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if (stored == nil) != twin.Empty() || stored != nil && !bytes.Equal(stored, twin.Append(nil)) {
+						t.Fatalf("%s of %d at %v %v left %q, fence has %q", step.name, x, state, coverage, stored, twin.Append(nil))
+					}
+				}
+			}
+		}
+	}
+}
+
+// stamps are what one key is fenced or confirmed with at a time: often a single one, about which coverages say something.
+func stamps() *rapid.Generator[[]fence.Stamp] {
+	of := func(last uint64, least, most int) *rapid.Generator[[]fence.Stamp] {
+		return rapid.SliceOfNDistinct(rapid.Custom(func(t *rapid.T) fence.Stamp {
+			return fence.Stamp{
+				XID: mvcc.XID(rapid.Uint64Range(1, last).Draw(t, "x")), End: mvcc.LSN(rapid.Uint64Range(1, 9).Draw(t, "e")),
+			}
+		}), least, most, func(x fence.Stamp) mvcc.XID { return x.XID })
+	}
+	return rapid.OneOf(of(9, 1, 1), of(40, 1, 9))
 }
 
 // same holds the counts that a script's answer gave against fence's outcomes, of which the last one is answered, or that
 // a value was removed.
-func same(t *rapid.T, what string, got Result, outcomes []fence.InvalidateOutcome) {
+func same(t rapid.TB, what string, got Result, outcomes []fence.InvalidateOutcome) {
 	t.Helper()
 	var want Result
 	switch {

@@ -31,8 +31,14 @@ var luaFences string
 //go:embed lua/early.lua
 var luaEarly string
 
+//go:embed lua/early_plain.lua
+var luaEarlyPlain string
+
 //go:embed lua/confirm.lua
 var luaConfirm string
+
+//go:embed lua/confirm_plain.lua
+var luaConfirmPlain string
 
 //go:embed lua/draw.lua
 var luaDraw string
@@ -96,8 +102,8 @@ func newScripts() *scripts {
 		release:  newScript(allowedWhenFull, luaRecord, luaRelease),
 		register: newScript(allowedWhenFull, luaRegister),
 		tick:     newScript(allowedWhenFull, luaTick),
-		early:    daemon(luaSnapshot, luaRecord, luaFences, luaEarly),
-		confirm:  daemon(luaSnapshot, luaRecord, luaFences, luaConfirm),
+		early:    daemon(luaEarlyPlain, luaSnapshot, luaRecord, luaFences, luaEarly),
+		confirm:  daemon(luaConfirmPlain, luaSnapshot, luaRecord, luaFences, luaConfirm),
 		intent:   daemon(luaHead, luaSnapshot, luaIntent),
 		advance:  daemon(luaHead, luaAdvance),
 		claim:    daemon(luaHead, luaClaim),
