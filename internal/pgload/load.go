@@ -150,7 +150,7 @@ func wrap(sql string, result rule.Result, withServer bool) string {
 // LoadFunc runs code that loads with any number of statements, in a read-only transaction in which all of them see one
 // snapshot, the one of the first statement. The code returns JSON, and whether there is such a thing.
 func (l *Loader) LoadFunc(ctx context.Context, load func(context.Context, pgx.Tx) ([]byte, bool, error)) (Loaded, error) {
-	conn, _, err := l.acquire(ctx)
+	conn, link, err := l.acquire(ctx)
 	if err != nil {
 		return Loaded{}, err
 	}
@@ -160,24 +160,25 @@ func (l *Loader) LoadFunc(ctx context.Context, load func(context.Context, pgx.Tx
 		return Loaded{}, classify(ctx, "begin load", err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
-	query := statement{sql: "SELECT 'null', " + stateColumns + ", " + serverColumns}
-	rows, err := exchange(ctx, conn.Conn().PgConn(), query)
-	if err != nil {
-		return Loaded{}, classify(ctx, "begin load", err)
+	// Under repeatable read, a statement before the code's own has the snapshot of all of them.
+	query := "SELECT 'null', " + stateColumns
+	if link.pooled {
+		query += ", " + serverColumns
 	}
-	loaded, s, err := single(rows[0])
+	loaded, s, err := l.plain(ctx, conn, link, query, nil)
 	if err != nil {
 		return Loaded{}, err
 	}
 	if !usual(text(s.settings)) {
-		if rows, err = exchange(ctx, conn.Conn().PgConn(), statement{sql: localSettings}, query); err != nil {
+		rows, err := exchange(ctx, conn.Conn().PgConn(), statement{sql: localSettings}, statement{sql: query})
+		if err != nil {
 			return Loaded{}, classify(ctx, "begin load", err)
 		}
 		if loaded, s, err = single(rows[1]); err != nil {
 			return Loaded{}, err
 		}
 	}
-	if loaded.Server, err = s.server(); err != nil {
+	if loaded, err = s.finish(loaded, link); err != nil {
 		return Loaded{}, err
 	}
 	if loaded.Payload, loaded.Found, err = load(ctx, tx); err != nil {
@@ -186,7 +187,6 @@ func (l *Loader) LoadFunc(ctx context.Context, load func(context.Context, pgx.Tx
 	if err := tx.Commit(ctx); err != nil {
 		return Loaded{}, classify(ctx, "end load", err)
 	}
-	s.judge(&loaded)
 	return loaded, nil
 }
 
