@@ -11,6 +11,7 @@ import (
 
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/rule"
 )
 
@@ -120,8 +121,8 @@ func (t *Typed[K, V]) loadFunc(key K) fill.LoadFunc {
 	if t.load == nil {
 		return nil
 	}
-	return func(ctx context.Context, tx pgx.Tx) ([]byte, bool, error) {
-		value, err := t.load(ctx, tx, key)
+	return func(ctx context.Context, q pgload.Querier) ([]byte, bool, error) {
+		value, err := t.load(ctx, q, key)
 		if errors.Is(err, ErrNotFound) || errors.Is(err, pgx.ErrNoRows) {
 			return nil, false, nil
 		}

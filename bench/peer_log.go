@@ -102,7 +102,7 @@ func openFreshet(ctx context.Context, a *arena) (_ *entrant, err error) {
 		return nil, err
 	}
 	for i := range e.caches {
-		cache, err := freshet.Open(ctx, freshet.Options{Config: path, Database: a.pools[i]})
+		cache, err := freshet.Open(ctx, freshet.Options{Config: path, Database: a.pools[i], Replicas: a.replicas()})
 		if err != nil {
 			return nil, err
 		}

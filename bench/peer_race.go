@@ -191,6 +191,14 @@ func (a *arena) leave(ctx context.Context) error {
 	return errors.Join(err, a.b.servers.exec(ctx, a.b.servers.pg.URL("postgres"), `DROP DATABASE `+a.namespace+` WITH (FORCE)`))
 }
 
+// replicas are the standby's pool, if there is one.
+func (a *arena) replicas() []*pgxpool.Pool {
+	if a.standby == nil {
+		return nil
+	}
+	return []*pgxpool.Pool{a.standby}
+}
+
 // load reads a row from the primary, or from the standby every second time, and then takes its time.
 func (a *arena) load(ctx context.Context, instance, id int) (value, error) {
 	pool := a.pools[instance]

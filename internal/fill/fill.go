@@ -14,8 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
@@ -51,13 +49,13 @@ type Names interface {
 // Loader is what reading needs of the database.
 type Loader interface {
 	Load(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (pgload.Loaded, error)
-	LoadFunc(ctx context.Context, load func(context.Context, pgx.Tx) ([]byte, bool, error)) (pgload.Loaded, error)
+	LoadFunc(ctx context.Context, load LoadFunc) (pgload.Loaded, error)
 	Types(ctx context.Context, sql string) ([]keytext.Type, error)
 	Visible(ctx context.Context) (mvcc.Snapshot, pgload.Server, error)
 }
 
 // LoadFunc loads one value of an entry that code loads: JSON, and whether there is such a thing.
-type LoadFunc = func(ctx context.Context, tx pgx.Tx) (payload []byte, found bool, err error)
+type LoadFunc = pgload.Func
 
 // Entry is a declared entry and how long its values stay.
 type Entry struct {

@@ -235,9 +235,9 @@ func TestCodeLoads(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
 	r := w.reader(nil, nil)
-	load := func(ctx context.Context, tx pgx.Tx) ([]byte, bool, error) {
+	load := func(ctx context.Context, q pgload.Querier) ([]byte, bool, error) {
 		var p int
-		err := tx.QueryRow(ctx, "SELECT price FROM product WHERE id = 3").Scan(&p)
+		err := q.QueryRow(ctx, "SELECT price FROM product WHERE id = 3").Scan(&p)
 		return fmt.Appendf(nil, `%d`, p), true, err
 	}
 	for _, status := range []fill.Status{fill.Miss, fill.Hit} {
@@ -266,7 +266,7 @@ func TestFailedLoadGivesItsLeaseBack(t *testing.T) {
 	w := newWorld(t, options{})
 	r := w.reader(nil, nil)
 	own := errors.New("no such luck")
-	_, err := r.Get(t.Context(), "code", arg("1"), func(context.Context, pgx.Tx) ([]byte, bool, error) { return nil, false, own })
+	_, err := r.Get(t.Context(), "code", arg("1"), func(context.Context, pgload.Querier) ([]byte, bool, error) { return nil, false, own })
 	if !errors.Is(err, own) {
 		t.Fatalf("error = %v", err)
 	}

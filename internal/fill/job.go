@@ -47,9 +47,8 @@ func (r *Reader) load(
 		return pgload.Loaded{}, fmt.Errorf("wait for a load: %w", r.ended(ctx))
 	}
 	r.stats.loads.Add(1)
-	// Code that loads needs one snapshot for all of its statements; on a standby there is no telling what that sees.
-	if reply != nil && load == nil {
-		if loaded, ok := r.fromReplica(ctx, e, l, reply, args); ok {
+	if reply != nil {
+		if loaded, ok := r.fromReplica(ctx, e, l, reply, args, load); ok {
 			return loaded, nil
 		}
 	}

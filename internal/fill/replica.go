@@ -17,6 +17,7 @@ import (
 // Replica is a standby that loads may go to.
 type Replica interface {
 	Load(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (pgload.Loaded, error)
+	LoadFunc(ctx context.Context, load LoadFunc, enough func(*pgload.Loaded) bool) (pgload.Loaded, error)
 }
 
 const (
@@ -105,14 +106,17 @@ func (o replicaOutcome) String() string {
 // fromReplica loads from a standby, if there is one that can be recent enough. Only a row that the rules allow to be
 // stored is taken: any other is nobody's, and the load goes to the primary.
 func (r *Reader) fromReplica(
-	ctx context.Context, e *declared, l *live, reply *redisstore.LeaseReply, args []keytext.Arg,
+	ctx context.Context, e *declared, l *live, reply *redisstore.LeaseReply, args []keytext.Arg, load LoadFunc,
 ) (loaded pgload.Loaded, ok bool) {
 	if len(r.standbys) == 0 || !reply.HeadFound {
 		return pgload.Loaded{}, false
 	}
-	sql, err := e.sql(l)
-	if err != nil {
-		return pgload.Loaded{}, false // the primary's load says so
+	sql := ""
+	if load == nil {
+		var err error
+		if sql, err = e.sql(l); err != nil {
+			return pgload.Loaded{}, false // the primary's load says so
+		}
 	}
 	need := requirement{head: &reply.Head, fences: reply.Record.Fences}
 	s, outcome := r.choose(need.position())
@@ -122,7 +126,12 @@ func (r *Reader) fromReplica(
 	}
 	limited, cancel := context.WithTimeout(ctx, e.LoadTimeout/replicaShare)
 	defer cancel()
-	loaded, err = s.replica.Load(limited, sql, e.Declared.Result, args)
+	var err error
+	if load != nil {
+		loaded, err = s.replica.LoadFunc(limited, load, need.met)
+	} else {
+		loaded, err = s.replica.Load(limited, sql, e.Declared.Result, args)
+	}
 	outcome = s.judge(&need, &loaded, err)
 	r.stats.replicas[outcome].Add(1)
 	switch outcome {

@@ -3,14 +3,13 @@ package fill_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/fill"
@@ -230,6 +229,10 @@ func TestReplicaStandsStill(t *testing.T) {
 
 type replicaFunc func(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (pgload.Loaded, error)
 
+func (f replicaFunc) LoadFunc(context.Context, fill.LoadFunc, func(*pgload.Loaded) bool) (pgload.Loaded, error) {
+	return pgload.Loaded{}, errors.ErrUnsupported
+}
+
 func (f replicaFunc) Load(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (pgload.Loaded, error) {
 	return f(ctx, sql, result, args)
 }
@@ -263,20 +266,42 @@ func TestReplicaOfAnotherDatabase(t *testing.T) {
 	}
 }
 
-// TestCodeAndBypassLoadFromThePrimary: where nothing is stored, or several statements need one snapshot.
-func TestCodeAndBypassLoadFromThePrimary(t *testing.T) {
+// TestCodeLoadsFromAReplica where that is recent enough, once, and from the primary otherwise.
+func TestCodeLoadsFromAReplica(t *testing.T) {
+	t.Parallel()
+	w := newStandby(t)
+	runs := 0
+	stored := func(want string) fence.Record {
+		t.Helper()
+		v, err := w.r.Get(t.Context(), "code", arg("1"), func(ctx context.Context, q pgload.Querier) (text []byte, found bool, err error) {
+			runs++
+			err = q.QueryRow(ctx, "SELECT price::text FROM product WHERE id = 1").Scan(&text)
+			return text, true, err
+		})
+		record, _ := w.record(w.name("code", "1"))
+		if err != nil || v.Status != fill.Miss || string(v.Payload) != want || string(record.Payload) != want {
+			t.Fatalf("Get = %+v, %v; stored %+v", v, err, record)
+		}
+		return record
+	}
+	if record := stored("10"); !record.Coverage.Standby() || runs != 1 {
+		t.Errorf("coverage %v after %d runs, want the standby's", record.Coverage, runs)
+	}
+	w.standby.Pause(t)
+	w.reprice()
+	w.confirm(w.name("code", "1"))
+	if record := stored("11"); record.Coverage.Standby() || runs != 2 {
+		t.Errorf("coverage %v after %d runs, want the primary's", record.Coverage, runs)
+	}
+}
+
+// TestBypassLoadsFromThePrimary: there, nothing says how recent a row has to be.
+func TestBypassLoadsFromThePrimary(t *testing.T) {
 	t.Parallel()
 	w := newStandby(t)
 	w.standby.Pause(t)
 	w.reprice()
-	v, err := w.r.Get(t.Context(), "code", arg("1"), func(ctx context.Context, tx pgx.Tx) (text []byte, found bool, err error) {
-		err = tx.QueryRow(ctx, "SELECT price::text FROM product WHERE id = 1").Scan(&text)
-		return text, true, err
-	})
-	if err != nil || string(v.Payload) != "11" {
-		t.Errorf("loaded by code: %s, %v", v.Payload, err)
-	}
-	if v, err = w.r.GetPast(t.Context(), "product", arg("1"), nil); err != nil || string(v.Payload) != price(1, 11) {
+	if v, err := w.r.GetPast(t.Context(), "product", arg("1"), nil); err != nil || string(v.Payload) != price(1, 11) {
 		t.Errorf("past the cache: %s, %v", v.Payload, err)
 	}
 	for outcome, n := range w.r.Stats().Replicas {

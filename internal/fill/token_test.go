@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -407,9 +408,9 @@ func TestTokenOfCode(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
 	r := w.reader(nil, nil)
-	load := func(ctx context.Context, tx pgx.Tx) (payload []byte, found bool, err error) {
+	load := func(ctx context.Context, q pgload.Querier) (payload []byte, found bool, err error) {
 		var p int
-		err = tx.QueryRow(ctx, "SELECT price FROM product WHERE id = 1").Scan(&p)
+		err = q.QueryRow(ctx, "SELECT price FROM product WHERE id = 1").Scan(&p)
 		return []byte(strconv.Itoa(p)), true, err
 	}
 	for _, want := range []int{11, 12} {

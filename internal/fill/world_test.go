@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/rueidis"
 
@@ -365,7 +364,7 @@ func (s *slow) Load(ctx context.Context, sql string, result rule.Result, args []
 	return s.around(ctx, func() (pgload.Loaded, error) { return s.Loader.Load(ctx, sql, result, args) })
 }
 
-func (s *slow) LoadFunc(ctx context.Context, load func(context.Context, pgx.Tx) ([]byte, bool, error)) (pgload.Loaded, error) {
+func (s *slow) LoadFunc(ctx context.Context, load func(context.Context, pgload.Querier) ([]byte, bool, error)) (pgload.Loaded, error) {
 	return s.around(ctx, func() (pgload.Loaded, error) { return s.Loader.LoadFunc(ctx, load) })
 }
 

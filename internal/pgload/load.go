@@ -116,7 +116,7 @@ func collect(ctx context.Context, rows pgx.Rows) (loaded Loaded, s state, err er
 		if count > 1 {
 			return Loaded{}, state{}, ErrManyRows
 		}
-		if err := rows.Scan(append([]any{&loaded.Payload}, s.targets()...)...); err != nil {
+		if err := rows.Scan(append([]any{&loaded.Payload}, s.targets(len(rows.FieldDescriptions())-1)...)...); err != nil {
 			return Loaded{}, state{}, classify(ctx, "load", err)
 		}
 	}
@@ -145,49 +145,6 @@ func wrap(sql string, result rule.Result, withServer bool) string {
 	// Two rows are enough to know that there are too many.
 	return "SELECT freshet_r.j, " + columns + " FROM (SELECT 1) freshet_o LEFT JOIN LATERAL (" +
 		"SELECT pg_catalog.row_to_json(freshet_q)::text AS j FROM (" + sql + "\n) freshet_q LIMIT 2) freshet_r ON true"
-}
-
-// LoadFunc runs code that loads with any number of statements, in a read-only transaction in which all of them see one
-// snapshot, the one of the first statement. The code returns JSON, and whether there is such a thing.
-func (l *Loader) LoadFunc(ctx context.Context, load func(context.Context, pgx.Tx) ([]byte, bool, error)) (Loaded, error) {
-	conn, link, err := l.acquire(ctx)
-	if err != nil {
-		return Loaded{}, err
-	}
-	defer conn.Release()
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
-	if err != nil {
-		return Loaded{}, classify(ctx, "begin load", err)
-	}
-	defer tx.Rollback(context.WithoutCancel(ctx))
-	// Under repeatable read, a statement before the code's own has the snapshot of all of them.
-	query := "SELECT 'null', " + stateColumns
-	if link.pooled {
-		query += ", " + serverColumns
-	}
-	loaded, s, err := l.plain(ctx, conn, link, query, nil)
-	if err != nil {
-		return Loaded{}, err
-	}
-	if !usual(text(s.settings)) {
-		rows, err := exchange(ctx, conn.Conn().PgConn(), statement{sql: localSettings}, statement{sql: query})
-		if err != nil {
-			return Loaded{}, classify(ctx, "begin load", err)
-		}
-		if loaded, s, err = single(rows[1]); err != nil {
-			return Loaded{}, err
-		}
-	}
-	if loaded, err = s.finish(loaded, link); err != nil {
-		return Loaded{}, err
-	}
-	if loaded.Payload, loaded.Found, err = load(ctx, tx); err != nil {
-		return Loaded{}, classify(ctx, "load", err)
-	}
-	if err := tx.Commit(ctx); err != nil {
-		return Loaded{}, classify(ctx, "end load", err)
-	}
-	return loaded, nil
 }
 
 // Describe asks the server for the types of a query's parameters, by preparing it.

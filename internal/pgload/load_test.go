@@ -267,8 +267,8 @@ func TestSettingsAreAdapted(t *testing.T) {
 	if got, err := l.Load(t.Context(), sql, rule.One, texts("1")); err != nil || got.Refuse != "" {
 		t.Errorf("after failures: %+v, %v", got, err)
 	}
-	got, err := l.LoadFunc(t.Context(), func(ctx context.Context, tx pgx.Tx) (text []byte, found bool, err error) {
-		err = tx.QueryRow(ctx, "SELECT made::text FROM product WHERE id = 1").Scan(&text)
+	got, err := l.LoadFunc(t.Context(), func(ctx context.Context, q pgload.Querier) (text []byte, found bool, err error) {
+		err = q.QueryRow(ctx, "SELECT made::text FROM product WHERE id = 1").Scan(&text)
 		return text, true, err
 	})
 	if err != nil || string(got.Payload) != "2024-01-01 08:00:00+00" || got.Refuse != "" {
@@ -311,10 +311,10 @@ func TestLoadFunc(t *testing.T) {
 	t.Parallel()
 	l, server, url := open(t)
 	// A write between the statements is in neither: the snapshot is the first statement's.
-	got, err := l.LoadFunc(t.Context(), func(ctx context.Context, tx pgx.Tx) ([]byte, bool, error) {
+	got, err := l.LoadFunc(t.Context(), func(ctx context.Context, q pgload.Querier) ([]byte, bool, error) {
 		server.Exec(t, url, "UPDATE product SET name = 'later' WHERE id = 1") //nolint:contextcheck // the writer's is not the load's
 		var name string
-		err := tx.QueryRow(ctx, "SELECT name FROM product WHERE id = 1").Scan(&name)
+		err := q.QueryRow(ctx, "SELECT name FROM product WHERE id = 1").Scan(&name)
 		return []byte(name), true, err
 	})
 	if err != nil || string(got.Payload) != `a "quoted" é` || got.Refuse != "" || !got.Found || got.Server.System == "" || got.Server.Timeline != 1 {
@@ -325,15 +325,15 @@ func TestLoadFunc(t *testing.T) {
 		t.Errorf("coverage %v is not before %v (%v)", got.Coverage, after.Coverage, err)
 	}
 	var query *pgload.QueryError
-	_, err = l.LoadFunc(t.Context(), func(ctx context.Context, tx pgx.Tx) ([]byte, bool, error) {
-		_, err := tx.Exec(ctx, "DELETE FROM product")
-		return nil, false, err
+	_, err = l.LoadFunc(t.Context(), func(ctx context.Context, q pgload.Querier) ([]byte, bool, error) {
+		var id int
+		return nil, false, q.QueryRow(ctx, "DELETE FROM product RETURNING id").Scan(&id)
 	})
 	if !errors.As(err, &query) || query.Code != "25006" {
 		t.Errorf("a load that writes: %v", err)
 	}
 	own := errors.New("no such thing")
-	_, err = l.LoadFunc(t.Context(), func(context.Context, pgx.Tx) ([]byte, bool, error) { return nil, false, own })
+	_, err = l.LoadFunc(t.Context(), func(context.Context, pgload.Querier) ([]byte, bool, error) { return nil, false, own })
 	if !errors.Is(err, own) || errors.Is(err, pgload.ErrUnavailable) || errors.As(err, &query) {
 		t.Errorf("the code's own error: %v", err)
 	}

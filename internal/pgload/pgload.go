@@ -185,12 +185,15 @@ func ask(ctx context.Context, conn *pgconn.PgConn) (*link, error) {
 		return nil, errNothing
 	}
 	row := rows[0][0]
-	known := &link{pid: string(row[0]), pooled: string(row[0]) != strconv.FormatUint(uint64(conn.PID()), 10)}
+	known := &link{pid: string(row[0]), pooled: string(row[0]) != processOf(conn)}
 	if string(row[1]) == "false" {
 		known.server, err = newServer(string(row[2]), string(row[3]))
 	}
 	return known, err
 }
+
+// processOf is the process that a connection was introduced to.
+func processOf(conn *pgconn.PgConn) string { return strconv.FormatUint(uint64(conn.PID()), 10) }
 
 // System asks which server the pool leads to, and the name of the database.
 func (l *Loader) System(ctx context.Context) (system, database string, err error) {

@@ -91,8 +91,8 @@ func loadThrough(ctx context.Context, l *pgload.Loader, i int) error {
 	if err != nil || string(got.Payload) != want || got.Refuse != "" || got.Server.Timeline != 1 || got.Coverage.Snapshot.IsZero() {
 		return fmt.Errorf("Load = %s %+v, %w", got.Payload, got, err)
 	}
-	got, err = l.LoadFunc(ctx, func(ctx context.Context, tx pgx.Tx) (text []byte, found bool, err error) {
-		err = tx.QueryRow(ctx, "SELECT made::text FROM product WHERE id = $1 AND $2 = $2::int", 1, i).Scan(&text)
+	got, err = l.LoadFunc(ctx, func(ctx context.Context, q pgload.Querier) (text []byte, found bool, err error) {
+		err = q.QueryRow(ctx, "SELECT made::text FROM product WHERE id = $1 AND $2 = $2::int", 1, i).Scan(&text)
 		return text, true, err
 	})
 	if err != nil || string(got.Payload) != "2024-01-01 08:00:00+00" || got.Refuse != "" || got.Server.Timeline != 1 {
@@ -121,8 +121,8 @@ func TestPoolerSwapsTheServer(t *testing.T) {
 	t.Cleanup(l.Close)
 	r := p.replica(t, pooler.URL(p.name))
 	byCode := func() pgload.Loaded {
-		got, err := l.LoadFunc(t.Context(), func(ctx context.Context, tx pgx.Tx) (text []byte, found bool, err error) {
-			err = tx.QueryRow(ctx, "SELECT name FROM product WHERE id = 1").Scan(&text)
+		got, err := l.LoadFunc(t.Context(), func(ctx context.Context, q pgload.Querier) (text []byte, found bool, err error) {
+			err = q.QueryRow(ctx, "SELECT name FROM product WHERE id = 1").Scan(&text)
 			return text, true, err
 		})
 		if err != nil {
@@ -136,6 +136,15 @@ func TestPoolerSwapsTheServer(t *testing.T) {
 	}
 	if got := loadName(t, r); got.Refuse != "" || got.Coverage.Snapshot.IsZero() || got.Server != first.Server {
 		t.Errorf("a replica that is the primary: Load = %+v", got)
+	}
+	for range 2 {
+		got, err := r.LoadFunc(t.Context(), func(context.Context, pgload.Querier) ([]byte, bool, error) {
+			t.Error("code ran where two statements may run on two servers")
+			return nil, false, nil
+		}, func(*pgload.Loaded) bool { return true })
+		if err != nil || !strings.Contains(got.Refuse, "pooler") || !got.Coverage.IsZero() {
+			t.Errorf("code for a replica behind a pooler: LoadFunc = %+v, %v", got, err)
+		}
 	}
 	connections := l.Pool().Stat().NewConnsCount()
 

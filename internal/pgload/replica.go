@@ -2,6 +2,7 @@ package pgload
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -14,7 +15,10 @@ import (
 
 // Replica loads from a hot standby. What it loads is covered by the position up to which the standby had replayed
 // before the query began (R3): there, snapshots do not say what they see.
-type Replica struct{ loader *Loader }
+type Replica struct {
+	loader *Loader
+	pooled atomic.Bool // code cannot load over it: a pooler may lead each transaction to another server
+}
 
 // replicaCancelWait is short: whoever gives up a standby goes on to the primary.
 const replicaCancelWait = 50 * time.Millisecond

@@ -122,6 +122,68 @@ func TestReplica(t *testing.T) {
 	}
 }
 
+// TestReplicaRunsCode: the position is one from before the code's snapshot, whatever is replayed while the code runs
+// (T12); code does not run where nobody could use what it loads, and its own error is no answer.
+func TestReplicaRunsCode(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	r := p.replica(t, p.there)
+	first := p.rename(t, "first")
+	p.standby.CatchUp(t)
+	var later fence.Stamp
+	names := func(ctx context.Context, q pgload.Querier) ([]byte, bool, error) {
+		var before, after string
+		if err := q.QueryRow(ctx, "SELECT name FROM product WHERE id = 1").Scan(&before); err != nil {
+			return nil, false, err
+		}
+		later = p.rename(t, "later") //nolint:contextcheck // the writer's is not the load's
+		p.standby.CatchUp(t)         //nolint:contextcheck // likewise
+		err := q.QueryRow(ctx, "SELECT name FROM product WHERE id = 1").Scan(&after)
+		return []byte(before + ", " + after), true, err
+	}
+	every := func(*pgload.Loaded) bool { return true }
+	got, err := r.LoadFunc(t.Context(), names, every)
+	if err != nil || string(got.Payload) != "first, first" || !got.Found || got.Refuse != "" || got.Server.Timeline != 1 {
+		t.Fatalf("LoadFunc = %s %+v, %v", got.Payload, got, err)
+	}
+	if !got.Coverage.Standby() || !got.Coverage.Covers(first) || got.Coverage.Covers(later) {
+		t.Errorf("coverage %v, want %v and not %v in it", got.Coverage, first, later)
+	}
+	ran := false
+	got, err = r.LoadFunc(t.Context(), func(context.Context, pgload.Querier) ([]byte, bool, error) {
+		ran = true
+		return nil, true, nil
+	}, func(l *pgload.Loaded) bool { return !l.Coverage.Covers(later) })
+	if err != nil || ran || !got.Coverage.Covers(later) {
+		t.Errorf("not enough: LoadFunc = %+v, %v, and the code ran: %v", got, err, ran)
+	}
+	fails := func(context.Context, pgload.Querier) ([]byte, bool, error) { return nil, false, errNotYet }
+	if got, err = r.LoadFunc(t.Context(), fails, every); err != nil || !strings.Contains(got.Refuse, errNotYet.Error()) {
+		t.Errorf("code that fails: LoadFunc = %+v, %v", got, err)
+	}
+	forgives := func(ctx context.Context, q pgload.Querier) ([]byte, bool, error) {
+		var one int
+		_ = q.QueryRow(ctx, "SELECT 1 / 0").Scan(&one)
+		return []byte("1"), true, nil
+	}
+	if got, err = r.LoadFunc(t.Context(), forgives, every); err != nil || !strings.Contains(got.Refuse, "rollback") {
+		t.Errorf("code that passes over a failure: LoadFunc = %+v, %v", got, err)
+	}
+	// A caller's pool with other settings, which code must not see either.
+	tokyo := pgload.NewReplica(pool(t, p.there, "SET TimeZone = 'Asia/Tokyo'").Pool())
+	made := func(ctx context.Context, q pgload.Querier) (text []byte, found bool, err error) {
+		err = q.QueryRow(ctx, "SELECT made::text FROM product WHERE id = 1").Scan(&text)
+		return text, true, err
+	}
+	if got, err = tokyo.LoadFunc(t.Context(), made, every); err != nil || string(got.Payload) != "2024-01-01 08:00:00+00" || !got.Coverage.Standby() {
+		t.Errorf("other settings: LoadFunc = %s %+v, %v", got.Payload, got, err)
+	}
+	p.standby.Promote(t)
+	if got, err = r.LoadFunc(t.Context(), made, every); err != nil || got.Coverage.Standby() || got.Refuse != "" || got.Server.Timeline != 2 {
+		t.Errorf("promoted: LoadFunc = %+v, %v", got, err)
+	}
+}
+
 // TestReplicaOfAnotherTimeline has two standbys of one primary, of which one is promoted and the other stays behind:
 // the one that follows the new primary says so, the other does not.
 func TestReplicaOfAnotherTimeline(t *testing.T) {

@@ -50,8 +50,10 @@ type state struct {
 	system, timeline *string
 }
 
-// targets are where a statement's columns go.
-func (s *state) targets() []any { return []any{&s.snapshot, &s.standby, &s.own, &s.settings, &s.pid} }
+// targets are where a statement's columns go, of which it has so many.
+func (s *state) targets(columns int) []any {
+	return []any{&s.snapshot, &s.standby, &s.own, &s.settings, &s.pid, &s.system, &s.timeline}[:columns]
+}
 
 // read takes the same from an exchange's row, past its first column.
 func (s *state) read(row [][]byte) {
