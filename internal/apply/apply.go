@@ -127,7 +127,7 @@ const (
 	firstBackoff = 100 * time.Microsecond
 	lastBackoff  = 100 * time.Millisecond
 	// crowd is how long after a step what is fenced waits for the next one.
-	crowd = 3 * time.Millisecond
+	crowd = 10 * time.Millisecond
 	// withdrawAfter is how long the database may go on showing an old row until it is cached again.
 	withdrawAfter = 100 * time.Millisecond
 	// idleEvery bounds how often an idle database moves HEAD.
