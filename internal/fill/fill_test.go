@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -36,6 +37,31 @@ func TestMissThenHit(t *testing.T) {
 	read(t, r, 1, fill.Miss, price(1, 11))
 	if s := r.Stats(); s.Hits != 1 || s.Misses != 2 || s.Loads != 2 || s.Fills != 2 || s.Bypassed["store_unavailable"] != 0 {
 		t.Errorf("Stats = %+v", s)
+	}
+}
+
+// TestHitIsOneGet counts what the server is asked for hits: one GET for each, and no script.
+func TestHitIsOneGet(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{ownRedis: true})
+	r := w.reader(nil, nil)
+	read(t, r, 1, fill.Miss, price(1, 10))
+	w.redis.Do(t, "CONFIG", "RESETSTAT")
+	const hits = 500
+	for range hits {
+		read(t, r, 1, fill.Hit, price(1, 10))
+	}
+	text, err := w.redis.Ask(t, "INFO", "commandstats").ToString()
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := map[string]int{}
+	for _, found := range regexp.MustCompile(`cmdstat_([^:]+):calls=(\d+)`).FindAllStringSubmatch(text, -1) {
+		calls[found[1]], _ = strconv.Atoi(found[2])
+	}
+	// Beside them, the roster is confirmed twice a second, and the connection says now and then that it lives.
+	if calls["get"] < hits || calls["get"] > hits+20 || calls["evalsha"]+calls["eval"]+calls["set"] > 0 || calls["hmget"] > 20 {
+		t.Errorf("%d hits were the commands %v", hits, calls)
 	}
 }
 

@@ -88,34 +88,21 @@ func (i *Inspection) publication(ctx context.Context, tx pgx.Tx, o PrepareOption
 	return i.privileges(ctx, tx, o.Publication)
 }
 
-// privileges judges what making and extending the publication, and the schema freshet, take.
+// privileges judges what making and extending the publication, and the table freshet.alive, take.
 func (i *Inspection) privileges(ctx context.Context, tx pgx.Tx, publication string) error {
 	const query = `
 SELECT current_user::text, current_database()::text, has_database_privilege(current_database(), 'CREATE'),
-       coalesce((SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = 'freshet'), false),
-       EXISTS (SELECT FROM pg_namespace WHERE nspname = 'freshet'),
        coalesce((SELECT pg_has_role(pubowner, 'MEMBER') FROM pg_publication WHERE pubname = $1), true)`
 	var (
-		user, database                            string
-		mayCreate, mayUse, hasSchema, ownsPublish bool
+		user, database         string
+		mayCreate, ownsPublish bool
 	)
-	if err := tx.QueryRow(ctx, query, publication).Scan(&user, &database, &mayCreate, &mayUse, &hasSchema, &ownsPublish); err != nil {
+	if err := tx.QueryRow(ctx, query, publication).Scan(&user, &database, &mayCreate, &ownsPublish); err != nil {
 		return fmt.Errorf("look at privileges: %w", err)
 	}
 	grant := fmt.Sprintf("run as the owner of the database: GRANT CREATE ON DATABASE %s TO %s", quoteIdent(database), quoteIdent(user))
-	if !mayCreate && !hasSchema {
-		i.Problems = append(i.Problems, Problem{
-			What: fmt.Sprintf("role %q may not make the schema freshet", user),
-			Why:  "an unlogged table in it tells when the server has recovered from a crash",
-			Do:   grant,
-		})
-	}
-	if hasSchema && !mayUse {
-		i.Problems = append(i.Problems, Problem{
-			What: fmt.Sprintf("role %q may not make tables in the schema freshet", user),
-			Why:  "an unlogged table in it tells when the server has recovered from a crash",
-			Do:   "run as its owner: GRANT USAGE, CREATE ON SCHEMA freshet TO " + quoteIdent(user),
-		})
+	if err := i.alive(ctx, tx, user, grant, mayCreate); err != nil {
+		return err
 	}
 	if !i.Published && !mayCreate {
 		i.Problems = append(i.Problems, Problem{
@@ -132,6 +119,35 @@ SELECT current_user::text, current_database()::text, has_database_privilege(curr
 		})
 	}
 	return i.owners(ctx, tx, user)
+}
+
+// alive judges whether the role may make the table freshet.alive, or use the one that is there.
+func (i *Inspection) alive(ctx context.Context, tx pgx.Tx, user, grant string, mayCreate bool) error {
+	const query = `
+SELECT n.oid IS NOT NULL, coalesce(has_schema_privilege(n.oid, 'USAGE'), false), coalesce(has_schema_privilege(n.oid, 'CREATE'), false),
+       c.oid IS NOT NULL, coalesce(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE'), false)
+  FROM (SELECT) one LEFT JOIN pg_namespace n ON n.nspname = 'freshet' LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'alive'`
+	var schema, enter, create, table, use bool
+	if err := tx.QueryRow(ctx, query).Scan(&schema, &enter, &create, &table, &use); err != nil {
+		return fmt.Errorf("look at privileges: %w", err)
+	}
+	problem := Problem{Why: "an unlogged table in it tells when the server has recovered from a crash"}
+	role := quoteIdent(user)
+	switch {
+	case !schema && !mayCreate:
+		problem.What, problem.Do = fmt.Sprintf("role %q may not make the schema freshet", user), grant
+	case table && (!enter || !use):
+		problem.What = fmt.Sprintf("role %q may not use the table freshet.alive", user)
+		problem.Why = "it tells when the server has recovered from a crash"
+		problem.Do = "run as its owner: GRANT USAGE ON SCHEMA freshet TO " + role + "; GRANT SELECT, INSERT, UPDATE ON freshet.alive TO " + role
+	case schema && !table && (!enter || !create):
+		problem.What = fmt.Sprintf("role %q may not make tables in the schema freshet", user)
+		problem.Do = "run as its owner: GRANT USAGE, CREATE ON SCHEMA freshet TO " + role
+	default:
+		return nil
+	}
+	i.Problems = append(i.Problems, problem)
+	return nil
 }
 
 // owners judges whether the role may add the tables that are missing: that takes owning them.

@@ -115,6 +115,38 @@ func TestInspectNamesMissingPrivileges(t *testing.T) {
 	}
 }
 
+// TestInspectLooksAtTheTableThatIsThere: a role that may not make freshet.alive can do with one that was made for it.
+func TestInspectLooksAtTheTableThatIsThere(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t, pgtest.Options{})
+	address := server.Database(t)
+	server.Exec(t, address, `CREATE ROLE weak LOGIN REPLICATION`, `CREATE TABLE t (id int PRIMARY KEY)`, `CREATE PUBLICATION weak FOR TABLE t WITH (publish_via_partition_root = true)`,
+		`CREATE SCHEMA freshet`)
+	o := PrepareOptions{Slot: "weak", Publication: "weak", Tables: []schema.Name{{Schema: "public", Name: "t"}}}
+	for _, tt := range []struct {
+		statement string
+		want      []string
+	}{
+		{`SELECT`, []string{`role "weak" may not make tables in the schema freshet`}},
+		{`GRANT CREATE ON SCHEMA freshet TO weak`, []string{`role "weak" may not make tables in the schema freshet`}},
+		{`GRANT USAGE ON SCHEMA freshet TO weak`, []string{}},
+		{`REVOKE CREATE ON SCHEMA freshet FROM weak`, []string{`role "weak" may not make tables in the schema freshet`}},
+		{`CREATE UNLOGGED TABLE freshet.alive (namespace text PRIMARY KEY, generation text NOT NULL)`, []string{`role "weak" may not use the table freshet.alive`}},
+		{`GRANT SELECT, INSERT ON freshet.alive TO weak`, []string{`role "weak" may not use the table freshet.alive`}},
+		{`GRANT UPDATE ON freshet.alive TO weak`, []string{}},
+		{`REVOKE USAGE ON SCHEMA freshet FROM weak`, []string{`role "weak" may not use the table freshet.alive`}},
+	} {
+		server.Exec(t, address, tt.statement)
+		found, err := Inspect(t.Context(), connect(t, as(t, address, "weak")), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(tt.want, whats(found.Problems)); diff != "" {
+			t.Errorf("after %s: problems (-want +got):\n%s", tt.statement, diff)
+		}
+	}
+}
+
 func TestInspectServer(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t, pgtest.Options{Settings: map[string]string{"wal_level": "replica"}})

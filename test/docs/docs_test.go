@@ -153,32 +153,45 @@ func block(t *testing.T, document, language, holds string) string {
 	return ""
 }
 
-// TestQuickStart walks through README.md: its table, its file (with a free port), check, explain, serve, the read, and a
-// change that the next read shows.
+// TestQuickStart walks through README.md as it is written, but for the port: its table, its file with its variables, its
+// commands in a directory of their own, the read, a change that the next read shows, and the end of it.
 func TestQuickStart(t *testing.T) {
-	t.Parallel()
 	readme := read(t, "README.md")
-	pg, redis := pgtest.Shared(t), redistest.Start(t)
+	pg, redis := pgtest.Start(t, pgtest.Options{}), redistest.Start(t)
 	url := pg.Database(t)
+	t.Setenv("DATABASE_URL", url)
+	t.Setenv("REDIS_URL", redis.URL)
 	pg.Exec(t, url, strings.Split(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(block(t, readme, "sql", "kettle")), ";")), ";\n")...)
-	file := filepath.Join(t.TempDir(), "freshet.yaml")
-	text := block(t, readme, "yaml", "DATABASE_URL") + "listen: 127.0.0.1:0\n"
-	// Each test has a slot name of its own, since slots belong to the server and not to the database.
-	text = strings.Replace(text, "slot: freshet,", "slot: readme_quick_start,", 1)
-	text = strings.ReplaceAll(strings.ReplaceAll(text, "${DATABASE_URL}", url), "${REDIS_URL:-redis://127.0.0.1:6379}", redis.URL)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "freshet.yaml")
+	if err := os.WriteFile(file, []byte(block(t, readme, "yaml", "DATABASE_URL")+"listen: 127.0.0.1:0\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, command := range []string{"check", "explain product"} {
-		if !strings.Contains(readme, "./bin/freshet "+command) {
-			t.Errorf("README.md does not have freshet %s any more", command)
-		}
-		args := append(strings.Fields(command), "--config", file)
-		out, err := exec.CommandContext(t.Context(), servetest.Binary(t), args...).CombinedOutput()
-		if err != nil {
-			t.Errorf("freshet %s: %v\n%s", command, err, out)
+	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(servetest.Binary(t), filepath.Join(dir, "bin", "freshet")); err != nil { // what make build makes
+		t.Fatal(err)
+	}
+	run := func(line string) {
+		t.Helper()
+		c := exec.CommandContext(t.Context(), "bash", "-c", line)
+		c.Dir = dir
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", line, err, out)
 		}
 	}
+	var commands []string
+	for line := range strings.Lines(block(t, readme, "sh", "serve")) {
+		command, _, _ := strings.Cut(line, "#")
+		commands = append(commands, strings.TrimSpace(command))
+	}
+	if len(commands) != 4 || commands[0] != "make build" || !strings.HasPrefix(commands[1], "export DATABASE_URL=") || commands[3] != "./bin/freshet serve" {
+		t.Fatalf("README.md's commands are %q", commands)
+	}
+	run(commands[2])
+	explain := strings.TrimPrefix(strings.TrimSpace(block(t, readme, "console", "explain")), "$ ")
+	run(explain)
 	d := servetest.Start(t, "quick start", file)
 	console := block(t, readme, "console", "/v1/entries/product/42")
 	lines := strings.Split(strings.TrimSpace(console), "\n")
@@ -205,6 +218,17 @@ func TestQuickStart(t *testing.T) {
 	get(bodyIs(strings.Replace(lines[1], "24.50", "19.90", 1)))
 	if err := d.Stop(); err != nil {
 		t.Error(err)
+	}
+	if !strings.Contains(readme, "`freshet drop` removes slot, publication, schema and keys") {
+		t.Error("README.md does not say what freshet drop removes any more")
+	}
+	run("./bin/freshet drop --yes")
+	if left := pg.Ask(t, url, `SELECT concat_ws(', ', (SELECT string_agg(slot_name, ', ') FROM pg_replication_slots),
+		(SELECT string_agg(pubname, ', ') FROM pg_publication), (SELECT nspname FROM pg_namespace WHERE nspname = 'freshet'))`); left != "" {
+		t.Errorf("freshet drop leaves %s", left)
+	}
+	if keys, err := redis.Ask(t, "DBSIZE").AsInt64(); err != nil || keys != 0 {
+		t.Errorf("freshet drop leaves %d keys (%v)", keys, err)
 	}
 }
 
