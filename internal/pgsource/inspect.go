@@ -127,20 +127,20 @@ func (i *Inspection) alive(ctx context.Context, tx pgx.Tx, user, grant string, m
 SELECT n.oid IS NOT NULL, coalesce(has_schema_privilege(n.oid, 'USAGE'), false), coalesce(has_schema_privilege(n.oid, 'CREATE'), false),
        c.oid IS NOT NULL, coalesce(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE'), false)
   FROM (SELECT) one LEFT JOIN pg_namespace n ON n.nspname = 'freshet' LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'alive'`
-	var schema, enter, create, table, use bool
-	if err := tx.QueryRow(ctx, query).Scan(&schema, &enter, &create, &table, &use); err != nil {
+	var made, enter, create, table, use bool
+	if err := tx.QueryRow(ctx, query).Scan(&made, &enter, &create, &table, &use); err != nil {
 		return fmt.Errorf("look at privileges: %w", err)
 	}
 	problem := Problem{Why: "an unlogged table in it tells when the server has recovered from a crash"}
 	role := quoteIdent(user)
 	switch {
-	case !schema && !mayCreate:
+	case !made && !mayCreate:
 		problem.What, problem.Do = fmt.Sprintf("role %q may not make the schema freshet", user), grant
 	case table && (!enter || !use):
 		problem.What = fmt.Sprintf("role %q may not use the table freshet.alive", user)
 		problem.Why = "it tells when the server has recovered from a crash"
 		problem.Do = "run as its owner: GRANT USAGE ON SCHEMA freshet TO " + role + "; GRANT SELECT, INSERT, UPDATE ON freshet.alive TO " + role
-	case schema && !table && (!enter || !create):
+	case made && !table && (!enter || !create):
 		problem.What = fmt.Sprintf("role %q may not make tables in the schema freshet", user)
 		problem.Do = "run as its owner: GRANT USAGE, CREATE ON SCHEMA freshet TO " + role
 	default:

@@ -62,6 +62,40 @@ func TestTruncateMovesTheName(t *testing.T) {
 	}
 }
 
+// TestRowThatCannotBeMappedMovesTheName changes a row while its key column has another name, within one transaction: nobody can
+// say which key that was, and the log has not described the table before. Every name of the entry goes, it is said and counted, and what comes behind is applied.
+func TestRowThatCannotBeMappedMovesTheName(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, options{})
+	d := r.start()
+	d.streaming()
+	old := r.cached("items", 1)
+	before, moves := r.head(), d.Stats().Moves.Load()
+	r.exec(`BEGIN; ALTER TABLE items RENAME id TO ident; UPDATE items SET v = 'lost' WHERE ident = 1; ALTER TABLE items RENAME ident TO id; COMMIT`)
+	testkit.Eventually(t, patience, func() error {
+		if after := r.head(); r.name("items", 1) == old || after.Revision <= before.Revision {
+			return errNotYet
+		}
+		return nil
+	})
+	if n := d.Stats().Moves.Load(); n <= moves {
+		t.Errorf("%d moves are counted, and were %d before", n, moves)
+	}
+	if st := d.Status(); st.Gaps != 0 || r.head().Generation != before.Generation {
+		t.Errorf("it was taken for a gap: %+v", st)
+	}
+	for _, text := range []string{
+		"an entry has a new name: a change could not be mapped to its keys", "the log does not carry column id of public.items",
+	} {
+		if !r.said.contains(text) {
+			t.Errorf("the log does not say %q", text)
+		}
+	}
+	name := r.cached("items", 2)
+	r.exec(`UPDATE items SET v = 'after' WHERE id = 2`)
+	r.gone(name)
+}
+
 // TestRestartAppliesWhatHappenedMeanwhile stops the daemon, changes a row, and starts it again: the generation goes on.
 func TestRestartAppliesWhatHappenedMeanwhile(t *testing.T) {
 	t.Parallel()

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -46,6 +47,7 @@ type rig struct {
 	file      string // which file the daemons have: the entries of each are declared differently
 	unused    time.Duration
 	sweep     time.Duration
+	said      said
 }
 
 type options struct {
@@ -177,7 +179,7 @@ func (r *rig) pipeline(tables []string) *pipeline.Pipeline {
 	return pipeline.New(pipeline.Options{
 		URL: r.url, Slot: r.slot, Publication: "freshet", Namespace: r.namespace, Store: r.store, Rewind: r.rewind,
 		Unused: r.unused, SweepAfter: r.sweep,
-		Logger: slog.New(slog.NewTextHandler(testWriter{r.t}, nil)),
+		Logger: slog.New(slog.NewTextHandler(testWriter{r.t, &r.said}, nil)),
 		Compile: func(ctx context.Context, conn *pgx.Conn, retained []rule.Declared, _ bool) (*pipeline.Compiled, error) {
 			var c pipeline.Compiled
 			own := map[string]bool{}
@@ -215,10 +217,28 @@ func (r *rig) start() *daemon {
 	return d
 }
 
-type testWriter struct{ t *testing.T }
+// said is what daemons have logged.
+type said struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (s *said) contains(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Contains(s.text.String(), text)
+}
+
+type testWriter struct {
+	t    *testing.T
+	said *said
+}
 
 func (w testWriter) Write(p []byte) (int, error) {
 	w.t.Helper()
+	w.said.mu.Lock()
+	w.said.text.Write(p)
+	w.said.mu.Unlock()
 	if w.t.Context().Err() == nil {
 		w.t.Log(strings.TrimSpace(string(p)))
 	}
