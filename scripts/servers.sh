@@ -8,15 +8,17 @@
 set -euo pipefail
 
 oldest_postgres=14
+# Where the system's directories lie: tests of this script have some of their own.
+root=${SERVERS_ROOT:-}
 
 say() { printf 'servers: %s\n' "$*" >&2; }
 
 # has_postgres looks in the places where internal/localserver looks.
 has_postgres() {
   local program bin version
-  for program in "$(command -v postgres || true)" /usr/lib/postgresql/*/bin/postgres /usr/pgsql-*/bin/postgres \
-    /usr/local/bin/postgres /usr/local/pgsql/bin/postgres \
-    /opt/homebrew/opt/postgresql@*/bin/postgres /usr/local/opt/postgresql@*/bin/postgres; do
+  for program in "$(command -v postgres || true)" "$root"/usr/lib/postgresql/*/bin/postgres "$root"/usr/pgsql-*/bin/postgres \
+    "$root"/usr/local/bin/postgres "$root"/usr/local/pgsql/bin/postgres \
+    "$root"/opt/homebrew/opt/postgresql@*/bin/postgres "$root"/usr/local/opt/postgresql@*/bin/postgres; do
     [ -x "$program" ] || continue
     bin=$(dirname "$(readlink -f "$program" 2>/dev/null || echo "$program")")
     [ -x "$bin/initdb" ] || continue
@@ -31,7 +33,7 @@ has_redis() {
   for program in redis-server valkey-server; do
     if command -v "$program" >/dev/null; then return 0; fi
     for dir in /usr/bin /usr/local/bin /opt/homebrew/bin; do
-      if [ -x "$dir/$program" ]; then return 0; fi
+      if [ -x "$root$dir/$program" ]; then return 0; fi
     done
   done
   return 1
@@ -39,8 +41,8 @@ has_redis() {
 
 has_pgbouncer() {
   local program
-  for program in "$(command -v pgbouncer || true)" /usr/sbin/pgbouncer /usr/bin/pgbouncer /usr/local/bin/pgbouncer \
-    /opt/homebrew/bin/pgbouncer; do
+  for program in "$(command -v pgbouncer || true)" "$root"/usr/sbin/pgbouncer "$root"/usr/bin/pgbouncer \
+    "$root"/usr/local/bin/pgbouncer "$root"/opt/homebrew/bin/pgbouncer; do
     if [ -n "$program" ] && [ -x "$program" ]; then return 0; fi
   done
   return 1
@@ -56,7 +58,7 @@ as_root() {
 
 # install_apt installs packages without letting their services start.
 install_apt() {
-  local policy=/usr/sbin/policy-rc.d ours='' service
+  local policy=$root/usr/sbin/policy-rc.d ours='' service
   if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
     say "this is not root, and there is no sudo; as root, run: apt-get install $*"
     return 1
