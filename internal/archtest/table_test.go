@@ -17,7 +17,7 @@ func layers() [][]string {
 			"internal/config", "internal/localserver", "internal/pgcatalog", "internal/pggate", "internal/pgload",
 			"internal/pgsource", "internal/redisstore",
 		},
-		4: {"internal/apply", "internal/configschema", "internal/fill"},
+		4: {"internal/apply", "internal/configschema", "internal/fill", "internal/starter"},
 		5: {root, "internal/pipeline"},
 		6: {"internal/api", "internal/verify"},
 		7: {"internal/daemon", "internal/demo"},

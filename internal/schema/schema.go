@@ -69,3 +69,10 @@ func (t *Table) Column(name string) *Column {
 	}
 	return nil
 }
+
+// ForeignKey is a constraint by which Columns of Table refer to rows of another table.
+type ForeignKey struct {
+	Table, References Name
+	Columns           []string
+	Indexed           bool // an index of Table begins with the columns
+}
