@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
 )
 
@@ -31,38 +30,36 @@ type trip struct {
 }
 
 // bypass loads without the cache.
-func (r *Reader) bypass(
-	ctx context.Context, began time.Time, e *declared, l *live, args []keytext.Arg, load LoadFunc, why bypassReason,
-) (Value, error) {
-	r.stats.bypassed[why].Add(1)
+func (r *Reader) bypass(ctx context.Context, w *want, why bypassReason) (Value, error) {
 	if why == callerGone {
-		return Value{}, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
+		r.stats.bypassed[why].Add(1)
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ctx.Err())
 	}
-	timer := time.NewTimer(e.left(began))
-	defer timer.Stop()
-	return r.loadAlone(ctx, timer, e, l, args, load, why)
+	w.timer = time.NewTimer(w.e.left(w.began))
+	defer w.timer.Stop()
+	return r.alone(ctx, w, why)
 }
 
-// loadAlone loads without filling, together with readers that came before the load began.
-func (r *Reader) loadAlone(
-	ctx context.Context, timer *time.Timer, e *declared, l *live, args []keytext.Arg, load LoadFunc, why bypassReason,
-) (Value, error) {
-	if load == nil && e.Declared.Query == "" {
-		return Value{}, fmt.Errorf("entry %s: %w", e.name, ErrNoLoader)
+// alone loads past a cache that cannot be used, for why, and stores nothing; together with readers that came before the
+// load began.
+func (r *Reader) alone(ctx context.Context, w *want, why bypassReason) (Value, error) {
+	r.stats.bypassed[why].Add(1)
+	if w.load == nil && w.e.Declared.Query == "" {
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ErrNoLoader)
 	}
-	t, err := r.board(ctx, e, l, args, load)
+	t, err := r.board(ctx, w)
 	if err != nil {
-		return Value{}, fmt.Errorf("entry %s: %w", e.name, err)
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, err)
 	}
 	select {
 	case <-t.done:
-	case <-timer.C:
-		return Value{}, fmt.Errorf("entry %s: %w", e.name, ErrTimeout)
+	case <-w.timer.C:
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ErrTimeout)
 	case <-ctx.Done():
-		return Value{}, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ctx.Err())
 	}
 	if t.err != nil {
-		return Value{}, fmt.Errorf("entry %s: %w", e.name, t.err)
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, t.err)
 	}
 	return Value{
 		Found: t.loaded.Found, Payload: t.loaded.Payload, Status: Bypass, Reason: why.String(),
@@ -71,12 +68,12 @@ func (r *Reader) loadAlone(
 }
 
 // board joins the load of the key that has yet to begin, or makes one.
-func (r *Reader) board(ctx context.Context, e *declared, l *live, args []keytext.Arg, load LoadFunc) (*trip, error) {
-	key := e.name + "\x00"
-	if l != nil {
-		key += l.prefix
+func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
+	key := w.e.name + "\x00"
+	if w.l != nil {
+		key += w.l.prefix
 	}
-	key = string(e.template.Append([]byte(key), args))
+	key = string(w.e.template.Append([]byte(key), w.args))
 	r.mu.Lock()
 	on := r.lanes[key]
 	if on == nil {
@@ -96,13 +93,13 @@ func (r *Reader) board(ctx context.Context, e *declared, l *live, args []keytext
 	}
 	r.mu.Unlock()
 	// A load that hangs does not hold up those behind it for its whole time.
-	err := r.begin(ctx, e.LoadTimeout+e.LoadTimeout/patience, func(ctx context.Context) {
+	err := r.begin(ctx, w.e.LoadTimeout+w.e.LoadTimeout/patience, func(ctx context.Context) {
 		if before != nil {
-			r.follow(ctx, on, t, before, e.LoadTimeout/patience)
+			r.follow(ctx, on, t, before, w.e.LoadTimeout/patience)
 		}
-		ctx, cancel := context.WithTimeout(ctx, e.LoadTimeout)
+		ctx, cancel := context.WithTimeout(ctx, w.e.LoadTimeout)
 		defer cancel()
-		t.loaded, t.err = r.load(ctx, e, l, nil, args, load)
+		t.loaded, t.err = r.load(ctx, w, nil)
 		r.leave(key, on, t)
 		close(t.done)
 	})

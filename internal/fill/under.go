@@ -79,7 +79,7 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 			return Value{}, err
 		}
 		if n.past {
-			return r.bypass(ctx, began, e, live, slices.Clone(args), load, askedFor)
+			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, began: began}, askedFor)
 		}
 		name := string(e.template.Append([]byte(live.prefix), args))
 		head, found, text, err := r.store.ReadWithHead(ctx, name)
@@ -87,7 +87,7 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 			if ctx.Err() != nil {
 				return Value{}, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
 			}
-			return r.bypass(ctx, began, e, live, slices.Clone(args), load, r.failed(c, err))
+			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, began: began}, r.failed(c, err))
 		}
 		if !found || head.Generation != c.names.generation || head.Revision != c.names.revision {
 			r.expire(c)
@@ -111,7 +111,7 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 		if err := r.refuseForeign(ctx, e, n, &head); err != nil {
 			return Value{}, err
 		}
-		v, again, err := r.miss(ctx, began, e, live, c, name, slices.Clone(args), load, n)
+		v, again, err := r.miss(ctx, &want{e: e, l: live, c: c, name: name, args: slices.Clone(args), load: load, n: n, began: began})
 		if again {
 			continue
 		}
