@@ -10,7 +10,6 @@ import (
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/rule"
-	"github.com/freshet/freshet/mvcc"
 )
 
 // key is a key whose arguments are canonical.
@@ -27,15 +26,10 @@ func TestRefusedFillGivesItsLeaseBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var text string
-	err = tx.QueryRow(t.Context(), `UPDATE product SET price = 11 WHERE id = 1 RETURNING pg_current_xact_id()::text`).Scan(&text)
-	if err != nil {
+	if _, err := tx.Exec(t.Context(), `UPDATE product SET price = 11 WHERE id = 1`); err != nil {
 		t.Fatal(err)
 	}
-	x, err := mvcc.ParseXID(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	x := xid(t, tx)
 	read(t, r, 1, fill.Miss, price(1, 10))
 	written := []fill.Written{{Entry: "product", Key: key(arg("1"))}}
 	if err := r.Fence(t.Context(), x, written); err != nil {
