@@ -18,12 +18,13 @@ func (e *declared) left(began time.Time) time.Duration {
 }
 
 // lane is the loads of one key without a lease: the one under way, and the one that begins after it. A reader joins
-// only a load that has not begun yet, since one that has may miss what was written before the reader came.
+// only a load that begins after it came, since an earlier one may miss what was written before.
 type lane struct {
 	now, next *trip
 }
 
 type trip struct {
+	began  time.Time // before the database was asked; zero until then
 	done   chan struct{}
 	loaded pgload.Loaded
 	err    error
@@ -67,7 +68,7 @@ func (r *Reader) alone(ctx context.Context, w *want, why bypassReason) (Value, e
 	}, nil
 }
 
-// board joins the load of the key that has yet to begin, or makes one.
+// board joins the load of the key that began after the reader came, or has yet to, or makes one.
 func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
 	key := w.e.name + "\x00"
 	if w.l != nil {
@@ -80,14 +81,18 @@ func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
 		on = &lane{}
 		r.lanes[key] = on
 	}
-	if t := on.next; t != nil {
+	t := on.next
+	if on.now != nil && on.now.began.After(w.came) {
+		t = on.now
+	}
+	if t != nil {
 		r.mu.Unlock()
 		return t, nil
 	}
-	t := &trip{done: make(chan struct{})}
+	t = &trip{done: make(chan struct{})}
 	before := on.now
 	if before == nil {
-		on.now = t
+		on.now, t.began = t, time.Now()
 	} else {
 		on.next = t
 	}
@@ -120,7 +125,7 @@ func (r *Reader) follow(ctx context.Context, on *lane, t, before *trip, longest 
 	case <-ctx.Done():
 	}
 	r.mu.Lock()
-	on.next, on.now = nil, t
+	on.next, on.now, t.began = nil, t, time.Now()
 	r.mu.Unlock()
 }
 

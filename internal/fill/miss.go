@@ -55,7 +55,8 @@ type want struct {
 	load LoadFunc
 	n    *need
 
-	began time.Time   // the read, before the store was asked
+	came  time.Time   // the value has to be as new as that
+	began time.Time   // the read, whose load timeout goes on from there
 	timer *time.Timer // ends the wait for a load
 }
 
@@ -74,7 +75,7 @@ func (r *Reader) miss(ctx context.Context, w *want) (v Value, again bool, err er
 	defer cancel()
 	limit := time.AfterFunc(w.e.LoadTimeout/2-time.Since(w.began), cancel)
 	defer limit.Stop()
-	asking := ctx
+	asking, vain := ctx, false
 	for {
 		token := newToken()
 		reply, err := r.store.Lease(asking, w.name, token, w.e.LoadTimeout+leaseMargin)
@@ -96,8 +97,16 @@ func (r *Reader) miss(ctx context.Context, w *want) (v Value, again bool, err er
 			r.stats.waits.Add(1)
 		}
 		if f := r.flight(reply.Holder); f != nil {
-			v, err = r.join(ctx, w, f, &reply)
-			return v, false, err
+			v, fits, err := r.join(ctx, w, f, &reply)
+			switch {
+			case err != nil || fits:
+				return v, false, err
+			case vain || !f.lost():
+				v, err = r.alone(ctx, w, notCovered)
+				return v, false, err
+			}
+			vain = true // once: its lease is gone, and one of all who waited for it loads for the others
+			continue
 		}
 		if reply.Record.State.Live() { // nothing shows when the other's load is over
 			v, err = r.alone(ctx, w, busyElsewhere)
@@ -159,18 +168,21 @@ func (r *Reader) flight(holder fence.Token) *flight {
 }
 
 // join waits for a flight and takes its row, if that is new enough (R6).
-func (r *Reader) join(ctx context.Context, w *want, f *flight, reply *redisstore.LeaseReply) (Value, error) {
+func (r *Reader) join(
+	ctx context.Context, w *want, f *flight, reply *redisstore.LeaseReply,
+) (v Value, fits bool, err error) {
 	if !f.knows(reply.Record.Fences) {
-		return r.alone(ctx, w, notCovered) // it may have been under way for long, and most likely misses what was fenced since
+		return Value{}, false, nil // it may have been under way for long, and most likely misses what was fenced since
 	}
 	if err := f.wait(ctx, w.timer); err != nil {
-		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, err)
+		return Value{}, false, fmt.Errorf("entry %s: %w", w.e.name, err)
 	}
 	if !r.fits(f, w.c, reply) || !w.n.joins(f) {
-		return r.alone(ctx, w, notCovered)
+		return Value{}, false, nil
 	}
 	r.stats.joins.Add(1)
-	return f.value(w)
+	v, err = f.value(w)
+	return v, true, err
 }
 
 // wait waits until the row is stored, so that whoever reads next hits; but not past the time that the reader has, when
@@ -180,6 +192,7 @@ func (f *flight) wait(ctx context.Context, timer *time.Timer) error {
 	case <-f.done:
 		return nil
 	case <-timer.C:
+		timer.Reset(0) // whatever is waited for next has no time either
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -188,6 +201,16 @@ func (f *flight) wait(ctx context.Context, timer *time.Timer) error {
 		return nil
 	default:
 		return ErrTimeout
+	}
+}
+
+// lost reports whether the flight is over, and an invalidation kept its row from being stored: its lease is gone.
+func (f *flight) lost() bool {
+	select {
+	case <-f.done:
+		return f.unstored == refusedNotCovering || f.unstored == refusedNoLease
+	default:
+		return false
 	}
 }
 

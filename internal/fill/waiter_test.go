@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/fill"
-	"github.com/freshet/freshet/internal/redisstore"
 )
 
 func waiting(r *fill.Reader, n uint64) func() error {
@@ -104,10 +104,7 @@ func TestWaiterReadsAHigherFloor(t *testing.T) {
 	w := newWorld(t, options{})
 	r, _, v, old := w.heldAfter()
 	w.reprice()
-	snapshot, lsn := w.gate()
-	if _, err := w.daemon.Apply(t.Context(), redisstore.Batch{Expect: w.expected(), Wi: lsn, Si: snapshot}); err != nil {
-		t.Fatal(err) // INTENT alone: the daemon stopped there
-	}
+	w.intent() // and the daemon stopped there
 	late := background(t.Context(), r, "1")
 	eventually(t, waiting(r, 1))
 	close(v.open)
@@ -117,6 +114,75 @@ func TestWaiterReadsAHigherFloor(t *testing.T) {
 	if a := <-old; a.err != nil {
 		t.Errorf("the old flight got %v", a.err)
 	}
+}
+
+// TestCrowdThatMayNotJoinIsOneLoad: readers that saw a fence which the flight does not know come at the same time, and one
+// load that begins after all of them came does for all.
+func TestCrowdThatMayNotJoinIsOneLoad(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	const crowd = 20
+	var came atomic.Int64
+	all := make(chan struct{})
+	v := newValve()
+	loader := &slow{Loader: w.loader, after: v.pass}
+	r := w.reader(&hooks{Store: w.store, afterCall: func(string) {
+		if n := came.Add(1); n == 1+crowd {
+			close(all)
+		} else if n == 1 {
+			return
+		}
+		<-all
+	}}, loader)
+	old := background(t.Context(), r, "1")
+	<-v.reached
+	w.early(w.name("product", "1"), fence.Stamp{XID: w.reprice(), End: 1})
+	var late []<-chan answer
+	for range crowd {
+		late = append(late, background(t.Context(), r, "1"))
+	}
+	for _, done := range late {
+		if a := <-done; a.err != nil || string(a.value.Payload) != price(1, 11) || a.value.Reason != "flight_not_covering" {
+			t.Errorf("a late reader got %s %+v, %v", a.value.Payload, a.value, a.err)
+		}
+	}
+	if n := loader.count.Load(); n != 2 {
+		t.Errorf("%d loads, want the flight's and one more", n)
+	}
+	close(v.open)
+	if a := <-old; a.err != nil || a.value.Reason != "not_covering" {
+		t.Errorf("the old flight got %+v, %v", a.value, a.err)
+	}
+}
+
+// TestThoseWhoWaitedInVainShareALease: an invalidation takes the lease of the load that they waited for, and its row is too
+// old for them. One of them leases the key again, and fills it.
+func TestThoseWhoWaitedInVainShareALease(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	r, loader, v, old := w.heldAfter()
+	w.reprice()
+	w.intent()
+	const crowd = 20
+	var late []<-chan answer
+	for range crowd {
+		late = append(late, background(t.Context(), r, "1"))
+	}
+	eventually(t, waiting(r, crowd))
+	w.confirm(w.name("product", "1"))
+	close(v.open)
+	if a := <-old; a.err != nil || string(a.value.Payload) != price(1, 10) || a.value.Reason != "lease_lost" {
+		t.Errorf("the old flight got %+v, %v", a.value, a.err)
+	}
+	for _, done := range late {
+		if a := <-done; a.err != nil || string(a.value.Payload) != price(1, 11) || a.value.Status == fill.Bypass {
+			t.Errorf("a late reader got %s %+v, %v", a.value.Payload, a.value, a.err)
+		}
+	}
+	if s := r.Stats(); loader.count.Load() != 2 || s.Fills != 1 {
+		t.Errorf("%d loads, Stats = %+v", loader.count.Load(), s)
+	}
+	read(t, r, 1, fill.Hit, price(1, 11))
 }
 
 func TestCancelledCallerDoesNotEndTheFlight(t *testing.T) {

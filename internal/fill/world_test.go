@@ -187,6 +187,15 @@ func (w *world) confirm(names ...string) {
 	w.head.Wc = lsn
 }
 
+// intent is the first step of a round, for what is visible now.
+func (w *world) intent() {
+	w.t.Helper()
+	snapshot, lsn := w.gate()
+	if _, err := w.daemon.Apply(w.t.Context(), redisstore.Batch{Expect: w.expected(), Wi: lsn, Si: snapshot}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func (w *world) name(entry, arg string) string {
 	return rule.KeyPrefix(w.namespace, w.head.Generation, w.roster.Entries[entry]) + entry + ":" + arg
 }
