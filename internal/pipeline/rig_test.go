@@ -1,6 +1,7 @@
 package pipeline_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -41,7 +42,9 @@ type rig struct {
 	namespace string
 	slot      string
 	store     *redisstore.Store
-	tables    []string // public.<name>(id int primary key, v text), each with an entry of the same name
+	daemonURL string            // how daemons reach the database, if otherwise than the test
+	daemons   *redisstore.Store // and the store
+	tables    []string          // public.<name>(id int primary key, v text), each with an entry of the same name
 	rewind    apply.Rewind
 	file      string // which file the daemons have: the entries of each are declared differently
 	unused    time.Duration
@@ -175,7 +178,8 @@ func (r *rig) pipeline(tables []string) *pipeline.Pipeline {
 		return e, err
 	}
 	return pipeline.New(pipeline.Options{
-		URL: r.url, Slot: r.slot, Publication: "freshet", Namespace: r.namespace, Store: r.store, Rewind: r.rewind,
+		URL: cmp.Or(r.daemonURL, r.url), Slot: r.slot, Publication: "freshet", Namespace: r.namespace,
+		Store: cmp.Or(r.daemons, r.store), Rewind: r.rewind,
 		Unused: r.unused, SweepAfter: r.sweep,
 		Logger: slog.New(slog.NewTextHandler(testWriter{r.t}, nil)),
 		Compile: func(ctx context.Context, conn *pgx.Conn, retained []rule.Declared, _ bool) (*pipeline.Compiled, error) {
