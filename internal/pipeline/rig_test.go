@@ -142,6 +142,26 @@ func (r *rig) synchronous() {
 	}
 }
 
+// hang begins a statement whose commit hangs in synchronous replication, as synchronous has them. show ends the wait: the
+// commit becomes visible.
+func (r *rig) hang(statement string) (show func()) {
+	r.t.Helper()
+	writer := r.connect()
+	pid := writer.PgConn().PID()
+	committed := make(chan error, 1)
+	go func() {
+		_, err := writer.Exec(context.Background(), statement)
+		committed <- errors.Join(err, writer.Close(context.Background()))
+	}()
+	return func() {
+		r.t.Helper()
+		r.exec(fmt.Sprintf(`SELECT pg_cancel_backend(%d)`, pid))
+		if err := <-committed; err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
 // declaredIn is the entry of a table as a file declares it.
 func declaredIn(file, table string) *rule.Declared {
 	return &rule.Declared{Name: table, Key: table + ":{id}", Query: "SELECT id, v FROM " + table + " WHERE id = @id" + file, Result: rule.One}
