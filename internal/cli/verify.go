@@ -14,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/verify"
 )
 
@@ -110,27 +109,18 @@ func (a *app) verifyStore(ctx context.Context, f *verification, sample verify.Sa
 	if err != nil {
 		return err
 	}
-	loader, err := pgload.Open(ctx, c.Database.URL.Reveal())
-	if err != nil {
-		return fmt.Errorf("database: %w", err)
-	}
-	defer loader.Close()
-	namespace, err := namespaceOf(ctx, c, loader)
+	s, err := openServers(ctx, c, logger)
 	if err != nil {
 		return err
 	}
-	store, err := openStore(ctx, c, namespace, logger)
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	survey, err := store.Survey(ctx)
+	defer s.close()
+	survey, err := s.store.Survey(ctx)
 	if err != nil {
 		return fmt.Errorf("region %s: %w", c.Regions[0].Name, err)
 	}
 	defer survey.Close()
 	report, err := verify.Run(ctx, verify.Options{
-		Namespace: namespace, Store: survey, Truth: loader, Entries: f.entries, Sample: sample,
+		Namespace: s.namespace, Store: survey, Truth: s.loader, Entries: f.entries, Sample: sample,
 		Rate: f.rate, Wait: f.wait, Progress: a.progressOf("values"),
 	})
 	switch {
