@@ -83,9 +83,12 @@ func TestSentinelWithTLS(t *testing.T) {
 	c := connect(t, s)
 	head := begin(t, c, fence.NewTerm(1, 10))
 	leased(t, s, s.testName("k"), token('a'))
-	if at := s.Sentinels(t.Context()); len(at.Silent) != 0 || at.Named != 3 || at.Known != 3 || at.Replicas != 1 {
-		t.Errorf("the Sentinels are %+v", at)
-	}
+	testkit.Eventually(t, 10*time.Second, func() error { // each may be late once
+		if at := s.Sentinels(t.Context()); len(at.Silent) != 0 || at.Named != 3 || at.Known != 3 || at.Replicas != 1 {
+			return fmt.Errorf("the Sentinels are %+v", at)
+		}
+		return nil
+	})
 	master.CaughtUp(t, replica)
 	master.Kill(t)
 	sentinels.Master(t, replica)
