@@ -10,9 +10,37 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/freshet/freshet"
+	"github.com/freshet/freshet/internal/testkit"
 )
 
 var example *shop
+
+// app is what an application makes when it starts, as the examples of Entry show.
+var app struct {
+	cache    *freshet.Cache
+	products *freshet.Typed[int64, Product]
+	lines    *freshet.Typed[LineKey, Line]
+}
+
+func openExample(ctx context.Context) error {
+	example = newShop(ctx, "example")
+	if err := example.publish(ctx); err != nil {
+		return err
+	}
+	var err error
+	if app.cache, err = freshet.Open(ctx, freshet.Options{Config: example.file}); err != nil {
+		return err
+	}
+	testkit.AtEnd(func() error {
+		app.cache.Close()
+		return nil
+	})
+	if app.products, err = freshet.Entry[int64, Product](app.cache, "product"); err != nil {
+		return err
+	}
+	app.lines, err = freshet.Entry[LineKey, Line](app.cache, "line")
+	return err
+}
 
 type Product struct {
 	ID    int64   `json:"id"`
@@ -89,15 +117,8 @@ func ExampleEntry_structKey() {
 // An entry with depends_on is loaded by code, with as many statements as it takes: they see one snapshot.
 func ExampleLoad() {
 	ctx := context.Background()
-	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer cache.Close()
-
 	type Total struct{ Lines int }
-	totals, err := freshet.Entry(cache, "total", freshet.Load(
+	totals, err := freshet.Entry(app.cache, "total", freshet.Load(
 		func(ctx context.Context, q freshet.Querier, order int32) (Total, error) {
 			var t Total
 			err := q.QueryRow(ctx, "SELECT count(*) FROM lines WHERE order_id = $1", order).Scan(&t.Lines)
@@ -120,17 +141,6 @@ func ExampleLoad() {
 // plain SQL, in the transaction that it names.
 func ExampleAfter() {
 	ctx := context.Background()
-	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer cache.Close()
-	lines, err := freshet.Entry[LineKey, Line](cache, "line")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
 	conn, err := pgx.Connect(ctx, example.url)
 	if err != nil {
 		fmt.Println(err)
@@ -155,7 +165,7 @@ func ExampleAfter() {
 		fmt.Println(err)
 		return
 	}
-	line, err := lines.Get(ctx, LineKey{Order: 8, Number: 1}, freshet.After(token))
+	line, err := app.lines.Get(ctx, LineKey{Order: 8, Number: 1}, freshet.After(token))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -167,22 +177,10 @@ func ExampleAfter() {
 // Reads through a session never go back in time, whatever keys they read; and they contain what the session was told of.
 func ExampleCache_Session() {
 	ctx := context.Background()
-	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer cache.Close()
-	products, err := freshet.Entry[int64, Product](cache, "product")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-
-	session := cache.Session()
+	session := app.cache.Session()
 	for _, id := range []int64{1, 2} {
 		// Of two products that one transaction changes, the second is not read from before it when the first was not.
-		p, err := products.Get(ctx, id, freshet.Through(session))
+		p, err := app.products.Get(ctx, id, freshet.Through(session))
 		if err != nil {
 			fmt.Println(err)
 			return
@@ -197,18 +195,7 @@ func ExampleCache_Session() {
 // MaxStale bounds how old what is read may be. What the cache cannot prove comes from the database.
 func ExampleMaxStale() {
 	ctx := context.Background()
-	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer cache.Close()
-	products, err := freshet.Entry[int64, Product](cache, "product")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	p, err := products.Get(ctx, 2, freshet.MaxStale(2*time.Second))
+	p, err := app.products.Get(ctx, 2, freshet.MaxStale(2*time.Second))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -220,18 +207,6 @@ func ExampleMaxStale() {
 // A transaction names the keys that it affects and that no rule can derive. They are invalidated with its commit.
 func ExampleCache_Commit() {
 	ctx := context.Background()
-	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer cache.Close()
-	products, err := freshet.Entry[int64, Product](cache, "product")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-
 	conn, err := pgx.Connect(ctx, example.url)
 	if err != nil {
 		fmt.Println(err)
@@ -248,7 +223,7 @@ func ExampleCache_Commit() {
 		fmt.Println(err)
 		return
 	}
-	token, err := cache.Commit(ctx, tx, products.Key(1), products.Key(2, freshet.Strict(), freshet.Refresh()))
+	token, err := app.cache.Commit(ctx, tx, app.products.Key(1), app.products.Key(2, freshet.Strict(), freshet.Refresh()))
 	switch {
 	case errors.Is(err, freshet.ErrNotCommitted):
 		fmt.Println("rolled back:", err)
@@ -263,18 +238,6 @@ func ExampleCache_Commit() {
 // With database/sql, intent and token are statements of their own within the transaction.
 func ExampleCache_Intent() {
 	ctx := context.Background()
-	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer cache.Close()
-	products, err := freshet.Entry[int64, Product](cache, "product")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-
 	db, err := sql.Open("pgx", example.url)
 	if err != nil {
 		fmt.Println(err)
@@ -287,7 +250,7 @@ func ExampleCache_Intent() {
 		return
 	}
 	defer func() { _ = tx.Rollback() }() // does nothing after Commit
-	if err := cache.Intent(ctx, freshet.SQL(tx), products.Key(2)); err != nil {
+	if err := app.cache.Intent(ctx, freshet.SQL(tx), app.products.Key(2)); err != nil {
 		fmt.Println(err)
 		return
 	}

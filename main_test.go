@@ -34,8 +34,7 @@ func TestMain(m *testing.M) {
 	if err := startServers(context.Background()); err != nil {
 		panic(err)
 	}
-	example = newShop(context.Background(), "example")
-	if err := example.publish(context.Background()); err != nil {
+	if err := openExample(context.Background()); err != nil {
 		panic(err)
 	}
 	testkit.Main(m)

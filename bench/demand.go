@@ -21,10 +21,6 @@ func demand(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer a.close()
-	items, err := freshet.Entry[int, item](a.cache, table)
-	if err != nil {
-		return err
-	}
 	token, err := a.write(ctx)
 	if err != nil {
 		return err
@@ -32,12 +28,12 @@ func demand(ctx context.Context, b *bench) error {
 	through := freshet.Through(a.cache.Session())
 	reading := func(options ...freshet.ReadOption) func(context.Context, int) error {
 		return func(ctx context.Context, id int) error {
-			_, err := items.Get(ctx, id, options...)
+			_, err := a.items.Get(ctx, id, options...)
 			return err
 		}
 	}
 	plain := func(ctx context.Context, id int) error {
-		_, err := items.Get(ctx, id)
+		_, err := a.items.Get(ctx, id)
 		return err
 	}
 	token1, bounded, session := reading(freshet.After(token)), reading(freshet.MaxStale(staleAtMost)), reading(through)

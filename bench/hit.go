@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/freshet/freshet"
 	"github.com/redis/rueidis"
 )
 
@@ -32,10 +31,6 @@ func hit(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer a.close()
-	items, err := freshet.Entry[int, item](a.cache, table)
-	if err != nil {
-		return err
-	}
 	prefix, err := a.prefix(ctx)
 	if err != nil {
 		return err
@@ -43,7 +38,7 @@ func hit(ctx context.Context, b *bench) error {
 	names := make([]string, hitKeys+1)
 	for id := 1; id <= hitKeys; id++ {
 		names[id] = fmt.Sprint(prefix, id)
-		if _, err := items.Get(ctx, id); err != nil {
+		if _, err := a.items.Get(ctx, id); err != nil {
 			return err
 		}
 	}
@@ -78,7 +73,7 @@ func hit(ctx context.Context, b *bench) error {
 				return json.Unmarshal(text[bytes.IndexByte(text, '\n')+1:], &v)
 			}},
 			{name: "library", read: func(ctx context.Context, id int) error {
-				_, err := items.Get(ctx, id)
+				_, err := a.items.Get(ctx, id)
 				return err
 			}},
 		}

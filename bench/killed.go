@@ -38,10 +38,6 @@ func killed(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer a.close()
-	items, err := freshet.Entry[int, item](a.cache, table)
-	if err != nil {
-		return err
-	}
 	written, err := openWritten(a.cache)
 	if err != nil {
 		return err
@@ -53,7 +49,7 @@ func killed(ctx context.Context, b *bench) error {
 		if err := a.client.Do(ctx, a.client.B().Set().Key(plainKey(id)).Value("0").Build()).Error(); err != nil {
 			return fmt.Errorf("fill the store: %w", err)
 		}
-		if err := a.warm(ctx, func() error { _, err := items.Get(ctx, id); return err }); err != nil {
+		if err := a.warm(ctx, func() error { _, err := a.items.Get(ctx, id); return err }); err != nil {
 			return err
 		}
 		if err := a.warm(ctx, func() error { _, err := written.Get(ctx, id); return err }); err != nil {
@@ -73,7 +69,7 @@ func killed(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	return a.countStale(ctx, items, written)
+	return a.countStale(ctx, written)
 }
 
 // warm reads until a read is a hit: what is not cached cannot stay stale.
@@ -108,14 +104,14 @@ func (a *application) killWriter(ctx context.Context, j job) error {
 }
 
 // countStale reads every key as its scheme does.
-func (a *application) countStale(ctx context.Context, items *freshet.Typed[int, item], written *freshet.Typed[int, int]) error {
+func (a *application) countStale(ctx context.Context, written *freshet.Typed[int, int]) error {
 	stale := map[writing]int{}
 	for id := 1; id <= a.b.sizes.kills; id++ {
 		present, err := a.client.Do(ctx, a.client.B().Exists().Key(plainKey(id)).Build()).AsInt64()
 		if err != nil {
 			return fmt.Errorf("look into the store: %w", err)
 		}
-		row, err := items.Get(ctx, id)
+		row, err := a.items.Get(ctx, id)
 		if err != nil {
 			return err
 		}

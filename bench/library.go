@@ -74,6 +74,7 @@ type application struct {
 	*subject
 	daemon *child
 	cache  *freshet.Cache
+	items  *freshet.Typed[int, item]
 	dir    string
 	file   string
 }
@@ -107,7 +108,10 @@ func (a *application) open(ctx context.Context) error {
 	if err := a.daemon.says(ctx, live); err != nil {
 		return err
 	}
-	a.cache, err = freshet.Open(ctx, freshet.Options{Config: a.file})
+	if a.cache, err = freshet.Open(ctx, freshet.Options{Config: a.file}); err != nil {
+		return err
+	}
+	a.items, err = freshet.Entry[int, item](a.cache, table)
 	return err
 }
 

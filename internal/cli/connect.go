@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -13,7 +14,9 @@ import (
 
 	"github.com/freshet/freshet/internal/config"
 	"github.com/freshet/freshet/internal/pgcatalog"
+	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/plan"
+	"github.com/freshet/freshet/internal/redisstore"
 )
 
 // patience is how long a command waits for a server to answer.
@@ -78,6 +81,58 @@ func closeConn(ctx context.Context, conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = conn.Close(ctx) // what was asked has been answered
+}
+
+// servers are what an entry's readers read: the database, and the store of the namespace that belongs to it.
+type servers struct {
+	namespace string
+	loader    *pgload.Loader
+	store     *redisstore.Store
+}
+
+// openServers opens both. The caller closes them.
+func openServers(ctx context.Context, c *config.Config, logger *slog.Logger) (s *servers, err error) {
+	s = &servers{}
+	if s.loader, err = pgload.Open(ctx, c.Database.URL.Reveal()); err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	if s.namespace, err = namespaceOf(ctx, c, s.loader); err == nil {
+		s.store, err = openStore(ctx, c, s.namespace, logger)
+	}
+	if err != nil {
+		s.loader.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *servers) close() {
+	s.store.Close()
+	s.loader.Close()
+}
+
+// namespaceOf is the configured namespace, or the one that the database gives.
+func namespaceOf(ctx context.Context, c *config.Config, loader *pgload.Loader) (string, error) {
+	if c.Namespace != "" {
+		return c.Namespace, nil
+	}
+	system, database, err := loader.System(ctx)
+	if err != nil {
+		return "", fmt.Errorf("ask the database for its identity, which names the keys: %w", err)
+	}
+	return c.NamespaceFor(system, database), nil
+}
+
+func openStore(ctx context.Context, c *config.Config, namespace string, logger *slog.Logger) (*redisstore.Store, error) {
+	region := c.Regions[0]
+	store, err := redisstore.Open(ctx, redisstore.Options{
+		URL: region.Redis.URL.Reveal(), SentinelUsername: region.Redis.Sentinel.Username,
+		SentinelPassword: region.Redis.Sentinel.Password.Reveal(), Namespace: namespace, Logger: logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("region %s: %w", region.Name, err)
+	}
+	return store, nil
 }
 
 // planned is one entry of the file as the database has it.

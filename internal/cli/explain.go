@@ -75,7 +75,7 @@ func (a *app) runExplain(ctx context.Context, only string) error {
 				if i > 0 {
 					a.out("\n")
 				}
-				a.out(explanation.Text())
+				a.out(explanation.Text() + " version: " + explanation.Version + ", as keys in Redis and freshet status have it\n")
 			}
 		}
 		list = append(list, one)

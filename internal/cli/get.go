@@ -11,10 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/freshet/freshet/internal/config"
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/keytext"
-	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/mvcc"
@@ -90,21 +88,12 @@ func (a *app) runGet(ctx context.Context, entry string, texts, nulls []string, d
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience+c.Entries[entry].LoadTimeout)
 	defer cancel()
-	loader, err := pgload.Open(ctx, c.Database.URL.Reveal())
-	if err != nil {
-		return fmt.Errorf("database: %w", err)
-	}
-	defer loader.Close()
-	namespace, err := namespaceOf(ctx, c, loader)
+	s, err := openServers(ctx, c, logger)
 	if err != nil {
 		return err
 	}
-	store, err := openStore(ctx, c, namespace, logger)
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	reader, err := fill.New(fill.Options{Namespace: namespace, Store: store, Loader: loader, Entries: fill.Entries(c), Logger: logger})
+	defer s.close()
+	reader, err := fill.New(fill.Options{Namespace: s.namespace, Store: s.store, Loader: s.loader, Entries: fill.Entries(c), Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -129,7 +118,7 @@ func (a *app) runGet(ctx context.Context, entry string, texts, nulls []string, d
 	case err != nil:
 		return fmt.Errorf("get %s: %w", entry, err)
 	}
-	return a.printGot(ctx, store, entry, args, value)
+	return a.printGot(ctx, s.store, entry, args, value)
 }
 
 func (a *app) printGot(ctx context.Context, store *redisstore.Store, entry string, args []keytext.Arg, v fill.Value) error {
@@ -222,30 +211,6 @@ func usageOf(entry string, params []rule.Param) string {
 		parts = append(parts, strings.ToUpper(p.Name))
 	}
 	return strings.Join(parts, " ")
-}
-
-// namespaceOf is the configured namespace, or the one that the database gives.
-func namespaceOf(ctx context.Context, c *config.Config, loader *pgload.Loader) (string, error) {
-	if c.Namespace != "" {
-		return c.Namespace, nil
-	}
-	system, database, err := loader.System(ctx)
-	if err != nil {
-		return "", fmt.Errorf("ask the database for its identity, which names the keys: %w", err)
-	}
-	return c.NamespaceFor(system, database), nil
-}
-
-func openStore(ctx context.Context, c *config.Config, namespace string, logger *slog.Logger) (*redisstore.Store, error) {
-	region := c.Regions[0]
-	store, err := redisstore.Open(ctx, redisstore.Options{
-		URL: region.Redis.URL.Reveal(), SentinelUsername: region.Redis.Sentinel.Username,
-		SentinelPassword: region.Redis.Sentinel.Password.Reveal(), Namespace: namespace, Logger: logger,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("region %s: %w", region.Name, err)
-	}
-	return store, nil
 }
 
 func join(names []string) string { return strings.Join(names, ", ") }

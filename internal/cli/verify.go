@@ -14,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/verify"
 )
 
@@ -39,9 +38,11 @@ func (a *app) verify() *cobra.Command {
 			"It writes nothing, neither to Redis nor to the database, and needs no daemon but for judging what differs.\n\n" +
 			"With --pattern it looks at keys that freshet does not maintain, and needs neither a daemon nor, with --redis and\n" +
 			"--database, a configuration: what is in them is compared with the result of --query, and a value is stale when it\n" +
-			"differs and stays so for longer than --grace.\n\n" +
+			"differs and stays so for longer than --grace. With --query and one --entry that application code loads, the values of\n" +
+			"that entry are compared with the query, as JSON.\n\n" +
 			"Exit codes: 0 nothing is stale, 3 a violation, 1 it could not be done, or something could not be decided.",
 		Example: "  freshet verify\n  freshet verify --sample 1000 --json\n  freshet verify --entry product --sample 5% --rate 200\n" +
+			"  freshet verify --entry total --query 'SELECT count(*) AS lines FROM lines WHERE order_id = @order_id'\n" +
 			"  freshet verify --redis redis://localhost:6379 --database \"$DATABASE_URL\" --pattern 'user:{id}' \\\n" +
 			"    --query 'SELECT id, name, email FROM users WHERE id = @id' --ignore cached_at\n" +
 			"  freshet verify --redis redis://localhost:6379 --database \"$DATABASE_URL\" --pattern 'stock:{sku}:{shop}' \\\n" +
@@ -76,7 +77,7 @@ func (a *app) runVerify(cmd *cobra.Command, f *verification) error {
 	case f.rate < 0, f.wait <= 0, f.timeout < 0:
 		return &exitError{code: exitUsage, err: errors.New("--rate and --timeout cannot be below 0, and --wait must be above 0")}
 	}
-	if err := f.foreign.check(cmd); err != nil {
+	if err := f.foreign.check(cmd, f.entries); err != nil {
 		return usage(cmd, err)
 	}
 	if f.timeout > 0 {
@@ -101,39 +102,35 @@ func (a *app) verifyStore(ctx context.Context, f *verification, sample verify.Sa
 	if err != nil {
 		return err
 	}
-	for _, entry := range f.entries {
-		if err := noSuchEntry(c, entry); err != nil {
-			return err
-		}
+	var queries map[string]verify.Query
+	if f.foreign.query != "" {
+		queries = map[string]verify.Query{f.entries[0]: {
+			SQL: strings.TrimSpace(f.foreign.query), Field: f.foreign.field, Ignore: f.foreign.ignore,
+		}}
 	}
 	logger, err := a.logger(slog.LevelError)
 	if err != nil {
 		return err
 	}
-	loader, err := pgload.Open(ctx, c.Database.URL.Reveal())
-	if err != nil {
-		return fmt.Errorf("database: %w", err)
-	}
-	defer loader.Close()
-	namespace, err := namespaceOf(ctx, c, loader)
+	s, err := openServers(ctx, c, logger)
 	if err != nil {
 		return err
 	}
-	store, err := openStore(ctx, c, namespace, logger)
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	survey, err := store.Survey(ctx)
+	defer s.close()
+	survey, err := s.store.Survey(ctx)
 	if err != nil {
 		return fmt.Errorf("region %s: %w", c.Regions[0].Name, err)
 	}
 	defer survey.Close()
 	report, err := verify.Run(ctx, verify.Options{
-		Namespace: namespace, Store: survey, Truth: loader, Entries: f.entries, Sample: sample,
+		Namespace: s.namespace, Store: survey, Truth: s.loader, Entries: f.entries, Queries: queries, Sample: sample,
 		Rate: f.rate, Wait: f.wait, Progress: a.progressOf("values"),
 	})
 	switch {
+	case errors.Is(err, verify.ErrNoEntry): // one that the file does not declare may still be served
+		return &exitError{code: exitUsage, err: err, try: "one of: " + join(c.Names())}
+	case errors.Is(err, verify.ErrQuery):
+		return &exitError{code: exitUsage, err: fmt.Errorf("--query: %w", err)}
 	case errors.Is(err, verify.ErrNoStore):
 		return &exitError{code: exitFailure, err: err, try: "freshet status"}
 	case err != nil:

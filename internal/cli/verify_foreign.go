@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,7 +33,7 @@ func foreignNames() []string {
 func (f *foreignFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.pattern, "pattern", "", "the `keys` that an application maintains, with parameters in braces: 'user:{id}'")
-	flags.StringVar(&f.query, "query", "", "the `SELECT` that such a key's value is the result of, with the parameters as @id")
+	flags.StringVar(&f.query, "query", "", "the `SELECT` that such a key's value, or that of an --entry which code loads, is the result of, with the parameters as @id")
 	flags.StringVar(&f.redis, "redis", "", "`URL` of the Redis with such keys (default: that of the configuration)")
 	flags.StringVar(&f.database, "database", "", "connection `URL` of the primary (default: that of the configuration)")
 	flags.BoolVar(&f.many, "many", false, "such a value is a list of rows")
@@ -43,12 +44,16 @@ func (f *foreignFlags) register(cmd *cobra.Command) {
 	flags.DurationVar(&f.watch, "watch", 10*time.Second, "how long such a value that differs is watched")
 }
 
+// ofCode are those of them that also say what the values of an entry are that code loads.
+func ofCode() []string { return []string{"query", "field", "ignore"} }
+
 // check refuses flags that do not go together.
-func (f *foreignFlags) check(cmd *cobra.Command) error {
+func (f *foreignFlags) check(cmd *cobra.Command, entries []string) error {
 	if f.pattern == "" {
 		for _, name := range foreignNames() {
-			if cmd.Flags().Changed(name) {
-				return fmt.Errorf("--%s is for keys that freshet does not maintain: name them with --pattern", name)
+			if cmd.Flags().Changed(name) && (f.query == "" || len(entries) != 1 || !slices.Contains(ofCode(), name)) {
+				return fmt.Errorf("--%s is for keys that freshet does not maintain: name them with --pattern; "+
+					"--query, --field and --ignore are also for one --entry that code loads", name)
 			}
 		}
 		return nil

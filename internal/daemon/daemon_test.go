@@ -36,7 +36,8 @@ type world struct {
 	file  string
 	base  string // the running daemon
 
-	unused time.Duration
+	namespace string
+	unused    time.Duration
 }
 
 const shop = `
@@ -79,11 +80,17 @@ func newWorld(t *testing.T, own bool, redisArgs ...string) *world {
 
 func (w *world) configure(entries string) {
 	w.t.Helper()
+	w.namespace = redistest.Namespace(w.t)
+	w.rewrite(entries)
+}
+
+// rewrite has the next daemon find another file of the same namespace.
+func (w *world) rewrite(entries string) {
+	w.t.Helper()
 	w.file = filepath.Join(w.t.TempDir(), "freshet.yaml")
-	name := redistest.Namespace(w.t)
 	text := fmt.Sprintf("namespace: %s\ndatabase: {url: %q}\nsource: {postgres: {slot: %q}}\n"+
 		"regions: [{name: local, redis: {url: %q}}]\nlisten: 127.0.0.1:0\n%s",
-		name, w.url, strings.ReplaceAll(name, "-", "_"), w.redis.URL, entries)
+		w.namespace, w.url, strings.ReplaceAll(w.namespace, "-", "_"), w.redis.URL, entries)
 	if err := os.WriteFile(w.file, []byte(text), 0o600); err != nil {
 		w.t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -125,14 +124,9 @@ func TestRollingDeploy(t *testing.T) {
 	w.unused = time.Millisecond
 	w.configure(oldFile)
 	before := w.file
-	text, err := os.ReadFile(before)
-	if err != nil {
-		t.Fatal(err)
-	}
-	after := filepath.Join(t.TempDir(), "new.yaml")
-	if err := os.WriteFile(after, []byte(strings.Replace(string(text), oldFile, newFile, 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	w.rewrite(newFile)
+	after := w.file
+	w.file = before
 	oldRow, newRow := `{"id":1,"name":"%s","price":1}`, `{"id":1,"name":"%s"}`
 
 	// No daemon ever ran.
@@ -209,14 +203,7 @@ func TestSchemaLeavesAnEarlierVersionBehind(t *testing.T) {
 	if err := run.stop(); err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(before)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.file = filepath.Join(t.TempDir(), "new.yaml")
-	if err := os.WriteFile(w.file, []byte(strings.Replace(string(text), oldFile, newFile, 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	w.rewrite(newFile)
 	newer := w.library("new", w.file)
 	c, err := config.Load(w.file, os.LookupEnv)
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
 )
 
@@ -19,50 +18,49 @@ func (e *declared) left(began time.Time) time.Duration {
 }
 
 // lane is the loads of one key without a lease: the one under way, and the one that begins after it. A reader joins
-// only a load that has not begun yet, since one that has may miss what was written before the reader came.
+// only a load that begins after it came, since an earlier one may miss what was written before.
 type lane struct {
 	now, next *trip
 }
 
 type trip struct {
+	began  time.Time // before the database was asked; zero until then
 	done   chan struct{}
 	loaded pgload.Loaded
 	err    error
 }
 
 // bypass loads without the cache.
-func (r *Reader) bypass(
-	ctx context.Context, began time.Time, e *declared, l *live, args []keytext.Arg, load LoadFunc, why bypassReason,
-) (Value, error) {
-	r.stats.bypassed[why].Add(1)
+func (r *Reader) bypass(ctx context.Context, w *want, why bypassReason) (Value, error) {
 	if why == callerGone {
-		return Value{}, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
+		r.stats.bypassed[why].Add(1)
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ctx.Err())
 	}
-	timer := time.NewTimer(e.left(began))
-	defer timer.Stop()
-	return r.loadAlone(ctx, timer, e, l, args, load, why)
+	w.timer = time.NewTimer(w.e.left(w.began))
+	defer w.timer.Stop()
+	return r.alone(ctx, w, why)
 }
 
-// loadAlone loads without filling, together with readers that came before the load began.
-func (r *Reader) loadAlone(
-	ctx context.Context, timer *time.Timer, e *declared, l *live, args []keytext.Arg, load LoadFunc, why bypassReason,
-) (Value, error) {
-	if load == nil && e.Declared.Query == "" {
-		return Value{}, fmt.Errorf("entry %s: %w", e.name, ErrNoLoader)
+// alone loads past a cache that cannot be used, for why, and stores nothing; together with readers that came before the
+// load began.
+func (r *Reader) alone(ctx context.Context, w *want, why bypassReason) (Value, error) {
+	r.stats.bypassed[why].Add(1)
+	if w.load == nil && w.e.Declared.Query == "" {
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ErrNoLoader)
 	}
-	t, err := r.board(ctx, e, l, args, load)
+	t, err := r.board(ctx, w)
 	if err != nil {
-		return Value{}, fmt.Errorf("entry %s: %w", e.name, err)
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, err)
 	}
 	select {
 	case <-t.done:
-	case <-timer.C:
-		return Value{}, fmt.Errorf("entry %s: %w", e.name, ErrTimeout)
+	case <-w.timer.C:
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ErrTimeout)
 	case <-ctx.Done():
-		return Value{}, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ctx.Err())
 	}
 	if t.err != nil {
-		return Value{}, fmt.Errorf("entry %s: %w", e.name, t.err)
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, t.err)
 	}
 	return Value{
 		Found: t.loaded.Found, Payload: t.loaded.Payload, Status: Bypass, Reason: why.String(),
@@ -70,39 +68,43 @@ func (r *Reader) loadAlone(
 	}, nil
 }
 
-// board joins the load of the key that has yet to begin, or makes one.
-func (r *Reader) board(ctx context.Context, e *declared, l *live, args []keytext.Arg, load LoadFunc) (*trip, error) {
-	key := e.name + "\x00"
-	if l != nil {
-		key += l.prefix
+// board joins the load of the key that began after the reader came, or has yet to, or makes one.
+func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
+	key := w.e.name + "\x00"
+	if w.l != nil {
+		key += w.l.prefix
 	}
-	key = string(e.template.Append([]byte(key), args))
+	key = string(w.e.template.Append([]byte(key), w.args))
 	r.mu.Lock()
 	on := r.lanes[key]
 	if on == nil {
 		on = &lane{}
 		r.lanes[key] = on
 	}
-	if t := on.next; t != nil {
+	t := on.next
+	if on.now != nil && on.now.began.After(w.came) {
+		t = on.now
+	}
+	if t != nil {
 		r.mu.Unlock()
 		return t, nil
 	}
-	t := &trip{done: make(chan struct{})}
+	t = &trip{done: make(chan struct{})}
 	before := on.now
 	if before == nil {
-		on.now = t
+		on.now, t.began = t, time.Now()
 	} else {
 		on.next = t
 	}
 	r.mu.Unlock()
 	// A load that hangs does not hold up those behind it for its whole time.
-	err := r.begin(ctx, e.LoadTimeout+e.LoadTimeout/patience, func(ctx context.Context) {
+	err := r.begin(ctx, w.e.LoadTimeout+w.e.LoadTimeout/patience, func(ctx context.Context) {
 		if before != nil {
-			r.follow(ctx, on, t, before, e.LoadTimeout/patience)
+			r.follow(ctx, on, t, before, w.e.LoadTimeout/patience)
 		}
-		ctx, cancel := context.WithTimeout(ctx, e.LoadTimeout)
+		ctx, cancel := context.WithTimeout(ctx, w.e.LoadTimeout)
 		defer cancel()
-		t.loaded, t.err = r.load(ctx, e, l, nil, args, load)
+		t.loaded, t.err = r.load(ctx, w, nil)
 		r.leave(key, on, t)
 		close(t.done)
 	})
@@ -123,7 +125,7 @@ func (r *Reader) follow(ctx context.Context, on *lane, t, before *trip, longest 
 	case <-ctx.Done():
 	}
 	r.mu.Lock()
-	on.next, on.now = nil, t
+	on.next, on.now, t.began = nil, t, time.Now()
 	r.mu.Unlock()
 }
 

@@ -300,7 +300,7 @@ func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc)
 			if ctx.Err() != nil {
 				return Value{}, fmt.Errorf("entry %s: %w", entry, ctx.Err())
 			}
-			return r.bypass(ctx, began, e, live, slices.Clone(args), load, r.failed(c, err))
+			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: began, began: began}, r.failed(c, err))
 		}
 		payload, found, isHit := fence.Hit(record)
 		if !isHit {
@@ -309,7 +309,7 @@ func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc)
 					r.stats.corrupt.Add(1) // a LEASE puts a record in its place
 				}
 			}
-			v, again, err := r.miss(ctx, began, e, live, c, name, slices.Clone(args), load, nil)
+			v, again, err := r.miss(ctx, &want{e: e, l: live, c: c, name: name, args: slices.Clone(args), load: load, came: began, began: began})
 			if again {
 				continue
 			}
@@ -336,7 +336,7 @@ func (r *Reader) readAlone(
 	if err != nil {
 		return Value{}, err
 	}
-	return r.bypass(ctx, began, e, nil, slices.Clone(args), load, why)
+	return r.bypass(ctx, &want{e: e, args: slices.Clone(args), load: load, came: time.Now(), began: began}, why)
 }
 
 func (e *declared) args(key Key, params []rule.Param) ([]keytext.Arg, error) {

@@ -121,10 +121,7 @@ func TestArgumentsAndEntries(t *testing.T) {
 func TestSlowReaderWithOldRow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
-	v := newValve()
-	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
-	old := background(t.Context(), r, "1")
-	<-v.reached
+	r, _, v, old := w.heldAfter()
 	w.change()
 	close(v.open)
 	if a := <-old; a.err != nil || string(a.value.Payload) != price(1, 10) || a.value.Reason != "lease_lost" {
@@ -144,10 +141,7 @@ func TestSlowReaderWithOldRow(t *testing.T) {
 func TestFillRefusedAfterAConfirmGivesItsLeaseBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
-	v := newValve()
-	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
-	old := background(t.Context(), r, "1")
-	<-v.reached
+	r, _, v, old := w.heldAfter()
 	x := w.reprice()
 	snapshot, lsn := w.gate()
 	batch := redisstore.Batch{
@@ -323,10 +317,7 @@ func TestLoadTimeout(t *testing.T) {
 func TestClose(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
-	v := newValve()
-	r := w.reader(nil, &slow{Loader: w.loader, before: v.pass})
-	waits := background(t.Context(), r, "1")
-	<-v.reached
+	r, _, _, waits := w.heldBefore()
 	r.Close()
 	if a := <-waits; !errors.Is(a.err, fill.ErrClosed) {
 		t.Errorf("error = %v", a.err)

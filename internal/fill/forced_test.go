@@ -138,3 +138,63 @@ func TestConfirmFencesALeaseThatHasEnded(t *testing.T) {
 		}
 	}
 }
+
+// floorIsWc is the store without Wi: what a standby has to have replayed is what HEAD says is confirmed.
+type floorIsWc struct{ fill.Store }
+
+func (s floorIsWc) Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error) {
+	reply, err := s.Store.Lease(ctx, name, token, lasts)
+	reply.Head.Wi = reply.Head.Wc
+	return reply, err
+}
+
+// TestLoadBetweenConfirmAndAdvance is T17: a key is loaded from a standby that lags, after its confirm and before ADVANCE. What
+// keeps the old row out is the floor Wi, which an INTENT has raised before the confirm. Without either it is stored, and HEAD
+// then vouches for it.
+func TestLoadBetweenConfirmAndAdvance(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name       string
+		without    func(fill.Store) fill.Store
+		intentLast bool
+		served     int
+	}{
+		{"as it is", nil, false, 11},
+		{"the floor is Wc", func(s fill.Store) fill.Store { return floorIsWc{s} }, false, 10},
+		{"INTENT after the confirm", nil, true, 10},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newStandby(t)
+			if tt.without != nil {
+				w.r = w.readerWith(tt.without(w.store), w.replica)
+			}
+			w.stored(1, 10)
+			w.standby.CatchUp(t)
+			w.standby.Pause(t)
+			w.reprice()
+			snapshot, lsn := w.gate()
+			name := w.name("product", "1")
+			apply := func(b redisstore.Batch) {
+				t.Helper()
+				b.Expect, b.Wi, b.Si = w.expected(), lsn, snapshot
+				if _, err := w.daemon.Apply(t.Context(), b); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if tt.intentLast {
+				if err := w.raw.Do(t.Context(), w.raw.B().Unlink().Key(name).Build()).Error(); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				apply(redisstore.Batch{Names: []string{name}})
+			}
+			w.stored(1, tt.served)
+			apply(redisstore.Batch{Advance: lsn, Sa: snapshot})
+			if head, _, err := w.store.Head(t.Context()); err != nil || head.Wc < lsn {
+				t.Fatalf("HEAD is %+v, %v: it does not vouch for anything", head, err)
+			}
+			read(t, w.r, 1, fill.Hit, price(1, tt.served))
+		})
+	}
+}

@@ -84,10 +84,15 @@ func (h *hung) hangs() (hangs bool) {
 	return hangs
 }
 
-func xid(t *testing.T, conn *pgx.Conn) mvcc.XID {
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// xid is the id of the transaction that a session is in.
+func xid(t *testing.T, session querier) mvcc.XID {
 	t.Helper()
 	var text string
-	if err := conn.QueryRow(t.Context(), "SELECT pg_current_xact_id()::text").Scan(&text); err != nil {
+	if err := session.QueryRow(t.Context(), "SELECT pg_current_xact_id()::text").Scan(&text); err != nil {
 		t.Fatal(err)
 	}
 	x, err := mvcc.ParseXID(text)

@@ -37,9 +37,7 @@ func (r *Reader) begin(ctx context.Context, timeout time.Duration, do func(conte
 }
 
 // load asks the database, as one of a limited number. A load under a lease has its answer, and may come from a standby.
-func (r *Reader) load(
-	ctx context.Context, e *declared, l *live, reply *redisstore.LeaseReply, args []keytext.Arg, load LoadFunc,
-) (pgload.Loaded, error) {
+func (r *Reader) load(ctx context.Context, w *want, reply *redisstore.LeaseReply) (pgload.Loaded, error) {
 	select {
 	case r.loads <- struct{}{}:
 		defer func() { <-r.loads }()
@@ -48,13 +46,13 @@ func (r *Reader) load(
 	}
 	r.stats.loads.Add(1)
 	if reply != nil {
-		if loaded, ok := r.fromReplica(ctx, e, l, reply, args, load); ok {
+		if loaded, ok := r.fromReplica(ctx, w, reply); ok {
 			return loaded, nil
 		}
 	}
-	loaded, err := r.ask(ctx, e, l, args, load)
+	loaded, err := r.ask(ctx, w)
 	var query *pgload.QueryError
-	if errors.As(err, &query) && query.Code == invalidText && e.unchecked(l) {
+	if errors.As(err, &query) && query.Code == invalidText && w.e.unchecked(w.l) {
 		err = fmt.Errorf("%w: %w", ErrArguments, err)
 	}
 	if err != nil {
@@ -68,15 +66,15 @@ func (r *Reader) load(
 	return loaded, typed(err)
 }
 
-func (r *Reader) ask(ctx context.Context, e *declared, l *live, args []keytext.Arg, load LoadFunc) (pgload.Loaded, error) {
-	if load != nil {
-		return r.loader.LoadFunc(ctx, load)
+func (r *Reader) ask(ctx context.Context, w *want) (pgload.Loaded, error) {
+	if w.load != nil {
+		return r.loader.LoadFunc(ctx, w.load)
 	}
-	sql, err := e.sql(l)
+	sql, err := w.e.sql(w.l)
 	if err != nil {
 		return pgload.Loaded{}, err
 	}
-	return r.loader.Load(ctx, sql, e.Declared.Result, args)
+	return r.loader.Load(ctx, sql, w.e.Declared.Result, w.args)
 }
 
 // ended says why a context of begin ended.

@@ -44,113 +44,145 @@ func newToken() fence.Token {
 	return fence.Token(hex.EncodeToString(b[:]))
 }
 
+// want is a value that a read did not find live: the names that it was looked for under, how it is loaded, and how long
+// the read has for that.
+type want struct {
+	e    *declared
+	l    *live // nil: no roster knows the entry
+	c    *confirmation
+	name string // of the key, where there is a live entry
+	args []keytext.Arg
+	load LoadFunc
+	n    *need
+
+	came  time.Time   // the value has to be as new as that
+	began time.Time   // the read, whose load timeout goes on from there
+	timer *time.Timer // ends the wait for a load
+}
+
 // miss leases the key and loads it, or waits for whoever does (R2 to R6). again asks to begin anew, since names moved or
 // there is another value to judge. A live value that does not meet the need is loaded again.
-func (r *Reader) miss(
-	ctx context.Context, began time.Time, e *declared, l *live, c *confirmation, name string, args []keytext.Arg, load LoadFunc,
-	n *need,
-) (v Value, again bool, err error) {
-	if load == nil && e.Declared.Query == "" {
-		return Value{}, false, fmt.Errorf("entry %s: %w", e.name, ErrNoLoader)
+func (r *Reader) miss(ctx context.Context, w *want) (v Value, again bool, err error) {
+	if w.load == nil && w.e.Declared.Query == "" {
+		return Value{}, false, fmt.Errorf("entry %s: %w", w.e.name, ErrNoLoader)
 	}
 	r.stats.misses.Add(1)
-	timer := time.NewTimer(e.left(began))
-	defer timer.Stop()
-	alone := func(why bypassReason) (Value, bool, error) {
-		r.stats.bypassed[why].Add(1)
-		v, err := r.loadAlone(ctx, timer, e, l, args, load, why)
-		return v, false, err
-	}
-	broken := func(err error) (Value, bool, error) {
-		timer.Reset(e.left(began)) // a store that hangs may have taken it all
-		return alone(r.failed(c, err))
-	}
+	w.timer = time.NewTimer(w.e.left(w.began))
+	defer w.timer.Stop()
 	// A wait for another process's load leaves half of the time for a load of our own. It ends by being cancelled: upon a
 	// deadline the store's client would close the connection, which is everybody's.
 	patient, cancel := context.WithCancel(ctx)
 	defer cancel()
-	limit := time.AfterFunc(e.LoadTimeout/2-time.Since(began), cancel)
+	limit := time.AfterFunc(w.e.LoadTimeout/2-time.Since(w.began), cancel)
 	defer limit.Stop()
-	asking := ctx
-	waiting := false
+	asking, vain := ctx, false
 	for {
 		token := newToken()
-		reply, err := r.store.Lease(asking, name, token, e.LoadTimeout+leaseMargin)
+		reply, err := r.store.Lease(asking, w.name, token, w.e.LoadTimeout+leaseMargin)
 		switch {
-		case err != nil && ctx.Err() != nil:
-			return Value{}, false, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
-		case err != nil && asking.Err() != nil:
-			return alone(busyElsewhere)
 		case err != nil:
-			return broken(err)
-		}
-		if reply.Record.State.Live() && r.covered(n, c, &reply) { // filled between the GET and the LEASE
+			v, err = r.unasked(ctx, asking, w, err)
+			return v, false, err
+		case reply.Record.State.Live() && r.covered(w.n, w.c, &reply): // filled between the GET and the LEASE
 			if reply.Granted {
-				r.release(ctx, name, token)
+				r.release(ctx, w.name, token)
 			}
-			if !r.stillConfirmed(c) {
-				r.stats.dropped.Add(1)
-				return Value{}, true, nil
-			}
-			r.stats.hits.Add(1)
-			return hit(name, reply.Record, &reply.Head), false, nil
-		}
-		if reply.Granted {
-			f, err := r.take(ctx, e, l, c, name, token, &reply, args, load, n)
-			if err != nil {
-				return Value{}, false, fmt.Errorf("entry %s: %w", e.name, err)
-			}
-			if err := f.wait(ctx, timer); err != nil {
-				return Value{}, false, fmt.Errorf("entry %s: %w", e.name, err)
-			}
-			v, err := f.value(name, e)
+			return r.found(w, reply.Record, &reply.Head)
+		case reply.Granted:
+			v, err = r.loadLeased(ctx, w, token, &reply)
 			return v, false, err
 		}
-		if !waiting {
-			waiting = true
-			r.stats.waits.Add(1)
+		if asking == ctx {
 			asking = patient //nolint:fatcontext // made above, once
+			r.stats.waits.Add(1)
 		}
-		r.mu.Lock()
-		f := r.flights[reply.Holder]
-		r.mu.Unlock()
-		if f != nil && !f.knows(reply.Record.Fences) {
-			return alone(notCovered) // it may have been under way for long, and most likely misses what was fenced since
-		}
-		if f != nil {
-			if err := f.wait(ctx, timer); err != nil {
-				return Value{}, false, fmt.Errorf("entry %s: %w", e.name, err)
-			}
-			if r.fits(f, c, &reply) && n.joins(f) {
-				r.stats.joins.Add(1)
-				v, err := f.value(name, e)
+		if f := r.flight(reply.Holder); f != nil {
+			v, fits, err := r.join(ctx, w, f, &reply)
+			switch {
+			case err != nil || fits:
+				return v, false, err
+			case vain || !f.lost():
+				v, err = r.alone(ctx, w, notCovered)
 				return v, false, err
 			}
-			return alone(notCovered)
+			vain = true // once: its lease is gone, and one of all who waited for it loads for the others
+			continue
 		}
-		if reply.Record.State.Live() {
-			return alone(busyElsewhere)
+		if reply.Record.State.Live() { // nothing shows when the other's load is over
+			v, err = r.alone(ctx, w, busyElsewhere)
+			return v, false, err
 		}
-		record, err := r.poll(patient, name, reply.Holder)
+		record, err := r.poll(patient, w.name, reply.Holder)
 		switch {
-		case err != nil && ctx.Err() != nil:
-			return Value{}, false, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
-		case err != nil && patient.Err() != nil:
-			return alone(busyElsewhere)
 		case err != nil:
-			return broken(err)
+			v, err = r.unasked(ctx, patient, w, err)
+			return v, false, err
+		case record.State.Live() && w.n != nil:
+			return Value{}, true, nil // to be judged by a HEAD that is read before it
 		case record.State.Live():
-			if n != nil {
-				return Value{}, true, nil // to be judged by a HEAD that is read before it
-			}
-			if !r.stillConfirmed(c) {
-				r.stats.dropped.Add(1)
-				return Value{}, true, nil
-			}
-			r.stats.hits.Add(1)
-			return hit(name, record, &reply.Head), false, nil
+			return r.found(w, record, &reply.Head)
 		}
 	}
+}
+
+// unasked reads without the store, which did not answer under asking: since the caller went, since the wait for another
+// process was over, or since something is wrong with it.
+func (r *Reader) unasked(ctx, asking context.Context, w *want, err error) (Value, error) {
+	switch {
+	case ctx.Err() != nil:
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ctx.Err())
+	case asking.Err() != nil:
+		return r.alone(ctx, w, busyElsewhere)
+	}
+	w.timer.Reset(w.e.left(w.began)) // a store that hangs may have taken it all
+	return r.alone(ctx, w, r.failed(w.c, err))
+}
+
+// found is a live value that was not there at first. again when the names under which it is live are not confirmed any more.
+func (r *Reader) found(w *want, record fence.Record, head *fence.Head) (v Value, again bool, err error) {
+	if !r.stillConfirmed(w.c) {
+		r.stats.dropped.Add(1)
+		return Value{}, true, nil
+	}
+	r.stats.hits.Add(1)
+	return hit(w.name, record, head), false, nil
+}
+
+// loadLeased loads under the lease that was granted, and stores the row if the rules allow it.
+func (r *Reader) loadLeased(ctx context.Context, w *want, token fence.Token, reply *redisstore.LeaseReply) (Value, error) {
+	f, err := r.take(ctx, w, token, reply)
+	if err == nil {
+		err = f.wait(ctx, w.timer)
+	}
+	if err != nil {
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, err)
+	}
+	return f.value(w)
+}
+
+// flight is this process's load under a lease, if it holds it.
+func (r *Reader) flight(holder fence.Token) *flight {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.flights[holder]
+}
+
+// join waits for a flight and takes its row, if that is new enough (R6).
+func (r *Reader) join(
+	ctx context.Context, w *want, f *flight, reply *redisstore.LeaseReply,
+) (v Value, fits bool, err error) {
+	if !f.knows(reply.Record.Fences) {
+		return Value{}, false, nil // it may have been under way for long, and most likely misses what was fenced since
+	}
+	if err := f.wait(ctx, w.timer); err != nil {
+		return Value{}, false, fmt.Errorf("entry %s: %w", w.e.name, err)
+	}
+	if !r.fits(f, w.c, reply) || !w.n.joins(f) {
+		return Value{}, false, nil
+	}
+	r.stats.joins.Add(1)
+	v, err = f.value(w)
+	return v, true, err
 }
 
 // wait waits until the row is stored, so that whoever reads next hits; but not past the time that the reader has, when
@@ -160,6 +192,7 @@ func (f *flight) wait(ctx context.Context, timer *time.Timer) error {
 	case <-f.done:
 		return nil
 	case <-timer.C:
+		timer.Reset(0) // whatever is waited for next has no time either
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -168,6 +201,16 @@ func (f *flight) wait(ctx context.Context, timer *time.Timer) error {
 		return nil
 	default:
 		return ErrTimeout
+	}
+}
+
+// lost reports whether the flight is over, and an invalidation kept its row from being stored: its lease is gone.
+func (f *flight) lost() bool {
+	select {
+	case <-f.done:
+		return f.unstored == refusedNotCovering || f.unstored == refusedNoLease
+	default:
+		return false
 	}
 }
 
@@ -209,17 +252,14 @@ func (r *Reader) poll(ctx context.Context, name string, holder fence.Token) (fen
 }
 
 // take begins the flight of a lease that was granted. What a need asks for is shown by a snapshot of the primary alone.
-func (r *Reader) take(
-	ctx context.Context, e *declared, l *live, c *confirmation, name string, token fence.Token, reply *redisstore.LeaseReply,
-	args []keytext.Arg, load LoadFunc, n *need,
-) (*flight, error) {
+func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *redisstore.LeaseReply) (*flight, error) {
 	f := &flight{ready: make(chan struct{}), done: make(chan struct{}), fences: reply.Record.Fences}
 	r.mu.Lock()
 	r.flights[token] = f
 	r.mu.Unlock()
 	head, headFound := reply.Head, reply.HeadFound
 	from := reply
-	if n != nil {
+	if w.n != nil {
 		from = nil
 	}
 	end := func() {
@@ -228,22 +268,22 @@ func (r *Reader) take(
 		r.mu.Unlock()
 		close(f.done)
 	}
-	err := r.begin(ctx, e.LoadTimeout, func(ctx context.Context) {
+	err := r.begin(ctx, w.e.LoadTimeout, func(ctx context.Context) {
 		defer end()
 		f.sent = r.clock()
-		f.loaded, f.err = r.load(ctx, e, l, from, args, load) // R3: after the grant
+		f.loaded, f.err = r.load(ctx, w, from) // R3: after the grant
 		if f.err == nil {
-			f.reason = r.judge(f, c, head, headFound)
+			f.reason = r.judge(f, w.c, head, headFound)
 		}
 		close(f.ready)
 		if f.reason != 0 {
 			r.stats.refused[f.reason].Add(1)
 		}
 		if f.err != nil || f.reason != 0 {
-			r.release(ctx, name, token)
+			r.release(ctx, w.name, token)
 			return
 		}
-		f.unstored = r.fill(ctx, e, f, name, token)
+		f.unstored = r.fill(ctx, w, f, token)
 	})
 	if err != nil {
 		f.err = err
@@ -294,20 +334,20 @@ func (r *Reader) fits(f *flight, c *confirmation, reply *redisstore.LeaseReply) 
 }
 
 // fill stores a load (R5), or says why not. Whatever comes of it, the caller gets its row.
-func (r *Reader) fill(ctx context.Context, e *declared, f *flight, name string, token fence.Token) (why refusal) {
+func (r *Reader) fill(ctx context.Context, w *want, f *flight, token fence.Token) (why refusal) {
 	request := redisstore.FillRequest{
-		Token: token, Coverage: f.loaded.Coverage, State: fence.Live, Payload: f.loaded.Payload, TTL: e.shorten(e.TTL),
+		Token: token, Coverage: f.loaded.Coverage, State: fence.Live, Payload: f.loaded.Payload, TTL: w.e.shorten(w.e.TTL),
 	}
 	if !f.loaded.Found {
-		request.State, request.Payload, request.TTL = fence.Negative, nil, e.shorten(e.NegativeTTL)
+		request.State, request.Payload, request.TTL = fence.Negative, nil, w.e.shorten(w.e.NegativeTTL)
 	}
 	ctx, cancel := context.WithTimeout(ctx, fillTimeout)
 	defer cancel()
-	outcome, err := r.store.Fill(ctx, name, request)
+	outcome, err := r.store.Fill(ctx, w.name, request)
 	switch {
 	case err != nil:
 		why = refusedStore
-		r.logger.DebugContext(ctx, "fill failed", slog.String("entry", e.name), slog.String("error", err.Error()))
+		r.logger.DebugContext(ctx, "fill failed", slog.String("entry", w.e.name), slog.String("error", err.Error()))
 	case outcome == fence.Filled:
 		r.stats.fills.Add(1)
 		return 0
@@ -322,7 +362,7 @@ func (r *Reader) fill(ctx context.Context, e *declared, f *flight, name string, 
 	}
 	r.stats.refused[why].Add(1)
 	if outcome == fence.NotCovering || outcome == fence.NotNewer {
-		r.release(ctx, name, token) // it is there still, and the next reader would wait for its end
+		r.release(ctx, w.name, token) // it is there still, and the next reader would wait for its end
 	}
 	return why
 }
@@ -336,9 +376,9 @@ func (r *Reader) release(ctx context.Context, name string, token fence.Token) {
 	}
 }
 
-func (f *flight) value(name string, e *declared) (Value, error) {
+func (f *flight) value(w *want) (Value, error) {
 	if f.err != nil {
-		return Value{}, fmt.Errorf("entry %s: %w", e.name, f.err)
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, f.err)
 	}
 	why := f.reason
 	if why == 0 {
@@ -351,6 +391,6 @@ func (f *flight) value(name string, e *declared) (Value, error) {
 	}
 	return Value{
 		Found: f.loaded.Found, Payload: f.loaded.Payload, Status: Miss, Reason: why.String(),
-		coverage: f.loaded.Coverage, server: f.loaded.Server, Name: name,
+		coverage: f.loaded.Coverage, server: f.loaded.Server, Name: w.name,
 	}, nil
 }

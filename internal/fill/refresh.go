@@ -75,7 +75,8 @@ func (r *Reader) refreshNow(ctx context.Context, e *declared, key Key, load Load
 		if err != nil {
 			return err
 		}
-		f, err := r.take(ctx, e, l, c, name, token, &reply, args, load, &need{}) // from the primary, which has just committed
+		w := &want{e: e, l: l, c: c, name: name, args: args, load: load, n: &need{}}
+		f, err := r.take(ctx, w, token, &reply) // from the primary, which has just committed
 		if err != nil {
 			return err
 		}

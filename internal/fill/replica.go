@@ -105,16 +105,14 @@ func (o replicaOutcome) String() string {
 
 // fromReplica loads from a standby, if there is one that can be recent enough. Only a row that the rules allow to be
 // stored is taken: any other is nobody's, and the load goes to the primary.
-func (r *Reader) fromReplica(
-	ctx context.Context, e *declared, l *live, reply *redisstore.LeaseReply, args []keytext.Arg, load LoadFunc,
-) (loaded pgload.Loaded, ok bool) {
+func (r *Reader) fromReplica(ctx context.Context, w *want, reply *redisstore.LeaseReply) (loaded pgload.Loaded, ok bool) {
 	if len(r.standbys) == 0 || !reply.HeadFound {
 		return pgload.Loaded{}, false
 	}
 	sql := ""
-	if load == nil {
+	if w.load == nil {
 		var err error
-		if sql, err = e.sql(l); err != nil {
+		if sql, err = w.e.sql(w.l); err != nil {
 			return pgload.Loaded{}, false // the primary's load says so
 		}
 	}
@@ -124,13 +122,13 @@ func (r *Reader) fromReplica(
 		r.stats.replicas[outcome].Add(1)
 		return pgload.Loaded{}, false
 	}
-	limited, cancel := context.WithTimeout(ctx, e.LoadTimeout/replicaShare)
+	limited, cancel := context.WithTimeout(ctx, w.e.LoadTimeout/replicaShare)
 	defer cancel()
 	var err error
-	if load != nil {
-		loaded, err = s.replica.LoadFunc(limited, load, need.met)
+	if w.load != nil {
+		loaded, err = s.replica.LoadFunc(limited, w.load, need.met)
 	} else {
-		loaded, err = s.replica.Load(limited, sql, e.Declared.Result, args)
+		loaded, err = s.replica.Load(limited, sql, w.e.Declared.Result, w.args)
 	}
 	outcome = s.judge(&need, &loaded, err)
 	r.stats.replicas[outcome].Add(1)

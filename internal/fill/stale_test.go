@@ -76,21 +76,10 @@ func TestBoundedWaiter(t *testing.T) {
 	t.Parallel()
 	w, clock := newWorld(t, options{}), &hands{}
 	w.clock = clock.now
-	v := newValve()
-	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
-	old := background(t.Context(), r, "1")
-	<-v.reached
+	r, _, v, old := w.heldAfter()
 	clock.pass(time.Minute)
 	w.reprice() // nobody confirms it: the flight's lease stands
-	bounded := func(d time.Duration) <-chan answer {
-		done := make(chan answer, 1)
-		go func() {
-			v, err := r.GetUnder(t.Context(), "product", arg("1"), nil, within(d))
-			done <- answer{v, err}
-		}()
-		return done
-	}
-	strict, lax := bounded(time.Second), bounded(time.Hour)
+	strict, lax := backgroundUnder(t.Context(), r, "1", within(time.Second)), backgroundUnder(t.Context(), r, "1", within(time.Hour))
 	eventually(t, waiting(r, 2))
 	close(v.open)
 	for done, want := range map[<-chan answer]string{old: price(1, 10), strict: price(1, 11), lax: price(1, 10)} {
@@ -144,11 +133,7 @@ func TestHeadsThatComeLate(t *testing.T) {
 	w.ticked(1)
 	w.confirm()
 	store.afterHead = func(string) { v.pass(t.Context()) }
-	late := make(chan answer, 1)
-	go func() {
-		v, err := r.GetUnder(t.Context(), "product", arg("1"), nil, within(time.Second))
-		late <- answer{v, err}
-	}()
+	late := backgroundUnder(t.Context(), r, "1", within(time.Second))
 	<-v.reached
 	clock.pass(300 * time.Millisecond)
 	under(t, r, 1, within(time.Second), fill.Hit, price(1, 10)) // asks again

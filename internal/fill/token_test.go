@@ -151,11 +151,7 @@ func TestTokenOfAHungCommit(t *testing.T) {
 	if took := time.Since(began); !errors.Is(err, fill.ErrTokenNotReached) || took < time.Second || took > 6*time.Second {
 		t.Errorf("a transaction that is open: %v after %v", err, took)
 	}
-	done := make(chan answer, 1)
-	go func() {
-		v, err := r.GetUnder(t.Context(), "product", arg("1"), nil, after(token))
-		done <- answer{v, err}
-	}()
+	done := backgroundUnder(t.Context(), r, "1", after(token))
 	pause(t, 100*time.Millisecond)
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -278,16 +274,9 @@ func TestForgedTokensDoNotStampede(t *testing.T) {
 func TestWaiterNeedsItsToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
-	v := newValve()
-	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
-	old := background(t.Context(), r, "1")
-	<-v.reached
+	r, _, v, old := w.heldAfter()
 	token := w.write(1, 11) // nobody confirms it: the flight's lease stands
-	done := make(chan answer, 1)
-	go func() {
-		v, err := r.GetUnder(t.Context(), "product", arg("1"), nil, after(token))
-		done <- answer{v, err}
-	}()
+	done := backgroundUnder(t.Context(), r, "1", after(token))
 	eventually(t, waiting(r, 1))
 	close(v.open)
 	if a := <-old; a.err != nil || string(a.value.Payload) != price(1, 10) {

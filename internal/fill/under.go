@@ -62,6 +62,7 @@ func (v *Value) seen() mvcc.Snapshot {
 // readUnder reads one value, from the store only if it meets the need. What comes from the database is for the caller to
 // judge.
 func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, key Key, load LoadFunc, n *need) (Value, error) {
+	came := time.Now() // not began: what the read has waited for since is in no load from before
 	if n.bounded {
 		r.count(ctx)
 	}
@@ -79,7 +80,7 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 			return Value{}, err
 		}
 		if n.past {
-			return r.bypass(ctx, began, e, live, slices.Clone(args), load, askedFor)
+			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: came, began: began}, askedFor)
 		}
 		name := string(e.template.Append([]byte(live.prefix), args))
 		head, found, text, err := r.store.ReadWithHead(ctx, name)
@@ -87,7 +88,7 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 			if ctx.Err() != nil {
 				return Value{}, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
 			}
-			return r.bypass(ctx, began, e, live, slices.Clone(args), load, r.failed(c, err))
+			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: came, began: began}, r.failed(c, err))
 		}
 		if !found || head.Generation != c.names.generation || head.Revision != c.names.revision {
 			r.expire(c)
@@ -111,7 +112,7 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 		if err := r.refuseForeign(ctx, e, n, &head); err != nil {
 			return Value{}, err
 		}
-		v, again, err := r.miss(ctx, began, e, live, c, name, slices.Clone(args), load, n)
+		v, again, err := r.miss(ctx, &want{e: e, l: live, c: c, name: name, args: slices.Clone(args), load: load, n: n, came: came, began: began})
 		if again {
 			continue
 		}

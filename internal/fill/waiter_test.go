@@ -4,16 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/fill"
-	"github.com/freshet/freshet/internal/redisstore"
-	"github.com/freshet/freshet/internal/rule"
-	"github.com/freshet/freshet/mvcc"
 )
 
 func waiting(r *fill.Reader, n uint64) func() error {
@@ -28,12 +25,8 @@ func waiting(r *fill.Reader, n uint64) func() error {
 func TestReadersShareALoad(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
-	v := newValve()
-	loader := &slow{Loader: w.loader, before: v.pass}
-	r := w.reader(nil, loader)
-	var all []<-chan answer
-	all = append(all, background(t.Context(), r, "1"))
-	<-v.reached
+	r, loader, v, first := w.heldBefore()
+	all := []<-chan answer{first}
 	for range 20 {
 		all = append(all, background(t.Context(), r, "1"))
 	}
@@ -53,10 +46,7 @@ func TestReadersShareALoad(t *testing.T) {
 func TestFlightIsNotJoinedAfterAnInvalidation(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
-	v := newValve()
-	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
-	old := background(t.Context(), r, "1")
-	<-v.reached
+	r, _, v, old := w.heldAfter()
 	w.change()
 	read(t, r, 1, fill.Miss, price(1, 11))
 	read(t, r, 1, fill.Hit, price(1, 11))
@@ -71,28 +61,13 @@ func TestFlightIsNotJoinedAfterAnInvalidation(t *testing.T) {
 func TestFlightOfAnotherLeaseIsNotJoined(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
-	v := newValve()
-	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
-	old := background(t.Context(), r, "1")
-	<-v.reached
+	r, _, v, old := w.heldAfter()
 	w.change()
 	other := fence.Token(strings.Repeat("0", 32))
-	name := w.name("product", "1")
-	if reply, err := w.store.Lease(t.Context(), name, other, time.Minute); err != nil || !reply.Granted {
-		t.Fatalf("Lease = %+v, %v", reply, err)
-	}
+	w.lease(other, "1")
 	late := background(t.Context(), r, "1")
 	eventually(t, waiting(r, 1))
-	loaded, err := w.loader.Load(t.Context(), w.roster.Entries["product"].SQL, rule.One, arg("1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	outcome, err := w.store.Fill(t.Context(), name, redisstore.FillRequest{
-		Token: other, Coverage: loaded.Coverage, State: fence.Live, Payload: loaded.Payload, TTL: time.Minute,
-	})
-	if err != nil || outcome != fence.Filled {
-		t.Fatalf("Fill = %v, %v", outcome, err)
-	}
+	w.fill(other, "1")
 	if a := <-late; a.err != nil || a.value.Status != fill.Hit || string(a.value.Payload) != price(1, 11) {
 		t.Errorf("the late reader got %s %+v, %v", a.value.Payload, a.value, a.err)
 	}
@@ -106,18 +81,8 @@ func TestFlightOfAnotherLeaseIsNotJoined(t *testing.T) {
 func TestWaiterSeesAFence(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
-	v := newValve()
-	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
-	old := background(t.Context(), r, "1")
-	<-v.reached
-	var text string
-	if err := w.db.QueryRow(t.Context(), "WITH x AS (UPDATE product SET price = 11 WHERE id = 1) SELECT pg_current_xact_id()::text").Scan(&text); err != nil {
-		t.Fatal(err)
-	}
-	x, err := mvcc.ParseXID(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r, _, v, old := w.heldAfter()
+	x := w.reprice()
 	name := w.name("product", "1")
 	record, _ := w.record(name)
 	record.Fences = append(record.Fences, fence.Stamp{XID: x, End: 1})
@@ -137,15 +102,9 @@ func TestWaiterSeesAFence(t *testing.T) {
 func TestWaiterReadsAHigherFloor(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
-	v := newValve()
-	r := w.reader(nil, &slow{Loader: w.loader, after: v.pass})
-	old := background(t.Context(), r, "1")
-	<-v.reached
+	r, _, v, old := w.heldAfter()
 	w.reprice()
-	snapshot, lsn := w.gate()
-	if _, err := w.daemon.Apply(t.Context(), redisstore.Batch{Expect: w.expected(), Wi: lsn, Si: snapshot}); err != nil {
-		t.Fatal(err) // INTENT alone: the daemon stopped there
-	}
+	w.intent() // and the daemon stopped there
 	late := background(t.Context(), r, "1")
 	eventually(t, waiting(r, 1))
 	close(v.open)
@@ -155,6 +114,75 @@ func TestWaiterReadsAHigherFloor(t *testing.T) {
 	if a := <-old; a.err != nil {
 		t.Errorf("the old flight got %v", a.err)
 	}
+}
+
+// TestCrowdThatMayNotJoinIsOneLoad: readers that saw a fence which the flight does not know come at the same time, and one
+// load that begins after all of them came does for all.
+func TestCrowdThatMayNotJoinIsOneLoad(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	const crowd = 20
+	var came atomic.Int64
+	all := make(chan struct{})
+	v := newValve()
+	loader := &slow{Loader: w.loader, after: v.pass}
+	r := w.reader(&hooks{Store: w.store, afterCall: func(string) {
+		if n := came.Add(1); n == 1+crowd {
+			close(all)
+		} else if n == 1 {
+			return
+		}
+		<-all
+	}}, loader)
+	old := background(t.Context(), r, "1")
+	<-v.reached
+	w.early(w.name("product", "1"), fence.Stamp{XID: w.reprice(), End: 1})
+	var late []<-chan answer
+	for range crowd {
+		late = append(late, background(t.Context(), r, "1"))
+	}
+	for _, done := range late {
+		if a := <-done; a.err != nil || string(a.value.Payload) != price(1, 11) || a.value.Reason != "flight_not_covering" {
+			t.Errorf("a late reader got %s %+v, %v", a.value.Payload, a.value, a.err)
+		}
+	}
+	if n := loader.count.Load(); n != 2 {
+		t.Errorf("%d loads, want the flight's and one more", n)
+	}
+	close(v.open)
+	if a := <-old; a.err != nil || a.value.Reason != "not_covering" {
+		t.Errorf("the old flight got %+v, %v", a.value, a.err)
+	}
+}
+
+// TestThoseWhoWaitedInVainShareALease: an invalidation takes the lease of the load that they waited for, and its row is too
+// old for them. One of them leases the key again, and fills it.
+func TestThoseWhoWaitedInVainShareALease(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	r, loader, v, old := w.heldAfter()
+	w.reprice()
+	w.intent()
+	const crowd = 20
+	var late []<-chan answer
+	for range crowd {
+		late = append(late, background(t.Context(), r, "1"))
+	}
+	eventually(t, waiting(r, crowd))
+	w.confirm(w.name("product", "1"))
+	close(v.open)
+	if a := <-old; a.err != nil || string(a.value.Payload) != price(1, 10) || a.value.Reason != "lease_lost" {
+		t.Errorf("the old flight got %+v, %v", a.value, a.err)
+	}
+	for _, done := range late {
+		if a := <-done; a.err != nil || string(a.value.Payload) != price(1, 11) || a.value.Status == fill.Bypass {
+			t.Errorf("a late reader got %s %+v, %v", a.value.Payload, a.value, a.err)
+		}
+	}
+	if s := r.Stats(); loader.count.Load() != 2 || s.Fills != 1 {
+		t.Errorf("%d loads, Stats = %+v", loader.count.Load(), s)
+	}
+	read(t, r, 1, fill.Hit, price(1, 11))
 }
 
 func TestCancelledCallerDoesNotEndTheFlight(t *testing.T) {
@@ -183,34 +211,18 @@ func TestLeasedElsewhere(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
 	token := func(n int) fence.Token { return fence.Token(fmt.Sprintf("%032x", n)) }
-	lease := func(id int) {
-		t.Helper()
-		reply, err := w.store.Lease(t.Context(), w.name("product", strconv.Itoa(id)), token(id), time.Minute)
-		if err != nil || !reply.Granted {
-			t.Fatalf("Lease = %+v, %v", reply, err)
-		}
-	}
 	loader := &slow{Loader: w.loader}
 	r := w.reader(nil, loader)
 
-	lease(1)
+	w.lease(token(1), "1")
 	done := background(t.Context(), r, "1")
 	eventually(t, waiting(r, 1))
-	loaded, err := w.loader.Load(t.Context(), w.roster.Entries["product"].SQL, rule.One, arg("1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	outcome, err := w.store.Fill(t.Context(), w.name("product", "1"), redisstore.FillRequest{
-		Token: token(1), Coverage: loaded.Coverage, State: fence.Live, Payload: loaded.Payload, TTL: time.Minute,
-	})
-	if err != nil || outcome != fence.Filled {
-		t.Fatalf("Fill = %v, %v", outcome, err)
-	}
+	w.fill(token(1), "1")
 	if a := <-done; a.err != nil || a.value.Status != fill.Hit || loader.count.Load() != 0 {
 		t.Errorf("after the other's fill: %+v, %v, %d loads", a.value, a.err, loader.count.Load())
 	}
 
-	lease(2)
+	w.lease(token(2), "2")
 	done = background(t.Context(), r, "2")
 	eventually(t, waiting(r, 2))
 	if err := w.store.Release(t.Context(), w.name("product", "2"), token(2)); err != nil {
@@ -220,7 +232,7 @@ func TestLeasedElsewhere(t *testing.T) {
 		t.Errorf("after the other gave up: %+v, %v", a.value, a.err)
 	}
 
-	lease(3)
+	w.lease(token(3), "3")
 	start := time.Now()
 	a := <-background(t.Context(), r, "3")
 	if took := time.Since(start); a.err != nil || a.value.Reason != "leased_elsewhere" || took < 900*time.Millisecond || took > 2*time.Second {
@@ -236,11 +248,7 @@ func TestLeasedElsewhere(t *testing.T) {
 func TestBypassJoinsOnlyLoadsToCome(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{noDaemon: true})
-	v := newValve()
-	loader := &slow{Loader: w.loader, after: v.pass}
-	r := w.reader(nil, loader)
-	old := background(t.Context(), r, "1")
-	<-v.reached
+	r, loader, v, old := w.heldAfter()
 	w.reprice()
 	var late []<-chan answer
 	for range 20 {
@@ -270,10 +278,7 @@ func TestBypassJoinsOnlyLoadsToCome(t *testing.T) {
 func TestBypassDoesNotWaitForALoadThatHangs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{noDaemon: true})
-	v := newValve()
-	r := w.reader(nil, &slow{Loader: w.loader, before: v.pass})
-	hangs := background(t.Context(), r, "1")
-	<-v.reached
+	r, _, v, hangs := w.heldBefore()
 	start := time.Now()
 	read(t, r, 1, fill.Bypass, price(1, 10))
 	if took := time.Since(start); took > 1500*time.Millisecond {

@@ -186,6 +186,15 @@ func (w *world) confirm(names ...string) {
 	w.head.Wc = lsn
 }
 
+// intent is the first step of a round, for what is visible now.
+func (w *world) intent() {
+	w.t.Helper()
+	snapshot, lsn := w.gate()
+	if _, err := w.daemon.Apply(w.t.Context(), redisstore.Batch{Expect: w.expected(), Wi: lsn, Si: snapshot}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func (w *world) name(entry, arg string) string {
 	return rule.KeyPrefix(w.namespace, w.head.Generation, w.roster.Entries[entry]) + entry + ":" + arg
 }
@@ -395,12 +404,60 @@ type answer struct {
 }
 
 func background(ctx context.Context, r *fill.Reader, id string) <-chan answer {
+	return backgroundUnder(ctx, r, id, &fill.Demand{})
+}
+
+func backgroundUnder(ctx context.Context, r *fill.Reader, id string, d *fill.Demand) <-chan answer {
 	done := make(chan answer, 1)
 	go func() {
-		v, err := r.Get(ctx, "product", arg(id), nil)
+		v, err := r.GetUnder(ctx, "product", arg(id), nil, d)
 		done <- answer{v, err}
 	}()
 	return done
+}
+
+// heldBefore is a process with a reader of product 1, whose load is about to ask the database, and goes on when the valve
+// is opened.
+func (w *world) heldBefore() (r *fill.Reader, loader *slow, v *valve, first <-chan answer) {
+	v = newValve()
+	return w.held(&slow{Loader: w.loader, before: v.pass}, v)
+}
+
+// heldAfter is a process with a reader of product 1, whose load has the row, and goes on when the valve is opened.
+func (w *world) heldAfter() (r *fill.Reader, loader *slow, v *valve, first <-chan answer) {
+	v = newValve()
+	return w.held(&slow{Loader: w.loader, after: v.pass}, v)
+}
+
+func (w *world) held(loader *slow, v *valve) (*fill.Reader, *slow, *valve, <-chan answer) {
+	w.t.Helper()
+	r := w.reader(nil, loader)
+	first := background(w.t.Context(), r, "1")
+	<-v.reached
+	return r, loader, v, first
+}
+
+// lease is another process that takes the lease of a product.
+func (w *world) lease(token fence.Token, id string) {
+	w.t.Helper()
+	if reply, err := w.store.Lease(w.t.Context(), w.name("product", id), token, time.Minute); err != nil || !reply.Granted {
+		w.t.Fatalf("Lease = %+v, %v", reply, err)
+	}
+}
+
+// fill is that process when it has loaded the row.
+func (w *world) fill(token fence.Token, id string) {
+	w.t.Helper()
+	loaded, err := w.loader.Load(w.t.Context(), w.roster.Entries["product"].SQL, rule.One, arg(id))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	outcome, err := w.store.Fill(w.t.Context(), w.name("product", id), redisstore.FillRequest{
+		Token: token, Coverage: loaded.Coverage, State: fence.Live, Payload: loaded.Payload, TTL: time.Minute,
+	})
+	if err != nil || outcome != fence.Filled {
+		w.t.Fatalf("Fill = %v, %v", outcome, err)
+	}
 }
 
 func eventually(t *testing.T, check func() error) {

@@ -21,8 +21,8 @@ import (
 // and a store that comes back with an older generation than was marked did not see the answer. Behind the generation
 // stand the terms under which daemons claimed the store since.
 func (g *Gate) Ensure(ctx context.Context) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	ctx, done := g.turn(ctx)
+	defer done()
 	var there bool
 	if err := g.conn.QueryRow(ctx, `SELECT to_regclass('freshet.alive') IS NOT NULL`).Scan(&there); err != nil {
 		return fmt.Errorf("look for freshet.alive: %w", err)
@@ -76,8 +76,8 @@ func (e *PermissionError) Unwrap() error { return e.Err }
 // namespace was marked. A mark that was never made, or whose table is gone, is not there. claimed tells whether it knows of
 // the daemon with this term: it does not where the database is a copy from before that daemon claimed the store.
 func (g *Gate) Alive(ctx context.Context, namespace, generation string, term fence.Term) (alive, claimed bool, err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	ctx, done := g.turn(ctx)
+	defer done()
 	var mark string
 	err = g.conn.QueryRow(ctx, `SELECT coalesce((SELECT generation FROM freshet.alive WHERE namespace = $1), '')`, namespace).Scan(&mark)
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
@@ -111,8 +111,8 @@ func (g *Gate) MarkClaim(ctx context.Context, namespace, generation string, term
 }
 
 func (g *Gate) mark(ctx context.Context, statement string, args ...any) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	ctx, done := g.turn(ctx)
+	defer done()
 	_, err := g.conn.Exec(ctx, statement, args...)
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && pgErr.Code == "42501" {

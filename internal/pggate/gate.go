@@ -26,8 +26,8 @@ var ErrStandby = errors.New("the server is a standby")
 
 const connectTimeout = 15 * time.Second
 
-// answerTimeout is for a snapshot, which takes a server no time: one that is not there by then comes over a connection
-// that leads nowhere, and nothing would be confirmed for as long as TCP hopes.
+// answerTimeout is for whatever a gate asks, which takes a server no time: an answer that is not there by then comes over a
+// connection that leads nowhere, and nothing would be confirmed for as long as TCP hopes.
 const answerTimeout = 10 * time.Second
 
 // Gate is one SQL connection to the primary. It may be used by several goroutines, one call at a time. After a
@@ -64,16 +64,35 @@ func Open(ctx context.Context, url string, logger *slog.Logger) (*Gate, error) {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	g := &Gate{logger: logger, conn: conn}
-	if g.identity, err = readIdentity(ctx, conn); err == nil {
-		g.pages, err = readPages(ctx, conn)
-	}
-	if err == nil {
-		_, err = conn.Prepare(ctx, snapshotStatement, snapshotQuery)
-	}
-	if err != nil {
+	if err := g.shakeHands(ctx); err != nil {
 		return nil, errors.Join(err, g.Close(ctx))
 	}
 	return g, nil
+}
+
+func (g *Gate) shakeHands(ctx context.Context) (err error) {
+	ctx, done := g.turn(ctx)
+	defer done()
+	if g.identity, err = readIdentity(ctx, g.conn); err != nil {
+		return err
+	}
+	if g.pages, err = readPages(ctx, g.conn); err != nil {
+		return err
+	}
+	if _, err := g.conn.Prepare(ctx, snapshotStatement, snapshotQuery); err != nil {
+		return fmt.Errorf("prepare to take snapshots: %w", err)
+	}
+	return nil
+}
+
+// turn takes the connection for one question, which has to be answered in time.
+func (g *Gate) turn(ctx context.Context) (timed context.Context, done func()) {
+	g.mu.Lock()
+	timed, cancel := context.WithTimeout(ctx, answerTimeout)
+	return timed, func() {
+		cancel()
+		g.mu.Unlock()
+	}
 }
 
 // sessionSettings fixes what would change the meaning or the text of what the gate reads. Timeouts that a role or
@@ -105,14 +124,8 @@ const (
 // Snapshot tells, in one round trip, what is visible on the primary now, and a position of the log read after that:
 // whatever is visible in the snapshot committed before the position.
 func (g *Gate) Snapshot(ctx context.Context) (mvcc.Snapshot, mvcc.LSN, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.snapshot(ctx)
-}
-
-func (g *Gate) snapshot(ctx context.Context) (mvcc.Snapshot, mvcc.LSN, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
+	ctx, done := g.turn(ctx)
+	defer done()
 	var snapshotText, positionText string
 	if err := g.conn.QueryRow(ctx, snapshotStatement).Scan(&snapshotText, &positionText); err != nil {
 		return mvcc.Snapshot{}, 0, fmt.Errorf("take snapshot: %w", err)
@@ -131,8 +144,8 @@ func (g *Gate) snapshot(ctx context.Context) (mvcc.Snapshot, mvcc.LSN, error) {
 // Term makes the term of a daemon that has just acquired the slot: the timeline, and the id of a transaction that is
 // committed and flushed here and now. Waiting for a standby would add nothing to that order, and could hang.
 func (g *Gate) Term(ctx context.Context) (fence.Term, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	ctx, done := g.turn(ctx)
+	defer done()
 	var (
 		xidText  string
 		timeline uint32
@@ -156,6 +169,21 @@ SELECT pg_logical_emit_message(true, 'freshet.term', 'term ' || pg_current_xact_
 		return "", fmt.Errorf("make term: %w", err)
 	}
 	return fence.NewTerm(timeline, x), nil
+}
+
+// Idle is for how long the server's process of another session, of the same role, has had nothing to do; 0 while it is at
+// work, and an error when there is no such process.
+func (g *Gate) Idle(ctx context.Context, pid uint32) (time.Duration, error) {
+	ctx, done := g.turn(ctx)
+	defer done()
+	const query = `
+SELECT CASE WHEN state LIKE 'idle%' THEN extract(epoch FROM clock_timestamp() - state_change)::float8 ELSE 0 END
+  FROM pg_stat_activity WHERE pid = $1`
+	var seconds float64
+	if err := g.conn.QueryRow(ctx, query, int32(pid)).Scan(&seconds); err != nil { //nolint:gosec // a process id
+		return 0, fmt.Errorf("look at process %d: %w", pid, err)
+	}
+	return time.Duration(seconds * float64(time.Second)), nil
 }
 
 // Close ends the connection.

@@ -54,8 +54,8 @@ func (g *Gate) Identity() Identity { return g.identity }
 // Check asks again and compares with what Open found: an *IdentityError when that differs, ErrStandby when the server
 // became one.
 func (g *Gate) Check(ctx context.Context) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	ctx, done := g.turn(ctx)
+	defer done()
 	now, err := readIdentity(ctx, g.conn)
 	if err != nil {
 		return err

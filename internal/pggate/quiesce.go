@@ -66,8 +66,8 @@ func (g *Gate) Quiesce(ctx context.Context, since mvcc.Snapshot, progress func(p
 // pins finds the sessions behind the ids that now still waits for, below since's Xmax. Every transaction holds a lock
 // on its own id, which any role may see.
 func (g *Gate) pins(ctx context.Context, now, since mvcc.Snapshot) ([]Pin, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	ctx, done := g.turn(ctx)
+	defer done()
 	const query = `
 SELECT coalesce(l.pid, 0), l.transactionid::text, coalesce(a.xact_start, p.prepared),
        coalesce(left(a.query, $1), 'prepared transaction ' || p.gid, '')

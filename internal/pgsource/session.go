@@ -23,6 +23,11 @@ const (
 	quietTimeout  = 60 * time.Second
 	leastPatience = 5 * time.Second
 	longestStatus = 10 * time.Second
+	// answerTimeout is for what the server has to look up.
+	answerTimeout = 10 * time.Second
+	// startTimeout is for the start of replication, before which the server clears what earlier readers of the slot have
+	// spilled to its disk.
+	startTimeout = 30 * time.Second
 )
 
 // session is a replication connection before it streams, and what it learned of the server.
@@ -84,6 +89,8 @@ func sessionSettings() map[string]string {
 // inspect asks, in the simple protocol that such a connection is limited to, what a start needs to know. The names
 // are quoted here because there are no parameters; a slot's name has no character that could need it.
 func (s *session) inspect(ctx context.Context, o Options) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
 	version := s.conn.ParameterStatus("server_version")
 	s.version, _ = strconv.Atoi(version[:len(version)-len(strings.TrimLeft(version, "0123456789"))])
 	const ask = `SELECT pg_is_in_recovery(),
@@ -135,6 +142,8 @@ func (s *session) inspect(ctx context.Context, o Options) error {
 
 // replicate starts the stream and gives the connection away. It closes it when it fails.
 func (s *session) replicate(ctx context.Context, o Options, from mvcc.LSN) (*pgconn.HijackedConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	fail := func(err error) (*pgconn.HijackedConn, error) {
 		s.close(ctx)
 		return nil, classify("start replication", err)

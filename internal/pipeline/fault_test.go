@@ -1,7 +1,6 @@
 package pipeline_test
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -46,17 +45,7 @@ func TestHungCommitWaitsAlone(t *testing.T) {
 	d.streaming()
 	r.synchronous()
 	hung, free := r.cached("items", 1), r.cached("items", 2)
-
-	writer := r.connect()
-	var pid int
-	if err := writer.QueryRow(t.Context(), `SELECT pg_backend_pid()`).Scan(&pid); err != nil {
-		t.Fatal(err)
-	}
-	committed := make(chan error, 1)
-	go func() {
-		_, err := writer.Exec(context.Background(), `UPDATE items SET v = 'hangs' WHERE id = 1`)
-		committed <- err
-	}()
+	show := r.hang(`UPDATE items SET v = 'hangs' WHERE id = 1`)
 	d.await("holding the hung commit", func(st pipeline.Status) bool { return st.Waiting > 0 })
 	stuck := r.head().Wc
 	r.exec(`SET synchronous_commit = local; UPDATE items SET v = 'passes' WHERE id = 2`)
@@ -75,11 +64,7 @@ func TestHungCommitWaitsAlone(t *testing.T) {
 	if wc := r.head().Wc; wc != stuck {
 		t.Errorf("HEAD went from %v to %v past a commit that is not confirmed", stuck, wc)
 	}
-	r.exec(fmt.Sprintf(`SELECT pg_cancel_backend(%d)`, pid))
-	if err := <-committed; err != nil {
-		t.Fatal(err)
-	}
-	_ = writer.Close(t.Context())
+	show()
 	r.gone(hung)
 	testkit.Eventually(t, patience, func() error {
 		if wc := r.head().Wc; wc <= stuck {

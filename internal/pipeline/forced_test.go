@@ -1,9 +1,6 @@
 package pipeline_test
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"testing"
 
 	"github.com/freshet/freshet/internal/pipeline"
@@ -22,8 +19,8 @@ func TestOutOfOrderIsForgottenWithTheHistory(t *testing.T) {
 	d := r.start()
 	d.streaming()
 	name := r.name("items", 2)
-	r.exec(`ALTER SYSTEM SET synchronous_standby_names = 'nobody'`, `SELECT pg_reload_conf()`)
-	pid, committed := r.hang(`UPDATE items SET v = 'hangs' WHERE id = 1`)
+	r.synchronous()
+	show := r.hang(`UPDATE items SET v = 'hangs' WHERE id = 1`)
 	d.await("holding the hung commit", func(st pipeline.Status) bool { return st.Waiting > 0 })
 	saved := r.head()
 	for range 10 { // HEAD may still be on its way to the commit that hangs
@@ -45,44 +42,8 @@ func TestOutOfOrderIsForgottenWithTheHistory(t *testing.T) {
 	if got := r.head(); got.Generation != saved.Generation {
 		t.Errorf("a new generation began (%s) although the log reaches back", d.Status().LastGap)
 	}
-	r.exec(fmt.Sprintf(`SELECT pg_cancel_backend(%d)`, pid))
-	if err := <-committed; err != nil {
-		t.Fatal(err)
-	}
+	show()
 	d.streaming()
-}
-
-// hang has a statement's commit hang, for want of a synchronous standby. An earlier one may have passed, before the server
-// had heard of the setting.
-func (r *rig) hang(statement string) (pid int, committed <-chan error) {
-	r.t.Helper()
-	testkit.Eventually(r.t, patience, func() error {
-		writer := r.connect()
-		if err := writer.QueryRow(r.t.Context(), `SELECT pg_backend_pid()`).Scan(&pid); err != nil {
-			return err
-		}
-		done := make(chan error, 1)
-		committed = done
-		go func() {
-			_, err := writer.Exec(context.Background(), statement)
-			done <- errors.Join(err, writer.Close(context.Background()))
-		}()
-		watch := r.connect()
-		defer func() { _ = watch.Close(context.Background()) }()
-		for {
-			select {
-			case err := <-done:
-				return errors.Join(err, errNotYet)
-			default:
-			}
-			var waits bool
-			err := watch.QueryRow(r.t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep')`, pid).Scan(&waits)
-			if err != nil || waits {
-				return err
-			}
-		}
-	})
-	return pid, committed
 }
 
 // TestRevertedChangeHasNamesOfItsOwn is T35: a table is swapped for another one, changed, and swapped back. The plan is the

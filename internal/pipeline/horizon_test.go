@@ -136,16 +136,7 @@ func TestHungCommitDoesNotHoldUpTheBound(t *testing.T) {
 	d.streaming()
 	r.synchronous()
 	hung, free := r.cached("items", 1), r.cached("items", 2)
-	writer := r.connect()
-	var pid int
-	if err := writer.QueryRow(t.Context(), `SELECT pg_backend_pid()`).Scan(&pid); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() {
-		_, err := writer.Exec(context.Background(), `UPDATE items SET v = 'hangs' WHERE id = 1`)
-		done <- err
-	}()
+	show := r.hang(`UPDATE items SET v = 'hangs' WHERE id = 1`)
 	d.await("holding the hung commit", func(st pipeline.Status) bool { return st.Waiting > 0 })
 	stuck := r.head()
 	var x uint64
@@ -169,11 +160,7 @@ func TestHungCommitDoesNotHoldUpTheBound(t *testing.T) {
 	if r.present(free) {
 		t.Error("Sa sees a transaction whose key is still there")
 	}
-	r.exec(fmt.Sprintf(`SELECT pg_cancel_backend(%d)`, pid))
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	_ = writer.Close(t.Context())
+	show()
 	r.gone(hung)
 	r.reached(r.count())
 	if sa := r.head().Sa; len(sa.Xip) != 0 {

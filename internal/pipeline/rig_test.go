@@ -1,6 +1,7 @@
 package pipeline_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -42,7 +43,9 @@ type rig struct {
 	namespace string
 	slot      string
 	store     *redisstore.Store
-	tables    []string // public.<name>(id int primary key, v text), each with an entry of the same name
+	daemonURL string            // how daemons reach the database, if otherwise than the test
+	daemons   *redisstore.Store // and the store
+	tables    []string          // public.<name>(id int primary key, v text), each with an entry of the same name
 	rewind    apply.Rewind
 	file      string // which file the daemons have: the entries of each are declared differently
 	unused    time.Duration
@@ -141,6 +144,26 @@ func (r *rig) synchronous() {
 	}
 }
 
+// hang begins a statement whose commit hangs in synchronous replication, as synchronous has them. show ends the wait: the
+// commit becomes visible.
+func (r *rig) hang(statement string) (show func()) {
+	r.t.Helper()
+	writer := r.connect()
+	pid := writer.PgConn().PID()
+	committed := make(chan error, 1)
+	go func() {
+		_, err := writer.Exec(context.Background(), statement)
+		committed <- errors.Join(err, writer.Close(context.Background()))
+	}()
+	return func() {
+		r.t.Helper()
+		r.exec(fmt.Sprintf(`SELECT pg_cancel_backend(%d)`, pid))
+		if err := <-committed; err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
 // declaredIn is the entry of a table as a file declares it.
 func declaredIn(file, table string) *rule.Declared {
 	return &rule.Declared{Name: table, Key: table + ":{id}", Query: "SELECT id, v FROM " + table + " WHERE id = @id" + file, Result: rule.One}
@@ -177,7 +200,8 @@ func (r *rig) pipeline(tables []string) *pipeline.Pipeline {
 		return e, err
 	}
 	return pipeline.New(pipeline.Options{
-		URL: r.url, Slot: r.slot, Publication: "freshet", Namespace: r.namespace, Store: r.store, Rewind: r.rewind,
+		URL: cmp.Or(r.daemonURL, r.url), Slot: r.slot, Publication: "freshet", Namespace: r.namespace,
+		Store: cmp.Or(r.daemons, r.store), Rewind: r.rewind,
 		Unused: r.unused, SweepAfter: r.sweep,
 		Logger: slog.New(slog.NewTextHandler(testWriter{r.t, &r.said}, nil)),
 		Compile: func(ctx context.Context, conn *pgx.Conn, retained []rule.Declared, _ bool) (*pipeline.Compiled, error) {

@@ -113,7 +113,11 @@ func (s *session) connect(ctx context.Context) error {
 	if s.conn, err = pgx.Connect(connecting, o.URL); err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
 	}
-	if s.slot, err = pgsource.SlotState(ctx, s.conn, o.Slot); err != nil {
+	err = answered(ctx, func(ctx context.Context) (err error) {
+		s.slot, err = pgsource.SlotState(ctx, s.conn, o.Slot)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	if s.slot.ActivePID != 0 {
@@ -144,7 +148,7 @@ func (s *session) judge(ctx context.Context) error {
 		}
 		return s.condemn(ctx, head)
 	}
-	if s.before, err = pgsource.Fingerprint(ctx, s.conn, o.Publication); err != nil {
+	if err := s.fingerprint(ctx); err != nil {
 		return err
 	}
 	evidence, err := s.evidence(ctx, head, found)
@@ -182,23 +186,13 @@ func (s *session) acquire(ctx context.Context) error {
 	if err != nil {
 		return refused(err)
 	}
-	if s.before, err = pgsource.Fingerprint(ctx, s.conn, o.Publication); err != nil {
+	if err := s.fingerprint(ctx); err != nil {
 		return err
 	}
 	if err := s.remember(ctx); err != nil {
 		return err
 	}
-	// Where nothing was ever cached, someone is looking who has just written the configuration.
-	if err := s.compile(ctx, !s.found && !s.p.followed); err != nil {
-		return fmt.Errorf("plan the entries: %w", err)
-	}
-	s.prepared, err = pgsource.Prepare(ctx, s.conn, pgsource.PrepareOptions{
-		Slot: o.Slot, Publication: o.Publication, Tables: s.compiled.Tables,
-	})
-	if err != nil {
-		return fmt.Errorf("prepare publication and slot: %w", err)
-	}
-	if err := s.retain(ctx); err != nil {
+	if err := s.attended(ctx, s.prepare); err != nil {
 		return err
 	}
 	snapshot, insert, err := s.gate.Snapshot(ctx)
@@ -219,6 +213,31 @@ func (s *session) acquire(ctx context.Context) error {
 		return err
 	}
 	return s.claim(ctx)
+}
+
+// prepare plans the entries, and makes what they need in the database.
+func (s *session) prepare(ctx context.Context) error {
+	o := &s.p.opts
+	// Where nothing was ever cached, someone is looking who has just written the configuration.
+	err := s.compile(ctx, !s.found && !s.p.followed)
+	if err != nil {
+		return fmt.Errorf("plan the entries: %w", err)
+	}
+	s.prepared, err = pgsource.Prepare(ctx, s.conn, pgsource.PrepareOptions{
+		Slot: o.Slot, Publication: o.Publication, Tables: s.compiled.Tables,
+	})
+	if err != nil {
+		return fmt.Errorf("prepare publication and slot: %w", err)
+	}
+	return s.retain(ctx)
+}
+
+// fingerprint notes what the publication is, before this session alters it.
+func (s *session) fingerprint(ctx context.Context) error {
+	return answered(ctx, func(ctx context.Context) (err error) {
+		s.before, err = pgsource.Fingerprint(ctx, s.conn, s.p.opts.Publication)
+		return err
+	})
 }
 
 // compile plans the entries, and remembers what the tables looked like: the same before and after, or the plan may be
@@ -437,7 +456,11 @@ func (s *session) follow(ctx context.Context) error {
 	p.state.apply.Wc.Store(uint64(s.head.Wc))
 	p.state.received.Store(0)
 	// Flushed, not inserted: the end of what was inserted may lie past what there is to stream.
-	target, err := s.position(ctx, "pg_current_wal_flush_lsn")
+	var target mvcc.LSN
+	err := answered(ctx, func(ctx context.Context) (err error) {
+		target, err = s.position(ctx, "pg_current_wal_flush_lsn")
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/redistest"
+	"github.com/freshet/freshet/mvcc"
 )
 
 func TestOpenNeedsNoServer(t *testing.T) {
@@ -208,6 +209,61 @@ func TestFailover(t *testing.T) {
 	result, err := next.Apply(t.Context(), Batch{Expect: expect(head), Wi: 200, Si: sees(20), Names: []string{name}, Advance: 200})
 	if err != nil || result.Removed != 1 {
 		t.Fatalf("redelivery = %+v, %v; want the stale value removed", result, err)
+	}
+}
+
+// T32: behind a commit that hangs another one is confirmed, and nothing advances. The new master never heard of that confirm.
+// An INTENT that compared nothing would have the daemon take that history for its own, and pass the lost confirm with the next
+// ADVANCE.
+func TestIntentComparesTheHistory(t *testing.T) {
+	t.Parallel()
+	master := redistest.Start(t)
+	host, port, _ := strings.Cut(master.Addr, ":")
+	replica := redistest.Start(t, "--replicaof", host, port, "--repl-diskless-sync-delay", "0")
+	namespace := redistest.Namespace(t)
+	before, after := openNamespace(t, master, namespace), openNamespace(t, replica, namespace)
+	c := connect(t, before)
+	head := begin(t, c, fence.NewTerm(1, 10))
+	passes, hangs := before.testName("passes"), before.testName("hangs")
+	leased(t, before, passes, token('a'))
+	if got := filled(t, before, passes, token('a'), 10); got != fence.Filled {
+		t.Fatalf("Fill = %v", got)
+	}
+	stale := func() error {
+		r, err := after.Get(t.Context(), passes)
+		if err == nil && !r.State.Live() {
+			err = errors.New("the new master does not have the value")
+		}
+		return err
+	}
+	testkit.Eventually(t, 20*time.Second, stale)
+	if err := after.client.Do(t.Context(), after.client.B().Arbitrary("REPLICAOF", "NO", "ONE").Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	// Transaction 20, which ends at 300, is visible; 15, which ends at 200, hangs.
+	late := mvcc.Snapshot{Xmin: 15, Xmax: 21, Xip: []mvcc.XID{15}}
+	if _, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 300, Si: late, Names: []string{passes}}); err != nil {
+		t.Fatal(err)
+	}
+
+	// Now 15 is visible as well, and the daemon goes on where its connection leads, in the belief of the old history.
+	next := connect(t, after)
+	next.replid = c.replid
+	rest := Batch{Expect: expect(head), Wi: 300, Si: sees(21), Names: []string{hangs}, Advance: 300}
+	var mismatch *MismatchError
+	if _, err := next.Apply(t.Context(), rest); !errors.As(err, &mismatch) {
+		t.Fatalf("Apply in the belief of the old history = %v", err)
+	}
+	if now, _, err := after.Head(t.Context()); err != nil || now.Wc != head.Wc {
+		t.Fatalf("HEAD is %+v, %v, want it where it was", now, err)
+	}
+	// Had it taken the name from the answer to INTENT, and gone on:
+	next.replid = mismatch.Replid
+	if _, err := next.Apply(t.Context(), rest); err != nil {
+		t.Fatal(err)
+	}
+	if now, _, err := after.Head(t.Context()); err != nil || now.Wc != 300 || stale() != nil {
+		t.Errorf("HEAD is %+v, %v, and the value: %v; this test shows nothing", now, err, stale())
 	}
 }
 

@@ -37,7 +37,8 @@ const (
 // Options say which store to open.
 type Options struct {
 	// URL is redis://, rediss://, valkey:// or unix://. With the parameter master_set it names Sentinels, further ones as
-	// addr, and user, password and database are those of the servers that they watch.
+	// addr, and user, password and database are those of the servers that they watch. With rediss:// sslrootcert, sslcert and
+	// sslkey name files, for all of them.
 	URL              string
 	SentinelUsername string
 	SentinelPassword string
@@ -99,6 +100,9 @@ func parseURL(address string) (rueidis.ClientOption, error) {
 	option, err := rueidis.ParseURL(address)
 	if err != nil {
 		return option, fmt.Errorf("parse redis url: %w", maskURL(err, address))
+	}
+	if err := certify(&option, address); err != nil {
+		return option, err
 	}
 	if option.Sentinel.MasterSet == "" && len(option.InitAddress) != 1 {
 		return option, errors.New("parse redis url: cluster is not supported yet: name one server, or the Sentinels of one (master_set)")

@@ -48,7 +48,7 @@ func ParseTemplate(s string) (*Template, error) {
 			return fail(open, "unmatched {")
 		}
 		name := s[open+1 : open+length]
-		if !validName(name) {
+		if !IsName(name) {
 			return fail(open, "a parameter is a name in braces, such as {id}")
 		}
 		if slices.Contains(t.params, name) {
@@ -74,7 +74,8 @@ func ParseTemplate(s string) (*Template, error) {
 	return t, nil
 }
 
-func validName(s string) bool {
+// IsName reports whether a text may be the name of a parameter.
+func IsName(s string) bool {
 	for i := range len(s) {
 		c := s[i]
 		letter := c == '_' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
@@ -104,25 +105,37 @@ func (t *Template) Append(dst []byte, args []keytext.Arg) []byte {
 // template. There is only one reading: a literal between two parameters has a byte that no argument contains, so it
 // cannot begin earlier than where it was written.
 func (t *Template) Parse(key string) ([]keytext.Arg, bool) {
-	rest, ok := strings.CutPrefix(key, t.literals[0])
+	texts, ok := Between(t.literals, key)
 	if !ok {
 		return nil, false
 	}
-	args := make([]keytext.Arg, len(t.params))
-	for i := range t.params {
-		var text string
-		if literal := t.literals[i+1]; i < len(t.params)-1 {
-			text, rest, ok = strings.Cut(rest, literal)
+	args := make([]keytext.Arg, len(texts))
+	for i, text := range texts {
+		if args[i], ok = keytext.ParseEscaped(text); !ok {
+			return nil, false
+		}
+	}
+	return args, true
+}
+
+// Between reads the texts that stand in a key between literals, of which there is one more. Each ends where the literal
+// behind it first occurs, the last one with the key.
+func Between(literals []string, key string) ([]string, bool) {
+	rest, ok := strings.CutPrefix(key, literals[0])
+	if !ok {
+		return nil, false
+	}
+	texts := make([]string, len(literals)-1)
+	for i := range texts {
+		if literal := literals[i+1]; i < len(texts)-1 {
+			texts[i], rest, ok = strings.Cut(rest, literal)
 		} else {
-			text, ok = strings.CutSuffix(rest, literal)
+			texts[i], ok = strings.CutSuffix(rest, literal)
 			rest = ""
 		}
 		if !ok {
 			return nil, false
 		}
-		if args[i], ok = keytext.ParseEscaped(text); !ok {
-			return nil, false
-		}
 	}
-	return args, rest == ""
+	return texts, rest == ""
 }

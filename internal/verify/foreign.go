@@ -103,32 +103,42 @@ func (f *foreign) counts() *Counts { return f.report.count(f.Pattern.String()) }
 
 // prepare makes the query one that PostgreSQL takes, and asks it whether it does.
 func (f *foreign) prepare(ctx context.Context) error {
-	params := f.Pattern.Params()
-	rewritten, err := sqlparam.Rewrite(f.Query, params)
-	if err == nil { // once more, with those alone that it has: PostgreSQL wants no gaps between their numbers
-		rewritten, err = sqlparam.Rewrite(f.Query, rewritten.Used)
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrQuery, err)
-	}
-	f.sql = rewritten.SQL
-	for _, name := range rewritten.Used {
-		f.used = append(f.used, slices.Index(params, name))
+	var err error
+	if f.sql, f.used, err = numbered(f.Query, f.Pattern.Params()); err != nil {
+		return err
 	}
 	f.result = rule.One
 	if f.Many {
 		f.result = rule.Many
 	}
 	f.shape = shape{
-		format: f.Format, field: f.Field, ignore: f.Ignore, bag: f.Many && !strings.Contains(strings.ToLower(f.sql), "order by"),
+		format: f.Format, field: f.Field, ignore: f.Ignore, bag: f.Many && !ordered(f.sql),
 	}
-	if _, err := f.Truth.Describe(ctx, f.sql); err != nil {
-		if _, refused := errors.AsType[*pgload.QueryError](err); refused {
-			return fmt.Errorf("%w: %w", ErrQuery, err)
-		}
-		return err
+	return described(ctx, f.Truth, f.sql)
+}
+
+// numbered makes a query one that PostgreSQL takes. used are the places among the parameters of those that it has.
+func numbered(query string, params []string) (sql string, used []int, err error) {
+	rewritten, err := sqlparam.Rewrite(query, params)
+	if err == nil { // once more, with those alone that it has: PostgreSQL wants no gaps between their numbers
+		rewritten, err = sqlparam.Rewrite(query, rewritten.Used)
 	}
-	return nil
+	if err != nil {
+		return "", nil, fmt.Errorf("%w: %w", ErrQuery, err)
+	}
+	for _, name := range rewritten.Used {
+		used = append(used, slices.Index(params, name))
+	}
+	return rewritten.SQL, used, nil
+}
+
+// described asks PostgreSQL whether it takes a query.
+func described(ctx context.Context, truth Truth, sql string) error {
+	_, err := truth.Describe(ctx, sql)
+	if _, refused := errors.AsType[*pgload.QueryError](err); refused {
+		return fmt.Errorf("%w: %w", ErrQuery, err)
+	}
+	return err
 }
 
 func (f *foreign) walk(ctx context.Context) error {

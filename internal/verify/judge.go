@@ -30,10 +30,35 @@ func compare(r *fence.Record, found bool, payload []byte, e *rule.Entry) likenes
 		return equal
 	case e.Result != rule.Many || !sameRows(r.Payload, payload):
 		return different
-	case strings.Contains(strings.ToLower(e.SQL), "order by"):
+	case ordered(e.SQL):
 		return otherOrder
 	}
 	return equal // without ORDER BY the order means nothing
+}
+
+// ordered reports whether a query says in which order its rows come.
+func ordered(sql string) bool { return strings.Contains(strings.ToLower(sql), "order by") }
+
+// compare is that for a value that code loaded.
+func (s *shape) compare(r *fence.Record, found bool, row []byte) likeness {
+	if r.State != fence.Live || !found {
+		if (r.State == fence.Live) != found {
+			return different
+		}
+		return equal
+	}
+	same, err := s.same(string(r.Payload), found, row)
+	if err == nil && !same && !s.bag {
+		bag := *s
+		bag.bag = true
+		if same, err = bag.same(string(r.Payload), found, row); err == nil && same {
+			return otherOrder
+		}
+	}
+	if err != nil || !same {
+		return different
+	}
+	return equal
 }
 
 // sameRows compares two arrays as bags of rows. Rows are texts that PostgreSQL built in one and the same way.

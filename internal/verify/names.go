@@ -20,17 +20,21 @@ type names struct {
 	prefixes   map[string]*live // by all of a name up to its key
 }
 
-// live is an entry, and how its keys are spelled. It has a template unless it is suspended.
+// live is an entry, how its keys are spelled, and what its values are compared with. It has no more than the entry when it
+// is suspended.
 type live struct {
 	entry    *rule.Entry
 	template *rule.Template
+	sql      string // empty: nothing
+	used     []int  // the places of the statement's parameters in the key, where they are not those of the key
+	shape    *shape // of a value that code loaded
 }
 
 func (n *names) inForce(h *fence.Head) bool {
 	return n != nil && n.generation == h.Generation && n.revision == h.Revision
 }
 
-func newNames(namespace string, r *rule.Roster) (*names, error) {
+func newNames(namespace string, r *rule.Roster, queries map[string]Query) (*names, error) {
 	n := &names{generation: r.Generation, revision: r.Revision, entries: map[string]*live{}, prefixes: map[string]*live{}}
 	versions := slices.Clone(r.Retained)
 	for name, e := range r.Entries {
@@ -41,13 +45,31 @@ func newNames(namespace string, r *rule.Roster) (*names, error) {
 		if e.Suspended != "" {
 			continue
 		}
-		template, err := rule.ParseTemplate(e.Key)
-		if err != nil {
+		l := &live{entry: e, sql: e.SQL}
+		var err error
+		if l.template, err = rule.ParseTemplate(e.Key); err != nil {
 			return nil, fmt.Errorf("entry %s of the roster: %w", e.Name, err)
 		}
-		n.prefixes[rule.KeyPrefix(namespace, r.Generation, e)] = &live{entry: e, template: template}
+		if q, given := queries[e.Name]; given {
+			if err := l.compareWith(&q); err != nil {
+				return nil, fmt.Errorf("entry %s: %w", e.Name, err)
+			}
+		}
+		n.prefixes[rule.KeyPrefix(namespace, r.Generation, e)] = l
 	}
 	return n, nil
+}
+
+// compareWith has the values that code loaded compared with a query.
+func (l *live) compareWith(q *Query) (err error) {
+	if l.sql != "" {
+		return fmt.Errorf("%w: the entry has one of its own", ErrQuery)
+	}
+	if l.sql, l.used, err = numbered(q.SQL, l.template.Params()); err != nil {
+		return err
+	}
+	l.shape = &shape{format: JSON, field: q.Field, ignore: q.Ignore, bag: l.entry.Result == rule.Many && !ordered(l.sql)}
+	return nil
 }
 
 // have reports whether the roster has a version of the entry.
@@ -120,7 +142,7 @@ func (v *verifier) look(ctx context.Context) (h fence.Head, inForce bool, err er
 	if roster.Generation != h.Generation || roster.Revision != h.Revision {
 		return h, false, nil
 	}
-	if v.names, err = newNames(v.Namespace, roster); err != nil {
+	if v.names, err = newNames(v.Namespace, roster, v.Queries); err != nil {
 		return h, false, err
 	}
 	return h, true, nil

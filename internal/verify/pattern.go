@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/freshet/freshet/internal/rule"
 )
 
 // Pattern is how an application spells its keys: text with the names of parameters in braces, such as user:{id}:profile.
@@ -41,7 +43,7 @@ func ParsePattern(text string) (*Pattern, error) {
 		}
 		name := text[at+1 : at+length]
 		switch {
-		case !isName(name):
+		case !rule.IsName(name):
 			return fail(at, "a parameter is a name in braces, such as {id}")
 		case slices.Contains(p.params, name):
 			return fail(at, "parameter {"+name+"} appears twice")
@@ -58,17 +60,6 @@ func ParsePattern(text string) (*Pattern, error) {
 		return fail(0, "it is empty")
 	}
 	return p, nil
-}
-
-func isName(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		letter := c == '_' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
-		if !letter && (i == 0 || c < '0' || c > '9') {
-			return false
-		}
-	}
-	return s != ""
 }
 
 // String is the pattern as it was written.
@@ -89,22 +80,4 @@ func (p *Pattern) Glob() string {
 
 // Match reads the arguments of a key. Each ends where the text that follows it in the pattern first occurs, the last one
 // with the key.
-func (p *Pattern) Match(key string) ([]string, bool) {
-	rest, ok := strings.CutPrefix(key, p.literals[0])
-	if !ok {
-		return nil, false
-	}
-	args := make([]string, len(p.params))
-	for i := range args {
-		if literal := p.literals[i+1]; i < len(args)-1 {
-			args[i], rest, ok = strings.Cut(rest, literal)
-		} else {
-			args[i], ok = strings.CutSuffix(rest, literal)
-			rest = ""
-		}
-		if !ok {
-			return nil, false
-		}
-	}
-	return args, rest == ""
-}
+func (p *Pattern) Match(key string) ([]string, bool) { return rule.Between(p.literals, key) }

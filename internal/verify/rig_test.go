@@ -43,21 +43,11 @@ type rig struct {
 
 func newRig(t *testing.T, pg *pgtest.Server, tables []string, entries string) *rig {
 	t.Helper()
-	redis := redistest.Shared(t)
+	redis, name := redistest.Shared(t), redistest.Namespace(t)
 	r := &rig{t: t, pg: pg, url: pg.Database(t)}
 	pg.Exec(t, r.url, tables...)
-	name := redistest.Namespace(t)
-	text := fmt.Sprintf("namespace: %s\ndatabase: {url: %q}\nsource: {postgres: {slot: %q}}\n"+
-		"regions: [{name: local, redis: {url: %q}}]\nlisten: 127.0.0.1:0\ndefaults: {ttl: 1h}\nentries:\n%s",
-		name, r.url, strings.ToLower(strings.ReplaceAll(name, "-", "_")), redis.URL, entries)
-	file := filepath.Join(t.TempDir(), "freshet.yaml")
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	r.declare(name, entries)
 	var err error
-	if r.config, err = config.Load(file, os.LookupEnv); err != nil {
-		t.Fatal(err)
-	}
 	if r.loader, err = pgload.Open(t.Context(), r.url); err != nil {
 		t.Fatal(err)
 	}
@@ -83,6 +73,22 @@ func newRig(t *testing.T, pg *pgtest.Server, tables []string, entries string) *r
 	t.Cleanup(r.admin.Close)
 	r.serve()
 	return r
+}
+
+// declare has the daemon's file declare entries.
+func (r *rig) declare(namespace, entries string) {
+	r.t.Helper()
+	text := fmt.Sprintf("namespace: %s\ndatabase: {url: %q}\nsource: {postgres: {slot: %q}}\n"+
+		"regions: [{name: local, redis: {url: %q}}]\nlisten: 127.0.0.1:0\ndefaults: {ttl: 1h}\nentries:\n%s",
+		namespace, r.url, strings.ToLower(strings.ReplaceAll(namespace, "-", "_")), redistest.Shared(r.t).URL, entries)
+	file := filepath.Join(r.t.TempDir(), "freshet.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	var err error
+	if r.config, err = config.Load(file, os.LookupEnv); err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 // serve starts the daemon, and waits until every entry is live.
@@ -143,9 +149,14 @@ func args(texts ...string) []keytext.Arg {
 // fill reads a value until it comes from the store, and returns the name of its record.
 func (r *rig) fill(entry string, a ...string) string {
 	r.t.Helper()
+	return r.fillBy(entry, nil, a...)
+}
+
+func (r *rig) fillBy(entry string, load fill.LoadFunc, a ...string) string {
+	r.t.Helper()
 	var v fill.Value
 	testkit.Eventually(r.t, patience, func() (err error) {
-		if v, err = r.reader.Get(r.t.Context(), entry, args(a...), nil); err == nil && v.Status != fill.Hit {
+		if v, err = r.reader.Get(r.t.Context(), entry, args(a...), load); err == nil && v.Status != fill.Hit {
 			err = fmt.Errorf("%s %v is a %v (%s)", entry, a, v.Status, v.Reason)
 		}
 		return err

@@ -37,7 +37,8 @@
 //
 // # What cannot be judged
 //
-// An entry that code loads has no query: its values are counted as not verifiable. The order of rows is compared only
+// An entry that code loads has no query: its values are counted as not verifiable, unless one is given. It has to say what
+// the code does, or it makes violations of what is fresh. The order of rows is compared only
 // where the query has an ORDER BY, and even then may be no function of the data: values that stay and differ in their
 // order alone are counted as reordered, not as violations. When HEAD does not get there in time (no daemon runs, it is
 // behind, or a commit hangs in synchronous replication) a value that differs and stays is counted as undecided.
@@ -89,12 +90,20 @@ type Options struct {
 	Namespace string
 	Store     Reader
 	Truth     Truth
-	Entries   []string      // only these; empty: all
-	Sample    Sample        // zero: everything
-	Rate      float64       // values per second; 0: as fast as it goes
-	Wait      time.Duration // how long HEAD may take to vouch for what a value lacks; default 10 s
-	Loads     int           // loads at a time; default 4
-	Progress  func(*Report) // called now and then from Run's goroutine, with what is known so far
+	Entries   []string         // only these; empty: all
+	Queries   map[string]Query // of entries that code loads
+	Sample    Sample           // zero: everything
+	Rate      float64          // values per second; 0: as fast as it goes
+	Wait      time.Duration    // how long HEAD may take to vouch for what a value lacks; default 10 s
+	Loads     int              // loads at a time; default 4
+	Progress  func(*Report)    // called now and then from Run's goroutine, with what is known so far
+}
+
+// Query is what a value that code loaded is compared with, as JSON values are: by what they are worth.
+type Query struct {
+	SQL    string   // with the parameters of the entry's key as @name
+	Field  string   // compare with this column alone
+	Ignore []string // fields of objects that are not compared
 }
 
 const (
@@ -156,6 +165,14 @@ func (v *verifier) begin(ctx context.Context) error {
 	for _, entry := range v.Entries {
 		if !v.names.have(entry) {
 			return fmt.Errorf("%s: %w", entry, ErrNoEntry)
+		}
+	}
+	for _, l := range v.names.prefixes {
+		if l.shape == nil {
+			continue
+		}
+		if err := described(ctx, v.Truth, l.sql); err != nil {
+			return fmt.Errorf("entry %s: %w", l.entry.Name, err)
 		}
 	}
 	return nil

@@ -135,7 +135,7 @@ func (v *verifier) read(ctx context.Context, all []*one) ([]*one, error) {
 		}
 		switch {
 		case !o.record.State.Live():
-		case o.entry.SQL == "":
+		case o.sql == "":
 			counts.Unverifiable++
 		default:
 			o.ttl = held[i].TTL
@@ -155,7 +155,24 @@ func namesOf[T interface{ key() string }](all []T) []string {
 
 func (o *one) key() string { return o.name }
 
-func (o *one) compare() likeness { return compare(&o.record, o.truth.Found, o.truth.Payload, o.entry) }
+func (o *one) compare() likeness {
+	if o.shape != nil {
+		return o.shape.compare(&o.record, o.truth.Found, o.truth.Payload)
+	}
+	return compare(&o.record, o.truth.Found, o.truth.Payload, o.entry)
+}
+
+// asked are the arguments of the statement that loads the truth.
+func (o *one) asked() []keytext.Arg {
+	if o.shape == nil {
+		return o.args
+	}
+	asked := make([]keytext.Arg, len(o.used))
+	for i, place := range o.used {
+		asked[i] = o.args[place]
+	}
+	return asked
+}
 
 // load loads the truth of each. It fails when the database does not answer, or its answers mean nothing; a query that
 // fails, or takes too long, is the value's own misfortune.
@@ -166,7 +183,7 @@ func (v *verifier) load(ctx context.Context, all []*one, head *fence.Head) error
 		group.Go(func() error {
 			timeout, cancel := context.WithTimeout(groupCtx, loadTimeout)
 			defer cancel()
-			o.truth, o.err = v.Truth.Load(timeout, o.entry.SQL, o.entry.Result, o.args)
+			o.truth, o.err = v.Truth.Load(timeout, o.sql, o.entry.Result, o.asked())
 			_, answered := errors.AsType[*pgload.QueryError](o.err)
 			switch {
 			case ctx.Err() != nil:

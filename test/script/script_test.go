@@ -47,7 +47,7 @@ var binary = sync.OnceValues(func() (string, error) {
 
 // Each script has a database, a namespace, a slot and a port of its own. The first word of its name says what else:
 // own has its own PostgreSQL, replica and oneslot have one with other settings, faults has servers of its own to stop, hot
-// has a hot standby.
+// has a hot standby, tls has a Redis that Sentinels watch and all of whom speak TLS.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -96,6 +96,13 @@ func run(t *testing.T, name, file string) {
 		cmds["standby"] = change(t, standby)
 		there = standby.URL(server.Ask(t, database, "SELECT current_database()::text"))
 	}
+	address := redis.URL
+	if kind == "tls" {
+		master := redistest.StartTLS(t)
+		master.Replica(t)
+		address = master.Watch(t, 3, 1).URL
+	}
+	unknown, _, _ := strings.Cut(address, "&ssl")
 	listen := freeAddress(t)
 	unique := strings.ReplaceAll(redistest.Namespace(t), "-", "_")
 	testscript.Run(t, testscript.Params{
@@ -109,7 +116,8 @@ func run(t *testing.T, name, file string) {
 			env.Setenv("READER_URL", as(t, database, "reader"))
 			env.Setenv("STANDBY_URL", there)
 			env.Setenv("FOREIGN_URL", pgtest.Shared(t).URL("postgres"))
-			env.Setenv("REDIS_URL", redis.URL)
+			env.Setenv("REDIS_URL", address)
+			env.Setenv("UNKNOWN_URL", unknown) // the same without the certificates
 			env.Setenv("NAMESPACE", unique)
 			env.Setenv("SLOT", slotName(unique))
 			env.Setenv("LISTEN", listen)

@@ -30,6 +30,10 @@ type Proxy struct {
 	mu      sync.Mutex
 	target  string
 	held    Direction
+	only    int // 0: what is held is held of every connection; otherwise of this one, in the order of their coming
+	came    int // connections
+	passed  int // chunks that went to clients
+	holdAt  int // when so many have, connections are held; 0: never
 	delay   time.Duration
 	cut     bool
 	closed  bool
@@ -54,6 +58,7 @@ func Start(tb testing.TB, target string) *Proxy {
 }
 
 func (p *Proxy) close() {
+	p.Heal() // what is held would be held for ever
 	p.change(func() { p.closed = true })
 	_ = p.listener.Close()
 	p.Reset()
@@ -94,6 +99,35 @@ func (p *Proxy) Cut() {
 // Hold keeps every connection and takes new ones, and forwards nothing in the direction, until Heal: nobody is told.
 func (p *Proxy) Hold(d Direction) { p.change(func() { p.held = d }) }
 
+// HoldOne is Hold for one connection alone: the first that came has the number 1.
+func (p *Proxy) HoldOne(number int, d Direction) { p.change(func() { p.held, p.only = d, number }) }
+
+// HoldAfter is Hold in both directions from the moment on that so many chunks have gone to clients, all connections together.
+func (p *Proxy) HoldAfter(chunks int) {
+	if chunks == 0 {
+		p.Hold(Both)
+		return
+	}
+	p.change(func() { p.holdAt = chunks })
+}
+
+// Passed is how many chunks have gone to clients: what a server sends at once, which mostly is one answer.
+func (p *Proxy) Passed() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.passed
+}
+
+// pass counts a chunk that is about to go to a client.
+func (p *Proxy) pass() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.holdAt > 0 && p.passed >= p.holdAt {
+		p.held, p.holdAt = Both, 0
+	}
+	p.passed++
+}
+
 // Delay has everything arrive later by so much, in both directions, until Heal.
 func (p *Proxy) Delay(d time.Duration) { p.change(func() { p.delay = d }) }
 
@@ -101,7 +135,9 @@ func (p *Proxy) Delay(d time.Duration) { p.change(func() { p.delay = d }) }
 func (p *Proxy) Lead(target string) { p.change(func() { p.target = target }) }
 
 // Heal ends every fault: what was held arrives now.
-func (p *Proxy) Heal() { p.change(func() { p.held, p.delay, p.cut = 0, 0, false }) }
+func (p *Proxy) Heal() {
+	p.change(func() { p.held, p.only, p.holdAt, p.delay, p.cut = 0, 0, 0, 0, false })
+}
 
 func (p *Proxy) accept() {
 	for {
@@ -121,13 +157,14 @@ func (p *Proxy) accept() {
 }
 
 // keep notes a connection that Reset has to end, unless it is too late.
-func (p *Proxy) keep(conns ...net.Conn) bool {
+func (p *Proxy) keep(conns ...net.Conn) (number int, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, conn := range conns {
 		p.conns[conn] = struct{}{}
 	}
-	return !p.cut && !p.closed
+	p.came++
+	return p.came, !p.cut && !p.closed
 }
 
 func (p *Proxy) forget(conns ...net.Conn) {
@@ -146,7 +183,8 @@ func (p *Proxy) serve(client net.Conn, target string) {
 		return
 	}
 	defer p.forget(client, server)
-	if !p.keep(client, server) {
+	number, ok := p.keep(client, server)
+	if !ok {
 		return
 	}
 	ended := make(chan struct{})
@@ -155,8 +193,8 @@ func (p *Proxy) serve(client net.Conn, target string) {
 		p.forget(client, server)
 	})
 	var pumps sync.WaitGroup
-	pumps.Go(func() { defer end(); p.pump(client, server, ToServer, ended) })
-	pumps.Go(func() { defer end(); p.pump(server, client, ToClient, ended) })
+	pumps.Go(func() { defer end(); p.pump(client, server, ToServer, number, ended) })
+	pumps.Go(func() { defer end(); p.pump(server, client, ToClient, number, ended) })
 	pumps.Wait()
 }
 
@@ -167,7 +205,7 @@ type chunk struct {
 }
 
 // pump carries one direction of a connection until it ends.
-func (p *Proxy) pump(from, to net.Conn, d Direction, ended chan struct{}) {
+func (p *Proxy) pump(from, to net.Conn, d Direction, number int, ended chan struct{}) {
 	const depth, size = 256, 32 << 10
 	chunks := make(chan chunk, depth)
 	var reading sync.WaitGroup
@@ -193,7 +231,10 @@ func (p *Proxy) pump(from, to net.Conn, d Direction, ended chan struct{}) {
 	for {
 		select {
 		case c, ok := <-chunks:
-			if !ok || !p.due(c.at, d, ended) {
+			if ok && d == ToClient {
+				p.pass()
+			}
+			if !ok || !p.due(c.at, d, number, ended) {
 				return
 			}
 			if _, err := to.Write(c.data); err != nil {
@@ -206,10 +247,10 @@ func (p *Proxy) pump(from, to net.Conn, d Direction, ended chan struct{}) {
 }
 
 // due waits until what was read then may be forwarded, and says whether the connection is still there.
-func (p *Proxy) due(at time.Time, d Direction, ended chan struct{}) bool {
+func (p *Proxy) due(at time.Time, d Direction, number int, ended chan struct{}) bool {
 	for {
 		p.mu.Lock()
-		held, left, changed := p.held&d != 0, time.Until(at.Add(p.delay)), p.changed
+		held, left, changed := p.held&d != 0 && (p.only == 0 || p.only == number), time.Until(at.Add(p.delay)), p.changed
 		p.mu.Unlock()
 		if !held && left <= 0 {
 			return true

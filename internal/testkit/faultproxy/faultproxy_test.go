@@ -116,3 +116,39 @@ func TestFaults(t *testing.T) {
 	again.send("PING")
 	again.wants(time.Second, "+PONG")
 }
+
+func TestHoldSome(t *testing.T) {
+	t.Parallel()
+	p := faultproxy.Start(t, redistest.Start(t).Addr)
+	first, second := dial(t, p), dial(t, p)
+	for _, c := range []*client{first, second} {
+		c.send("PING")
+		c.wants(time.Second, "+PONG")
+	}
+	p.HoldOne(1, faultproxy.ToClient)
+	for _, c := range []*client{first, second} {
+		c.send("PING")
+	}
+	second.wants(time.Second, "+PONG")
+	if got, err := first.receive(short); !isTimeout(err) {
+		t.Errorf("the first connection received %q, %v", got, err)
+	}
+	p.Heal()
+	first.wants(time.Second, "+PONG")
+
+	if n := p.Passed(); n != 4 {
+		t.Errorf("%d chunks have gone to clients, want 4", n)
+	}
+	p.HoldAfter(6)
+	for _, c := range []*client{first, second} {
+		c.send("PING")
+		c.wants(time.Second, "+PONG")
+	}
+	for _, c := range []*client{first, second} {
+		c.send("PING")
+	}
+	if got, err := first.receive(short); !isTimeout(err) {
+		t.Errorf("after the sixth chunk: received %q, %v", got, err)
+	}
+	second.send("PING") // the proxy ends with both directions held
+}

@@ -62,10 +62,10 @@ const replicaUser, replicaPassword = "replica", "replica"
 func (s *Server) Replica(tb testing.TB, args ...string) *Server {
 	tb.Helper()
 	s.Do(tb, "ACL", "SETUSER", replicaUser, "on", ">"+replicaPassword, "+psync", "+replconf", "+ping")
-	host, port, _ := net.SplitHostPort(s.Addr)
-	r := Start(tb, append([]string{
+	host, port, _ := net.SplitHostPort(s.peer())
+	r := startFrom(tb, s, localserver.RedisOptions{Args: append([]string{
 		"--replicaof", host, port, "--masteruser", replicaUser, "--masterauth", replicaPassword, "--repl-diskless-sync-delay", "0",
-	}, args...)...)
+	}, args...)})
 	// A master of its own one day, it has to know those that follow it then.
 	r.Do(tb, "ACL", "SETUSER", replicaUser, "on", ">"+replicaPassword, "+psync", "+replconf", "+ping")
 	s.CaughtUp(tb, r)
@@ -124,18 +124,21 @@ type Sentinels struct {
 // Watch starts Sentinels for this master and returns when they know each other and the replicas.
 func (s *Server) Watch(tb testing.TB, number, replicas int, lines ...string) *Sentinels {
 	tb.Helper()
-	host, port, _ := net.SplitHostPort(s.Addr)
+	host, port, _ := net.SplitHostPort(s.peer())
 	file := fmt.Sprintf("sentinel monitor %[1]s %[2]s %[3]s %[4]d\nsentinel down-after-milliseconds %[1]s 500\n"+
 		"sentinel failover-timeout %[1]s 5000\n%[5]s\n", MasterSet, host, port, number/2+1, strings.Join(lines, "\n"))
 	w := &Sentinels{}
 	for range number {
-		w.Servers = append(w.Servers, StartWith(tb, localserver.RedisOptions{File: file, Args: []string{"--sentinel"}}))
+		w.Servers = append(w.Servers, startFrom(tb, s, localserver.RedisOptions{File: file, Args: []string{"--sentinel"}}))
 	}
 	others := make([]string, 0, number)
 	for _, sentinel := range w.Servers[1:] {
-		others = append(others, "addr="+sentinel.Addr+"&")
+		others = append(others, "addr="+sentinel.peer()+"&")
 	}
-	w.URL = "redis://" + w.Servers[0].Addr + "/0?" + strings.Join(others, "") + "master_set=" + MasterSet
+	w.URL = "redis://" + w.Servers[0].peer() + "/0?" + strings.Join(others, "") + "master_set=" + MasterSet
+	if s.secure != nil {
+		w.URL = "rediss" + strings.TrimPrefix(w.URL, "redis") + "&" + s.secure.query()
+	}
 	for _, sentinel := range w.Servers {
 		testkit.Eventually(tb, patience, func() error {
 			fields, err := sentinel.Ask(tb, "SENTINEL", "MASTER", MasterSet).AsStrMap()
@@ -169,8 +172,8 @@ func (w *Sentinels) Master(tb testing.TB, server *Server) {
 			if err != nil {
 				return err
 			}
-			if len(at) != 2 || net.JoinHostPort(at[0], at[1]) != server.Addr {
-				return fmt.Errorf("a sentinel names %v as the master, want %s", at, server.Addr)
+			if len(at) != 2 || net.JoinHostPort(at[0], at[1]) != server.peer() {
+				return fmt.Errorf("a sentinel names %v as the master, want %s", at, server.peer())
 			}
 			return nil
 		})

@@ -26,6 +26,7 @@ type Server struct {
 
 	server   *localserver.Redis
 	isShared bool
+	secure   *secure // nil: it speaks no TLS
 }
 
 //nolint:gochecknoglobals // one server for each test process, ended by testkit.Main
