@@ -15,6 +15,7 @@ import (
 	"github.com/freshet/freshet/internal/apply"
 	"github.com/freshet/freshet/internal/change"
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/pgcatalog"
 	"github.com/freshet/freshet/internal/pggate"
 	"github.com/freshet/freshet/internal/pgsource"
 	"github.com/freshet/freshet/internal/redisstore"
@@ -33,6 +34,9 @@ const drain = 10 * time.Second
 
 // connectTimeout bounds the making of a connection to the database.
 const connectTimeout = 15 * time.Second
+
+// altered is why an entry moves whose tables look otherwise although no row says so.
+const altered = "a table that it reads was rewritten, or its values are read in another way than before"
 
 // admitting marks an entry that waits until every transaction is over that its tables' publication may have missed.
 const admitting = "its tables were just added to the stream: waiting until every transaction that began before is over"
@@ -55,11 +59,13 @@ type session struct {
 	prepared pgsource.Prepared
 	before   string // the publication's fingerprint before this session altered it
 	slot     pgsource.SlotInfo
-	found    bool       // the store has a HEAD
-	replaces fence.Term // the term of another history that a new generation replaces
-	shape    string     // of the tables, when they were planned
-	start    mvcc.LSN   // of a new generation's stream
-	admit    []int      // versions that wait for admission
+	found    bool                           // the store has a HEAD
+	replaces fence.Term                     // the term of another history that a new generation replaces
+	looks    map[schema.Name]pgcatalog.Look // what the tables looked like last
+	altered  bool                           // they look otherwise since, and names did not move for it yet
+	start    mvcc.LSN                       // of a new generation's stream
+	admit    []int                          // versions that wait for admission
+	renew    []int                          // versions whose tables were altered while nobody looked
 	head     fence.Head
 	names    *apply.Names
 	replid   string // the name of the store's history, once the stream is followed
@@ -224,7 +230,7 @@ func (s *session) acquire(ctx context.Context) error {
 // compile plans the entries, and remembers what the tables looked like: the same before and after, or the plan may be
 // of tables that nobody will compare with.
 func (s *session) compile(ctx context.Context, strict bool) error {
-	before, err := s.shapes(ctx, s.p.tables)
+	before, err := pgcatalog.Looks(ctx, s.conn, s.p.tables)
 	if err != nil {
 		return err
 	}
@@ -233,13 +239,13 @@ func (s *session) compile(ctx context.Context, strict bool) error {
 			return err
 		}
 		s.p.tables = s.compiled.all()
-		if s.shape, err = s.shapes(ctx, s.p.tables); err != nil {
+		if s.looks, err = pgcatalog.Looks(ctx, s.conn, s.p.tables); err != nil {
 			return err
 		}
-		if s.shape == before {
+		if sameShapes(s.looks, before) {
 			return nil
 		}
-		before = s.shape
+		before = s.looks
 	}
 }
 
@@ -313,6 +319,7 @@ func (s *session) resume(ctx context.Context) error {
 		return err
 	}
 	for i, e := range s.versions {
+		e.Content = s.content(e)
 		var old *rule.Entry
 		if stored != nil {
 			old = stored.Version(e.Name, e.Definition)
@@ -324,6 +331,11 @@ func (s *session) resume(ctx context.Context) error {
 			// may be lost (D8).
 			e.Activation, e.Suspended = apply.Draw(), admitting
 			s.admit = append(s.admit, i)
+		case old.Content != e.Content:
+			// The stream lacks nothing of its tables. But its name has to move as names move while the stream is followed,
+			// with the floors: a standby that lags may not know of what was done.
+			e.Activation, e.Suspended = apply.Draw(), altered
+			s.renew = append(s.renew, i)
 		default:
 			e.Activation = old.Activation
 		}
@@ -382,6 +394,7 @@ func (s *session) begin(ctx context.Context) error {
 		Wi: s.start, Wc: s.start, Si: snapshot,
 	}
 	for i, e := range s.versions {
+		e.Content = s.content(e)
 		e.Activation, e.Suspended = apply.Draw(), admitting
 		s.admit = append(s.admit, i)
 	}
@@ -485,7 +498,12 @@ func (s *session) follow(ctx context.Context) error {
 		return err
 	})
 	group.Go(func() error { return applier.Run(working) })
-	group.Go(func() error { return s.watch(reading, applier) })
+	group.Go(func() error {
+		if err := s.activate(reading, applier, s.renew); err != nil {
+			return err
+		}
+		return s.watch(reading, applier)
+	})
 	group.Go(func() error { return s.catchUp(reading, target) })
 	group.Go(func() error { return s.sweep(reading) })
 	if len(s.admit) > 0 {

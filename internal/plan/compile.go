@@ -267,7 +267,7 @@ func shape(occurrences []*occurrence) string {
 func (c *compiler) warnAboutPartitions(tables ...*schema.Table) {
 	for _, t := range tables {
 		if t.Kind == schema.PartitionedTable {
-			c.warn("%s is partitioned: TRUNCATE of one partition, ATTACH and DETACH leave nothing in the log; invalidate the entry by hand after one", t.Name.Name)
+			c.warn("%s is partitioned: TRUNCATE of one partition, ATTACH and DETACH leave nothing in the log, and show within some seconds, not at once", t.Name.Name)
 		}
 	}
 }
