@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/freshet/freshet/internal/pgurl"
 	"github.com/freshet/freshet/internal/schema"
 	"github.com/freshet/freshet/mvcc"
 )
@@ -139,7 +140,7 @@ SELECT pg_is_in_recovery(), current_setting('wal_level'), current_setting('serve
 }
 
 // applicationName is what the server knows the stream by.
-const applicationName = "freshet"
+const applicationName = pgurl.ApplicationName
 
 // isSynchronous reports that the server would count a stream by the name of applicationName as a synchronous standby.
 func isSynchronous(names string) bool {

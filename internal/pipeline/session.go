@@ -18,6 +18,7 @@ import (
 	"github.com/freshet/freshet/internal/pgcatalog"
 	"github.com/freshet/freshet/internal/pggate"
 	"github.com/freshet/freshet/internal/pgsource"
+	"github.com/freshet/freshet/internal/pgurl"
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/route"
 	"github.com/freshet/freshet/internal/rule"
@@ -116,7 +117,11 @@ func (s *session) connect(ctx context.Context) error {
 	}
 	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	if s.conn, err = pgx.Connect(connecting, o.URL); err != nil {
+	config, err := pgurl.Session(o.URL, nil) // with the role's own search path, which queries are planned with
+	if err != nil {
+		return err
+	}
+	if s.conn, err = pgx.ConnectConfig(connecting, config); err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
 	}
 	if s.slot, err = pgsource.SlotState(ctx, s.conn, o.Slot); err != nil {
