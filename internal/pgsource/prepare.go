@@ -19,6 +19,8 @@ type PrepareOptions struct {
 	Slot        string
 	Publication string
 	Tables      []schema.Name // to be published; those that are already, and are not named here, stay
+	// Creating is called before a slot is made, which waits for every transaction that is running. It may be nil.
+	Creating func()
 }
 
 // Prepared is what Prepare found and did.
@@ -57,7 +59,7 @@ func Prepare(ctx context.Context, conn *pgx.Conn, o PrepareOptions) (Prepared, e
 		return Prepared{}, err
 	}
 	// The publication comes first: the plugin looks it up as it was at the moment that it decodes.
-	if done.SlotCreated, err = ensureSlot(ctx, conn, o.Slot); err != nil {
+	if done.SlotCreated, err = ensureSlot(ctx, conn, o); err != nil {
 		return Prepared{}, err
 	}
 	info, err := SlotState(ctx, conn, o.Slot)

@@ -33,6 +33,9 @@ const settle = 1250 * time.Millisecond
 // drain bounds how long a graceful stop waits for what was read to be applied.
 const drain = 10 * time.Second
 
+// holdUpEvery is how often it is looked for who holds a new slot up.
+const holdUpEvery = 500 * time.Millisecond
+
 // connectTimeout bounds the making of a connection to the database.
 const connectTimeout = 15 * time.Second
 
@@ -203,10 +206,7 @@ func (s *session) acquire(ctx context.Context) error {
 	if err := s.compile(ctx, !s.found && !s.p.followed); err != nil {
 		return fmt.Errorf("plan the entries: %w", err)
 	}
-	s.prepared, err = pgsource.Prepare(ctx, s.conn, pgsource.PrepareOptions{
-		Slot: o.Slot, Publication: o.Publication, Tables: s.compiled.Tables,
-	})
-	if err != nil {
+	if err := s.prepare(ctx); err != nil {
 		return fmt.Errorf("prepare publication and slot: %w", err)
 	}
 	if err := s.retain(ctx); err != nil {
@@ -230,6 +230,48 @@ func (s *session) acquire(ctx context.Context) error {
 		return err
 	}
 	return s.claim(ctx)
+}
+
+// prepare makes publication and slot. A new slot waits for every transaction that is open, anywhere in the cluster, which
+// may take as long as it likes: who is in the way is said meanwhile.
+func (s *session) prepare(ctx context.Context) (err error) {
+	var waiting errgroup.Group
+	made := make(chan struct{})
+	s.prepared, err = pgsource.Prepare(ctx, s.conn, pgsource.PrepareOptions{
+		Slot: s.p.opts.Slot, Publication: s.p.opts.Publication, Tables: s.compiled.Tables,
+		Creating: func() { waiting.Go(func() error { return s.tellWhoHoldsUp(ctx, made) }) },
+	})
+	close(made)
+	return errors.Join(err, waiting.Wait())
+}
+
+// tellWhoHoldsUp makes public which transactions a slot waits for, until it is made.
+func (s *session) tellWhoHoldsUp(ctx context.Context, made <-chan struct{}) error {
+	s.p.state.update(func(st *Status) { st.Phase, st.Problem = CreatingSlot, "" })
+	ticker := time.NewTicker(holdUpEvery)
+	defer ticker.Stop()
+	told := ""
+	for {
+		select {
+		case <-made:
+			return nil
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		pins, err := s.side.Running(ctx)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		open := openText(pins)
+		if open == told || open == "" {
+			continue
+		}
+		told = open
+		s.p.state.update(func(st *Status) { st.Problem = "the slot waits for transactions that are open: " + open })
+		s.p.opts.Logger.WarnContext(ctx, "the slot waits for transactions that are open; end them to have it made",
+			slog.String("slot", s.p.opts.Slot), slog.String("open", open))
+	}
 }
 
 // compile plans the entries, and remembers what the tables looked like: the same before and after, or the plan may be

@@ -255,14 +255,20 @@ func (s *session) activate(ctx context.Context, applier *apply.Applier, versions
 
 // pinned says who keeps new tables waiting.
 func (s *session) pinned(pins []pggate.Pin) {
-	var b strings.Builder
-	for i, p := range pins {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "process %d since %s", p.PID, p.Since.Format(time.RFC3339))
-	}
-	s.p.state.update(func(st *Status) { st.Admission = b.String() })
+	open := openText(pins)
+	s.p.state.update(func(st *Status) { st.Admission = open })
 	s.p.opts.Logger.Warn("entries wait for transactions that began before their tables were in the stream",
-		slog.Int("entries", len(s.admit)), slog.String("open", b.String()))
+		slog.Int("entries", len(s.admit)), slog.String("open", open))
+}
+
+// openText names open transactions for whoever may end them.
+func openText(pins []pggate.Pin) string {
+	texts := make([]string, len(pins))
+	for i, p := range pins {
+		texts[i] = fmt.Sprintf("process %d since %s", p.PID, p.Since.Format(time.RFC3339))
+		if p.PID == 0 {
+			texts[i] = p.Query // a prepared transaction
+		}
+	}
+	return strings.Join(texts, ", ")
 }
