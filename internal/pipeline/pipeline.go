@@ -78,7 +78,7 @@ type Pipeline struct {
 	opts      Options
 	state     state
 	gap       string // a gap that the next session has to answer with a new generation
-	condemned bool   // what was cached before the gap is out of use already
+	condemned bool   // what was cached before the gap was taken out of use, in the history that the store had then
 	term      fence.Term
 	tables    []schema.Name            // those that were planned last
 	kept      map[redisstore.Use]*kept // versions of entries that were found in a roster

@@ -472,11 +472,18 @@ const condemned = "condemned"
 //
 // of is the HEAD to be replaced, of which the term is compared and system and timeline stay for whoever judges next.
 func (s *session) condemn(ctx context.Context, of fence.Head) error {
-	if s.p.condemned {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
+	if s.p.condemned {
+		// Once is not enough: a store that fails over, or comes back from a dump, may have the HEAD from before.
+		head, found, err := s.p.opts.Store.Head(ctx)
+		if err != nil {
+			return fmt.Errorf("look whether what is cached is out of use: %w", err)
+		}
+		if !found || head.Publication == condemned {
+			return nil
+		}
+	}
 	if of.System == "" {
 		of.System, of.Timeline = s.identity.SystemID, s.identity.Timeline
 	}
