@@ -172,6 +172,7 @@ func (s *session) keepContent(ctx context.Context, applier *apply.Applier) error
 // to a failover or to somebody's hand: without it readers load everything from the database. And it has HEAD compared,
 // which may have changed while no write came along that would have shown it (D4).
 func (s *session) keepRoster(ctx context.Context, applier *apply.Applier) error {
+	published := s.live.Load().revision
 	text, found, err := s.p.opts.Store.Roster(ctx)
 	if err != nil {
 		return fmt.Errorf("watch the roster: %w", err)
@@ -184,6 +185,9 @@ func (s *session) keepRoster(ctx context.Context, applier *apply.Applier) error 
 	}
 	return applier.Request(ctx, func(n *apply.Names) bool {
 		ours := n.Roster()
+		if ours.Revision != published {
+			return false // names moved since, and with them the roster: what was read says nothing of the one that is there now
+		}
 		if stored.Generation == ours.Generation && stored.Revision == ours.Revision {
 			return false
 		}
