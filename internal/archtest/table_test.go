@@ -15,7 +15,7 @@ func layers() [][]string {
 		2: {"internal/fence", "internal/plan", "internal/route", "internal/watermark"},
 		3: {
 			"internal/config", "internal/localserver", "internal/pgcatalog", "internal/pggate", "internal/pgload",
-			"internal/pgsource", "internal/redisstore",
+			"internal/pgsource", "internal/pgurl", "internal/redisstore",
 		},
 		4: {"internal/apply", "internal/configschema", "internal/fill", "internal/starter"},
 		5: {root, "internal/pipeline"},
@@ -26,11 +26,12 @@ func layers() [][]string {
 	}
 }
 
-// sideways lists the imports within a layer that are meant: rules and intents are made of key texts, and the catalog
-// describes the relations that changes name.
+// sideways lists the imports within a layer that are meant: rules and intents are made of key texts, the catalog
+// describes the relations that changes name, and a database's address is read in one place.
 func sideways(importer, imported string) bool {
 	return (importer == "internal/rule" || importer == "internal/intent") && imported == "internal/keytext" ||
-		importer == "internal/schema" && imported == "internal/change"
+		importer == "internal/schema" && imported == "internal/change" ||
+		(importer == "internal/pggate" || importer == "internal/pgsource") && imported == "internal/pgurl"
 }
 
 // testsOnly tells the packages that exist for tests. They may import everything, and no other package imports them.
@@ -69,7 +70,7 @@ func drivers(name string) []string {
 		return []string{"github.com/goccy/go-yaml"}
 	case "internal/configschema":
 		return []string{"github.com/invopop/jsonschema"}
-	case "internal/pgsource", "internal/pgcatalog", "internal/pgload", "internal/pggate":
+	case "internal/pgsource", "internal/pgcatalog", "internal/pgload", "internal/pggate", "internal/pgurl":
 		return []string{postgres}
 	case "internal/redisstore":
 		return []string{redis}

@@ -15,6 +15,7 @@ import (
 	"github.com/freshet/freshet/internal/config"
 	"github.com/freshet/freshet/internal/pgcatalog"
 	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/internal/pgurl"
 	"github.com/freshet/freshet/internal/plan"
 	"github.com/freshet/freshet/internal/redisstore"
 )
@@ -27,20 +28,27 @@ func connect(ctx context.Context, c *config.Config) (*pgx.Conn, error) {
 	return dial(ctx, "the database", "database.url", c.Database.URL)
 }
 
-// connectSource opens one connection to the database whose log is read. The caller closes it with closeConn.
+// connectSource opens one connection to the database whose log is read, as the daemon does. The caller closes it with
+// closeConn.
 func connectSource(ctx context.Context, c *config.Config) (*pgx.Conn, error) {
+	session := func(url string) (*pgx.ConnConfig, error) { return pgurl.Session(url, nil) }
 	if url := c.Source.Postgres.URL; url != c.Database.URL {
-		return dial(ctx, "the database whose log is read", "source.postgres.url", url)
+		return open(ctx, "the database whose log is read", "source.postgres.url", url, session)
 	}
-	return connect(ctx, c)
+	return open(ctx, "the database", "database.url", c.Database.URL, session)
 }
 
+// dial opens a connection that may lead through a pooler, and is left as it is.
 func dial(ctx context.Context, what, key string, url config.URL) (*pgx.Conn, error) {
+	return open(ctx, what, key, url, pgurl.Parse)
+}
+
+func open(ctx context.Context, what, key string, url config.URL, parse func(string) (*pgx.ConnConfig, error)) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	options, err := pgx.ParseConfig(url.Reveal())
+	options, err := parse(url.Reveal())
 	if err != nil {
-		return nil, &exitError{code: exitFailure, err: &dialError{fmt.Errorf("connect to %s: %w", what, err)}, try: reachIt(key)}
+		return nil, &exitError{code: exitFailure, err: &dialError{fmt.Errorf("connect to %s: %w", what, err)}, try: "correct " + key}
 	}
 	options.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe // there may be a pooler between
 	conn, err := pgx.ConnectConfig(ctx, options)

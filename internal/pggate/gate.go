@@ -10,21 +10,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/pgurl"
 	"github.com/freshet/freshet/mvcc"
 )
 
 // ErrStandby says that the server is a standby, where snapshots do not tell what is visible.
 var ErrStandby = errors.New("the server is a standby")
-
-const connectTimeout = 15 * time.Second
 
 // answerTimeout is for whatever a gate asks, which takes a server no time: an answer that is not there by then comes over a
 // connection that leads nowhere, and nothing would be confirmed for as long as TCP hopes.
@@ -43,18 +40,9 @@ type Gate struct {
 
 // Open connects and shakes hands. A standby is refused with ErrStandby.
 func Open(ctx context.Context, url string, logger *slog.Logger) (*Gate, error) {
-	config, err := pgx.ParseConfig(url)
+	config, err := pgurl.Session(url, map[string]string{"search_path": "pg_catalog"})
 	if err != nil {
-		return nil, fmt.Errorf("read the database's URL: %w", err)
-	}
-	for name := range config.RuntimeParams {
-		if strings.HasPrefix(name, "pool_") { // meant for a pool, unknown to the server
-			delete(config.RuntimeParams, name)
-		}
-	}
-	maps.Copy(config.RuntimeParams, sessionSettings())
-	if config.ConnectTimeout == 0 {
-		config.ConnectTimeout = connectTimeout
+		return nil, err
 	}
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
@@ -92,26 +80,6 @@ func (g *Gate) turn(ctx context.Context) (timed context.Context, done func()) {
 	return timed, func() {
 		cancel()
 		g.mu.Unlock()
-	}
-}
-
-// sessionSettings fixes what would change the meaning or the text of what the gate reads. Timeouts that a role or
-// database may have set would end the connection, which is idle between batches.
-func sessionSettings() map[string]string {
-	return map[string]string{
-		"application_name":                    "freshet",
-		"client_encoding":                     "UTF8",
-		"DateStyle":                           "ISO",
-		"IntervalStyle":                       "postgres",
-		"TimeZone":                            "UTC",
-		"extra_float_digits":                  "3",
-		"bytea_output":                        "hex",
-		"default_transaction_read_only":       "off",
-		"default_transaction_isolation":       "read committed",
-		"idle_in_transaction_session_timeout": "60s",
-		"idle_session_timeout":                "0",
-		"statement_timeout":                   "0",
-		"search_path":                         "pg_catalog",
 	}
 }
 

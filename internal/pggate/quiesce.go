@@ -63,6 +63,22 @@ func (g *Gate) Quiesce(ctx context.Context, since mvcc.Snapshot, progress func(p
 	}
 }
 
+// Running tells which transactions that have an id are open now, in any database of the cluster.
+func (g *Gate) Running(ctx context.Context) ([]Pin, error) {
+	now, _, err := g.Snapshot(ctx)
+	if err == nil && len(now.Xip) == 0 {
+		return nil, nil
+	}
+	var pins []Pin
+	if err == nil {
+		pins, err = g.pins(ctx, now, now)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look which transactions are open: %w", err)
+	}
+	return pins, nil
+}
+
 // pins finds the sessions behind the ids that now still waits for, below since's Xmax. Every transaction holds a lock
 // on its own id, which any role may see.
 func (g *Gate) pins(ctx context.Context, now, since mvcc.Snapshot) ([]Pin, error) {

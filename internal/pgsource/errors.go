@@ -90,7 +90,16 @@ func classify(doing string, err error) error {
 		return &GapError{Reason: "the log that the slot needs was removed", Err: err}
 	case "0A000": // feature_not_supported: what the publication asks for cannot be decoded, now or later
 		return &GapError{Reason: "the server cannot decode the stream", Err: err}
-	case "42501", "28000", "28P01": // insufficient_privilege, invalid_authorization, invalid_password
+	case "28P01": // invalid_password
+		return &SetupError{
+			Problems: []Problem{{
+				What: "the database does not let the user in",
+				Why:  "the password is not the one that the server knows, or there is no such user",
+				Do:   "correct the password in source.postgres.url, which is database.url where it is not set",
+			}},
+			Err: err,
+		}
+	case "42501", "28000": // insufficient_privilege, invalid_authorization
 		return &SetupError{
 			Problems: []Problem{{
 				What: "the database user may not read the log",

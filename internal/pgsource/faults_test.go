@@ -499,6 +499,46 @@ func TestStandbyIsRefused(t *testing.T) {
 	}
 }
 
+// A password that the server refuses is no privilege that somebody lacks, and what to do says so.
+func TestWrongPassword(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t, pgtest.Options{})
+	f := newFixture(t, server, []string{
+		`CREATE ROLE guarded LOGIN PASSWORD 'right'`, `CREATE ROLE bare LOGIN PASSWORD 'right'`, `ALTER ROLE guarded REPLICATION`,
+	})
+	file := filepath.Join(server.Dir, "data", "pg_hba.conf")
+	rules, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules = append([]byte("host all guarded,bare 127.0.0.1/32 scram-sha-256\n"), rules...)
+	if err := os.WriteFile(file, rules, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.exec(t, `SELECT pg_reload_conf()`)
+	as := func(user string) Options {
+		o := f.options()
+		o.URL = strings.Replace(o.URL, "postgres@", user+"@", 1)
+		return o
+	}
+	for user, want := range map[string]struct{ state, do string }{
+		"guarded:wrong": {"28P01", "correct the password"},
+		"bare:right":    {"42501", "WITH REPLICATION LOGIN"},
+	} {
+		testkit.Eventually(t, patience, func() error { // the server reads its rules in its own time
+			stream, err := Start(t.Context(), as(user), 0)
+			if err == nil {
+				return errors.Join(errors.New("let in"), stream.Close(t.Context()))
+			}
+			setup, ok := errors.AsType[*SetupError](err)
+			if !ok || sqlState(err) != want.state || !strings.Contains(setup.Problems[0].Do, want.do) {
+				return fmt.Errorf("Start as %s = %w, want %s and what to do: %s", user, err, want.state, want.do)
+			}
+			return nil
+		})
+	}
+}
+
 func TestClassify(t *testing.T) {
 	t.Parallel()
 	tests := []struct {

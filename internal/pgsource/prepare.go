@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/freshet/freshet/internal/pgurl"
 	"github.com/freshet/freshet/internal/schema"
 	"github.com/freshet/freshet/mvcc"
 )
@@ -18,6 +19,8 @@ type PrepareOptions struct {
 	Slot        string
 	Publication string
 	Tables      []schema.Name // to be published; those that are already, and are not named here, stay
+	// Creating is called before a slot is made, which waits for every transaction that is running. It may be nil.
+	Creating func()
 }
 
 // Prepared is what Prepare found and did.
@@ -56,7 +59,7 @@ func Prepare(ctx context.Context, conn *pgx.Conn, o PrepareOptions) (Prepared, e
 		return Prepared{}, err
 	}
 	// The publication comes first: the plugin looks it up as it was at the moment that it decodes.
-	if done.SlotCreated, err = ensureSlot(ctx, conn, o.Slot); err != nil {
+	if done.SlotCreated, err = ensureSlot(ctx, conn, o); err != nil {
 		return Prepared{}, err
 	}
 	info, err := SlotState(ctx, conn, o.Slot)
@@ -139,7 +142,7 @@ SELECT pg_is_in_recovery(), current_setting('wal_level'), current_setting('serve
 }
 
 // applicationName is what the server knows the stream by.
-const applicationName = "freshet"
+const applicationName = pgurl.ApplicationName
 
 // isSynchronous reports that the server would count a stream by the name of applicationName as a synchronous standby.
 func isSynchronous(names string) bool {

@@ -133,6 +133,8 @@ func TestPrepareRefusesTables(t *testing.T) {
 		`CREATE TABLE nothing (id int PRIMARY KEY)`, `ALTER TABLE nothing REPLICA IDENTITY NOTHING`,
 		`CREATE TABLE dropped (id int NOT NULL)`, `CREATE UNIQUE INDEX i ON dropped (id)`,
 		`ALTER TABLE dropped REPLICA IDENTITY USING INDEX i`, `DROP INDEX i`,
+		`CREATE TABLE later (id int PRIMARY KEY DEFERRABLE)`, `CREATE TABLE later_nothing (id int PRIMARY KEY DEFERRABLE)`,
+		`ALTER TABLE later_nothing REPLICA IDENTITY NOTHING`,
 		`CREATE TABLE full_ (id int)`, `ALTER TABLE full_ REPLICA IDENTITY FULL`,
 		`CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY)`,
 		`CREATE VIEW v AS SELECT 1`,
@@ -145,14 +147,19 @@ func TestPrepareRefusesTables(t *testing.T) {
 		`CREATE TABLE parent (id int PRIMARY KEY)`, `CREATE TABLE child () INHERITS (parent)`,
 	})
 	f.exec(t, `DROP PUBLICATION `+quoteIdent(f.publication))
-	tables := append(names("good", "No Key", "nothing", "dropped", "full_", "unlogged", "v", "far", "parts", "whole", "parent", "absent"),
-		schema.Name{Schema: "pg_catalog", Name: "pg_class"})
+	tables := append(names("good", "No Key", "nothing", "dropped", "later", "later_nothing", "full_", "unlogged", "v", "far", "parts", "whole",
+		"parent", "absent"), schema.Name{Schema: "pg_catalog", Name: "pg_class"})
 	_, err := Prepare(t.Context(), f.sql, PrepareOptions{Slot: f.slot, Publication: f.publication, Tables: tables})
-	const or = ` (or, at the cost of a larger log, REPLICA IDENTITY FULL)`
+	const (
+		or    = ` (or, at the cost of a larger log, REPLICA IDENTITY FULL)`
+		again = ` (or make the primary key again without DEFERRABLE)`
+	)
 	wantProblems(t, err, map[string]string{
 		`table "public.No Key" has no primary key`:                                                       `run: ALTER TABLE "public"."No Key" ADD PRIMARY KEY (...)` + or,
 		`table "public.nothing" has REPLICA IDENTITY NOTHING`:                                            `run: ALTER TABLE "public"."nothing" REPLICA IDENTITY DEFAULT` + or,
 		`table "public.dropped" has a replica identity whose index was dropped`:                          `run: ALTER TABLE "public"."dropped" ADD PRIMARY KEY (...), REPLICA IDENTITY DEFAULT` + or,
+		`table "public.later" has a DEFERRABLE primary key`:                                              `run: ALTER TABLE "public"."later" REPLICA IDENTITY FULL` + again,
+		`table "public.later_nothing" has REPLICA IDENTITY NOTHING`:                                      `run: ALTER TABLE "public"."later_nothing" REPLICA IDENTITY FULL` + again,
 		`table "public.unlogged" is unlogged or temporary`:                                               `run: ALTER TABLE "public"."unlogged" SET LOGGED`,
 		`"public.v" is no table but a view`:                                                              `read ordinary or partitioned tables`,
 		`"public.far" is no table but a foreign table`:                                                   `read ordinary or partitioned tables`,
@@ -170,9 +177,11 @@ func TestPrepareRefusesTables(t *testing.T) {
 	f.exec(t, `ALTER TABLE "No Key" ADD PRIMARY KEY (id)`, `ALTER TABLE nothing REPLICA IDENTITY DEFAULT`,
 		`ALTER TABLE dropped ADD PRIMARY KEY (id), REPLICA IDENTITY DEFAULT`, `ALTER TABLE unlogged SET LOGGED`,
 		`ALTER TABLE part_bad ADD PRIMARY KEY (id)`, `ALTER TABLE whole_part REPLICA IDENTITY FULL`,
-		`ALTER TABLE child ADD PRIMARY KEY (id)`)
-	f.prepare(t, "good", "No Key", "nothing", "dropped", "full_", "unlogged", "parts", "whole", "parent")
-	for _, table := range []string{"good", "No Key", "nothing", "dropped", "full_", "unlogged", "parts", "whole", "parent"} {
+		`ALTER TABLE child ADD PRIMARY KEY (id)`, `ALTER TABLE later REPLICA IDENTITY FULL`,
+		`ALTER TABLE later_nothing DROP CONSTRAINT later_nothing_pkey, ADD PRIMARY KEY (id), REPLICA IDENTITY DEFAULT`)
+	mended := []string{"good", "No Key", "nothing", "dropped", "later", "later_nothing", "full_", "unlogged", "parts", "whole", "parent"}
+	f.prepare(t, mended...)
+	for _, table := range mended {
 		f.exec(t, `INSERT INTO `+quoteIdent(table)+` VALUES (1)`, `UPDATE `+quoteIdent(table)+` SET id = 1`, `DELETE FROM `+quoteIdent(table))
 	}
 }
@@ -180,9 +189,11 @@ func TestPrepareRefusesTables(t *testing.T) {
 // Why such tables are refused: once published, the application's own statements fail.
 func TestPublishedTableWithoutIdentityBreaksItsWriters(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, pgtest.Shared(t), []string{`CREATE TABLE t (id int)`, `INSERT INTO t VALUES (1)`})
-	f.exec(t, `ALTER PUBLICATION `+quoteIdent(f.publication)+` ADD TABLE t`)
-	for _, statement := range []string{`UPDATE t SET id = 2`, `DELETE FROM t`} {
+	f := newFixture(t, pgtest.Shared(t), []string{
+		`CREATE TABLE t (id int)`, `INSERT INTO t VALUES (1)`, `CREATE TABLE later (id int PRIMARY KEY DEFERRABLE)`, `INSERT INTO later VALUES (1)`,
+	})
+	f.exec(t, `ALTER PUBLICATION `+quoteIdent(f.publication)+` ADD TABLE t, later`)
+	for _, statement := range []string{`UPDATE t SET id = 2`, `DELETE FROM t`, `UPDATE later SET id = 2`, `DELETE FROM later`} {
 		if _, err := f.sql.Exec(t.Context(), statement); sqlState(err) != "55000" {
 			t.Errorf("%s = %v", statement, err)
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -13,12 +12,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/freshet/freshet/internal/pgurl"
 	"github.com/freshet/freshet/mvcc"
 )
 
 const (
-	connectTimeout = 15 * time.Second
-	closeTimeout   = time.Second
+	closeTimeout = time.Second
 	// quietTimeout replaces wal_sender_timeout where the server has none.
 	quietTimeout  = 60 * time.Second
 	leastPatience = 5 * time.Second
@@ -42,25 +41,19 @@ type session struct {
 }
 
 func openSession(ctx context.Context, o Options) (*session, error) {
-	config, err := pgconn.ParseConfig(o.URL)
+	config, err := pgurl.Session(o.URL, map[string]string{
+		"replication":         "database",
+		"client_min_messages": "warning", // see Stream.notice
+	})
 	if err != nil {
-		return nil, fmt.Errorf("read the database's URL: %w", err)
-	}
-	for name := range config.RuntimeParams {
-		if strings.HasPrefix(name, "pool_") { // meant for a pool, unknown to the server
-			delete(config.RuntimeParams, name)
-		}
-	}
-	maps.Copy(config.RuntimeParams, sessionSettings())
-	if config.ConnectTimeout == 0 {
-		config.ConnectTimeout = connectTimeout
+		return nil, err
 	}
 	s := &session{}
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		s.reader = newPacedReader(r)
 		return pgproto3.NewFrontend(s.reader, w)
 	}
-	if s.conn, err = pgconn.ConnectConfig(ctx, config); err != nil {
+	if s.conn, err = pgconn.ConnectConfig(ctx, &config.Config); err != nil {
 		return nil, classify("connect for replication", err)
 	}
 	if err := s.inspect(ctx, o); err != nil {
@@ -68,22 +61,6 @@ func openSession(ctx context.Context, o Options) (*session, error) {
 		return nil, err
 	}
 	return s, nil
-}
-
-// sessionSettings fixes every setting that changes the text of values, so that a key reads the same here and in the
-// application, whatever the role or the database has set.
-func sessionSettings() map[string]string {
-	return map[string]string{
-		"replication":         "database",
-		"application_name":    applicationName,
-		"client_encoding":     "UTF8",
-		"DateStyle":           "ISO",
-		"IntervalStyle":       "postgres",
-		"TimeZone":            "UTC",
-		"extra_float_digits":  "3",
-		"bytea_output":        "hex",
-		"client_min_messages": "warning", // see Stream.notice
-	}
 }
 
 // inspect asks, in the simple protocol that such a connection is limited to, what a start needs to know. The names

@@ -78,7 +78,8 @@ func Drop(ctx context.Context, conn *pgx.Conn, slot, publication string) error {
 }
 
 // ensureSlot makes the slot, unless it is there and can be read. It waits for every transaction that is running.
-func ensureSlot(ctx context.Context, conn *pgx.Conn, slot string) (created bool, err error) {
+func ensureSlot(ctx context.Context, conn *pgx.Conn, o PrepareOptions) (created bool, err error) {
+	slot := o.Slot
 	info, err := SlotState(ctx, conn, slot)
 	if err != nil {
 		return false, err
@@ -98,6 +99,9 @@ func ensureSlot(ctx context.Context, conn *pgx.Conn, slot string) (created bool,
 		if _, err := conn.Exec(ctx, `SELECT pg_drop_replication_slot($1)`, slot); err != nil {
 			return false, classify(fmt.Sprintf("replace lost slot %q", slot), err)
 		}
+	}
+	if o.Creating != nil {
+		o.Creating()
 	}
 	_, err = conn.Exec(ctx, `SELECT pg_create_logical_replication_slot($1, $2)`, slot, plugin)
 	switch sqlState(err) {

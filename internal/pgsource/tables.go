@@ -26,8 +26,9 @@ type part struct {
 	identity    change.Identity
 	system      bool
 	partition   bool // of the table: its changes come under the table's name
-	hasKey      bool // a primary key
-	indexUsable bool // the index of REPLICA IDENTITY USING INDEX is still there
+	hasKey      bool // a primary key that can be the replica identity
+	deferrable  bool // a primary key that cannot, since its uniqueness may be checked late
+	indexUsable bool // the index of REPLICA IDENTITY USING INDEX is still there, and can be it
 }
 
 // inspectTables reads the catalog on the tables and on whatever is below them.
@@ -42,8 +43,9 @@ WITH RECURSIVE below(oid, depth) AS (
 SELECT n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
        n.nspname IN ('pg_catalog', 'information_schema', 'pg_toast'),
        c.relispartition AND b.depth > 0,
-       EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisprimary AND x.indisvalid),
-       EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisreplident AND x.indisvalid),
+       EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisprimary AND x.indisvalid AND x.indimmediate),
+       EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisprimary AND NOT x.indimmediate),
+       EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisreplident AND x.indisvalid AND x.indimmediate),
        b.depth = 0 AND EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = $3 AND r.prrelid = c.oid)
   FROM below b JOIN pg_class c ON c.oid = b.oid JOIN pg_namespace n ON n.oid = c.relnamespace
  ORDER BY b.depth, 1, 2`
@@ -66,7 +68,7 @@ SELECT n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text
 		)
 		into := []any{
 			&p.name.Schema, &p.name.Name, &kind, &p.persistence, &identity,
-			&p.system, &p.partition, &p.hasKey, &p.indexUsable, &published,
+			&p.system, &p.partition, &p.hasKey, &p.deferrable, &p.indexUsable, &published,
 		}
 		_, err = pgx.ForEachRow(rows, into, func() error {
 			p.kind, p.identity = schema.Kind(kind[0]), change.Identity(identity[0])
@@ -132,30 +134,44 @@ func (p part) problem(root part) (Problem, bool) {
 			Do:   statement + " REPLICA IDENTITY FULL",
 		}, true
 	}
-	const why = "once it is published, PostgreSQL refuses the application's UPDATE and DELETE on it"
-	full := " (or, at the cost of a larger log, REPLICA IDENTITY FULL)"
+	what := ""
 	switch p.identity {
 	case change.IdentityNothing:
-		do := statement + " REPLICA IDENTITY DEFAULT" + full
-		if !p.hasKey {
-			do = statement + " ADD PRIMARY KEY (...), REPLICA IDENTITY DEFAULT" + full
-		}
-		return Problem{What: where + " has REPLICA IDENTITY NOTHING", Why: why, Do: do}, true
+		what = " has REPLICA IDENTITY NOTHING"
 	case change.IdentityDefault:
-		if !p.hasKey {
-			return Problem{What: where + " has no primary key", Why: why, Do: statement + " ADD PRIMARY KEY (...)" + full}, true
+		switch {
+		case p.deferrable:
+			what = " has a DEFERRABLE primary key"
+		case !p.hasKey:
+			what = " has no primary key"
 		}
 	case change.IdentityIndex:
 		if !p.indexUsable {
-			do := statement + " REPLICA IDENTITY DEFAULT" + full
-			if !p.hasKey {
-				do = statement + " ADD PRIMARY KEY (...), REPLICA IDENTITY DEFAULT" + full
-			}
-			return Problem{What: where + " has a replica identity whose index was dropped", Why: why, Do: do}, true
+			what = " has a replica identity whose index was dropped"
 		}
 	case change.IdentityFull:
 	}
-	return Problem{}, false
+	if what == "" {
+		return Problem{}, false
+	}
+	return Problem{
+		What: where + what, Why: "once it is published, PostgreSQL refuses the application's UPDATE and DELETE on it",
+		Do: statement + p.identify(),
+	}, true
+}
+
+// identify is what gives the table a replica identity.
+func (p part) identify() string {
+	const full = " (or, at the cost of a larger log, REPLICA IDENTITY FULL)"
+	switch {
+	case p.deferrable:
+		return " REPLICA IDENTITY FULL (or make the primary key again without DEFERRABLE)"
+	case p.hasKey:
+		return " REPLICA IDENTITY DEFAULT" + full
+	case p.identity == change.IdentityDefault:
+		return " ADD PRIMARY KEY (...)" + full
+	}
+	return " ADD PRIMARY KEY (...), REPLICA IDENTITY DEFAULT" + full
 }
 
 func kindName(k schema.Kind) string {

@@ -194,6 +194,48 @@ func TestLostRosterIsPublishedAgain(t *testing.T) {
 	if r.name("items", 1) != name {
 		t.Error("names moved although only the roster was lost")
 	}
+	if n := r.said.count(again); n != 1 {
+		t.Errorf("it was published again %d times, want once", n)
+	}
+}
+
+// again is what is said of a roster that the store has lost.
+const again = "publishing it again"
+
+// TestRosterThatMovesWhileItIsRead has names move after the watch has read the roster and before it compares it: what it
+// read is not the one that was lost.
+func TestRosterThatMovesWhileItIsRead(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, options{})
+	applied, goOn := make(chan struct{}), make(chan struct{})
+	r.observe = func(time.Time) {
+		select {
+		case applied <- struct{}{}:
+			<-goOn
+		default:
+		}
+	}
+	d := r.start()
+	d.streaming()
+	name := r.name("items", 1)
+	r.exec(`UPDATE items SET v = 'holds the applier up' WHERE id = 1`)
+	<-applied
+	// From here on the applier stands still, as it would in a batch that takes long, and names are about to move.
+	r.exec(message(true, `not JSON`))
+	end := r.insert()
+	d.await("looked around, and so waiting for the applier", func(st pipeline.Status) bool { return st.Insert >= end })
+	const reads = 500 * time.Millisecond // what the watch reads after that
+	timer := time.NewTimer(reads)
+	defer timer.Stop()
+	<-timer.C
+	close(goOn)
+	r.moved(name)
+	r.exec(`CREATE TABLE others (id int PRIMARY KEY)`)
+	end = r.insert()
+	d.await("looked around once more", func(st pipeline.Status) bool { return st.Insert >= end })
+	if n := r.said.count(again); n != 0 {
+		t.Errorf("a roster that was there was published again %d times", n)
+	}
 }
 
 // TestRedisFromAnOldBackup brings Redis back from a state before a deletion that was already confirmed: within the

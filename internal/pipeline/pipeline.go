@@ -78,7 +78,7 @@ type Pipeline struct {
 	opts      Options
 	state     state
 	gap       string // a gap that the next session has to answer with a new generation
-	condemned bool   // what was cached before the gap is out of use already
+	condemned bool   // what was cached before the gap was taken out of use, in the history that the store had then
 	term      fence.Term
 	tables    []schema.Name            // those that were planned last
 	kept      map[redisstore.Use]*kept // versions of entries that were found in a roster
@@ -128,7 +128,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 			return nil
 		}
 		if time.Since(began) > steady {
-			retry = firstRetry
+			retry, gapBefore = firstRetry, false
 		}
 		var (
 			setup *pgsource.SetupError
@@ -141,7 +141,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		case errors.Is(err, ErrRefused), errors.As(err, &setup) && !p.followed:
 			return err
 		case gap && !gapBefore:
-			// Answered at once, and only once: a gap that comes right again is not.
+			// Answered at once, and only once: a gap that comes right again is not, since each answer costs all readers their cache.
 		case errors.Is(err, pgsource.ErrSlotInUse), errors.Is(err, redisstore.ErrSuperseded):
 			p.standby(err)
 			wait = standbyRetry
@@ -150,6 +150,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 			retry = min(2*retry, lastRetry)
 			p.failed(err, wait)
 		}
+		gapBefore = gap
 		if err := sleep(ctx, jitter(wait)); err != nil {
 			return nil
 		}

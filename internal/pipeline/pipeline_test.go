@@ -2,6 +2,7 @@ package pipeline_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -386,6 +387,36 @@ func TestGapThatCannotBeAnswered(t *testing.T) {
 	name := r.cached("items", 1)
 	r.exec(`UPDATE items SET v = 'mended' WHERE id = 1`)
 	r.gone(name)
+}
+
+// TestGapIsCondemnedAgain has Redis come back from before what was cached was taken out of use for a gap that nobody can
+// answer yet: the old generation does not come back with it.
+func TestGapIsCondemnedAgain(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t)
+	r := newRig(t, options{redis: redis})
+	d := r.start()
+	d.streaming()
+	r.cached("items", 1)
+	generation := r.head().Generation
+	redisDo(t, redis.URL, "SAVE")
+	r.exec(`ALTER TABLE items REPLICA IDENTITY NOTHING`, `ALTER PUBLICATION freshet DROP TABLE items`)
+	d.await("refused", func(st pipeline.Status) bool {
+		return st.Gaps > 0 && strings.Contains(st.Problem, "items") && st.Phase == pipeline.Connecting
+	})
+	redis.Kill(t)
+	redis.Start(t)
+	testkit.Eventually(t, patience, func() error {
+		switch head, found, err := r.store.Head(t.Context()); {
+		case err != nil:
+			return err
+		case !found || head.Generation == generation:
+			return fmt.Errorf("HEAD (there: %t) vouches for generation %s again", found, head.Generation)
+		}
+		return nil
+	})
+	r.exec(`ALTER TABLE items REPLICA IDENTITY DEFAULT`)
+	d.streaming()
 }
 
 // TestGapThatAStartingDaemonCannotAnswer is the same for a daemon that finds the gap when it starts, and gives up: what

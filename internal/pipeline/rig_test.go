@@ -49,6 +49,7 @@ type rig struct {
 	rewind    apply.Rewind
 	file      string // which file the daemons have: the entries of each are declared differently
 	unused    time.Duration
+	observe   func(committed time.Time)
 	sweep     time.Duration
 	said      said
 }
@@ -202,7 +203,7 @@ func (r *rig) pipeline(tables []string) *pipeline.Pipeline {
 	return pipeline.New(pipeline.Options{
 		URL: cmp.Or(r.daemonURL, r.url), Slot: r.slot, Publication: "freshet", Namespace: r.namespace,
 		Store: cmp.Or(r.daemons, r.store), Rewind: r.rewind,
-		Unused: r.unused, SweepAfter: r.sweep,
+		Unused: r.unused, SweepAfter: r.sweep, Observe: r.observe,
 		Logger: slog.New(slog.NewTextHandler(testWriter{r.t, &r.said}, nil)),
 		Compile: func(ctx context.Context, conn *pgx.Conn, retained []rule.Declared, _ bool) (*pipeline.Compiled, error) {
 			var c pipeline.Compiled
@@ -247,10 +248,12 @@ type said struct {
 	text strings.Builder
 }
 
-func (s *said) contains(text string) bool {
+func (s *said) contains(text string) bool { return s.count(text) > 0 }
+
+func (s *said) count(text string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return strings.Contains(s.text.String(), text)
+	return strings.Count(s.text.String(), text)
 }
 
 type testWriter struct {

@@ -15,8 +15,10 @@ import (
 	"github.com/freshet/freshet/internal/apply"
 	"github.com/freshet/freshet/internal/change"
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/pgcatalog"
 	"github.com/freshet/freshet/internal/pggate"
 	"github.com/freshet/freshet/internal/pgsource"
+	"github.com/freshet/freshet/internal/pgurl"
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/route"
 	"github.com/freshet/freshet/internal/rule"
@@ -31,8 +33,14 @@ const settle = 1250 * time.Millisecond
 // drain bounds how long a graceful stop waits for what was read to be applied.
 const drain = 10 * time.Second
 
+// holdUpEvery is how often it is looked for who holds a new slot up.
+const holdUpEvery = 500 * time.Millisecond
+
 // connectTimeout bounds the making of a connection to the database.
 const connectTimeout = 15 * time.Second
+
+// altered is why an entry moves whose tables look otherwise although no row says so.
+const altered = "a table that it reads was rewritten, or its values are read in another way than before"
 
 // admitting marks an entry that waits until every transaction is over that its tables' publication may have missed.
 const admitting = "its tables were just added to the stream: waiting until every transaction that began before is over"
@@ -55,11 +63,13 @@ type session struct {
 	prepared pgsource.Prepared
 	before   string // the publication's fingerprint before this session altered it
 	slot     pgsource.SlotInfo
-	found    bool       // the store has a HEAD
-	replaces fence.Term // the term of another history that a new generation replaces
-	shape    string     // of the tables, when they were planned
-	start    mvcc.LSN   // of a new generation's stream
-	admit    []int      // versions that wait for admission
+	found    bool                           // the store has a HEAD
+	replaces fence.Term                     // the term of another history that a new generation replaces
+	looks    map[schema.Name]pgcatalog.Look // what the tables looked like last
+	altered  bool                           // they look otherwise since, and names did not move for it yet
+	start    mvcc.LSN                       // of a new generation's stream
+	admit    []int                          // versions that wait for admission
+	renew    []int                          // versions whose tables were altered while nobody looked
 	head     fence.Head
 	names    *apply.Names
 	replid   string // the name of the store's history, once the stream is followed
@@ -110,7 +120,11 @@ func (s *session) connect(ctx context.Context) error {
 	}
 	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	if s.conn, err = pgx.Connect(connecting, o.URL); err != nil {
+	config, err := pgurl.Session(o.URL, nil) // with the role's own search path, which queries are planned with
+	if err != nil {
+		return err
+	}
+	if s.conn, err = pgx.ConnectConfig(connecting, config); err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
 	}
 	err = answered(ctx, func(ctx context.Context) (err error) {
@@ -217,19 +231,56 @@ func (s *session) acquire(ctx context.Context) error {
 
 // prepare plans the entries, and makes what they need in the database.
 func (s *session) prepare(ctx context.Context) error {
-	o := &s.p.opts
 	// Where nothing was ever cached, someone is looking who has just written the configuration.
-	err := s.compile(ctx, !s.found && !s.p.followed)
-	if err != nil {
+	if err := s.compile(ctx, !s.found && !s.p.followed); err != nil {
 		return fmt.Errorf("plan the entries: %w", err)
 	}
-	s.prepared, err = pgsource.Prepare(ctx, s.conn, pgsource.PrepareOptions{
-		Slot: o.Slot, Publication: o.Publication, Tables: s.compiled.Tables,
-	})
-	if err != nil {
+	if err := s.publish(ctx); err != nil {
 		return fmt.Errorf("prepare publication and slot: %w", err)
 	}
 	return s.retain(ctx)
+}
+
+// publish makes publication and slot. A new slot waits for every transaction that is open, anywhere in the cluster, which
+// may take as long as it likes: who is in the way is said meanwhile.
+func (s *session) publish(ctx context.Context) (err error) {
+	var waiting errgroup.Group
+	made := make(chan struct{})
+	s.prepared, err = pgsource.Prepare(ctx, s.conn, pgsource.PrepareOptions{
+		Slot: s.p.opts.Slot, Publication: s.p.opts.Publication, Tables: s.compiled.Tables,
+		Creating: func() { waiting.Go(func() error { return s.tellWhoHoldsUp(ctx, made) }) },
+	})
+	close(made)
+	return errors.Join(err, waiting.Wait())
+}
+
+// tellWhoHoldsUp makes public which transactions a slot waits for, until it is made.
+func (s *session) tellWhoHoldsUp(ctx context.Context, made <-chan struct{}) error {
+	s.p.state.update(func(st *Status) { st.Phase, st.Problem = CreatingSlot, "" })
+	ticker := time.NewTicker(holdUpEvery)
+	defer ticker.Stop()
+	told := ""
+	for {
+		select {
+		case <-made:
+			return nil
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		pins, err := s.side.Running(ctx)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		open := openText(pins)
+		if open == told || open == "" {
+			continue
+		}
+		told = open
+		s.p.state.update(func(st *Status) { st.Problem = "the slot waits for transactions that are open: " + open })
+		s.p.opts.Logger.WarnContext(ctx, "the slot waits for transactions that are open; end them to have it made",
+			slog.String("slot", s.p.opts.Slot), slog.String("open", open))
+	}
 }
 
 // fingerprint notes what the publication is, before this session alters it.
@@ -243,7 +294,7 @@ func (s *session) fingerprint(ctx context.Context) error {
 // compile plans the entries, and remembers what the tables looked like: the same before and after, or the plan may be
 // of tables that nobody will compare with.
 func (s *session) compile(ctx context.Context, strict bool) error {
-	before, err := s.shapes(ctx, s.p.tables)
+	before, err := pgcatalog.Looks(ctx, s.conn, s.p.tables)
 	if err != nil {
 		return err
 	}
@@ -252,13 +303,13 @@ func (s *session) compile(ctx context.Context, strict bool) error {
 			return err
 		}
 		s.p.tables = s.compiled.all()
-		if s.shape, err = s.shapes(ctx, s.p.tables); err != nil {
+		if s.looks, err = pgcatalog.Looks(ctx, s.conn, s.p.tables); err != nil {
 			return err
 		}
-		if s.shape == before {
+		if sameShapes(s.looks, before) {
 			return nil
 		}
-		before = s.shape
+		before = s.looks
 	}
 }
 
@@ -332,6 +383,7 @@ func (s *session) resume(ctx context.Context) error {
 		return err
 	}
 	for i, e := range s.versions {
+		e.Content = s.content(e)
 		var old *rule.Entry
 		if stored != nil {
 			old = stored.Version(e.Name, e.Definition)
@@ -343,6 +395,11 @@ func (s *session) resume(ctx context.Context) error {
 			// may be lost (D8).
 			e.Activation, e.Suspended = apply.Draw(), admitting
 			s.admit = append(s.admit, i)
+		case old.Content != e.Content:
+			// The stream lacks nothing of its tables. But its name has to move as names move while the stream is followed,
+			// with the floors: a standby that lags may not know of what was done.
+			e.Activation, e.Suspended = apply.Draw(), altered
+			s.renew = append(s.renew, i)
 		default:
 			e.Activation = old.Activation
 		}
@@ -401,6 +458,7 @@ func (s *session) begin(ctx context.Context) error {
 		Wi: s.start, Wc: s.start, Si: snapshot,
 	}
 	for i, e := range s.versions {
+		e.Content = s.content(e)
 		e.Activation, e.Suspended = apply.Draw(), admitting
 		s.admit = append(s.admit, i)
 	}
@@ -431,11 +489,18 @@ const condemned = "condemned"
 //
 // of is the HEAD to be replaced, of which the term is compared and system and timeline stay for whoever judges next.
 func (s *session) condemn(ctx context.Context, of fence.Head) error {
-	if s.p.condemned {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
+	if s.p.condemned {
+		// Once is not enough: a store that fails over, or comes back from a dump, may have the HEAD from before.
+		head, found, err := s.p.opts.Store.Head(ctx)
+		if err != nil {
+			return fmt.Errorf("look whether what is cached is out of use: %w", err)
+		}
+		if !found || head.Publication == condemned {
+			return nil
+		}
+	}
 	if of.System == "" {
 		of.System, of.Timeline = s.identity.SystemID, s.identity.Timeline
 	}
@@ -508,7 +573,12 @@ func (s *session) follow(ctx context.Context) error {
 		return err
 	})
 	group.Go(func() error { return applier.Run(working) })
-	group.Go(func() error { return s.watch(reading, applier) })
+	group.Go(func() error {
+		if err := s.activate(reading, applier, s.renew); err != nil {
+			return err
+		}
+		return s.watch(reading, applier)
+	})
 	group.Go(func() error { return s.catchUp(reading, target) })
 	group.Go(func() error { return s.sweep(reading) })
 	if len(s.admit) > 0 {

@@ -20,12 +20,13 @@ type Phase string
 
 // The phases of a pipeline.
 const (
-	Connecting Phase = "connecting" // to the store and the database, or between two attempts
-	Standby    Phase = "standby"    // another daemon holds the slot
-	Starting   Phase = "starting"   // taking the stream up
-	CatchingUp Phase = "catching_up"
-	Streaming  Phase = "streaming"
-	Stopped    Phase = "stopped"
+	Connecting   Phase = "connecting"    // to the store and the database, or between two attempts
+	Standby      Phase = "standby"       // another daemon holds the slot
+	CreatingSlot Phase = "creating_slot" // which waits for every transaction that is open
+	Starting     Phase = "starting"      // taking the stream up
+	CatchingUp   Phase = "catching_up"
+	Streaming    Phase = "streaming"
+	Stopped      Phase = "stopped"
 )
 
 // Status is what the pipeline says of itself at one moment.

@@ -2,13 +2,17 @@ package pipeline
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"time"
 
 	"github.com/freshet/freshet/internal/apply"
+	"github.com/freshet/freshet/internal/pgcatalog"
 	"github.com/freshet/freshet/internal/pggate"
 	"github.com/freshet/freshet/internal/pgsource"
 	"github.com/freshet/freshet/internal/rule"
@@ -36,6 +40,9 @@ func (s *session) watch(ctx context.Context, applier *apply.Applier) error {
 		}
 		err := s.lookAround(ctx)
 		if err == nil {
+			err = s.keepContent(ctx, applier)
+		}
+		if err == nil {
 			err = s.keepRoster(ctx, applier)
 		}
 		if err == nil {
@@ -53,28 +60,20 @@ func (s *session) watch(ctx context.Context, applier *apply.Applier) error {
 // errShape ends a session whose tables are not those that were planned any more.
 var errShape = errors.New("the tables that entries read have changed")
 
-// shapes is a digest of the tables that entries read: which table has each name, its columns and its replica identity.
-// A table that was swapped for another by renaming never shows in the stream.
-func (s *session) shapes(ctx context.Context, tables []schema.Name) (string, error) {
-	var schemas, names []string
-	for _, t := range tables {
-		schemas, names = append(schemas, t.Schema), append(names, t.Name)
+// sameShapes reports whether what was planned of all tables still holds. A table that was swapped for another by renaming
+// never shows in the stream.
+func sameShapes(a, b map[schema.Name]pgcatalog.Look) bool {
+	return maps.EqualFunc(a, b, func(x, y pgcatalog.Look) bool { return x.Shape == y.Shape })
+}
+
+// content digests what the tables of an entry looked like.
+func (s *session) content(e *rule.Entry) string {
+	digest := sha256.New()
+	for i := range e.Rules {
+		name := schema.Name{Schema: e.Rules[i].Schema, Name: e.Rules[i].Table}
+		_, _ = fmt.Fprintf(digest, "%q %s\n", name, s.looks[name].Content) // a hash takes every write
 	}
-	const query = `
-SELECT coalesce(md5(string_agg(concat_ws(' ', c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident,
-         c.relrowsecurity, c.relhassubclass, c.relispartition,
-         (SELECT string_agg(concat_ws(' ', attnum, attname, atttypid, atttypmod, attcollation, attnotnull, attgenerated), ',' ORDER BY attnum)
-            FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
-         (SELECT string_agg(concat_ws(' ', indexrelid, indisprimary, indisreplident, indkey), ',' ORDER BY indexrelid)
-            FROM pg_index WHERE indrelid = c.oid AND (indisprimary OR indisreplident))), ';' ORDER BY c.oid)), '')
-  FROM unnest($1::text[], $2::text[]) AS t (nspname, relname)
-  JOIN pg_namespace n ON n.nspname = t.nspname
-  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.relname`
-	var digest string
-	if err := s.conn.QueryRow(ctx, query, schemas, names).Scan(&digest); err != nil {
-		return "", fmt.Errorf("look at the tables: %w", err)
-	}
-	return digest, nil
+	return hex.EncodeToString(digest.Sum(nil)[:8])
 }
 
 // lookAround looks at the database and at where the store's address leads, within bounds.
@@ -95,13 +94,15 @@ func (s *session) look(ctx context.Context) error {
 	if now != s.prepared.Fingerprint {
 		return &gapError{cause: alteredPublication}
 	}
-	shape, err := s.shapes(ctx, s.p.tables)
+	looks, err := pgcatalog.Looks(ctx, s.conn, s.p.tables)
 	if err != nil {
 		return err
 	}
-	if shape != s.shape {
+	if !sameShapes(looks, s.looks) {
 		return errShape
 	}
+	s.altered = s.altered || !maps.Equal(looks, s.looks)
+	s.looks = looks
 	info, err := pgsource.SlotState(ctx, s.conn, s.p.opts.Slot)
 	if err != nil {
 		return fmt.Errorf("watch the slot: %w", err)
@@ -143,10 +144,35 @@ func (s *session) together(ctx context.Context) error {
 	return nil
 }
 
+// keepContent gives another name to the entries whose tables were rewritten, or whose values are read in another way now:
+// no row in the log says what that did to them. The plan holds, and so does the session.
+func (s *session) keepContent(ctx context.Context, applier *apply.Applier) error {
+	if !s.altered {
+		return nil
+	}
+	s.altered = false
+	return applier.Request(ctx, func(n *apply.Names) (moved bool) {
+		for i, e := range s.versions {
+			content := s.content(e)
+			if content == e.Content {
+				continue
+			}
+			e.Content = content
+			if n.Move(i, altered, time.Now()) {
+				moved = true
+				s.p.state.apply.Moves.Add(1)
+				s.p.opts.Logger.InfoContext(ctx, "an entry has a new name: "+altered, slog.String("entry", e.Name))
+			}
+		}
+		return moved
+	})
+}
+
 // keepRoster publishes the roster again when the store has lost it, or has another one than was published, to eviction,
 // to a failover or to somebody's hand: without it readers load everything from the database. And it has HEAD compared,
 // which may have changed while no write came along that would have shown it (D4).
 func (s *session) keepRoster(ctx context.Context, applier *apply.Applier) error {
+	published := s.live.Load().revision
 	text, found, err := s.p.opts.Store.Roster(ctx)
 	if err != nil {
 		return fmt.Errorf("watch the roster: %w", err)
@@ -159,6 +185,9 @@ func (s *session) keepRoster(ctx context.Context, applier *apply.Applier) error 
 	}
 	return applier.Request(ctx, func(n *apply.Names) bool {
 		ours := n.Roster()
+		if ours.Revision != published {
+			return false // names moved since, and with them the roster: what was read says nothing of the one that is there now
+		}
 		if stored.Generation == ours.Generation && stored.Revision == ours.Revision {
 			return false
 		}
@@ -202,16 +231,7 @@ func (s *session) admission(ctx context.Context, applier *apply.Applier) error {
 	if err != nil {
 		return fmt.Errorf("wait for open transactions: %w", err)
 	}
-	err = applier.Request(ctx, func(n *apply.Names) bool {
-		for _, i := range s.admit {
-			n.Activate(i)
-		}
-		return true
-	})
-	if ctx.Err() != nil {
-		return nil //nolint:nilerr // stopping
-	}
-	if err != nil {
+	if err := s.activate(ctx, applier, s.admit); err != nil || ctx.Err() != nil {
 		return err
 	}
 	s.p.state.update(func(st *Status) { st.Admission = "" })
@@ -219,16 +239,40 @@ func (s *session) admission(ctx context.Context, applier *apply.Applier) error {
 	return nil
 }
 
+// activate makes versions live. Their keys' floors rise with it, so that no standby fills them that lacks what they
+// waited for.
+func (s *session) activate(ctx context.Context, applier *apply.Applier, versions []int) error {
+	if len(versions) == 0 {
+		return nil
+	}
+	err := applier.Request(ctx, func(n *apply.Names) bool {
+		for _, i := range versions {
+			n.Activate(i)
+		}
+		return true
+	})
+	if ctx.Err() != nil {
+		return nil //nolint:nilerr // stopping
+	}
+	return err
+}
+
 // pinned says who keeps new tables waiting.
 func (s *session) pinned(pins []pggate.Pin) {
-	var b strings.Builder
-	for i, p := range pins {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "process %d since %s", p.PID, p.Since.Format(time.RFC3339))
-	}
-	s.p.state.update(func(st *Status) { st.Admission = b.String() })
+	open := openText(pins)
+	s.p.state.update(func(st *Status) { st.Admission = open })
 	s.p.opts.Logger.Warn("entries wait for transactions that began before their tables were in the stream",
-		slog.Int("entries", len(s.admit)), slog.String("open", b.String()))
+		slog.Int("entries", len(s.admit)), slog.String("open", open))
+}
+
+// openText names open transactions for whoever may end them.
+func openText(pins []pggate.Pin) string {
+	texts := make([]string, len(pins))
+	for i, p := range pins {
+		texts[i] = fmt.Sprintf("process %d since %s", p.PID, p.Since.Format(time.RFC3339))
+		if p.PID == 0 {
+			texts[i] = p.Query // a prepared transaction
+		}
+	}
+	return strings.Join(texts, ", ")
 }

@@ -130,7 +130,8 @@ func (c *compiler) columns(o *occurrence, bind, ignored []string) ([]string, err
 	return columns, nil
 }
 
-// identified refuses a table whose old row images lack a column that the key is made of.
+// identified refuses a table whose old row images lack a column that the key is made of, or that cannot be published
+// without breaking those who write to it.
 func identified(t *schema.Table, bind []string, at int) error {
 	var missing, nullable []string
 	for _, name := range bind {
@@ -142,15 +143,22 @@ func identified(t *schema.Table, bind []string, at int) error {
 			nullable = append(nullable, name)
 		}
 	}
+	full := fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL;", quoted(t.Name))
 	if len(missing) == 0 {
-		return nil
+		// Of a partitioned table the partitions' identities count, at which whoever publishes it looks.
+		if len(t.IdentityCols) > 0 || t.Identity == change.IdentityFull || t.Kind == schema.PartitionedTable {
+			return nil
+		}
+		return &refusal{
+			at: at, what: fmt.Sprintf("old rows of %s carry nothing (REPLICA IDENTITY %s)", t.Name.Name, identityName(t)),
+			why: "once it is published, PostgreSQL refuses the application's UPDATE and DELETE on it", do: full,
+		}
 	}
 	r := &refusal{
 		at:   at,
 		what: fmt.Sprintf("old rows of %s do not carry %s (REPLICA IDENTITY %s)", t.Name.Name, strings.Join(missing, ", "), identityName(t)),
 		why:  "a DELETE, or an UPDATE that changes it, could not be mapped to the key that the row leaves",
 	}
-	full := fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL;", quoted(t.Name))
 	switch {
 	case t.Kind == schema.PartitionedTable:
 		r.do = fmt.Sprintf("Give %s a primary key that includes %s, and leave it and its partitions at REPLICA IDENTITY DEFAULT (partitions that are created later have it).", t.Name.Name, strings.Join(missing, ", "))
@@ -180,6 +188,9 @@ func identityName(t *schema.Table) string {
 	case change.IdentityDefault:
 		if len(t.PrimaryKey) == 0 {
 			return "DEFAULT, without a primary key"
+		}
+		if len(t.IdentityCols) == 0 && t.Kind == schema.OrdinaryTable {
+			return "DEFAULT, which takes no DEFERRABLE primary key"
 		}
 		return "DEFAULT: " + strings.Join(t.PrimaryKey, ", ")
 	case change.IdentityFull:
@@ -267,7 +278,7 @@ func shape(occurrences []*occurrence) string {
 func (c *compiler) warnAboutPartitions(tables ...*schema.Table) {
 	for _, t := range tables {
 		if t.Kind == schema.PartitionedTable {
-			c.warn("%s is partitioned: TRUNCATE of one partition, ATTACH and DETACH leave nothing in the log; invalidate the entry by hand after one", t.Name.Name)
+			c.warn("%s is partitioned: TRUNCATE of one partition, ATTACH and DETACH leave nothing in the log, and show within some seconds, not at once", t.Name.Name)
 		}
 	}
 }

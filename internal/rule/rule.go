@@ -74,6 +74,9 @@ type Entry struct {
 	// Shape is a digest of what the catalog said of the tables and columns that the query reads. It makes the version
 	// change with the schema: altering a column's type, or swapping a table by renaming, puts no row into the log.
 	Shape string `json:"shape,omitempty"`
+	// Content is a digest of where the database keeps the rows of the entry's tables and of how it reads their values. DDL
+	// that changes it leaves no row in the log, so the entry then gets another name; the plan is the same.
+	Content string `json:"content,omitempty"`
 	// Suspended says why the entry is out of the cache at present; readers load it from the database. Empty: live.
 	Suspended string `json:"suspended,omitempty"`
 	// Declared is what the version was planned from, so that a daemon whose own file declares the entry otherwise, or not
@@ -89,7 +92,7 @@ type Entry struct {
 // Hash computes the Version: it changes with anything that could change what a cached value means.
 func (e *Entry) Hash() string {
 	plain := *e
-	plain.Version, plain.Activation, plain.Suspended = "", "", ""
+	plain.Version, plain.Activation, plain.Content, plain.Suspended = "", "", "", ""
 	plain.Declared, plain.Keep, plain.Retained = nil, 0, 0
 	return digest(&plain)
 }
