@@ -274,11 +274,15 @@ func (a *Applier) adopt(part *Part) {
 	a.waiting += part.Keys.Bytes()
 }
 
-// holds says how old what the applier holds is.
+// holds says how old what the applier holds is. Parts that a gate was asked about do not count: what it saw of them is
+// applied, and the rest nobody can see yet.
 func (a *Applier) holds() {
 	oldest := int64(0)
-	if len(a.pending) > 0 {
-		oldest = a.pending[0].part.oldest()
+	for _, p := range a.pending {
+		if oldest = p.part.oldest(); !p.started && oldest != 0 {
+			break
+		}
+		oldest = 0
 	}
 	a.opts.Stats.Oldest.Store(oldest)
 }

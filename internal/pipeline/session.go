@@ -455,15 +455,7 @@ func (s *session) follow(ctx context.Context) error {
 	p.followed, s.replid = true, s.store.Replid()
 	p.state.apply.Wc.Store(uint64(s.head.Wc))
 	p.state.received.Store(0)
-	// Flushed, not inserted: the end of what was inserted may lie past what there is to stream.
-	var target mvcc.LSN
-	err := answered(ctx, func(ctx context.Context) (err error) {
-		target, err = s.position(ctx, "pg_current_wal_flush_lsn")
-		return err
-	})
-	if err != nil {
-		return err
-	}
+	began := time.Now()
 	queue := apply.NewQueue()
 	p.state.apply.Oldest.Store(0)
 	p.state.queue.Store(queue)
@@ -509,12 +501,12 @@ func (s *session) follow(ctx context.Context) error {
 	})
 	group.Go(func() error { return applier.Run(working) })
 	group.Go(func() error { return s.watch(reading, applier) })
-	group.Go(func() error { return s.catchUp(reading, target) })
+	group.Go(func() error { return s.catchUp(reading, began) })
 	group.Go(func() error { return s.sweep(reading) })
 	if len(s.admit) > 0 {
 		group.Go(func() error { return s.admission(reading, applier) })
 	}
-	err = group.Wait()
+	err := group.Wait()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}
