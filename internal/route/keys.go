@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"iter"
 	"math"
+	"slices"
 )
 
 // Keys collects what rows invalidate: keys, each once, and entries whose version must move. It is a window over the
@@ -50,6 +51,17 @@ func (k *Keys) Len() int { return len(k.spans) }
 
 // Bytes is the size of the key texts held.
 func (k *Keys) Bytes() int { return len(k.arena) }
+
+// Size is the memory of the buffer, what is not in use included, in bytes.
+func (k *Keys) Size() int {
+	const perSpan, perSlot, perMove = 32, 4, 24
+	return cap(k.arena) + cap(k.spans)*perSpan + len(k.slots)*perSlot + cap(k.moves)*perMove
+}
+
+// Packed copies what is held without the room for more: the copy is to be read only.
+func (k *Keys) Packed() *Keys {
+	return &Keys{arena: slices.Clone(k.arena), spans: slices.Clone(k.spans), moves: slices.Clone(k.moves)}
+}
 
 // Empty reports that nothing is held, neither a key nor a move.
 func (k *Keys) Empty() bool { return len(k.spans) == 0 && len(k.moves) == 0 }
