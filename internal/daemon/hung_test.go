@@ -53,8 +53,13 @@ func TestHungCommitKeepsTheDaemonReady(t *testing.T) {
 		vouches(price)
 		<-pace.C
 	}
+	// A stop in order waits for it, and not for ever.
+	stopping := time.Now()
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
+	}
+	if took := time.Since(stopping); took < 8*time.Second || took > 20*time.Second {
+		t.Errorf("beside a commit that hangs a stop took %v", took)
 	}
 	w.start()
 	w.ready()

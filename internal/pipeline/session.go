@@ -483,11 +483,7 @@ func (s *session) follow(ctx context.Context) error {
 	defer abort()
 	group, working := errgroup.WithContext(working)
 	reading, stopReading := context.WithCancel(working)
-	defer context.AfterFunc(ctx, func() {
-		time.AfterFunc(drain, abort)
-		s.stream.CatchUp(drain / 10)
-		stopReading()
-	})()
+	defer stopReading()
 	group.Go(func() error {
 		err := s.stream.Run(reading, out)
 		if ctx.Err() != nil {
@@ -499,7 +495,28 @@ func (s *session) follow(ctx context.Context) error {
 		}
 		return err
 	})
-	group.Go(func() error { return applier.Run(working) })
+	applied := make(chan struct{})
+	group.Go(func() error {
+		defer close(applied)
+		return applier.Run(working)
+	})
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-reading.Done(): // something broke: there is nothing to be brought to its end
+			return nil
+		}
+		timer := time.NewTimer(drain)
+		defer timer.Stop()
+		s.stream.CatchUp(drain / 10)
+		stopReading()
+		select {
+		case <-applied:
+		case <-timer.C:
+			abort()
+		}
+		return nil
+	})
 	group.Go(func() error { return s.watch(reading, applier) })
 	group.Go(func() error { return s.catchUp(reading, began) })
 	group.Go(func() error { return s.sweep(reading) })
