@@ -21,7 +21,7 @@ import (
 
 // Config is a whole file. Load returns one that is valid and complete.
 type Config struct {
-	Namespace string           `yaml:"namespace,omitempty"  jsonschema:"example=shop"              jsonschema_description:"Keeps the keys of one database apart from all others in the same Redis: letters, digits, '_', '-', '.' and '%'. Default: derived from the database's system identifier and name."`
+	Namespace string           `yaml:"namespace,omitempty"  jsonschema:"example=shop"              jsonschema_description:"Keeps the keys of one database apart from all others in the same Redis: letters, digits, '_', '-', '.', '~' and '%'. Default: derived from the database's system identifier and name."`
 	Database  Database         `yaml:"database"             jsonschema:"required"                  jsonschema_description:"The PostgreSQL database whose rows are cached."`
 	Source    Source           `yaml:"source"               jsonschema:"required"                  jsonschema_description:"Where changes come from: exactly one source."`
 	Regions   []Region         `yaml:"regions"              jsonschema:"required"                  jsonschema_description:"The stores that hold the cached values."`
