@@ -78,7 +78,7 @@ func newRig(t *testing.T, pg *pgtest.Server, maxWaiting int) *rig {
 		Name: "items", Version: "v", Activation: Draw(), Key: "i:{id}", Params: []rule.Param{{Name: "id", Type: keytext.String}},
 		Rules: []rule.Rule{{Schema: "public", Table: "items", Bind: []string{"id"}}},
 	}
-	r.router, r.relation = route.New([]*rule.Entry{r.entry}, nil), &change.Relation{
+	r.router, r.relation = route.New([]*rule.Entry{r.entry}), &change.Relation{
 		OID: 1, Schema: "public", Name: "items", Identity: change.IdentityDefault,
 		Columns: []change.Column{{Name: "id", TypeOID: 25, Key: true}},
 	}

@@ -196,9 +196,6 @@ func (c *Config) NamespaceFor(systemID, database string) string {
 	return systemID + "-" + string(keytext.AppendEscaped(nil, keytext.Arg{Text: database}))
 }
 
-// Loopback reports whether only this machine reaches the listen address.
-func (c *Config) Loopback() bool { return isLoopback(c.Listen) }
-
 // ErrorAt is an error about the value at a path such as "entries.product.query": at its line and column when the
 // configuration came from a file.
 func (c *Config) ErrorAt(path, message, hint string) *Error {

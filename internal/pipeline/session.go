@@ -474,7 +474,7 @@ func (s *session) follow(ctx context.Context) error {
 	}
 	s.report(CatchingUp)
 	out := &sink{
-		router: route.New(s.versions, nil), queue: queue, after: s.head.Wc,
+		router: route.New(s.versions), queue: queue, after: s.head.Wc,
 		received: &p.state.received, rows: &p.state.rows, intents: &p.state.intents, logger: p.opts.Logger,
 		strange: map[string]bool{},
 	}

@@ -3,7 +3,6 @@ package route
 import (
 	"bytes"
 	"hash/maphash"
-	"iter"
 	"math"
 	"slices"
 )
@@ -81,17 +80,6 @@ func (k *Keys) Mark(bit uint64) { k.mark = bit }
 
 // Marks returns the marks of the i-th key.
 func (k *Keys) Marks(i int) uint64 { return k.spans[i].marks }
-
-// All yields entry and key text of every key, in the order of their first appearance.
-func (k *Keys) All() iter.Seq2[int, []byte] {
-	return func(yield func(int, []byte) bool) {
-		for i := range k.spans {
-			if !yield(k.At(i)) {
-				return
-			}
-		}
-	}
-}
 
 // Moves are the entries whose versions must move, each once, with the first cause. Valid until Reset.
 func (k *Keys) Moves() []Move { return k.moves }
