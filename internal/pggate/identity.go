@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet/freshet/internal/wal"
 )
 
 // Identity says which database this is. Transaction ids and log positions mean something only within one.
@@ -15,9 +17,6 @@ type Identity struct {
 	ServerVersion int // server_version_num, 150018 for 15.18
 }
 
-// timelineExpression reads the timeline that the primary writes on; control data lags behind a promotion.
-const timelineExpression = `('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint`
-
 func readIdentity(ctx context.Context, conn *pgx.Conn) (Identity, error) {
 	var (
 		id      Identity
@@ -26,7 +25,7 @@ func readIdentity(ctx context.Context, conn *pgx.Conn) (Identity, error) {
 	const query = `
 SELECT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system()), current_database()::text,
        current_setting('server_version_num')::int,
-       CASE WHEN pg_is_in_recovery() THEN 0 ELSE ` + timelineExpression + ` END`
+       CASE WHEN pg_is_in_recovery() THEN 0 ELSE ` + wal.TimelineSQL + ` END`
 	err := conn.QueryRow(ctx, query).Scan(&standby, &id.SystemID, &id.Database, &id.ServerVersion, &id.Timeline)
 	if err != nil {
 		return Identity{}, fmt.Errorf("read identity: %w", err)

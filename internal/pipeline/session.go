@@ -341,7 +341,7 @@ func (s *session) resume(ctx context.Context) error {
 			// Whatever was not live under this very plan may read a table whose stream lacks a transaction that is still
 			// open: the daemon that added the table may have been stopped while it waited, and the roster that said so
 			// may be lost (D8).
-			e.Activation, e.Suspended = apply.Draw(), admitting
+			e.Activation, e.Suspended = redisstore.Draw(), admitting
 			s.admit = append(s.admit, i)
 		default:
 			e.Activation = old.Activation
@@ -396,12 +396,12 @@ func (s *session) begin(ctx context.Context) error {
 		return err
 	}
 	s.head = fence.Head{
-		Generation: apply.Draw(), Term: s.head.Term,
+		Generation: redisstore.Draw(), Term: s.head.Term,
 		System: s.identity.SystemID, Timeline: s.identity.Timeline, Publication: s.prepared.Fingerprint,
 		Wi: s.start, Wc: s.start, Si: snapshot,
 	}
 	for i, e := range s.versions {
-		e.Activation, e.Suspended = apply.Draw(), admitting
+		e.Activation, e.Suspended = redisstore.Draw(), admitting
 		s.admit = append(s.admit, i)
 	}
 	if s.replaces != "" {
@@ -440,7 +440,7 @@ func (s *session) condemn(ctx context.Context, of fence.Head) error {
 		of.System, of.Timeline = s.identity.SystemID, s.identity.Timeline
 	}
 	err := s.store.NewGeneration(ctx, fence.Head{
-		Generation: apply.Draw(), Term: of.Term, Publication: condemned, System: of.System, Timeline: of.Timeline,
+		Generation: redisstore.Draw(), Term: of.Term, Publication: condemned, System: of.System, Timeline: of.Timeline,
 	})
 	if err != nil && !errors.Is(err, redisstore.ErrSuperseded) {
 		return fmt.Errorf("take what is cached out of use: %w", err)
