@@ -19,6 +19,7 @@ import (
 	"github.com/freshet/freshet/internal/intent"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/wal"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -231,13 +232,12 @@ const (
 	intentSQL = `SELECT ` + emit + ` FROM pg_catalog.json_array_elements($1::json) AS m`
 
 	// What became of the messages is selected, so that no planner takes it for something that nobody wants.
-	writerSQL = `SELECT system_identifier::text, ` + timelineSQL + `, pg_catalog.pg_current_xact_id()::text,
+	writerSQL = `SELECT system_identifier::text, ` + wal.TimelineHexSQL + `, pg_catalog.pg_current_xact_id()::text,
 		(SELECT count(` + emit + `) FROM pg_catalog.json_array_elements($1::json) AS m)
 		FROM pg_catalog.pg_control_system()`
 	// Without keys, a transaction that wrote nothing is not given an id.
-	readerSQL = `SELECT system_identifier::text, ` + timelineSQL + `, coalesce(pg_catalog.pg_current_xact_id_if_assigned()::text, ''), 0
+	readerSQL = `SELECT system_identifier::text, ` + wal.TimelineHexSQL + `, coalesce(pg_catalog.pg_current_xact_id_if_assigned()::text, ''), 0
 		FROM pg_catalog.pg_control_system()`
-	timelineSQL = `pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8)`
 )
 
 // Execer runs a statement in a transaction: pgx.Tx does, and SQL makes one of database/sql's.

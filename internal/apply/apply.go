@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/bits"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,7 +53,8 @@ type Options struct {
 	Rewind    Rewind                    // how far confirmation stays behind (D5)
 	Settle    time.Duration             // how long readers may go on under old names after a move (D7): T_r and a margin
 	Stats     *Stats                    // counters, shared with whoever shows them
-	// MaxWaiting bounds the bytes of keys that wait for a transaction to become visible. Default 16 MiB.
+	// MaxWaiting bounds the memory of what waits for a transaction to become visible, in bytes: beyond it no more is taken from
+	// the queue, which then holds the source back. Default 16 MiB.
 	MaxWaiting int
 }
 
@@ -62,7 +64,7 @@ type Applier struct {
 	head     fence.Head
 	prefix   *watermark.Tracker
 	pending  []*pendingPart
-	waiting  int // bytes of pending
+	waiting  int // memory of pending, in bytes
 	backoff  time.Duration
 	gateAt   time.Time // when to ask again for what is not visible
 	stepped  time.Time // when the last step ended
@@ -81,6 +83,7 @@ type pendingPart struct {
 	part    *Part
 	unseen  int
 	started bool
+	packed  bool      // part is a copy that has no room for more
 	fenced  time.Time // when its keys were fenced early; zero: they are not
 }
 
@@ -271,14 +274,18 @@ func (a *Applier) adopt(part *Part) {
 	}
 	a.pending = append(a.pending, &pendingPart{part: part, unseen: len(part.items)})
 	a.holds()
-	a.waiting += part.Keys.Bytes()
+	a.waiting += part.size()
 }
 
-// holds says how old what the applier holds is.
+// holds says how old what the applier holds is. Parts that a gate was asked about do not count: what it saw of them is
+// applied, and the rest nobody can see yet.
 func (a *Applier) holds() {
 	oldest := int64(0)
-	if len(a.pending) > 0 {
-		oldest = a.pending[0].part.oldest()
+	for _, p := range a.pending {
+		if oldest = p.part.oldest(); !p.started && oldest != 0 {
+			break
+		}
+		oldest = 0
 	}
 	a.opts.Stats.Oldest.Store(oldest)
 }
@@ -512,21 +519,59 @@ func (a *Applier) settle(ready []*pendingPart) {
 			continue
 		}
 		for i := range p.part.items {
-			if it := &p.part.items[i]; it.tracked {
-				a.prefix.Done(it.id)
-			}
+			a.done(&p.part.items[i])
 		}
 	}
 	kept := a.pending[:0]
-	a.waiting = 0
 	for _, p := range a.pending {
 		if p.unseen > 0 {
 			kept = append(kept, p)
-			a.waiting += p.part.Keys.Bytes()
 		}
 	}
 	clear(a.pending[len(kept):])
 	a.pending = kept
+}
+
+// pack has a part that stays take no more memory than it needs: the room that a backlog left, and the transactions that it
+// was gated with, would otherwise be held by a single one that hangs. In a small part keys know transactions by their place.
+func (a *Applier) pack(p *pendingPart) {
+	if p.packed {
+		return
+	}
+	roomy := p.part
+	p.part, p.packed = &Part{Keys: roomy.Keys.Packed(), bulk: !roomy.small()}, true
+	if roomy.small() {
+		p.part.items = slices.Clone(roomy.items)
+	} else {
+		p.part.items = make([]item, 0, p.unseen)
+		for i := range roomy.items {
+			if it := &roomy.items[i]; it.seen {
+				a.done(it)
+				a.count(it)
+			} else {
+				p.part.items = append(p.part.items, *it)
+			}
+		}
+	}
+	a.opts.Queue.giveBack(roomy)
+}
+
+// done takes note that all of the log up to the end of a transaction is applied, when what is before it is.
+func (a *Applier) done(it *item) {
+	if it.tracked {
+		a.prefix.Done(it.id)
+	}
+}
+
+// count accounts for a transaction that was applied.
+func (a *Applier) count(it *item) {
+	if it.xid == 0 || it.position == 0 {
+		return
+	}
+	a.opts.Stats.Transactions.Add(1)
+	if a.opts.Observe != nil {
+		a.opts.Observe(time.UnixMicro(it.committed))
+	}
 }
 
 // finish accounts for a batch that was applied.
@@ -544,15 +589,16 @@ func (a *Applier) finish(ready []*pendingPart, result redisstore.Result, batch r
 			continue
 		}
 		for i := range p.part.items {
-			it := &p.part.items[i]
-			if it.xid != 0 && it.position != 0 {
-				stats.Transactions.Add(1)
-				if a.opts.Observe != nil {
-					a.opts.Observe(time.UnixMicro(it.committed))
-				}
-			}
+			a.count(&p.part.items[i])
 		}
-		a.opts.Queue.giveBack(p.part)
+		if !p.packed {
+			a.opts.Queue.giveBack(p.part)
+		}
+	}
+	a.waiting = 0
+	for _, p := range a.pending {
+		a.pack(p)
+		a.waiting += p.part.size()
 	}
 	stats.Waiting.Store(int64(len(a.pending)))
 	if len(a.pending) == 0 || len(ready) > 0 {

@@ -100,7 +100,6 @@ func (a *Applier) listen(ctx context.Context, now time.Time) error {
 // advanced takes note of what HEAD says now.
 func (a *Applier) advanced(batch redisstore.Batch, horizon view) {
 	if batch.Advance > a.head.Wc {
-		a.opts.Stats.Advanced.Store(time.Now().UnixMicro())
 		a.rewind.add(time.Now(), batch.Advance)
 	}
 	if batch.Advance > 0 {

@@ -1,11 +1,10 @@
 package apply
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"slices"
 	"time"
 
+	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 )
 
@@ -32,14 +31,6 @@ const (
 	tooManyMoves = 8
 	movesWithin  = 30 * time.Second
 )
-
-// Draw returns 64 random bits as 16 hexadecimal digits: a generation or an activation. Never a counter, so that a
-// name which was used once is not used again whatever history a store has lost.
-func Draw() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
-}
 
 // NewNames takes the entries of the roster as compiled, in the router's order: every version of an entry is one.
 func NewNames(namespace string, roster *rule.Roster, entries []*rule.Entry) *Names {
@@ -92,7 +83,7 @@ func (n *Names) Move(i int, cause string, now time.Time) bool {
 		e.Suspended = "its name moved too often: " + cause
 		m.suspended = true
 	}
-	e.Activation = Draw()
+	e.Activation = redisstore.Draw()
 	n.spell()
 	return true
 }
@@ -126,7 +117,7 @@ func (n *Names) Activate(i int) {
 		return
 	}
 	n.entries[i].Suspended = ""
-	n.entries[i].Activation = Draw()
+	n.entries[i].Activation = redisstore.Draw()
 	n.spell()
 }
 

@@ -11,8 +11,8 @@ import (
 	"github.com/freshet/freshet/mvcc"
 )
 
-// Bounds of a Part. They bound the daemon's memory: at most two parts are being filled or sent at a time, and the
-// parts that wait for a transaction to become visible are bounded by Options.MaxWaiting.
+// Bounds of a Part. They bound the daemon's memory: at most two parts are being filled or sent at a time, and what waits
+// for a transaction to become visible is bounded by Options.MaxWaiting.
 const (
 	maxPartKeys  = 8 << 10
 	maxPartBytes = 1 << 20
@@ -24,6 +24,8 @@ const (
 	// smallKeys and smallItems bound what is done key by key.
 	smallKeys  = 64
 	smallItems = 64 // no more than a mark has bits
+	// itemBytes are those of an item and of its place in the watermark.
+	itemBytes = 128
 )
 
 // errClosed ends a source that hands over after the queue was closed.
@@ -47,6 +49,7 @@ type Part struct {
 	Keys  *route.Keys
 	items []item
 	open  bool // the last item's transaction has not ended in this part
+	bulk  bool // it was not small before items were taken out
 }
 
 func newPart() *Part { return &Part{Keys: route.NewKeys(maxPartKeys, maxPartBytes)} }
@@ -61,7 +64,9 @@ func (p *Part) begin(it item) {
 
 // small reports whether there is so little to do that it is done key by key: then it is known which transaction affects
 // which key, and what contains it already may stay. In bulk one UNLINK of many keys costs a fifth of as many scripts.
-func (p *Part) small() bool { return p.Keys.Len() <= smallKeys && len(p.items) <= smallItems }
+func (p *Part) small() bool {
+	return !p.bulk && p.Keys.Len() <= smallKeys && len(p.items) <= smallItems
+}
 
 func (p *Part) full() bool { return p.Keys.Full() || len(p.items) >= maxPartItems }
 
@@ -69,6 +74,9 @@ func (p *Part) full() bool { return p.Keys.Full() || len(p.items) >= maxPartItem
 func (p *Part) empty() bool {
 	return len(p.items) == 0 || len(p.items) == 1 && p.open && p.Keys.Empty()
 }
+
+// size is the memory that the part takes, in bytes.
+func (p *Part) size() int { return p.Keys.Size() + cap(p.items)*itemBytes }
 
 // oldest is the commit time of the first transaction, 0 when there is none.
 func (p *Part) oldest() int64 {

@@ -24,7 +24,7 @@ func oneRule(tb testing.TB) (*route.Router, *change.Relation) {
 		Name: "items", Key: "i:{id}", Params: []rule.Param{{Name: "id", Type: keytext.String}},
 		Rules: []rule.Rule{{Schema: "public", Table: "items", Bind: []string{"id"}}},
 	}
-	return route.New([]*rule.Entry{e}, nil), &change.Relation{
+	return route.New([]*rule.Entry{e}), &change.Relation{
 		OID: 1, Schema: "public", Name: "items", Identity: change.IdentityDefault,
 		Columns: []change.Column{{Name: "id", TypeOID: 25, Key: true}},
 	}
@@ -63,7 +63,8 @@ func TestPartsCarryEverything(t *testing.T) {
 					rt.Fatal("a transaction without an end is not the last of its part")
 				}
 			}
-			for _, key := range part.Keys.All() {
+			for i := range part.Keys.Len() {
+				_, key := part.Keys.At(i)
 				x, known := keys[string(key)]
 				if !known {
 					rt.Fatalf("key %s came twice or from nowhere", key)

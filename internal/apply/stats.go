@@ -17,9 +17,10 @@ type Stats struct {
 	Wc           atomic.Uint64
 	Confirmed    atomic.Uint64
 	Applied      atomic.Int64 // when the last batch was applied
-	Advanced     atomic.Int64 // when Wc last moved
 	// Horizon is when, by this process's monotonic clock, HEAD's Sa was true of the database: what is served is no older.
 	// nil: not since the process began.
 	Horizon atomic.Pointer[time.Time]
-	Oldest  atomic.Int64 // commit, by the database's clock, of the oldest transaction that the applier holds; 0: none
+	// Oldest is the commit, by the database's clock, of the oldest transaction that the applier holds and that may be visible;
+	// 0: none.
+	Oldest atomic.Int64
 }

@@ -11,7 +11,7 @@ const root = "freshet"
 func layers() [][]string {
 	return [][]string{
 		0: {"mvcc"},
-		1: {"internal/change", "internal/intent", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam"},
+		1: {"internal/change", "internal/intent", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam", "internal/wal"},
 		2: {"internal/fence", "internal/plan", "internal/route", "internal/watermark"},
 		3: {
 			"internal/config", "internal/localserver", "internal/pgcatalog", "internal/pggate", "internal/pgload",
@@ -43,7 +43,7 @@ func testsOnly(name string) bool {
 // pure tells the packages that decide and do nothing else.
 func pure(name string) bool {
 	switch name {
-	case "mvcc", "internal/intent", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam",
+	case "mvcc", "internal/intent", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam", "internal/wal",
 		"internal/fence", "internal/route", "internal/watermark":
 		return true
 	default:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/freshet/freshet/internal/wal"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -56,7 +57,7 @@ func (f *replicaFacts) look(ctx context.Context, conn, primary *pgx.Conn) error 
 	const query = `
 SELECT s.system_identifier::text, current_database()::text, current_user::text, r.standby,
        CASE WHEN r.standby THEN greatest(c.timeline_id, v.min_recovery_end_timeline)::int8
-            ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int8 END,
+            ELSE ` + wal.TimelineSQL + ` END,
        r.standby AND pg_get_wal_replay_pause_state() <> 'not paused',
        CASE WHEN r.standby THEN greatest(pg_wal_lsn_diff($1::text::pg_lsn, pg_last_wal_replay_lsn()), 0)::int8 ELSE 0 END,
        CASE WHEN r.standby AND pg_last_wal_replay_lsn() < $1::text::pg_lsn

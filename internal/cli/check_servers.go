@@ -12,6 +12,7 @@ import (
 	"github.com/freshet/freshet/internal/pgsource"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
+	"github.com/freshet/freshet/internal/wal"
 )
 
 // postgresFacts are what check saw of the database.
@@ -67,7 +68,7 @@ func (r *checked) checkPostgres(ctx context.Context) {
 	r.checkSource(ctx, primary, facts, tables)
 	r.checkLoads(ctx, entries)
 	if len(r.conf.Database.Replicas) > 0 {
-		if err := primary.QueryRow(ctx, `SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int8`).Scan(&facts.timeline); err != nil {
+		if err := primary.QueryRow(ctx, `SELECT `+wal.TimelineSQL).Scan(&facts.timeline); err != nil {
 			r.problem("postgres", "look at the timeline: "+err.Error(), "", "")
 			return
 		}

@@ -15,24 +15,29 @@ import (
 	"github.com/freshet/freshet/internal/pgsource"
 )
 
+// dropFlags say what of everything stays.
+type dropFlags struct{ yes, keepPublication, keepKeys bool }
+
 func (a *app) drop() *cobra.Command {
-	var yes, keep bool
+	var flags dropFlags
 	cmd := &cobra.Command{
 		Use:   "drop",
 		Short: "Remove slot, publication, schema and keys; asks first",
 		Long: "drop removes the replication slot, the publication, the schema freshet and all keys of the namespace in Redis.\n" +
 			"The publication goes whole, whoever made it and whatever else it publishes: --keep-publication keeps it.\n" +
-			"A slot that is tried and forgotten keeps the log until the disk is full. The daemon must be stopped before.",
+			"A slot that is tried and forgotten keeps the log until the disk is full. The daemon must be stopped before.\n" +
+			"The keys go first: without the slot nothing invalidates them. --keep-keys is for a Redis that is gone for good.",
 		Example: "  freshet drop\n  freshet drop --yes\n  freshet drop --keep-publication",
 		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runDrop(cmd.Context(), yes, keep) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runDrop(cmd.Context(), flags) },
 	}
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	cmd.Flags().BoolVar(&keep, "keep-publication", false, "leave the publication as it is")
+	cmd.Flags().BoolVar(&flags.yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&flags.keepPublication, "keep-publication", false, "leave the publication as it is")
+	cmd.Flags().BoolVar(&flags.keepKeys, "keep-keys", false, "leave Redis as it is: readers that still reach it go on hitting what nothing invalidates any more")
 	return cmd
 }
 
-func (a *app) runDrop(ctx context.Context, yes, keep bool) error {
+func (a *app) runDrop(ctx context.Context, flags dropFlags) error {
 	c, err := a.load()
 	if err != nil {
 		return err
@@ -58,21 +63,37 @@ func (a *app) runDrop(ctx context.Context, yes, keep bool) error {
 			try: "stop the daemon, then freshet drop",
 		}
 	}
-	publication, err := publicationText(ctx, conn, source.Publication, keep)
+	publication, err := publicationText(ctx, conn, source.Publication, flags.keepPublication)
 	if err != nil {
 		return err
 	}
-	a.out(fmt.Sprintf("in database %s (system %s):\n  replication slot %s%s\n%s  schema freshet with its table alive\nin Redis %s:\n  every key of the namespace %s (f:%s:*)\n",
-		facts.Database, facts.SystemID, source.Slot, unlessThere(slot.Exists), publication, c.Regions[0].Redis.URL, namespace, namespace))
-	if !yes {
+	a.out(fmt.Sprintf("in database %s (system %s):\n  replication slot %s%s\n%s  schema freshet with its table alive\n",
+		facts.Database, facts.SystemID, source.Slot, unlessThere(slot.Exists), publication))
+	if !flags.keepKeys {
+		a.out(fmt.Sprintf("in Redis %s:\n  every key of the namespace %s (f:%s:*)\n", c.Regions[0].Redis.URL, namespace, namespace))
+	}
+	if !flags.yes {
 		if err := a.confirm("Remove all of this? [y/N] "); err != nil {
 			return err
 		}
 	}
-	return errors.Join(
-		dropFromPostgres(ctx, conn, source, keep),
-		a.dropFromRedis(ctx, c, namespace),
-	)
+	removed := "removed\n"
+	if !flags.keepKeys {
+		keys, err := a.dropFromRedis(ctx, c, namespace)
+		if err != nil {
+			return &exitError{
+				code: exitFailure,
+				err:  fmt.Errorf("%w; nothing was removed from the database: without the slot nothing would invalidate what is still cached", err),
+				try:  "start Redis, then freshet drop; or, for a Redis that is gone for good, freshet drop --keep-keys",
+			}
+		}
+		removed = fmt.Sprintf("removed, with %s in Redis\n", plural(int(keys), "key"))
+	}
+	if err := dropFromPostgres(ctx, conn, source, flags.keepPublication); err != nil {
+		return err
+	}
+	a.out(removed)
+	return nil
 }
 
 // publicationText is the line that says what of the publication goes.
@@ -142,20 +163,18 @@ func dropFromPostgres(ctx context.Context, conn *pgx.Conn, source *config.Postgr
 	return nil
 }
 
-func (a *app) dropFromRedis(ctx context.Context, c *config.Config, namespace string) error {
+func (a *app) dropFromRedis(ctx context.Context, c *config.Config, namespace string) (removed int64, err error) {
 	logger, err := a.logger(slog.LevelWarn)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	store, err := openStore(ctx, c, namespace, logger)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer store.Close()
-	removed, err := store.DropAll(ctx)
-	if err != nil {
-		return fmt.Errorf("remove the keys: %w", err)
+	if removed, err = store.DropAll(ctx); err != nil {
+		return removed, fmt.Errorf("remove the keys: %w", err)
 	}
-	a.out(fmt.Sprintf("removed, with %s in Redis\n", plural(int(removed), "key")))
-	return nil
+	return removed, nil
 }

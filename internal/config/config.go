@@ -21,7 +21,7 @@ import (
 
 // Config is a whole file. Load returns one that is valid and complete.
 type Config struct {
-	Namespace string           `yaml:"namespace,omitempty"  jsonschema:"example=shop"              jsonschema_description:"Keeps the keys of one database apart from all others in the same Redis: letters, digits, '_', '-', '.' and '%'. Default: derived from the database's system identifier and name."`
+	Namespace string           `yaml:"namespace,omitempty"  jsonschema:"example=shop"              jsonschema_description:"Keeps the keys of one database apart from all others in the same Redis: letters, digits, '_', '-', '.', '~' and '%'. Default: derived from the database's system identifier and name."`
 	Database  Database         `yaml:"database"             jsonschema:"required"                  jsonschema_description:"The PostgreSQL database whose rows are cached."`
 	Source    Source           `yaml:"source"               jsonschema:"required"                  jsonschema_description:"Where changes come from: exactly one source."`
 	Regions   []Region         `yaml:"regions"              jsonschema:"required"                  jsonschema_description:"The stores that hold the cached values."`
@@ -195,9 +195,6 @@ func (c *Config) NamespaceFor(systemID, database string) string {
 	}
 	return systemID + "-" + string(keytext.AppendEscaped(nil, keytext.Arg{Text: database}))
 }
-
-// Loopback reports whether only this machine reaches the listen address.
-func (c *Config) Loopback() bool { return isLoopback(c.Listen) }
 
 // ErrorAt is an error about the value at a path such as "entries.product.query": at its line and column when the
 // configuration came from a file.

@@ -81,7 +81,7 @@ func Run(ctx context.Context, o Options) error {
 			Scrape: promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{}), Token: o.Config.Auth.Token.Reveal(),
 		}),
 		ReadHeaderTimeout: 5 * time.Second,
-		WriteTimeout:      time.Minute,
+		WriteTimeout:      answerWithin(o.Config),
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
 	}
@@ -115,6 +115,16 @@ func Run(ctx context.Context, o Options) error {
 	}
 	o.Logger.InfoContext(ctx, "stopped")
 	return err
+}
+
+// answerWithin bounds the time from a request to the end of its answer: a load may take as long as its entry says, and some of
+// that once more where Redis hangs; who reads the answer has a minute.
+func answerWithin(c *config.Config) time.Duration {
+	longest := time.Duration(0)
+	for _, e := range fill.Entries(c) {
+		longest = max(longest, e.LoadTimeout)
+	}
+	return 2*longest + time.Minute
 }
 
 // follow opens what readers and the pipeline share, and runs the pipeline.

@@ -63,7 +63,7 @@ func figures() []figure {
 		{"freshet_streaming", "1 while the log is followed and caught up with.", gauge, func(st *Status) float64 { return flag(st.Phase == pipeline.Streaming) }},
 		{"freshet_fresh", "1 while the store vouches for what it serves.", gauge, func(st *Status) float64 { return flag(st.Regions[0].Fresh) }},
 		{"freshet_applied_lag_bytes", "Log written and not applied.", gauge, func(st *Status) float64 { return float64(st.Regions[0].LagBytes) }},
-		{"freshet_applied_lag_seconds", "Age of the oldest commit that was read from the log and is not applied.", gauge, func(st *Status) float64 { return st.Regions[0].LagSeconds }},
+		{"freshet_applied_lag_seconds", "Age of the oldest commit that was read from the log, may be visible and is not applied.", gauge, func(st *Status) float64 { return st.Regions[0].LagSeconds }},
 		{"freshet_confirmed_lag_bytes", "Log written and not yet confirmed to the slot.", gauge, func(st *Status) float64 { return float64(st.Source.ConfirmedBytes) }},
 		{"freshet_slot_retained_bytes", "Log that the server keeps for the slot.", gauge, func(st *Status) float64 { return float64(st.Source.RetainedBytes) }},
 		{"freshet_waiting_parts", "Batches that hold a commit which is not yet visible on the primary.", gauge, func(st *Status) float64 { return float64(st.Waiting) }},

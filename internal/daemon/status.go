@@ -50,7 +50,7 @@ type Region struct {
 	Name       string  `json:"name"`
 	AppliedLSN string  `json:"applied_lsn,omitempty"` // the watermark: every commit up to it is applied
 	LagBytes   int64   `json:"lag_bytes"`
-	LagSeconds float64 `json:"lag_seconds"` // age of the oldest commit that was read from the log and is not applied; 0: there is none
+	LagSeconds float64 `json:"lag_seconds"` // age of the oldest commit that was read, may be visible and is not applied; 0: there is none
 	// StalenessSeconds bounds how long ago what a cached value misses was committed. Absent: no bound is known here.
 	StalenessSeconds *float64 `json:"staleness_seconds,omitempty"`
 	Fresh            bool     `json:"fresh"` // it may vouch for what it serves
@@ -129,7 +129,8 @@ func behind(end, at mvcc.LSN) int64 {
 	return int64(end - at) //nolint:gosec // a difference of log positions
 }
 
-// lag is how long ago the oldest transaction that was read and is not applied was committed, by the database's clock.
+// lag is how long ago the oldest transaction that was read, may be visible and is not applied was committed, by the
+// database's clock. One that hangs in synchronous replication is not visible, and nothing that is served lacks it.
 func lag(st *pipeline.Status) time.Duration {
 	if st.Oldest.IsZero() {
 		return 0
@@ -183,10 +184,13 @@ func (d *daemon) Live() error {
 		return nil
 	}
 	st := p.pipeline.Status()
+	return live(&st)
+}
+
+func live(st *pipeline.Status) error {
 	connected := st.Phase == pipeline.CatchingUp || st.Phase == pipeline.Streaming
-	// What waits for a commit to become visible on the primary waits for the database.
-	if connected && st.Waiting == 0 && lag(&st) > stuckAfter && time.Since(st.Since) > stuckAfter && time.Since(st.Advanced) > stuckAfter {
-		return fmt.Errorf("nothing was applied for %s although changes are waiting", time.Since(st.Advanced).Round(time.Second))
+	if connected && lag(st) > stuckAfter && time.Since(st.Since) > stuckAfter && time.Since(st.Progress) > stuckAfter {
+		return fmt.Errorf("nothing was applied for %s although changes are waiting", time.Since(st.Progress).Round(time.Second))
 	}
 	return nil
 }
@@ -198,15 +202,19 @@ func (d *daemon) Ready() error {
 		return errors.New("not started: " + *d.wait.Load())
 	}
 	st := p.pipeline.Status()
+	return ready(&st)
+}
+
+func ready(st *pipeline.Status) error {
 	switch {
 	case st.Phase != pipeline.Streaming && st.Problem != "":
 		return fmt.Errorf("%s: %s", st.Phase, st.Problem)
 	case st.Phase != pipeline.Streaming:
 		return fmt.Errorf("%s since %s", st.Phase, st.Since.Format(time.RFC3339))
-	case lag(&st) > vouchFor:
-		return fmt.Errorf("%s behind: the oldest commit that is not applied is that old", lag(&st).Round(time.Second))
+	case lag(st) > vouchFor:
+		return fmt.Errorf("%s behind: the oldest commit that is not applied is that old", lag(st).Round(time.Second))
 	case time.Since(st.Horizon) > vouchFor && time.Since(st.Since) > vouchFor:
-		return fmt.Errorf("the store %s: %s; reads that bound staleness go to the database", upToDate(&st), stall(&st))
+		return fmt.Errorf("the store %s: %s; reads that bound staleness go to the database", upToDate(st), stall(st))
 	}
 	return nil
 }

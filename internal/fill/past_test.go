@@ -13,7 +13,7 @@ import (
 )
 
 // A read past the cache sees a change that no daemon has confirmed yet, and leaves what is cached as it is.
-func TestGetPast(t *testing.T) {
+func TestReadPastTheCache(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
 	r := w.reader(nil, nil)
@@ -22,7 +22,7 @@ func TestGetPast(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []struct{ id, payload string }{{"1", price(1, 99)}, {"2", price(2, 20)}, {"1000", ""}} {
-		v, err := r.GetPast(t.Context(), "product", arg(want.id), nil)
+		v, err := r.GetUnder(t.Context(), "product", arg(want.id), nil, &fill.Demand{Past: true})
 		if err != nil || v.Status != fill.Bypass || v.Reason != "asked_for" || string(v.Payload) != want.payload || v.Found != (want.payload != "") {
 			t.Errorf("past the cache, %s: %+v %s, %v", want.id, v, v.Payload, err)
 		}
@@ -32,22 +32,22 @@ func TestGetPast(t *testing.T) {
 	if s := r.Stats(); s.Bypassed["asked_for"] != 3 || s.Fills != 2 {
 		t.Errorf("Stats = %+v", s)
 	}
-	if _, err := r.GetPast(t.Context(), "nothing", nil, nil); !errors.Is(err, fill.ErrUnknownEntry) {
+	if _, err := r.GetUnder(t.Context(), "nothing", nil, nil, &fill.Demand{Past: true}); !errors.Is(err, fill.ErrUnknownEntry) {
 		t.Errorf("unknown entry: %v", err)
 	}
-	if _, err := r.GetPast(t.Context(), "product", nil, nil); !errors.Is(err, fill.ErrArguments) {
+	if _, err := r.GetUnder(t.Context(), "product", nil, nil, &fill.Demand{Past: true}); !errors.Is(err, fill.ErrArguments) {
 		t.Errorf("no argument: %v", err)
 	}
-	if _, err := r.GetPast(t.Context(), "code", arg("1"), nil); !errors.Is(err, fill.ErrNoLoader) {
+	if _, err := r.GetUnder(t.Context(), "code", arg("1"), nil, &fill.Demand{Past: true}); !errors.Is(err, fill.ErrNoLoader) {
 		t.Errorf("no code to load with: %v", err)
 	}
 }
 
 // Nor does it need a daemon that ever ran.
-func TestGetPastWithoutRoster(t *testing.T) {
+func TestReadPastWithoutRoster(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{noDaemon: true})
-	v, err := w.reader(nil, nil).GetPast(t.Context(), "product", arg("1"), nil)
+	v, err := w.reader(nil, nil).GetUnder(t.Context(), "product", arg("1"), nil, &fill.Demand{Past: true})
 	if err != nil || v.Reason != "asked_for" || string(v.Payload) != price(1, 10) {
 		t.Errorf("%+v %s, %v", v, v.Payload, err)
 	}

@@ -301,7 +301,7 @@ func TestBypassLoadsFromThePrimary(t *testing.T) {
 	w := newStandby(t)
 	w.standby.Pause(t)
 	w.reprice()
-	if v, err := w.r.GetPast(t.Context(), "product", arg("1"), nil); err != nil || string(v.Payload) != price(1, 11) {
+	if v, err := w.r.GetUnder(t.Context(), "product", arg("1"), nil, &fill.Demand{Past: true}); err != nil || string(v.Payload) != price(1, 11) {
 		t.Errorf("past the cache: %s, %v", v.Payload, err)
 	}
 	for outcome, n := range w.r.Stats().Replicas {

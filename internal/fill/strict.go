@@ -43,18 +43,21 @@ func (r *Reader) Fence(ctx context.Context, x mvcc.XID, keys []Written) error {
 	if c.names == nil && (c.why == storeDown || c.why == callerGone) {
 		return fmt.Errorf("%w: %s", ErrNotFenced, c.why)
 	}
-	var group errgroup.Group
-	group.SetLimit(fencing)
-	for _, k := range keys {
+	names := make([][]string, len(keys)) // all of them, before any is fenced
+	for i, k := range keys {
 		e := r.entries[k.Entry]
 		if e == nil {
 			return fmt.Errorf("entry %s: %w", k.Entry, ErrUnknownEntry)
 		}
-		names, err := e.spelled(c, k.Key)
-		if err != nil {
-			return errors.Join(err, group.Wait())
+		var err error
+		if names[i], err = e.spelled(c, k.Key); err != nil {
+			return err
 		}
-		for _, name := range names {
+	}
+	var group errgroup.Group
+	group.SetLimit(fencing)
+	for i, k := range keys {
+		for _, name := range names[i] {
 			group.Go(func() error {
 				stamp := fence.Stamp{XID: x, End: unknownEnd}
 				if err := r.store.Early(ctx, redisstore.Stamped{Name: name, Stamps: []fence.Stamp{stamp}}); err != nil {

@@ -1,6 +1,7 @@
 package fill_test
 
 import (
+	"context"
 	"errors"
 	"sync/atomic"
 	"testing"
@@ -53,8 +54,25 @@ func TestRefusedFillGivesItsLeaseBack(t *testing.T) {
 	}
 	read(t, r, 1, fill.Miss, price(1, 11))
 	read(t, r, 1, fill.Hit, price(1, 11))
-	if err := r.Fence(t.Context(), x, []fill.Written{{Entry: "nothing"}}); !errors.Is(err, fill.ErrUnknownEntry) {
+	later, err := w.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = later.Rollback(context.WithoutCancel(t.Context())) }()
+	var text string
+	if err := later.QueryRow(t.Context(), `SELECT pg_current_xact_id()::text`).Scan(&text); err != nil {
+		t.Fatal(err)
+	}
+	notYet, err := mvcc.ParseXID(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Fence(t.Context(), notYet, append(written, fill.Written{Entry: "nothing"})); !errors.Is(err, fill.ErrUnknownEntry) {
 		t.Errorf("an entry that there is not: %v", err)
+	}
+	// Nothing is on its way: a round trip later the value is still there.
+	for range 20 {
+		read(t, r, 1, fill.Hit, price(1, 11))
 	}
 	if err := r.FenceAgain(t.Context(), x, written); err != nil {
 		t.Fatal(err)

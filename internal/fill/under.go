@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/mvcc"
 )
@@ -49,6 +50,11 @@ func (r *Reader) ReadUnder(ctx context.Context, entry string, key Key, load Load
 			return Value{}, fmt.Errorf("entry %s: %w", e.name, err)
 		}
 	}
+}
+
+// GetUnder is ReadUnder for canonical arguments.
+func (r *Reader) GetUnder(ctx context.Context, entry string, args []keytext.Arg, load LoadFunc, d *Demand) (Value, error) {
+	return r.ReadUnder(ctx, entry, canonical(args), load, d)
 }
 
 // seen is the snapshot of what a value shows.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pgurl"
+	"github.com/freshet/freshet/internal/wal"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -32,7 +33,7 @@ const answerTimeout = 10 * time.Second
 type Gate struct {
 	logger   *slog.Logger
 	identity Identity
-	pages    pages
+	pages    wal.Pages
 
 	mu   sync.Mutex
 	conn *pgx.Conn
@@ -106,7 +107,7 @@ func (g *Gate) Snapshot(ctx context.Context) (mvcc.Snapshot, mvcc.LSN, error) {
 	if err != nil {
 		return mvcc.Snapshot{}, 0, fmt.Errorf("take snapshot: %w", err)
 	}
-	return snapshot, g.pages.recordEnd(position), nil
+	return snapshot, g.pages.RecordEnd(position), nil
 }
 
 // Term makes the term of a daemon that has just acquired the slot: the timeline, and the id of a transaction that is
@@ -125,7 +126,7 @@ func (g *Gate) Term(ctx context.Context) (fence.Term, error) {
 		// The message makes the transaction one that the log has, and whose commit therefore waits for the disk.
 		const query = `
 SELECT pg_logical_emit_message(true, 'freshet.term', 'term ' || pg_current_xact_id()::text)::text,
-       pg_current_xact_id()::text, ` + timelineExpression
+       pg_current_xact_id()::text, ` + wal.TimelineSQL
 		var position string
 		return tx.QueryRow(ctx, query).Scan(&position, &xidText, &timeline)
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/wal"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -251,15 +252,23 @@ func (l *Loader) tell(ctx context.Context, what, expression string) (text string
 	return string(row[0]), server, string(row[1]) == "true", nil
 }
 
+// positionSQL says where the next record begins, and what has to be known to tell where the last has ended.
+const positionSQL = `pg_catalog.pg_current_wal_insert_lsn()::text || ' ' || ` + wal.PageSQL + ` || ' ' || ` + wal.SegmentSQL
+
 // Position asks the primary where its log ends: whatever was committed when the call began lies before.
 func (l *Loader) Position(ctx context.Context) (Server, mvcc.LSN, error) {
-	text, server, _, err := l.tell(ctx, "ask where the log ends", "pg_catalog.pg_current_wal_insert_lsn()::text")
+	text, server, _, err := l.tell(ctx, "ask where the log ends", positionSQL)
 	if err != nil {
 		return Server{}, 0, err
 	}
-	at, err := mvcc.ParseLSN(text)
+	next, sizes, _ := strings.Cut(text, " ")
+	at, err := mvcc.ParseLSN(next)
+	var pages wal.Pages
+	if err == nil {
+		_, err = fmt.Sscan(sizes, (*uint64)(&pages.Page), (*uint64)(&pages.Segment))
+	}
 	if err != nil {
 		return Server{}, 0, fmt.Errorf("ask where the log ends: %w", err)
 	}
-	return server, at, nil
+	return server, pages.RecordEnd(at), nil
 }

@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/wal"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -41,7 +42,7 @@ const serverColumns = `(SELECT system_identifier::text FROM pg_catalog.pg_contro
 	CASE WHEN pg_catalog.pg_is_in_recovery() THEN
 		(SELECT greatest(c.timeline_id, r.min_recovery_end_timeline, w.received_tli)::text
 		   FROM pg_catalog.pg_control_checkpoint() c, pg_catalog.pg_control_recovery() r, pg_catalog.pg_stat_get_wal_receiver() w)
-	ELSE ('x' || pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8))::bit(32)::int8::text END`
+	ELSE (` + wal.TimelineSQL + `)::text END`
 
 // state is what stateColumns, and serverColumns after them, say.
 type state struct {

@@ -163,7 +163,12 @@ func (p *Pipeline) standby(err error) {
 		entered = st.Phase != Standby
 		st.Phase, st.Problem = Standby, err.Error()
 	})
-	if entered {
+	if !entered {
+		return
+	}
+	if errors.Is(err, redisstore.ErrSuperseded) {
+		p.opts.Logger.Info("a later daemon has claimed the store; waiting as standby", slog.Any("err", err))
+	} else {
 		p.opts.Logger.Info("another daemon holds the slot; waiting as standby", slog.String("slot", p.opts.Slot), slog.Any("err", err))
 	}
 }

@@ -393,12 +393,12 @@ func (s *session) resume(ctx context.Context) error {
 			// Whatever was not live under this very plan may read a table whose stream lacks a transaction that is still
 			// open: the daemon that added the table may have been stopped while it waited, and the roster that said so
 			// may be lost (D8).
-			e.Activation, e.Suspended = apply.Draw(), admitting
+			e.Activation, e.Suspended = redisstore.Draw(), admitting
 			s.admit = append(s.admit, i)
 		case old.Content != e.Content:
 			// The stream lacks nothing of its tables. But its name has to move as names move while the stream is followed,
 			// with the floors: a standby that lags may not know of what was done.
-			e.Activation, e.Suspended = apply.Draw(), altered
+			e.Activation, e.Suspended = redisstore.Draw(), altered
 			s.renew = append(s.renew, i)
 		default:
 			e.Activation = old.Activation
@@ -453,13 +453,13 @@ func (s *session) begin(ctx context.Context) error {
 		return err
 	}
 	s.head = fence.Head{
-		Generation: apply.Draw(), Term: s.head.Term,
+		Generation: redisstore.Draw(), Term: s.head.Term,
 		System: s.identity.SystemID, Timeline: s.identity.Timeline, Publication: s.prepared.Fingerprint,
 		Wi: s.start, Wc: s.start, Si: snapshot,
 	}
 	for i, e := range s.versions {
 		e.Content = s.content(e)
-		e.Activation, e.Suspended = apply.Draw(), admitting
+		e.Activation, e.Suspended = redisstore.Draw(), admitting
 		s.admit = append(s.admit, i)
 	}
 	if s.replaces != "" {
@@ -505,7 +505,7 @@ func (s *session) condemn(ctx context.Context, of fence.Head) error {
 		of.System, of.Timeline = s.identity.SystemID, s.identity.Timeline
 	}
 	err := s.store.NewGeneration(ctx, fence.Head{
-		Generation: apply.Draw(), Term: of.Term, Publication: condemned, System: of.System, Timeline: of.Timeline,
+		Generation: redisstore.Draw(), Term: of.Term, Publication: condemned, System: of.System, Timeline: of.Timeline,
 	})
 	if err != nil && !errors.Is(err, redisstore.ErrSuperseded) {
 		return fmt.Errorf("take what is cached out of use: %w", err)
@@ -520,15 +520,7 @@ func (s *session) follow(ctx context.Context) error {
 	p.followed, s.replid = true, s.store.Replid()
 	p.state.apply.Wc.Store(uint64(s.head.Wc))
 	p.state.received.Store(0)
-	// Flushed, not inserted: the end of what was inserted may lie past what there is to stream.
-	var target mvcc.LSN
-	err := answered(ctx, func(ctx context.Context) (err error) {
-		target, err = s.position(ctx, "pg_current_wal_flush_lsn")
-		return err
-	})
-	if err != nil {
-		return err
-	}
+	began := time.Now()
 	queue := apply.NewQueue()
 	p.state.apply.Oldest.Store(0)
 	p.state.queue.Store(queue)
@@ -547,7 +539,7 @@ func (s *session) follow(ctx context.Context) error {
 	}
 	s.report(CatchingUp)
 	out := &sink{
-		router: route.New(s.versions, nil), queue: queue, after: s.head.Wc,
+		router: route.New(s.versions), queue: queue, after: s.head.Wc,
 		received: &p.state.received, rows: &p.state.rows, intents: &p.state.intents, logger: p.opts.Logger,
 		strange: map[string]bool{},
 	}
@@ -556,11 +548,7 @@ func (s *session) follow(ctx context.Context) error {
 	defer abort()
 	group, working := errgroup.WithContext(working)
 	reading, stopReading := context.WithCancel(working)
-	defer context.AfterFunc(ctx, func() {
-		time.AfterFunc(drain, abort)
-		s.stream.CatchUp(drain / 10)
-		stopReading()
-	})()
+	defer stopReading()
 	group.Go(func() error {
 		err := s.stream.Run(reading, out)
 		if ctx.Err() != nil {
@@ -572,19 +560,40 @@ func (s *session) follow(ctx context.Context) error {
 		}
 		return err
 	})
-	group.Go(func() error { return applier.Run(working) })
+	applied := make(chan struct{})
+	group.Go(func() error {
+		defer close(applied)
+		return applier.Run(working)
+	})
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-reading.Done(): // something broke: there is nothing to be brought to its end
+			return nil
+		}
+		timer := time.NewTimer(drain)
+		defer timer.Stop()
+		s.stream.CatchUp(drain / 10)
+		stopReading()
+		select {
+		case <-applied:
+		case <-timer.C:
+			abort()
+		}
+		return nil
+	})
 	group.Go(func() error {
 		if err := s.activate(reading, applier, s.renew); err != nil {
 			return err
 		}
 		return s.watch(reading, applier)
 	})
-	group.Go(func() error { return s.catchUp(reading, target) })
+	group.Go(func() error { return s.catchUp(reading, began) })
 	group.Go(func() error { return s.sweep(reading) })
 	if len(s.admit) > 0 {
 		group.Go(func() error { return s.admission(reading, applier) })
 	}
-	err = group.Wait()
+	err := group.Wait()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}

@@ -49,9 +49,8 @@ type Status struct {
 	Confirmed  mvcc.LSN          `json:"-"`
 	Insert     mvcc.LSN          `json:"-"`
 	Progress   time.Time         `json:"-"` // when a batch was last applied
-	Advanced   time.Time         `json:"-"` // when Applied last moved
 	Horizon    time.Time         `json:"-"` // when the database was last as the store vouches for it; zero: not since this process began
-	Oldest     time.Time         `json:"-"` // commit of the oldest transaction that was read and is not applied; zero: none
+	Oldest     time.Time         `json:"-"` // commit of the oldest transaction that was read, is not applied and may be visible; zero: none
 	Slot       pgsource.SlotInfo `json:"-"`
 	Waiting    int64             `json:"waiting_parts"` // batches that hold a commit which is not visible yet
 	Intents    Intents           `json:"intents"`
@@ -147,7 +146,7 @@ func (s *state) read() Status {
 	st.Intents = Intents{
 		Read: s.intents.read.Load(), Undecodable: s.intents.undecodable.Load(), Unknown: s.intents.unknown.Load(),
 	}
-	st.Progress, st.Advanced = moment(s.apply.Applied.Load()), moment(s.apply.Advanced.Load())
+	st.Progress = moment(s.apply.Applied.Load())
 	if h := s.apply.Horizon.Load(); h != nil {
 		st.Horizon = *h
 	}

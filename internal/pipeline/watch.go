@@ -107,7 +107,7 @@ func (s *session) look(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("watch the slot: %w", err)
 	}
-	insert, err := s.position(ctx, "pg_current_wal_insert_lsn")
+	insert, err := s.insert(ctx)
 	if err != nil {
 		return err
 	}
@@ -115,10 +115,10 @@ func (s *session) look(ctx context.Context) error {
 	return nil
 }
 
-// position asks one of the server's functions for a log position.
-func (s *session) position(ctx context.Context, function string) (mvcc.LSN, error) {
+// insert asks the server where its log ends.
+func (s *session) insert(ctx context.Context) (mvcc.LSN, error) {
 	var text string
-	if err := s.conn.QueryRow(ctx, `SELECT `+function+`()::text`).Scan(&text); err != nil {
+	if err := s.conn.QueryRow(ctx, `SELECT pg_current_wal_insert_lsn()::text`).Scan(&text); err != nil {
 		return 0, fmt.Errorf("look at the log: %w", err)
 	}
 	lsn, err := mvcc.ParseLSN(text)
@@ -196,20 +196,18 @@ func (s *session) keepRoster(ctx context.Context, applier *apply.Applier) error 
 	})
 }
 
-// catchUp waits until the applier has come to where the log ended when the session began, and keeps up with what is
-// read: then the pipeline is streaming.
-func (s *session) catchUp(ctx context.Context, target mvcc.LSN) error {
+// catchUp waits until the store vouches for a moment of this session: then the pipeline is streaming. Wc does not say so,
+// which waits for a commit that hangs in synchronous replication.
+func (s *session) catchUp(ctx context.Context, began time.Time) error {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
 	for {
-		read := mvcc.LSN(s.p.state.received.Load())
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
 		}
-		applied := mvcc.LSN(s.p.state.apply.Wc.Load())
-		if applied >= target && applied >= read {
+		if h := s.p.state.apply.Horizon.Load(); h != nil && h.After(began) {
 			break
 		}
 	}

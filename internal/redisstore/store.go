@@ -36,7 +36,7 @@ const (
 
 // Options say which store to open.
 type Options struct {
-	// URL is redis://, rediss://, valkey:// or unix://. With the parameter master_set it names Sentinels, further ones as
+	// URL is redis://, rediss:// or unix://, of Redis or Valkey. With the parameter master_set it names Sentinels, further ones as
 	// addr, and user, password and database are those of the servers that they watch. With rediss:// sslrootcert, sslcert and
 	// sslkey name files, for all of them.
 	URL              string

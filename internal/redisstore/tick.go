@@ -2,8 +2,6 @@ package redisstore
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 
 	"github.com/redis/rueidis"
@@ -11,16 +9,9 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 )
 
-// newTickID draws the name of a count.
-func newTickID() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
-}
-
 // Tick counts, and returns the new count. When HEAD shows it, Sa was taken after the call.
 func (s *Store) Tick(ctx context.Context) (fence.Tick, error) {
-	args := []string{newTickID()}
+	args := []string{Draw()}
 	reply := s.client.Do(ctx, s.call(s.scripts.tick, s.tickKey(), args))
 	if isNoScript(reply.Error()) {
 		reply = s.client.Do(ctx, s.send(s.scripts.tick, s.tickKey(), args))
@@ -36,7 +27,7 @@ func (s *Store) Tick(ctx context.Context) (fence.Tick, error) {
 // claimed HEAD on: counts of one name are of one history of the store then. Without it, a reader that was left behind
 // with a server which others have failed over from could have counted there what others count here.
 func (c *Conn) DrawTick(ctx context.Context) error {
-	first := fence.Tick{ID: newTickID()}
+	first := fence.Tick{ID: Draw()}
 	draw := c.store.scripts.draw
 	_, err := c.run(ctx, []script{draw}, func() []rueidis.Completed {
 		return []rueidis.Completed{c.eval(draw, c.store.tickKey(), first.String())}

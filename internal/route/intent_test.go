@@ -27,7 +27,7 @@ func TestKey(t *testing.T) {
 	line := &rule.Entry{Name: "line", Key: "order:{o}/line:{n}", Params: []rule.Param{{Name: "o", Type: keytext.Int4}, {Name: "n", Type: keytext.String}}}
 	rate := &rule.Entry{Name: "rate", Key: "rate:{currency}", Params: []rule.Param{{Name: "currency", Type: keytext.Unknown}}}
 	broken := &rule.Entry{Name: "broken", Key: "broken:{a}"}
-	r := route.New([]*rule.Entry{product(), line, rate, broken}, nil)
+	r := route.New([]*rule.Entry{product(), line, rate, broken})
 	for _, tt := range []struct {
 		entry string
 		args  []keytext.Arg
@@ -68,7 +68,7 @@ func TestKey(t *testing.T) {
 func TestUndecodable(t *testing.T) {
 	t.Parallel()
 	other := &rule.Entry{Name: "other", Key: "other"}
-	r := route.New([]*rule.Entry{product(), other}, nil)
+	r := route.New([]*rule.Entry{product(), other})
 	out := route.NewKeys(10, 1000)
 	if !r.Undecodable("other", "a reason", out) || out.Moved(0) || !out.Moved(1) {
 		t.Error("it moves another than the entry that it names")
@@ -101,7 +101,7 @@ func TestIntentAgreesWithRow(t *testing.T) {
 		value := spelling[typ].Draw(t, "value")
 		e := product(rule.Rule{Bind: []string{"name"}})
 		e.Params[0].Type = typ
-		r := route.New([]*rule.Entry{e}, nil)
+		r := route.New([]*rule.Entry{e})
 		ofRow, ofIntent := route.NewKeys(10, 1000), route.NewKeys(10, 1000)
 		r.Row(&change.Row{Op: change.Insert, Relation: products(change.IdentityDefault, "id"), New: []change.Value{text("1"), text(value), null()}}, ofRow)
 		r.Key("product", texts(value), ofIntent)
@@ -119,13 +119,14 @@ func TestIntentOfSeveralVersions(t *testing.T) {
 	version := func(typ keytext.Type) *rule.Entry {
 		return &rule.Entry{Name: "line", Key: "line:{id}", Params: []rule.Param{{Name: "id", Type: typ}}}
 	}
-	r := route.New([]*rule.Entry{version(keytext.Int4), version(keytext.String)}, nil)
+	r := route.New([]*rule.Entry{version(keytext.Int4), version(keytext.String)})
 	out := route.NewKeys(10, 1000)
 	if !r.Key("line", []keytext.Arg{{Text: "007"}}, out) {
 		t.Fatal("Key = false, want the entry known")
 	}
 	var got []string
-	for entry, key := range out.All() {
+	for i := range out.Len() {
+		entry, key := out.At(i)
 		got = append(got, fmt.Sprint(entry, " ", string(key)))
 	}
 	if want := []string{"0 line:7", "1 line:007"}; !slices.Equal(got, want) {

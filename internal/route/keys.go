@@ -3,8 +3,8 @@ package route
 import (
 	"bytes"
 	"hash/maphash"
-	"iter"
 	"math"
+	"slices"
 )
 
 // Keys collects what rows invalidate: keys, each once, and entries whose version must move. It is a window over the
@@ -51,6 +51,17 @@ func (k *Keys) Len() int { return len(k.spans) }
 // Bytes is the size of the key texts held.
 func (k *Keys) Bytes() int { return len(k.arena) }
 
+// Size is the memory of the buffer, what is not in use included, in bytes.
+func (k *Keys) Size() int {
+	const perSpan, perSlot, perMove = 32, 4, 24
+	return cap(k.arena) + cap(k.spans)*perSpan + len(k.slots)*perSlot + cap(k.moves)*perMove
+}
+
+// Packed copies what is held without the room for more: the copy is to be read only.
+func (k *Keys) Packed() *Keys {
+	return &Keys{arena: slices.Clone(k.arena), spans: slices.Clone(k.spans), moves: slices.Clone(k.moves)}
+}
+
 // Empty reports that nothing is held, neither a key nor a move.
 func (k *Keys) Empty() bool { return len(k.spans) == 0 && len(k.moves) == 0 }
 
@@ -69,17 +80,6 @@ func (k *Keys) Mark(bit uint64) { k.mark = bit }
 
 // Marks returns the marks of the i-th key.
 func (k *Keys) Marks(i int) uint64 { return k.spans[i].marks }
-
-// All yields entry and key text of every key, in the order of their first appearance.
-func (k *Keys) All() iter.Seq2[int, []byte] {
-	return func(yield func(int, []byte) bool) {
-		for i := range k.spans {
-			if !yield(k.At(i)) {
-				return
-			}
-		}
-	}
-}
 
 // Moves are the entries whose versions must move, each once, with the first cause. Valid until Reset.
 func (k *Keys) Moves() []Move { return k.moves }

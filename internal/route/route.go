@@ -4,7 +4,6 @@ package route
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/freshet/freshet/internal/change"
@@ -53,9 +52,8 @@ type condition struct {
 	values []string
 }
 
-// New compiles the rules of entries, which Keys names by their index. A Router that takes over from a previous one
-// (nil: there is none) keeps its memory of how tables looked, so that a table altered meanwhile is noticed.
-func New(entries []*rule.Entry, previous *Router) *Router {
+// New compiles the rules of entries, which Keys names by their index.
+func New(entries []*rule.Entry) *Router {
 	r := &Router{tables: map[table][]binding{}, targets: map[string][]*target{}, shapes: map[uint32]*shape{}, names: map[table]uint32{}}
 	for i, e := range entries {
 		r.targets[e.Name] = append(r.targets[e.Name], aim(i, e))
@@ -64,12 +62,6 @@ func New(entries []*rule.Entry, previous *Router) *Router {
 			name := table{b.rule.Schema, b.rule.Table}
 			r.tables[name] = append(r.tables[name], b)
 		}
-	}
-	if previous != nil {
-		for _, s := range previous.shapes {
-			r.remember(s.relation)
-		}
-		maps.Copy(r.names, previous.names)
 	}
 	return r
 }

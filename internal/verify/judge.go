@@ -84,25 +84,15 @@ func rows(text []byte) ([]string, bool) {
 // needs is what HEAD must vouch for before a value that differs can be judged.
 type needs struct {
 	snapshot mvcc.Snapshot // that the truth was read under
-	position mvcc.LSN      // of the log, read after that
+	position mvcc.LSN      // where the last record of the log ended after that
 	replay   mvcc.LSN      // of the standby that the value was loaded on; 0: it was the primary
 }
 
 // met reports whether HEAD vouches for it: every transaction that the snapshot sees is confirmed, and so is all that a
 // standby may have shown before the primary did.
 func (n *needs) met(h *fence.Head) bool {
-	confirmed := h.Wc >= logEnd(n.position) || !h.Sa.IsZero() && h.Sa.Dominates(n.snapshot)
+	confirmed := h.Wc >= n.position || !h.Sa.IsZero() && h.Sa.Dominates(n.snapshot)
 	return confirmed && h.Wc >= n.replay
-}
-
-// logEnd takes the header of a page away from a position that lies just after it. A log that ends with a page is
-// reported so by the server that writes it and without the header to those who read it, among them the daemon.
-func logEnd(p mvcc.LSN) mvcc.LSN {
-	const page, header = 8192, 24
-	if p%page == header {
-		return p - header
-	}
-	return p
 }
 
 // sameValue reports whether a record holds the value that was seen before: the one of that fill, and live. Leases and

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"testing"
 
-
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/testkit"

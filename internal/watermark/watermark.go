@@ -3,7 +3,9 @@
 package watermark
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"github.com/freshet/freshet/mvcc"
 )
@@ -11,21 +13,26 @@ import (
 // ID names a transaction that was appended: a running number.
 type ID uint64
 
-// Tracker holds the transactions behind the oldest unfinished one. The zero Tracker starts at position 0.
+// Tracker holds the transactions from the oldest unfinished one on, those that are finished in runs: what waits for long
+// costs nothing for each transaction that passes it. The zero Tracker starts at position 0.
 type Tracker struct {
-	first   ID // of entries[head]
 	next    ID
 	entries []entry // from head on; a queue whose front is dropped lazily
 	head    int
-	open    int // unfinished ones
+	limit   int // of entries, when they are squeezed again
 	end     mvcc.LSN
 	last    mvcc.LSN // end of the newest transaction
 }
 
+// entry is an unfinished transaction, or a run of finished ones.
 type entry struct {
-	end  mvcc.LSN
-	done bool
+	first ID
+	end   mvcc.LSN // of the run's last transaction
+	done  bool
 }
+
+// leastLimit is how many entries are not worth squeezing.
+const leastLimit = 64
 
 // New starts a tracker at a position: transactions that end at or before it were applied already.
 func New(start mvcc.LSN) *Tracker { return &Tracker{end: start, last: start} }
@@ -36,40 +43,44 @@ func (t *Tracker) Append(end mvcc.LSN) (id ID, skip bool) {
 	if end <= t.last {
 		return 0, true
 	}
+	if len(t.entries) >= max(t.limit, leastLimit) {
+		t.squeeze()
+	}
 	t.last = end
 	id = t.next
 	t.next++
-	t.entries = append(t.entries, entry{end: end})
-	t.open++
+	t.entries = append(t.entries, entry{first: id, end: end})
 	return id, false
 }
 
 // Done marks a transaction as applied and returns the end of the prefix of which everything is. Marking one twice is
 // a mistake of the caller, and panics: a watermark that is ahead of the truth loses invalidations.
 func (t *Tracker) Done(id ID) mvcc.LSN {
-	at := t.head + int(id-t.first) //nolint:gosec // id is one of entries, checked below
-	if id < t.first || id >= t.next || t.entries[at].done {
+	behind := t.entries[t.head:]
+	at, found := slices.BinarySearchFunc(behind, id, func(e entry, id ID) int { return cmp.Compare(e.first, id) })
+	if !found || behind[at].done {
 		panic(fmt.Sprintf("watermark: transaction %d is not open", id))
 	}
-	t.entries[at].done = true
-	t.open--
+	behind[at].done = true
 	for t.head < len(t.entries) && t.entries[t.head].done {
 		t.end = t.entries[t.head].end
 		t.head++
-		t.first++
 	}
-	t.compact()
 	return t.end
 }
 
-// compact drops the finished front once it is at least half of the slice, so that each entry moves once on average.
-func (t *Tracker) compact() {
-	if t.head*2 < len(t.entries) {
-		return
+// squeeze drops the finished front and makes one entry of each run of finished transactions. It is due when there are twice
+// as many entries as it left, so that each costs a constant on average, and at most twice as many are left as are unfinished.
+func (t *Tracker) squeeze() {
+	kept := t.entries[:0]
+	for _, e := range t.entries[t.head:] {
+		if n := len(kept); n > 0 && e.done && kept[n-1].done {
+			kept[n-1].end = e.end
+			continue
+		}
+		kept = append(kept, e)
 	}
-	n := copy(t.entries, t.entries[t.head:])
-	t.entries = t.entries[:n]
-	t.head = 0
+	t.entries, t.head, t.limit = kept, 0, 2*len(kept)
 }
 
 // Last is the end of the newest transaction or position: nothing before it is missing here.
@@ -77,20 +88,3 @@ func (t *Tracker) Last() mvcc.LSN { return t.last }
 
 // End is the end of the prefix of which everything is applied.
 func (t *Tracker) End() mvcc.LSN { return t.end }
-
-// Advance moves the end forward to a position before which the log holds no further transaction. It has an effect
-// only while nothing is open.
-func (t *Tracker) Advance(to mvcc.LSN) mvcc.LSN {
-	if t.open == 0 && to > t.end {
-		t.end = to
-		t.last = max(t.last, to)
-	}
-	return t.end
-}
-
-// Open counts the transactions that are not applied yet, and Held those that are remembered: open ones and ones
-// behind an open one.
-func (t *Tracker) Open() int { return t.open }
-
-// Held counts the remembered transactions: the open ones and the finished ones that wait behind an open one.
-func (t *Tracker) Held() int { return len(t.entries) - t.head }

@@ -27,6 +27,8 @@ func (n *naive) end() mvcc.LSN {
 	return end
 }
 
+// TestAgreesWithNaive appends and finishes in bursts, so that the finished ones make runs of every length between those
+// that are open, some of which stay so to the end.
 func TestAgreesWithNaive(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -35,48 +37,44 @@ func TestAgreesWithNaive(t *testing.T) {
 		model := &naive{start: start, done: map[int]bool{}}
 		ids := map[int]watermark.ID{}
 		var open []int
+		most := 0 // open at a time
 		at := mvcc.LSN(rapid.Uint64Range(0, 60).Draw(t, "at"))
 		last := start
-		for range rapid.IntRange(0, 200).Draw(t, "steps") {
-			switch rapid.IntRange(0, 4).Draw(t, "what") {
-			case 0, 1:
-				at += mvcc.LSN(rapid.Uint64Range(1, 9).Draw(t, "by"))
-				id, skip := tracker.Append(at)
-				if want := at <= last; skip != want {
-					t.Fatalf("Append(%v) skip = %v, want %v", at, skip, want)
+		for range rapid.IntRange(0, 60).Draw(t, "bursts") {
+			burst := rapid.IntRange(0, 30).Draw(t, "burst")
+			if rapid.Bool().Draw(t, "appends") {
+				for range burst {
+					at += mvcc.LSN(rapid.Uint64Range(1, 9).Draw(t, "by"))
+					id, skip := tracker.Append(at)
+					if want := at <= last; skip != want {
+						t.Fatalf("Append(%v) skip = %v, want %v", at, skip, want)
+					}
+					if skip {
+						continue
+					}
+					last = at
+					model.ends = append(model.ends, at)
+					ids[len(model.ends)-1] = id
+					open = append(open, len(model.ends)-1)
 				}
-				if skip {
-					continue
+			} else {
+				stays := rapid.IntRange(0, 3).Draw(t, "stay")
+				for range min(burst, len(open)-stays) {
+					i := rapid.IntRange(stays, len(open)-1).Draw(t, "which")
+					which := open[i]
+					open = append(open[:i], open[i+1:]...)
+					model.done[which] = true
+					if got := tracker.Done(ids[which]); got != model.end() {
+						t.Fatalf("Done = %v, want %v", got, model.end())
+					}
 				}
-				last = at
-				model.ends = append(model.ends, at)
-				ids[len(model.ends)-1] = id
-				open = append(open, len(model.ends)-1)
-			case 2, 3:
-				if len(open) == 0 {
-					continue
-				}
-				i := rapid.IntRange(0, len(open)-1).Draw(t, "which")
-				which := open[i]
-				open = append(open[:i], open[i+1:]...)
-				model.done[which] = true
-				if got := tracker.Done(ids[which]); got != model.end() {
-					t.Fatalf("Done = %v, want %v", got, model.end())
-				}
-			case 4:
-				to := at + mvcc.LSN(rapid.Uint64Range(0, 9).Draw(t, "idle"))
-				if len(open) == 0 {
-					model.ends = append(model.ends, to)
-					model.done[len(model.ends)-1] = true
-					at, last = max(at, to), max(last, to)
-				}
-				tracker.Advance(to)
 			}
-			if tracker.End() != model.end() || tracker.Open() != len(open) {
-				t.Fatalf("End, Open = %v, %d, want %v, %d", tracker.End(), tracker.Open(), model.end(), len(open))
+			most = max(most, len(open))
+			if tracker.End() != model.end() || tracker.Last() != last {
+				t.Fatalf("End, Last = %v, %v, want %v, %v", tracker.End(), tracker.Last(), model.end(), last)
 			}
-			if len(open) == 0 && tracker.Held() != 0 {
-				t.Fatalf("Held = %d with nothing open", tracker.Held())
+			if held, bound := tracker.Held(), max(64, 4*most+2); held < len(open) || held > bound {
+				t.Fatalf("Held = %d with %d open, %d at most before, want %d at most", held, len(open), most, bound)
 			}
 		}
 	})
@@ -86,9 +84,16 @@ func TestDoneTwicePanics(t *testing.T) {
 	t.Parallel()
 	tracker := watermark.New(0)
 	first, _ := tracker.Append(10)
-	second, _ := tracker.Append(20)
-	tracker.Done(second)
-	for name, id := range map[string]watermark.ID{"finished": second, "unknown": second + 1} {
+	var passed []watermark.ID
+	for end := mvcc.LSN(20); end <= 1000; end += 10 { // enough for them to become a run
+		id, _ := tracker.Append(end)
+		tracker.Done(id)
+		passed = append(passed, id)
+	}
+	last := passed[len(passed)-1]
+	for name, id := range map[string]watermark.ID{
+		"first of a run": passed[0], "within a run": passed[1], "finished": last, "unknown": last + 1,
+	} {
 		func() {
 			defer func() {
 				if recover() == nil {
@@ -98,31 +103,49 @@ func TestDoneTwicePanics(t *testing.T) {
 			tracker.Done(id)
 		}()
 	}
-	if got := tracker.Done(first); got != 20 {
-		t.Errorf("Done = %v, want 0/14", got)
+	if got := tracker.Done(first); got != 1000 {
+		t.Errorf("Done = %v, want 0/3E8", got)
 	}
 }
 
-// TestMemory has one transaction wait while many others pass, then many rounds without a wait.
+// TestMemory has some transactions wait while very many others pass: those cost nothing.
 func TestMemory(t *testing.T) {
 	t.Parallel()
 	tracker := watermark.New(0)
-	waits, _ := tracker.Append(1)
-	for end := mvcc.LSN(2); end <= 1000; end++ {
+	const waiting, passing = 10, 1_000_000
+	var waits []watermark.ID
+	var end mvcc.LSN
+	for range waiting {
+		end++
 		id, _ := tracker.Append(end)
-		tracker.Done(id)
+		waits = append(waits, id)
+		for range passing / waiting {
+			end++
+			id, _ := tracker.Append(end)
+			tracker.Done(id)
+		}
+		if tracker.Held() > 100 {
+			t.Fatalf("Held = %d behind %d that wait", tracker.Held(), len(waits))
+		}
 	}
-	if tracker.Held() != 1000 || tracker.End() != 0 {
-		t.Errorf("Held, End = %d, %v, want 1000, 0/0", tracker.Held(), tracker.End())
+	if tracker.End() != 0 {
+		t.Errorf("End = %v while the first one waits", tracker.End())
 	}
-	if got := tracker.Done(waits); got != 1000 || tracker.Held() != 0 {
-		t.Errorf("Done, Held = %v, %d, want 0/3E8, 0", got, tracker.Held())
+	for i, id := range waits {
+		want := mvcc.LSN((i + 1) * (passing/waiting + 1))
+		if got := tracker.Done(id); got != want {
+			t.Errorf("Done of waiting transaction %d = %v, want %v", i, got, want)
+		}
+	}
+	if tracker.Held() != 0 {
+		t.Errorf("Held = %d with nothing open", tracker.Held())
 	}
 }
 
 func TestSteadyStateDoesNotAllocate(t *testing.T) { //nolint:paralleltest // AllocsPerRun forbids it
 	tracker := watermark.New(0)
-	end := mvcc.LSN(0)
+	tracker.Append(1) // waits
+	end := mvcc.LSN(1)
 	allocs := testing.AllocsPerRun(10_000, func() {
 		end++
 		id, _ := tracker.Append(end)

@@ -302,7 +302,7 @@ func (h *harness) plant(catalog *schema.Catalog) {
 	}
 	h.missed = make([]int, len(h.variants))
 	for _, v := range h.variants {
-		v.router = route.New(v.entries, nil)
+		v.router = route.New(v.entries)
 		v.keys = route.NewKeys(1<<20, 1<<26)
 	}
 }

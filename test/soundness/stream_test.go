@@ -83,7 +83,8 @@ func (s *routing) Commit(ctx context.Context, _ change.Commit) error {
 			one.keys[i] = map[string]bool{}
 			one.moved[i] = v.keys.Moved(i)
 		}
-		for i, key := range v.keys.All() {
+		for n := range v.keys.Len() {
+			i, key := v.keys.At(n)
 			one.keys[i][string(key)] = true
 		}
 		r.verdicts = append(r.verdicts, one)
