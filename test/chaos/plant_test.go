@@ -8,9 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/freshet/freshet"
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/testkit"
+	"github.com/freshet/freshet/mvcc"
 )
 
 // TestChaosCatchesBreaches plants what the protocol is there to prevent, and wants each check to report it.
@@ -32,7 +34,7 @@ func TestChaosCatchesBreaches(t *testing.T) {
 		count, texts := w.violations.read()
 		for _, text := range parts {
 			if !w.violations.say(text) {
-				t.Errorf("%s: %d violations, none of them says %q: %q", breach, count, text, texts)
+				t.Errorf("%s: %d violations, none of them says %q: %q", breach, count, text, texts[:min(len(texts), 10)])
 			}
 		}
 		w.violations.forget()
@@ -41,14 +43,15 @@ func TestChaosCatchesBreaches(t *testing.T) {
 		t.Fatalf("violations without a breach: %q", texts)
 	}
 
-	// The usual cache-aside: a reader that has loaded a row, and stores it without asking when it has been superseded.
-	old, err := w.supersede(t.Context(), 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.plantWhile(old, func() {})
+	// The usual cache-aside: readers that have loaded rows, and store them without asking when they have been superseded.
+	var old planted
+	testkit.Eventually(t, recovery, func() (err error) { // a deadlock with other writers may undo it
+		old, err = w.supersede(t.Context(), 1, 2)
+		return err
+	})
+	w.plantWhile(old, fence.Coverage{}, func() {})
 	want("cache-aside, judged by what was applied", "item:1 through the ", "item:1, witnessed as a hit: it does not say what it contains")
-	w.plantWhile(old, func() {
+	w.plantWhile(old, fence.Coverage{}, func() {
 		w.applied.believe(false)
 		w.ledger.mu.Lock()
 		w.ledger.bound = 500 * time.Millisecond // and not wait for long
@@ -57,13 +60,28 @@ func TestChaosCatchesBreaches(t *testing.T) {
 		w.calm.Store(&now)
 	})
 	w.calm.Store(nil)
+	w.applied.believe(true)
 	want("cache-aside, judged by a bound", "item:1 through the ")
 
-	// The same, where nobody writes any more.
+	// Values that claim to contain everything, which no proof would let pass otherwise.
+	const all = mvcc.XID(1) << 60
+	w.plantWhile(old, fence.Coverage{Snapshot: mvcc.Snapshot{Xmin: all, Xmax: all}}, func() {})
+	w.unplant(old)
+	if err := w.rest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want("a false claim", "it was asked for by token", "it was asked for by a bound of", "it was a strict commit", "session ", "is said to contain")
+	w.plantWhile(old, fence.Coverage{Replay: 1 << 60}, func() {})
+	want("a replica's false claim", "is said to contain")
+
+	// The same, where nobody writes any more, to what nobody reads with more than a plain read: that would have it loaded.
+	w.unplant(old)
+	w.violations.forget()
+	old = planted{"rate": {1: `{"code":1,"ratio":0}`}}
 	const tries = 5 // a writer may get in between
 	for range tries {
 		w.writing.Lock()
-		err := w.plant(1, old)
+		err := w.plant(old, fence.Coverage{})
 		w.writing.Unlock()
 		if err == nil {
 			err = w.rest(t.Context())
@@ -75,9 +93,7 @@ func TestChaosCatchesBreaches(t *testing.T) {
 			break
 		}
 	}
-	if err := w.do("UNLINK", w.name(t, "item", 1)); err != nil { // or readers would go on reporting it
-		t.Fatal(err)
-	}
+	w.unplant(old) // or readers would go on reporting it
 	want("cache-aside, found at rest", "stale: ", "verify: ")
 
 	// A record under a name that the daemon never deletes, and a daemon that ends.
@@ -103,13 +119,13 @@ func TestChaosCatchesBreaches(t *testing.T) {
 	want("a daemon that ended", "ended by itself")
 }
 
-// plantWhile stores a row again and again for a while, as many such readers would.
-func (w *world) plantWhile(row string, begin func()) {
+// plantWhile stores rows again and again for a while, as many such readers would.
+func (w *world) plantWhile(rows planted, claimed fence.Coverage, begin func()) {
 	w.t.Helper()
 	const while = 2 * time.Second
 	begin()
 	for end := time.Now().Add(while); time.Now().Before(end); {
-		if err := w.plant(1, row); err != nil {
+		if err := w.plant(rows, claimed); err != nil {
 			w.t.Fatal(err)
 		}
 		wait(w.t.Context(), 50*time.Millisecond)
@@ -140,53 +156,89 @@ func (w *world) name(t *testing.T, entry string, id int64) string {
 	return rule.KeyPrefix(namespace, roster.Generation, roster.Entries[entry]) + keyOf(entry, id)
 }
 
-// supersede returns an item as it was before a change that is then committed.
-func (w *world) supersede(ctx context.Context, id int64) (old string, err error) {
+// planted are rows to be stored, by entry and item.
+type planted map[string]map[int64]string
+
+// supersede returns items as they were before a change that is then committed.
+func (w *world) supersede(ctx context.Context, ids ...int64) (old planted, err error) {
 	conn, err := w.connect(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer func() { _ = conn.Close(ctx) }()
 	tx, err := conn.Begin(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer tx.Rollback(ctx)
-	for _, sql := range []string{
-		"SELECT pg_advisory_xact_lock($1)", "INSERT INTO items VALUES ($1, 'planted', 1, 1, nextval('versions')) ON CONFLICT DO NOTHING",
-	} {
-		if _, err := tx.Exec(ctx, sql, id); err != nil {
-			return "", err
+	old = planted{"item": {}, "coded": {}}
+	changed := map[int64]change{}
+	for _, id := range ids {
+		for _, sql := range []string{
+			"SELECT pg_advisory_xact_lock($1)", "INSERT INTO items VALUES ($1, 'planted', 1, 1, nextval('versions')) ON CONFLICT DO NOTHING",
+		} {
+			if _, err := tx.Exec(ctx, sql, id); err != nil {
+				return nil, err
+			}
 		}
+		var item, coded string
+		if err := tx.QueryRow(ctx, `SELECT row_to_json(q)::text, '{"id":' || id || ',"v":' || v || '}' FROM
+			(SELECT id, name, price, v FROM items WHERE id = $1) q`, id).Scan(&item, &coded); err != nil {
+			return nil, err
+		}
+		old["item"][id], old["coded"][id] = item, coded
+		var version int64
+		if err := tx.QueryRow(ctx, "UPDATE items SET v = nextval('versions') WHERE id = $1 RETURNING v", id).Scan(&version); err != nil {
+			return nil, err
+		}
+		changed[id] = change{version: version, exists: true}
 	}
-	if err := tx.QueryRow(ctx, `SELECT row_to_json(q)::text FROM (SELECT id, name, price, v FROM items WHERE id = $1) q`, id).Scan(&old); err != nil {
-		return "", err
+	var text string
+	if err := tx.QueryRow(ctx, freshet.TokenSQL).Scan(&text); err != nil {
+		return nil, err
 	}
-	var version int64
-	if err := tx.QueryRow(ctx, "UPDATE items SET v = nextval('versions') WHERE id = $1 RETURNING v", id).Scan(&version); err != nil {
-		return "", err
-	}
-	xid, err := transactionID(ctx, tx)
-	if err != nil {
-		return "", err
+	o := outcome{committed: true, strict: true}
+	if o.token, err = freshet.ParseToken(text); err != nil {
+		return nil, err
 	}
 	if err := tx.Commit(ctx); err != nil {
-		return "", err
+		return nil, err
 	}
-	end, err := endOfLog(ctx, conn)
-	if err != nil {
-		return "", err
+	if o.end, err = endOfLog(ctx, conn); err != nil {
+		return nil, err
 	}
-	w.ledger.over(nil, map[int64]change{id: {version: version, exists: true}}, xid, end)
+	w.ledger.over(nil, changed, o)
 	return old, nil
 }
 
-// plant stores a row under an item's live name, against the protocol.
-func (w *world) plant(id int64, row string) error {
+// plant stores rows under live names, against the protocol.
+func (w *world) plant(rows planted, claimed fence.Coverage) error {
+	record := fence.Record{State: fence.Live, Filled: time.Now().UnixMicro(), Coverage: claimed}
+	return w.each(rows, func(name, row string) error {
+		record.Payload = []byte(row)
+		return w.do("SET", name, string(record.Append(nil)), "EX", "3600")
+	})
+}
+
+// unplant takes them away.
+func (w *world) unplant(rows planted) {
+	w.t.Helper()
+	if err := w.each(rows, func(name, _ string) error { return w.do("UNLINK", name) }); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) each(rows planted, do func(name, row string) error) error {
 	roster, err := w.roster(w.t.Context())
 	if err != nil {
 		return err
 	}
-	record := fence.Record{State: fence.Live, Filled: time.Now().UnixMicro(), Payload: []byte(row)}
-	return w.do("SET", rule.KeyPrefix(namespace, roster.Generation, roster.Entries["item"])+keyOf("item", id), string(record.Append(nil)))
+	for entry, byID := range rows {
+		for id, row := range byID {
+			if err := do(rule.KeyPrefix(namespace, roster.Generation, roster.Entries[entry])+keyOf(entry, id), row); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
