@@ -85,9 +85,7 @@ func work(ctx context.Context, text string) error {
 	}()
 	source := func(n uint64) *rand.Rand { return rand.New(rand.NewPCG(x.job.Seed, 1000*x.job.Number+n)) }
 	var working sync.WaitGroup
-	for n := range uint64(2) {
-		working.Go(func() { x.read(ctx, source(n)) })
-	}
+	working.Go(func() { x.read(ctx, source(0)) })
 	working.Go(func() { x.write(ctx, source(100)) })
 	working.Wait()
 	return nil
@@ -339,10 +337,21 @@ func killApplication(w *world, r *rand.Rand) error {
 
 // freezeApplication has it stand still in the midst of loads and commits, and then go on with what it had in its hands.
 func freezeApplication(w *world, r *rand.Rand) error {
-	if err := w.application.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+	return w.application.frozen(func() error {
+		wait(w.t.Context(), 300*time.Millisecond)
+		w.some(r, 3*time.Second)
+		return nil
+	})
+}
+
+func sleepThrough(w *world, r *rand.Rand) error {
+	return w.application.frozen(func() error { return waitForReplica(w, r) })
+}
+
+// frozen has the application stand still while something is done.
+func (a *application) frozen(do func() error) error {
+	if err := a.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	wait(w.t.Context(), 300*time.Millisecond)
-	w.some(r, 3*time.Second)
-	return w.application.cmd.Process.Signal(syscall.SIGCONT)
+	return errors.Join(do(), a.cmd.Process.Signal(syscall.SIGCONT))
 }

@@ -66,7 +66,8 @@ func faults() []fault {
 		{name: "psql is killed", do: killPsql},
 		{name: "psql is frozen", do: freezePsql},
 		{name: "an application is killed", do: killApplication},
-		{name: "an application is frozen", do: freezeApplication, short: true},
+		{name: "an application is frozen", do: freezeApplication},
+		{name: "an application is frozen while commits wait for the replica", do: sleepThrough, short: true},
 	}, replicaFaults(), networkFaults(), clockFaults())
 }
 

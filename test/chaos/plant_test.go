@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,107 +30,103 @@ func TestChaosCatchesBreaches(t *testing.T) {
 	if err := w.rest(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	want := func(breach string, parts ...string) {
-		t.Helper()
-		count, texts := w.violations.read()
-		for _, text := range parts {
-			if !w.violations.say(text) {
-				t.Errorf("%s: %d violations, none of them says %q: %q", breach, count, text, texts[:min(len(texts), 10)])
-			}
-		}
-		w.violations.forget()
-	}
 	if count, texts := w.violations.read(); count != 0 {
 		t.Fatalf("violations without a breach: %q", texts)
 	}
+	w.plantFalseValues()
+	w.plantAtRest()
+	w.endADaemon()
+}
 
-	// The usual cache-aside: readers that have loaded rows, and store them without asking when they have been superseded.
-	var old planted
-	testkit.Eventually(t, recovery, func() (err error) { // a deadlock with other writers may undo it
-		old, err = w.supersede(t.Context(), 1, 2)
-		return err
-	})
-	w.plantWhile(old, fence.Coverage{}, func() {})
-	want("cache-aside, judged by what was applied", "item:1 through the ", "item:1, witnessed as a hit: it does not say what it contains")
-	w.plantWhile(old, fence.Coverage{}, func() {
-		w.applied.believe(false)
-		w.ledger.mu.Lock()
-		w.ledger.bound = 500 * time.Millisecond // and not wait for long
-		w.ledger.mu.Unlock()
-		now := time.Now()
-		w.calm.Store(&now)
-	})
-	w.calm.Store(nil)
-	w.applied.believe(true)
-	want("cache-aside, judged by a bound", "item:1 through the ")
-
-	// Values that claim to contain everything, which no proof would let pass otherwise.
-	const all = mvcc.XID(1) << 60
-	w.plantWhile(old, fence.Coverage{Snapshot: mvcc.Snapshot{Xmin: all, Xmax: all}}, func() {})
-	w.unplant(old)
-	if err := w.rest(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	want("a false claim", "it was asked for by token", "it was asked for by a bound of", "it was a strict commit", "session ", "is said to contain")
-	w.plantWhile(old, fence.Coverage{Replay: 1 << 60}, func() {})
-	want("a replica's false claim", "is said to contain")
-
-	// The same, where nobody writes any more, to what nobody reads with more than a plain read: that would have it loaded.
-	w.unplant(old)
-	w.violations.forget()
-	old = planted{"rate": {1: `{"code":1,"ratio":0}`}}
-	const tries = 5 // a writer may get in between
-	for range tries {
-		w.writing.Lock()
-		err := w.plant(old, fence.Coverage{})
-		w.writing.Unlock()
-		if err == nil {
-			err = w.rest(t.Context())
+// caught commits a breach again and again, until the violations say all that they should.
+func (w *world) caught(breach string, commit func() error, parts ...string) {
+	w.t.Helper()
+	defer w.violations.forget()
+	testkit.Eventually(w.t, recovery, func() error {
+		if err := commit(); err != nil {
+			w.t.Fatalf("%s: %v", breach, err)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if w.violations.say("stale: ") {
-			break
-		}
-	}
-	w.unplant(old) // or readers would go on reporting it
-	want("cache-aside, found at rest", "stale: ", "verify: ")
-
-	// A record under a name that the daemon never deletes, and a daemon that ends.
-	if err := w.do("SET", strings.Replace(w.name(t, "item", 3), "item:3", "item:x", 1), "f1 V - - - - - 0000000000000001\n{}"); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.rest(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	want("a key that nobody reads", "nobody reads it")
-	// Nobody of the test asked for this one's end.
-	if err := syscall.Kill(w.first().PID(), syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	testkit.Eventually(t, recovery, func() error {
-		w.diedByThemselves()
-		// Readers may still be reporting what was planted before.
-		if !w.violations.say("ended by itself") {
-			return errors.New("the daemon's end was not noticed")
+		wait(w.t.Context(), 50*time.Millisecond)
+		count, texts := w.violations.read()
+		for _, text := range parts {
+			if !w.violations.say(text) {
+				return fmt.Errorf("%s: %d violations, none of them says %q: %q", breach, count, text, texts[:min(len(texts), 10)])
+			}
 		}
 		return nil
 	})
-	want("a daemon that ended", "ended by itself")
 }
 
-// plantWhile stores rows again and again for a while, as many such readers would.
-func (w *world) plantWhile(rows planted, claimed fence.Coverage, begin func()) {
+// plantFalseValues does what the usual cache-aside does: it has loaded rows, and stores them without asking when they
+// have been superseded; and stores them with claims to contain what they do not.
+func (w *world) plantFalseValues() {
 	w.t.Helper()
-	const while = 2 * time.Second
-	begin()
-	for end := time.Now().Add(while); time.Now().Before(end); {
-		if err := w.plant(rows, claimed); err != nil {
-			w.t.Fatal(err)
-		}
-		wait(w.t.Context(), 50*time.Millisecond)
+	var old planted
+	testkit.Eventually(w.t, recovery, func() (err error) { // a deadlock with other writers may undo it
+		old, err = w.supersede(w.t.Context(), 1, 2)
+		return err
+	})
+	plant := func(claimed fence.Coverage) func() error {
+		return func() error { return w.plant(old, claimed) }
 	}
+	w.caught("cache-aside, judged by what was applied", plant(fence.Coverage{}), "item:1 through the library: ", "item:1 through the gateway: ",
+		"through the application's library: ", " was applied", "item:1, witnessed as a hit: it does not say what it contains")
+
+	w.applied.believe(false)
+	w.ledger.mu.Lock()
+	w.ledger.bound = 500 * time.Millisecond // and not wait for long
+	w.ledger.mu.Unlock()
+	now := time.Now()
+	w.calm.Store(&now)
+	w.caught("cache-aside, judged by a bound", plant(fence.Coverage{}), "nothing was broken")
+	w.calm.Store(nil)
+	w.applied.believe(true)
+
+	// Values that claim to contain everything, so that no proof keeps them back.
+	const all = mvcc.XID(1) << 60
+	everything := fence.Coverage{Snapshot: mvcc.Snapshot{Xmin: all, Xmax: all}}
+	w.caught("a false claim", plant(everything), "it was asked for by token", "it was asked for by a bound of", "it was a strict commit",
+		"is said to contain")
+	w.caught("a false claim, seen by a session", func() error {
+		err := w.plant(old, everything)
+		wait(w.t.Context(), 200*time.Millisecond)
+		w.unplant(old)
+		return errors.Join(err, w.rest(w.t.Context())) // sessions are judged at rest
+	}, "session 0: ")
+	w.caught("a replica's false claim", plant(fence.Coverage{Replay: 1 << 60}), "is said to contain")
+	w.unplant(old) // or readers would go on reporting it
+	w.violations.forget()
+}
+
+// plantAtRest plants where nobody writes any more, and what nobody reads with more than a plain read, which would have
+// it loaded.
+func (w *world) plantAtRest() {
+	w.t.Helper()
+	false1 := planted{"rate": {1: `{"code":1,"ratio":0}`}}
+	w.caught("cache-aside, found at rest", func() error {
+		w.writing.Lock()
+		err := w.plant(false1, fence.Coverage{})
+		w.writing.Unlock()
+		return errors.Join(err, w.rest(w.t.Context())) // unless a writer gets in between
+	}, "stale: ", "verify: ")
+	w.unplant(false1)
+
+	name := strings.Replace(w.name("item", 3), "item:3", "item:x", 1) // one that the daemon never deletes
+	w.caught("a key that nobody reads", func() error {
+		return errors.Join(w.do("SET", name, "f1 V - - - - - 0000000000000001\n{}"), w.rest(w.t.Context()))
+	}, "nobody reads it")
+}
+
+// endADaemon ends one although nobody asked it to.
+func (w *world) endADaemon() {
+	w.t.Helper()
+	if err := syscall.Kill(w.first().PID(), syscall.SIGKILL); err != nil {
+		w.t.Fatal(err)
+	}
+	w.caught("a daemon that ended", func() error {
+		w.diedByThemselves()
+		return nil
+	}, "ended by itself")
 }
 
 // say reports whether a text is in the list.
@@ -147,11 +144,11 @@ func (v *violations) forget() {
 }
 
 // name is the name of a record.
-func (w *world) name(t *testing.T, entry string, id int64) string {
-	t.Helper()
-	roster, err := w.roster(t.Context())
+func (w *world) name(entry string, id int64) string {
+	w.t.Helper()
+	roster, err := w.roster(w.t.Context())
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	return rule.KeyPrefix(namespace, roster.Generation, roster.Entries[entry]) + keyOf(entry, id)
 }

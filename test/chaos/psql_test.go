@@ -66,8 +66,8 @@ func (p *psql) script() *script {
 			s.say([]string{"RELEASE SAVEPOINT s", "ROLLBACK TO SAVEPOINT s"}[p.rand.IntN(2)])
 		}
 	}
-	if p.rand.IntN(4) == 0 {
-		s.say("SELECT pg_sleep(%f)", p.rand.Float64()/2)
+	if p.rand.IntN(8) == 0 {
+		s.say("SELECT pg_sleep(%f)", p.rand.Float64()/4)
 	}
 	switch n := p.rand.IntN(10); {
 	case n == 0:

@@ -45,7 +45,7 @@ func replicaFaults() []fault {
 			return nil
 		}},
 		{name: "the replica is promoted", do: promoteReplica},
-		{name: "commits wait for the replica", do: waitForReplica, short: true},
+		{name: "commits wait for the replica", do: waitForReplica},
 	}
 }
 

@@ -224,7 +224,7 @@ func TestWitness(t *testing.T) {
 	}
 	tests := []struct {
 		name               string
-		version            int // 0: missing
+		version            int    // 0: missing
 		contained, vouched string // contained: a snapshot, or a position that a replica had replayed
 		wrong              bool
 	}{

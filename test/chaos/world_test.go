@@ -50,17 +50,17 @@ type world struct {
 	store                  *redisstore.Store
 	token                  freshet.Token // of no transaction: the cluster's part of every token
 
-	writing    sync.RWMutex // held by writers for a transaction, and by whoever wants none
-	ledger     *ledger
-	applied    applied
-	kept       kept
-	sessions   []*session
-	calm       atomic.Pointer[time.Time] // since when everything is whole; nil: it is not
-	counts     counts
-	violations violations
-	truncated  atomic.Int64 // when, as UnixNano
-	library    *library
-	psql       *psql
+	writing     sync.RWMutex // held by writers for a transaction, and by whoever wants none
+	ledger      *ledger
+	applied     applied
+	kept        kept
+	sessions    []*session
+	calm        atomic.Pointer[time.Time] // since when everything is whole; nil: it is not
+	counts      counts
+	violations  violations
+	truncated   atomic.Int64 // when, as UnixNano
+	library     *library
+	psql        *psql
 	application *application
 
 	mu      sync.Mutex
@@ -312,7 +312,7 @@ func (w *world) whole(ctx context.Context) error {
 // load starts writers and readers; the function that it returns stops them.
 func (w *world) load() (stop func()) {
 	w.t.Helper()
-	const writers, libraryReaders, gatewayReaders, witnesses, sessions = 4, 3, 2, 2, 2
+	const writers, libraryReaders, gatewayReaders, witnesses, sessions = 3, 2, 2, 1, 1
 	lib, err := openLibrary(w.t.Context(), w.readerFile, nil)
 	if err != nil {
 		w.t.Fatal(err)

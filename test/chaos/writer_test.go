@@ -114,7 +114,11 @@ func (t *transaction) change() error {
 	}
 	if t.rand.IntN(25) == 0 { // a transaction that stays open
 		t.w.counts.long.Add(1)
-		wait(t.ctx, time.Duration(t.rand.Int64N(int64(1200*time.Millisecond))))
+		longest := 1200 * time.Millisecond
+		if *chaosTime == 0 {
+			longest /= 2
+		}
+		wait(t.ctx, time.Duration(t.rand.Int64N(int64(longest))))
 	}
 	if len(t.changed) == 0 {
 		return nil
