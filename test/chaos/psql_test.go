@@ -86,8 +86,11 @@ func (p *psql) script() *script {
 // statement changes items from an id on, which it locks as every writer of items does.
 func (p *psql) statement(s *script) {
 	id, n := someID(p.rand, items), int64(1)
-	if p.rand.IntN(3) == 0 {
+	switch p.rand.IntN(12) {
+	case 0, 1, 2:
 		n = 1 + p.rand.Int64N(10)
+	case 3: // so many that their keys are removed in bulk
+		id, n = 1, items
 	}
 	last := min(id+n-1, items)
 	s.say("SELECT pg_advisory_xact_lock(g) FROM generate_series(%d, %d) g", id, last)
