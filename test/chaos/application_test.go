@@ -58,6 +58,7 @@ type worker struct {
 	lib   *library
 	pool  *pgxpool.Pool
 	weak  atomic.Bool // the fences of the latest commit were not put up again
+	end   context.CancelFunc
 	outMu sync.Mutex
 	out   *json.Encoder
 }
@@ -66,7 +67,7 @@ type worker struct {
 func work(ctx context.Context, text string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	x := &worker{out: json.NewEncoder(os.Stdout)}
+	x := &worker{end: cancel, out: json.NewEncoder(os.Stdout)}
 	if err := json.Unmarshal([]byte(text), &x.job); err != nil {
 		return err
 	}
@@ -112,7 +113,9 @@ const freshetFencesLost = "fences of a strict commit were not put up again; unti
 func (x *worker) tell(r *report) {
 	x.outMu.Lock()
 	defer x.outMu.Unlock()
-	_ = x.out.Encode(r) // nobody listens any more: this ends soon
+	if err := x.out.Encode(r); err != nil {
+		x.end() // nobody listens any more
+	}
 }
 
 func (x *worker) read(ctx context.Context, source *rand.Rand) {
@@ -220,8 +223,7 @@ func (w *world) startApplication() *application {
 	number := w.applications
 	w.mu.Unlock()
 	a, err := w.launch(&job{
-		Config: w.readerFile, Seed: w.seed, Number: number,
-		Database: through(w.url, fmt.Sprintf("127.0.0.1:%d", w.pg.Port), w.links.readerDatabase),
+		Config: w.readerFile, Seed: w.seed, Number: number, Database: w.throughProxy(w.links.readerDatabase),
 	})
 	if err != nil {
 		w.t.Fatalf("start application: %v", err)
@@ -238,7 +240,7 @@ func (w *world) launch(j *job) (*application, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &application{cmd: exec.CommandContext(context.WithoutCancel(w.t.Context()), self), ended: make(chan struct{})} //nolint:gosec // ourselves
+	a := &application{cmd: exec.CommandContext(context.WithoutCancel(w.t.Context()), self), ended: make(chan struct{})}
 	a.cmd.Env = append(os.Environ(), applicationVariable+"="+string(text))
 	a.cmd.Stderr = os.Stderr
 	if a.input, err = a.cmd.StdinPipe(); err != nil {

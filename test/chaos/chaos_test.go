@@ -158,7 +158,7 @@ func (w *world) unseen() (none []string) {
 		"reads judged by what was applied": c.judgedApplied.Load(), "reads judged while nothing was broken": c.judged.Load(),
 		"values judged by what they claim": c.witnessed.Load(), "values of the replica": c.witnessedReplica.Load(), "reads by token": c.byToken.Load(),
 		"reads by a bound": c.byBound.Load(), "reads held against strict commits": c.byStrict.Load(), "reads through sessions": c.bySession.Load(),
-		"sessions": c.chapters.Load(), "refused fills": int64(refusedFills(w.library.cache.Stats().Refused)), //nolint:gosec // not so many
+		"sessions": c.chapters.Load(), "refused fills": int64(refusedFills(w.library.cache.Stats().Refused)),
 	} {
 		if n == 0 {
 			none = append(none, name)

@@ -80,7 +80,8 @@ func (l *ledger) over(deleted []int64, changed map[int64]change, o outcome) {
 	now := time.Now()
 	for _, id := range deleted {
 		h := l.of(id)
-		if h.deleting--; o.unknown {
+		h.deleting--
+		if o.unknown {
 			h.doubtful = now
 		}
 	}

@@ -28,9 +28,9 @@ func newLinks(t *testing.T, redis, database string) *links {
 	}
 }
 
-// through is an address with a proxy in the place of its server.
-func through(url, server string, p *faultproxy.Proxy) string {
-	return strings.Replace(url, server, p.Addr, 1)
+// throughProxy is the database's URL with a proxy in the place of the server.
+func (w *world) throughProxy(p *faultproxy.Proxy) string {
+	return strings.Replace(w.url, fmt.Sprintf("127.0.0.1:%d", w.pg.Port), p.Addr, 1)
 }
 
 // A link is one of them, by what it is called.
@@ -101,8 +101,7 @@ func network(l link, h harm) func(*world, *rand.Rand) error {
 
 // configure is a configuration for those who reach the servers through the proxies.
 func (w *world) configure(redis, database, replica *faultproxy.Proxy) string {
-	server := fmt.Sprintf("127.0.0.1:%d", w.pg.Port)
 	return fmt.Sprintf("namespace: %s\ndatabase: {url: %q, replicas: [%q]}\nsource: {postgres: {slot: %s, publication: chaos, rewind: {time: 10s}}}\n"+
-		"regions: [{name: local, redis: {url: %q}}]\nlisten: 127.0.0.1:0\n%s", namespace, through(w.url, server, database),
-		through(w.url, server, replica), slot, through(w.redis.URL, w.redis.Addr, redis), entries)
+		"regions: [{name: local, redis: {url: %q}}]\nlisten: 127.0.0.1:0\n%s", namespace, w.throughProxy(database), w.throughProxy(replica), slot,
+		strings.Replace(w.redis.URL, w.redis.Addr, redis.Addr, 1), entries)
 }

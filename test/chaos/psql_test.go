@@ -136,7 +136,6 @@ func (p *psql) transaction(parent context.Context) error {
 func (p *psql) execute(ctx context.Context, s *script) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	//nolint:gosec // PostgreSQL's own program
 	cmd := exec.CommandContext(ctx, filepath.Join(p.w.pg.Bin, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1",
 		"-d", p.w.url+"&application_name="+ourName+"-"+s.name)
 	cmd.Stdin = strings.NewReader(s.String())

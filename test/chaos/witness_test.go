@@ -158,7 +158,7 @@ func (l *ledger) holds(id int64, value string, claimed fence.Coverage, vouched m
 	case value != "" && version < last.version:
 		return fmt.Sprintf("it has version %d, and is said to contain transaction %d, which made version %d: %v, %v",
 			version, last.xid, last.version, claimed, vouched), nil
-	case value == "" && last.exists && !h.underWay(last) && !(claimed.Standby() && h.mayLack(last)):
+	case value == "" && last.exists && !h.underWay(last) && (!claimed.Standby() || !h.mayLack(last)):
 		return fmt.Sprintf("it is missing, and is said to contain transaction %d, which made version %d: %v, %v",
 			last.xid, last.version, claimed, vouched), nil
 	}

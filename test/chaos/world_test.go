@@ -175,10 +175,10 @@ func newWorld(t *testing.T, seed uint64) *world {
 }
 
 // connect opens a session of the test's own.
-func (w *world) connect(ctx context.Context) (*pgx.Conn, error) { return w.connectAs(ctx, ourName) }
+func (w *world) connect(ctx context.Context) (*pgx.Conn, error) { return connectAs(ctx, w.url, ourName) }
 
-func (w *world) connectAs(ctx context.Context, name string) (*pgx.Conn, error) {
-	conn, err := pgx.Connect(ctx, w.url+"&application_name="+name)
+func connectAs(ctx context.Context, url, name string) (*pgx.Conn, error) {
+	conn, err := pgx.Connect(ctx, url+"&application_name="+name)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
@@ -326,7 +326,11 @@ func (w *world) load() (stop func()) {
 	var working sync.WaitGroup
 	source := func(kind, n int) *rand.Rand { return rand.New(rand.NewPCG(w.seed, uint64(kind*100+n))) }
 	for n := range writers {
-		working.Go(func() { (&writer{w: w, rand: source(1, n), name: fmt.Sprintf("chaos-%d", n)}).run(ctx) })
+		wr := &writer{w: w, rand: source(1, n), name: fmt.Sprintf("chaos-%d", n), url: w.url}
+		if n == 0 { // one that loses the connection during its commits
+			wr.url = w.throughProxy(w.links.readerDatabase)
+		}
+		working.Go(func() { wr.run(ctx) })
 	}
 	for n := range libraryReaders {
 		working.Go(func() { w.readOn(ctx, "library", lib, source(2, n)) })

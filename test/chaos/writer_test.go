@@ -19,8 +19,9 @@ import (
 type writer struct {
 	w        *world
 	rand     *rand.Rand
-	name     string // of its prepared transactions
-	prepared int    // how many there were
+	name     string // of its sessions, and of what they prepare
+	url      string
+	twoPhase int    // how many of these there were
 	conn     *pgx.Conn
 }
 
@@ -65,7 +66,7 @@ func (wr *writer) transaction(parent context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(parent, patience)
 	defer cancel()
 	if wr.conn == nil || wr.conn.IsClosed() {
-		if wr.conn, err = wr.w.connectAs(ctx, wr.name); err != nil {
+		if wr.conn, err = connectAs(ctx, wr.url, wr.name); err != nil {
 			return err
 		}
 	}
@@ -155,7 +156,7 @@ func (t *transaction) committed() (err error) {
 // prepare commits in two phases, or rolls back after the first.
 func (t *transaction) prepare() error {
 	t.w.counts.prepared.Add(1)
-	t.writer.prepared++
+	t.twoPhase++
 	name := t.gid()
 	if err := t.exec("PREPARE TRANSACTION '" + name + "'"); err != nil {
 		return err
@@ -173,7 +174,7 @@ func (t *transaction) prepare() error {
 	return t.committed()
 }
 
-func (wr *writer) gid() string { return fmt.Sprintf("%s-%d", wr.name, wr.prepared) }
+func (wr *writer) gid() string { return fmt.Sprintf("%s-%d", wr.name, wr.twoPhase) }
 
 // refused reports errors of COMMIT after which the transaction is certainly rolled back.
 func refused(err error) bool {
@@ -183,7 +184,7 @@ func refused(err error) bool {
 
 // settle learns what became of a transaction whose commit was not answered.
 func (wr *writer) settle(ctx context.Context, t *transaction) {
-	_ = wr.conn.Close(t.ctx)
+	_ = wr.conn.Close(ctx)
 	status := ""
 	err := wr.w.gone(ctx, wr.name, wr.gid(), func(ctx context.Context, conn *pgx.Conn) error {
 		if t.outcome.token.IsZero() {
