@@ -175,7 +175,9 @@ func newWorld(t *testing.T, seed uint64) *world {
 }
 
 // connect opens a session of the test's own.
-func (w *world) connect(ctx context.Context) (*pgx.Conn, error) { return connectAs(ctx, w.url, ourName) }
+func (w *world) connect(ctx context.Context) (*pgx.Conn, error) {
+	return connectAs(ctx, w.url, ourName)
+}
 
 func connectAs(ctx context.Context, url, name string) (*pgx.Conn, error) {
 	conn, err := pgx.Connect(ctx, url+"&application_name="+name)

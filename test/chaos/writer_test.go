@@ -21,7 +21,7 @@ type writer struct {
 	rand     *rand.Rand
 	name     string // of its sessions, and of what they prepare
 	url      string
-	twoPhase int    // how many of these there were
+	twoPhase int // how many of these there were
 	conn     *pgx.Conn
 }
 
