@@ -328,9 +328,9 @@ func (w *world) load() (stop func()) {
 	var working sync.WaitGroup
 	source := func(kind, n int) *rand.Rand { return rand.New(rand.NewPCG(w.seed, uint64(kind*100+n))) }
 	for n := range writers {
-		wr := &writer{w: w, rand: source(1, n), name: fmt.Sprintf("chaos-%d", n), url: w.url}
-		if n == 0 { // one that loses the connection during its commits
-			wr.url = w.throughProxy(w.links.readerDatabase)
+		wr := &writer{w: w, rand: source(1, n), name: fmt.Sprintf("chaos-%d", n), url: w.url, patience: patience}
+		if n == 0 { // one that loses its connection, or its patience, during a COMMIT
+			wr.url, wr.patience = w.throughProxy(w.links.readerDatabase), time.Second
 		}
 		working.Go(func() { wr.run(ctx) })
 	}

@@ -21,7 +21,8 @@ type writer struct {
 	rand     *rand.Rand
 	name     string // of its sessions, and of what they prepare
 	url      string
-	twoPhase int // how many of these there were
+	patience time.Duration // with a transaction
+	twoPhase int           // how many of these there were
 	conn     *pgx.Conn
 }
 
@@ -59,11 +60,11 @@ type transaction struct {
 	outcome outcome
 }
 
-// patience is how long a transaction may take.
+// patience is how long a transaction may take, mostly.
 const patience = 10 * time.Second
 
 func (wr *writer) transaction(parent context.Context) (err error) {
-	ctx, cancel := context.WithTimeout(parent, patience)
+	ctx, cancel := context.WithTimeout(parent, wr.patience)
 	defer cancel()
 	if wr.conn == nil || wr.conn.IsClosed() {
 		if wr.conn, err = connectAs(ctx, wr.url, wr.name); err != nil {
