@@ -268,22 +268,40 @@ func freezeDatabase(w *world, r *rand.Rand) error {
 	return nil
 }
 
-// crashDatabase kills the database just after commits that nobody waits for were read and cached. They may be lost.
+// crashDatabase kills the database just after a commit that nobody waits for was read and cached. It is lost.
 func crashDatabase(w *world, r *rand.Rand) error {
-	err := w.commitUnflushed()
-	w.pg.Kill(w.t)
+	err := w.killUnflushed()
 	w.some(r, 500*time.Millisecond)
 	w.pg.Start(w.t)
 	return err
 }
 
-func (w *world) commitUnflushed() error {
-	w.writing.Lock() // whoever commits otherwise flushes these too
+// killUnflushed kills the database whatever goes wrong. Nobody else writes meanwhile: any other commit would flush the
+// one that is to be lost.
+func (w *world) killUnflushed() error {
+	w.writing.Lock()
 	defer w.writing.Unlock()
-	_, err := w.query(w.t.Context(), `WITH lost AS (UPDATE items SET v = nextval('versions'), name = 'never was' WHERE id > 4 RETURNING id::text)
-		SELECT id FROM lost, set_config('synchronous_commit', 'off', false)`)
+	defer w.pg.Kill(w.t)
+	ctx := w.t.Context()
+	conn, err := w.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	for _, sql := range []string{
+		fmt.Sprintf("SELECT pg_advisory_lock(%d)", quietLock), "SET synchronous_commit = off",
+		"UPDATE items SET v = nextval('versions'), name = 'never was' WHERE id > 4",
+	} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	names, err := w.keys(ctx)
+	for _, name := range names {
+		err = errors.Join(err, w.do("DEL", name))
+	}
 	for id := int64(5); id <= items && err == nil; id++ {
-		_, err = w.library.read(w.t.Context(), "item", id, &ask{})
+		_, err = w.library.read(ctx, "item", id, &ask{})
 	}
 	return err
 }
