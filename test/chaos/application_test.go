@@ -345,8 +345,20 @@ func freezeApplication(w *world, r *rand.Rand) error {
 	})
 }
 
+// sleepThrough has it stand still while commits wait for the replica.
 func sleepThrough(w *world, r *rand.Rand) error {
 	return w.application.frozen(func() error { return waitForReplica(w, r) })
+}
+
+// sleepThroughMove has it stand still while names move to a new generation, and are written to under these for a while:
+// what it knows when it goes on is out of use for longer than anybody may believe it.
+func sleepThroughMove(w *world, r *rand.Rand) error {
+	return w.application.frozen(func() error {
+		move := []func(*world, *rand.Rand) error{evict(headKey), evict(headKey, rosterKey), dropSlot}[r.IntN(3)]
+		err := errors.Join(move(w, r), w.settled())
+		wait(w.t.Context(), 2*time.Second)
+		return err
+	})
 }
 
 // frozen has the application stand still while something is done.

@@ -32,8 +32,9 @@ const (
 	theDatabase           // and what had been committed may be gone, or in no log
 )
 
+const headKey, rosterKey = "f:" + namespace + ":head", "f:" + namespace + ":roster"
+
 func faults() []fault {
-	head, roster := "f:"+namespace+":head", "f:"+namespace+":roster"
 	return slices.Concat([]fault{
 		{name: "the daemon is killed", do: killDaemon, short: true},
 		{name: "Redis restarts empty", do: emptyRedis, short: true},
@@ -42,7 +43,7 @@ func faults() []fault {
 		{name: "commits hang", do: hangCommits},
 		{name: "a second daemon outlives a frozen one", do: zombie, short: true},
 		{name: "Redis loses its last second", do: rollBackRedis, short: true, forgets: theStore},
-		{name: "HEAD is evicted", do: evict(head)},
+		{name: "HEAD is evicted", do: evict(headKey)},
 		{name: "a second daemon takes over", do: takeOver},
 		{name: "the daemon is stopped", do: stopDaemon},
 		{name: "Redis is killed and has its file", do: killRedis, forgets: theStore},
@@ -51,8 +52,8 @@ func faults() []fault {
 		{name: "Redis pauses", do: command("CLIENT", "PAUSE", "1500", "ALL")},
 		{name: "Redis is flushed", do: command("FLUSHALL")},
 		{name: "scripts are flushed", do: command("SCRIPT", "FLUSH")},
-		{name: "the roster is evicted", do: evict(roster)},
-		{name: "HEAD and roster are evicted", do: evict(head, roster)},
+		{name: "the roster is evicted", do: evict(rosterKey)},
+		{name: "HEAD and roster are evicted", do: evict(headKey, rosterKey)},
 		{name: "the count is evicted", do: evict("f:" + namespace + ":tick")},
 		{name: "records are evicted", do: evictRecords},
 		{name: "Redis is full", do: squeeze("noeviction")},
@@ -68,6 +69,7 @@ func faults() []fault {
 		{name: "an application is killed", do: killApplication},
 		{name: "an application is frozen", do: freezeApplication},
 		{name: "an application is frozen while commits wait for the replica", do: sleepThrough, short: true},
+		{name: "an application is frozen while names move", do: sleepThroughMove},
 	}, replicaFaults(), networkFaults(), clockFaults())
 }
 
