@@ -354,8 +354,22 @@ func sleepThrough(w *world, r *rand.Rand) error {
 // what it knows when it goes on is out of use for longer than anybody may believe it.
 func sleepThroughMove(w *world, r *rand.Rand) error {
 	return w.application.frozen(func() error {
+		before, _, err := w.store.Head(w.t.Context())
+		if err != nil {
+			return err
+		}
 		move := []func(*world, *rand.Rand) error{evict(headKey), evict(headKey, rosterKey), dropSlot}[r.IntN(3)]
-		err := errors.Join(move(w, r), w.settled())
+		if err := move(w, r); err != nil {
+			return err
+		}
+		err = until(w.t.Context(), func(ctx context.Context) error {
+			head, found, err := w.store.Head(ctx)
+			if err == nil && (!found || head.Generation == before.Generation) {
+				err = errors.New("no new generation begins")
+			}
+			return err
+		})
+		err = errors.Join(err, w.settled())
 		wait(w.t.Context(), 2*time.Second)
 		return err
 	})
