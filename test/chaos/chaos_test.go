@@ -25,17 +25,18 @@ func TestChaos(t *testing.T) {
 	stop := w.load()
 	defer stop()
 	w.runFaults()
-	refused := w.summary()
+	w.summary()
 	stop()
 	w.stopDaemons()
 	w.nothingLeft()
 
 	count, texts := w.violations.read()
-	for _, text := range texts {
+	const shown = 100
+	for _, text := range texts[:min(len(texts), shown)] {
 		t.Error(text)
 	}
-	if refused == 0 && count == 0 {
-		t.Error("no fill was ever refused: the readers never met a write")
+	if unseen := w.unseen(); count == 0 && len(unseen) > 0 {
+		t.Errorf("there was none of these, and nothing was shown about them: %s", strings.Join(unseen, ", "))
 	}
 	t.Logf("SEED=%d, violations %d", seed, count)
 }
@@ -106,8 +107,11 @@ func (w *world) runFaults() {
 // breaks does one fault, and says whether it could.
 func (w *world) breaks(f fault, source *rand.Rand) bool {
 	w.counts.fault(f.name)
-	if f.forgets {
+	if f.forgets != nobody {
 		w.applied.believe(false)
+	}
+	if f.forgets == theDatabase {
+		w.kept.lose()
 	}
 	if err := f.do(w, source); err != nil {
 		w.violation("%s: %v", f.name, err)
@@ -146,15 +150,35 @@ func (w *world) logs() {
 	}
 }
 
-// summary prints what happened and returns how many fills were refused.
-func (w *world) summary() (refused uint64) {
+// unseen are the things of which a run must have had some, and did not.
+func (w *world) unseen() (none []string) {
 	c := &w.counts
-	stats := w.library.cache.Stats()
-	for reason, n := range stats.Refused {
-		if reason != "" {
-			refused += n
+	for name, n := range map[string]int64{
+		"commits": c.committed.Load(), "commits of psql": c.psql.Load(), "commits in two phases": c.prepared.Load(), "strict commits": c.strict.Load(),
+		"reads judged by what was applied": c.judgedApplied.Load(), "reads judged while nothing was broken": c.judged.Load(),
+		"values judged by what they claim": c.witnessed.Load(), "values of the replica": c.witnessedReplica.Load(), "reads by token": c.byToken.Load(),
+		"reads by a bound": c.byBound.Load(), "reads held against strict commits": c.byStrict.Load(), "reads through sessions": c.bySession.Load(),
+		"sessions": c.chapters.Load(), "refused fills": int64(refusedFills(w.library.cache.Stats().Refused)),
+	} {
+		if n == 0 {
+			none = append(none, name)
 		}
 	}
+	slices.Sort(none)
+	return none
+}
+
+func refusedFills(byReason map[string]uint64) (all uint64) {
+	for _, n := range byReason {
+		all += n
+	}
+	return all
+}
+
+// summary prints what happened.
+func (w *world) summary() {
+	c := &w.counts
+	stats := w.library.cache.Stats()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	names := make([]string, 0, len(c.faults))
@@ -162,22 +186,24 @@ func (w *world) summary() (refused uint64) {
 		names = append(names, fmt.Sprintf("%s %d", name, n))
 	}
 	slices.Sort(names)
-	w.t.Logf("transactions %d, rolled back %d, undone by faults or deadlocks %d; of all %d stayed open a while, %d truncated",
-		c.committed.Load(), c.rolledBack.Load(), c.undone.Load(), c.long.Load(), c.truncates.Load())
-	w.t.Logf("reads %d, failed %d, judged by what was applied %d, by a bound of %v %d, by the transactions that they contain %d; library: hits %d, loads %d, fills %d, refused fills %d (%v); gateway: hits %d, others %d",
-		c.reads.Load(), c.failedReads.Load(), c.judgedApplied.Load(), bound, c.judged.Load(), c.witnessed.Load(), stats.Hits, stats.Loads, stats.Fills, refused, stats.Refused,
-		c.gatewayHits.Load(), c.gatewayOthers.Load())
-	w.t.Logf("at rest %d times, records compared %d, found fresh by verify %d, generations %d, daemons %d",
-		c.quiescent.Load(), c.compared.Load(), c.verified.Load(), len(c.generations), c.daemons.Load())
+	w.t.Logf("transactions %d, of psql %d, rolled back %d, in two phases %d, strict %d; undone by faults or deadlocks %d, known only from the database %d; "+
+		"of all %d stayed open a while, %d truncated", c.committed.Load(), c.psql.Load(), c.rolledBack.Load(), c.prepared.Load(), c.strict.Load(),
+		c.undone.Load(), c.settled.Load(), c.long.Load(), c.truncates.Load())
+	w.t.Logf("reads %d, failed %d; library: hits %d, loads %d, fills %d, refused fills %d (%v), replicas %v; gateway: hits %d, others %d",
+		c.reads.Load(), c.failedReads.Load(), stats.Hits, stats.Loads, stats.Fills, refusedFills(stats.Refused), stats.Refused, stats.Replicas, c.gatewayHits.Load(), c.gatewayOthers.Load())
+	w.t.Logf("judged: by what was applied %d, by a bound of %v while nothing was broken %d, by what they claim to contain %d, from a replica %d, "+
+		"by token %d, by a bound %d, by strict commits %d, through sessions %d (%d)", c.judgedApplied.Load(), bound, c.judged.Load(), c.witnessed.Load(),
+		c.witnessedReplica.Load(), c.byToken.Load(), c.byBound.Load(), c.byStrict.Load(), c.bySession.Load(), c.chapters.Load())
+	w.t.Logf("at rest %d times, records compared %d, found fresh by verify %d, generations %d, daemons %d, applications %d",
+		c.quiescent.Load(), c.compared.Load(), c.verified.Load(), len(c.generations), c.daemons.Load(), w.applications)
 	w.t.Logf("faults: %s", strings.Join(names, "; "))
-	return refused
 }
 
 // stopDaemons ends the run in order.
 func (w *world) stopDaemons() {
 	w.diedByThemselves()
 	for _, d := range w.running() {
-		w.gone(d)
+		w.dismiss(d)
 		if err := d.Stop(); err != nil {
 			w.violation("at the end: %v", err)
 		}

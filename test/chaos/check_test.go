@@ -29,6 +29,9 @@ func (w *world) rest(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }()
+	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", quietLock); err != nil {
+		return fmt.Errorf("wait for the application's transaction: %w", err)
+	}
 	// A commit that is waited for flushes those that were not.
 	if _, err := conn.Exec(ctx, "SELECT pg_logical_emit_message(true, 'chaos', '')"); err != nil {
 		return fmt.Errorf("flush the log: %w", err)
@@ -68,11 +71,14 @@ func (w *world) rest(ctx context.Context) error {
 	if err := w.verify(ctx); err != nil {
 		return err
 	}
+	w.judgeSessions()
 	w.counts.quiescent.Add(1)
 	if err := w.ledger.reset(expected); err != nil {
 		return err
 	}
 	w.applied.believe(true)
+	w.kept.regain()
+	w.judgeSessions() // what they have seen meanwhile is no matter: they begin anew
 	return nil
 }
 
@@ -207,7 +213,7 @@ func (w *world) compareReads(ctx context.Context, expected truth) error {
 			for id := int64(1); id <= sizes()[entry]; id++ {
 				key := keyOf(entry, id)
 				w.counts.reads.Add(1)
-				got, err := r.read(ctx, entry, id)
+				got, err := r.read(ctx, entry, id, &ask{})
 				if err != nil {
 					w.violation("at rest, reading %s through the %s failed: %v", key, name, err)
 				} else if got != expected[key] {

@@ -7,84 +7,70 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/freshet/freshet/internal/testkit/faultproxy"
 	"github.com/freshet/freshet/internal/testkit/servetest"
 )
 
 // fault breaks something and repairs it; what it leaves broken is for freshet to mend.
 type fault struct {
-	name string
-	do   func(w *world, r *rand.Rand) error
-	// short puts it into the short form.
-	short bool
-	// forgets says that Redis or the database comes back without something that it had confirmed. What had been applied
-	// may then have to be applied again.
-	forgets bool
+	name    string
+	do      func(w *world, r *rand.Rand) error
+	short   bool // it is in the short form
+	forgets forgetful
 }
+
+// forgetful says who comes back without something that had been there.
+type forgetful int
+
+const (
+	nobody      forgetful = iota
+	theStore              // what had been applied may have to be applied again
+	theDatabase           // and what had been committed may be gone, or in no log
+)
+
+const headKey, rosterKey = "f:" + namespace + ":head", "f:" + namespace + ":roster"
 
 func faults() []fault {
-	return []fault{
-		{"the daemon is killed", killDaemon, true, false},
-		{"Redis restarts empty", emptyRedis, true, false},
-		{"the daemon is frozen", freezeDaemon, false, false},
-		{"the database crashes", crashDatabase, true, true},
-		{"commits hang", hangCommits, true, false},
-		{"a second daemon outlives a frozen one", zombie, true, false},
-		{"Redis loses its last second", rollBackRedis, true, true},
-		{"HEAD is evicted", evict("f:" + namespace + ":head"), false, false},
-		{"a second daemon takes over", takeOver, false, false},
-		{"the daemon is stopped", stopDaemon, false, false},
-		{"Redis is killed and has its file", killRedis, false, true},
-		{"Redis kills all connections", command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"), false, false},
-		{"Redis pauses", command("CLIENT", "PAUSE", "1500", "ALL"), false, false},
-		{"scripts are flushed", command("SCRIPT", "FLUSH"), false, false},
-		{"the roster is evicted", evict("f:" + namespace + ":roster"), false, false},
-		{"HEAD and roster are evicted", evict("f:"+namespace+":head", "f:"+namespace+":roster"), false, false},
-		{"records are evicted", evictRecords, false, false},
-		{"Redis is full", squeeze("noeviction"), false, false},
-		{"Redis evicts at random", squeeze("allkeys-random"), false, false},
-		{"Redis becomes a replica", replica, false, false},
-		{"the database restarts", restartDatabase, false, false},
-		{"the daemon's sessions are terminated", terminate, false, false},
-		{"the slot is dropped", dropSlot, false, false},
-		{"the publication loses a table", alterPublication, false, true},
-		{"the network to Redis is cut", network(toRedis, (*faultproxy.Proxy).Cut), false, false},
-		{"the network to Redis hangs", network(toRedis, hold(faultproxy.Both)), true, false},
-		{"nothing comes back from Redis", network(toRedis, hold(faultproxy.ToClient)), false, false},
-		{"the network to Redis is slow", network(toRedis, slow), false, false},
-		{"the network to the database is cut", network(toDatabase, (*faultproxy.Proxy).Cut), false, false},
-		{"the network to the database hangs", network(toDatabase, hold(faultproxy.Both)), false, false},
-		{"nothing comes back from the database", network(toDatabase, hold(faultproxy.ToClient)), false, false},
-		{"the network to the database is slow", network(toDatabase, slow), false, false},
-	}
-}
-
-func toRedis(w *world) *faultproxy.Proxy    { return w.toRedis }
-func toDatabase(w *world) *faultproxy.Proxy { return w.toDatabase }
-
-func hold(d faultproxy.Direction) func(*faultproxy.Proxy) {
-	return func(p *faultproxy.Proxy) { p.Hold(d) }
-}
-
-func slow(p *faultproxy.Proxy) { p.Delay(100 * time.Millisecond) }
-
-// network does something to the connections of freshet with one of its servers, for a while: at times longer than anybody
-// waits for an answer.
-func network(to func(*world) *faultproxy.Proxy, do func(*faultproxy.Proxy)) func(*world, *rand.Rand) error {
-	return func(w *world, r *rand.Rand) error {
-		do(to(w))
-		wait(w.t.Context(), 500*time.Millisecond)
-		w.some(r, 2*time.Second)
-		if r.IntN(4) == 0 {
-			wait(w.t.Context(), 6*time.Second)
-		}
-		to(w).Heal()
-		return nil
-	}
+	return slices.Concat([]fault{
+		{name: "the daemon is killed", do: killDaemon, short: true},
+		{name: "Redis restarts empty", do: emptyRedis, short: true},
+		{name: "the daemon is frozen", do: freezeDaemon},
+		{name: "the database crashes", do: crashDatabase, short: true, forgets: theDatabase},
+		{name: "commits hang", do: hangCommits},
+		{name: "a second daemon outlives a frozen one", do: zombie, short: true},
+		{name: "Redis loses its last second", do: rollBackRedis, short: true, forgets: theStore},
+		{name: "HEAD is evicted", do: evict(headKey)},
+		{name: "a second daemon takes over", do: takeOver},
+		{name: "the daemon is stopped", do: stopDaemon},
+		{name: "Redis is killed and has its file", do: killRedis, forgets: theStore},
+		{name: "Redis is frozen", do: freezeRedis},
+		{name: "Redis kills all connections", do: command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")},
+		{name: "Redis pauses", do: command("CLIENT", "PAUSE", "1500", "ALL")},
+		{name: "Redis is flushed", do: command("FLUSHALL")},
+		{name: "scripts are flushed", do: command("SCRIPT", "FLUSH")},
+		{name: "the roster is evicted", do: evict(rosterKey)},
+		{name: "HEAD and roster are evicted", do: evict(headKey, rosterKey)},
+		{name: "the count is evicted", do: evict("f:" + namespace + ":tick")},
+		{name: "records are evicted", do: evictRecords},
+		{name: "Redis is full", do: squeeze("noeviction")},
+		{name: "Redis evicts at random", do: squeeze("allkeys-random")},
+		{name: "Redis becomes a replica", do: becomeReplica},
+		{name: "the database restarts", do: restartDatabase},
+		{name: "the database is frozen", do: freezeDatabase},
+		{name: "sessions are terminated", do: terminate},
+		{name: "the slot is dropped", do: dropSlot},
+		{name: "the publication loses a table", do: alterPublication, forgets: theDatabase},
+		{name: "psql is killed", do: killPsql},
+		{name: "psql is frozen", do: freezePsql},
+		{name: "an application is killed", do: killApplication},
+		{name: "an application is frozen", do: freezeApplication},
+		{name: "an application is frozen while commits wait for the replica", do: sleepThrough, short: true},
+		{name: "an application is frozen while names move", do: sleepThroughMove},
+	}, replicaFaults(), networkFaults(), clockFaults())
 }
 
 // settled waits until a daemon streams, for faults that need to know who does.
@@ -97,7 +83,7 @@ func (w *world) some(r *rand.Rand, limit time.Duration) {
 
 func killDaemon(w *world, r *rand.Rand) error {
 	d := w.first()
-	w.gone(d)
+	w.dismiss(d)
 	d.Kill()
 	w.some(r, time.Second)
 	w.serve()
@@ -106,7 +92,7 @@ func killDaemon(w *world, r *rand.Rand) error {
 
 func stopDaemon(w *world, r *rand.Rand) error {
 	d := w.first()
-	w.gone(d)
+	w.dismiss(d)
 	if err := d.Stop(); err != nil {
 		return err
 	}
@@ -144,7 +130,7 @@ func takeOver(w *world, r *rand.Rand) error {
 		return err
 	}
 	w.some(r, 500*time.Millisecond)
-	w.gone(old)
+	w.dismiss(old)
 	old.Kill()
 	return w.phase(next, "streaming")
 }
@@ -158,7 +144,7 @@ func zombie(w *world, r *rand.Rand) error {
 	if err := w.phase(next, "standby"); err != nil {
 		return err
 	}
-	w.gone(old) // its gateway does not answer
+	w.dismiss(old) // its gateway does not answer
 	old.Freeze()
 	err := w.endWalsender()
 	if err == nil {
@@ -184,6 +170,17 @@ func killRedis(w *world, r *rand.Rand) error {
 	w.redis.Kill(w.t)
 	w.some(r, time.Second)
 	w.redis.Start(w.t)
+	return nil
+}
+
+func freezeRedis(w *world, r *rand.Rand) error {
+	w.redis.Freeze(w.t)
+	defer w.redis.Thaw(w.t)
+	wait(w.t.Context(), 200*time.Millisecond)
+	w.some(r, 2*time.Second)
+	if r.IntN(4) == 0 { // longer than anybody waits for it
+		wait(w.t.Context(), 6*time.Second)
+	}
 	return nil
 }
 
@@ -253,8 +250,8 @@ func squeeze(policy string) func(*world, *rand.Rand) error {
 	}
 }
 
-// replica makes Redis follow a server that is not there: it becomes read-only, and begins a new history afterwards.
-func replica(w *world, r *rand.Rand) error {
+// becomeReplica makes Redis follow a server that is not there: it becomes read-only, and begins a new history afterwards.
+func becomeReplica(w *world, r *rand.Rand) error {
 	err := w.do("REPLICAOF", "127.0.0.1", "1")
 	w.some(r, time.Second)
 	return errors.Join(err, w.do("REPLICAOF", "NO", "ONE"))
@@ -265,22 +262,48 @@ func restartDatabase(w *world, _ *rand.Rand) error {
 	return nil
 }
 
-// crashDatabase kills the database just after commits that nobody waits for were read and cached. They may be lost.
+func freezeDatabase(w *world, r *rand.Rand) error {
+	thaw := w.pg.Freeze(w.t)
+	defer thaw()
+	wait(w.t.Context(), 200*time.Millisecond)
+	w.some(r, 3*time.Second)
+	return nil
+}
+
+// crashDatabase kills the database just after a commit that nobody waits for was read and cached. It is lost.
 func crashDatabase(w *world, r *rand.Rand) error {
-	err := w.commitUnflushed()
-	w.pg.Kill(w.t)
+	err := w.killUnflushed()
 	w.some(r, 500*time.Millisecond)
 	w.pg.Start(w.t)
 	return err
 }
 
-func (w *world) commitUnflushed() error {
-	w.writing.Lock() // whoever commits otherwise flushes these too
+// killUnflushed kills the database whatever goes wrong. Nobody else writes meanwhile: any other commit would flush the
+// one that is to be lost.
+func (w *world) killUnflushed() error {
+	w.writing.Lock()
 	defer w.writing.Unlock()
-	_, err := w.query(w.t.Context(), `WITH lost AS (UPDATE items SET v = nextval('versions'), name = 'never was' WHERE id > 4 RETURNING id::text)
-		SELECT id FROM lost, set_config('synchronous_commit', 'off', false)`)
+	defer w.pg.Kill(w.t)
+	ctx := w.t.Context()
+	conn, err := w.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	for _, sql := range []string{
+		fmt.Sprintf("SELECT pg_advisory_lock(%d)", quietLock), "SET synchronous_commit = off",
+		"UPDATE items SET v = nextval('versions'), name = 'never was' WHERE id > 4",
+	} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	names, err := w.keys(ctx)
+	for _, name := range names {
+		err = errors.Join(err, w.do("DEL", name))
+	}
 	for id := int64(5); id <= items && err == nil; id++ {
-		_, err = w.library.read(w.t.Context(), "item", id)
+		_, err = w.library.read(ctx, "item", id, &ask{})
 	}
 	return err
 }
@@ -295,7 +318,7 @@ func hangCommits(w *world, r *rand.Rand) error {
 	return nil
 }
 
-// terminate ends some of the sessions that are not the test's.
+// terminate ends some of the sessions: of freshet, and of writers.
 func terminate(w *world, r *rand.Rand) error {
 	for range 3 {
 		_, err := w.query(w.t.Context(), `SELECT pg_terminate_backend(pid)::text FROM (
@@ -312,7 +335,7 @@ func terminate(w *world, r *rand.Rand) error {
 // dropSlot takes the slot away while no daemon holds it.
 func dropSlot(w *world, r *rand.Rand) error {
 	d := w.first()
-	w.gone(d)
+	w.dismiss(d)
 	d.Kill()
 	err := until(w.t.Context(), func(ctx context.Context) error {
 		_, err := w.query(ctx, "SELECT pg_drop_replication_slot($1)::text", slot)

@@ -1,7 +1,9 @@
 package chaos
 
 import (
+	"context"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -17,7 +19,16 @@ var (
 	chaosOnly = flag.String("chaos.only", "", "only faults whose name contains this")
 )
 
-func TestMain(m *testing.M) { testkit.Main(m) }
+func TestMain(m *testing.M) {
+	if text := os.Getenv(applicationVariable); text != "" {
+		if err := work(context.Background(), text); err != nil {
+			fmt.Fprintln(os.Stderr, "application:", err)
+			os.Exit(1) //nolint:forbidigo // this is the application's main
+		}
+		os.Exit(0) //nolint:forbidigo // this is the application's main
+	}
+	testkit.Main(m)
+}
 
 // seedOf is SEED from the environment, or drawn. It decides what is written and read and which fault comes when; how
 // these meet in time it cannot decide.

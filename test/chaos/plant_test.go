@@ -3,14 +3,17 @@ package chaos
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/freshet/freshet"
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/testkit"
+	"github.com/freshet/freshet/mvcc"
 )
 
 // TestChaosCatchesBreaches plants what the protocol is there to prevent, and wants each check to report it.
@@ -27,93 +30,103 @@ func TestChaosCatchesBreaches(t *testing.T) {
 	if err := w.rest(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	want := func(breach string, parts ...string) {
-		t.Helper()
-		count, texts := w.violations.read()
-		for _, text := range parts {
-			if !w.violations.say(text) {
-				t.Errorf("%s: %d violations, none of them says %q: %q", breach, count, text, texts)
-			}
-		}
-		w.violations.forget()
-	}
 	if count, texts := w.violations.read(); count != 0 {
 		t.Fatalf("violations without a breach: %q", texts)
 	}
+	w.plantFalseValues()
+	w.plantAtRest()
+	w.endADaemon()
+}
 
-	// The usual cache-aside: a reader that has loaded a row, and stores it without asking when it has been superseded.
-	old, err := w.supersede(t.Context(), 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.plantWhile(old, func() {})
-	want("cache-aside, judged by what was applied", "item:1 through the ", "item:1, witnessed as a hit: it does not say what it contains")
-	w.plantWhile(old, func() {
-		w.applied.believe(false)
-		w.ledger.mu.Lock()
-		w.ledger.bound = 500 * time.Millisecond // and not wait for long
-		w.ledger.mu.Unlock()
-		now := time.Now()
-		w.calm.Store(&now)
-	})
-	w.calm.Store(nil)
-	want("cache-aside, judged by a bound", "item:1 through the ")
-
-	// The same, where nobody writes any more.
-	const tries = 5 // a writer may get in between
-	for range tries {
-		w.writing.Lock()
-		err := w.plant(1, old)
-		w.writing.Unlock()
-		if err == nil {
-			err = w.rest(t.Context())
+// caught commits a breach again and again, until the violations say all that they should.
+func (w *world) caught(breach string, commit func() error, parts ...string) {
+	w.t.Helper()
+	defer w.violations.forget()
+	testkit.Eventually(w.t, recovery, func() error {
+		if err := commit(); err != nil {
+			w.t.Fatalf("%s: %v", breach, err)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if w.violations.say("stale: ") {
-			break
-		}
-	}
-	if err := w.do("UNLINK", w.name(t, "item", 1)); err != nil { // or readers would go on reporting it
-		t.Fatal(err)
-	}
-	want("cache-aside, found at rest", "stale: ", "verify: ")
-
-	// A record under a name that the daemon never deletes, and a daemon that ends.
-	if err := w.do("SET", strings.Replace(w.name(t, "item", 3), "item:3", "item:x", 1), "f1 V - - - - - 0000000000000001\n{}"); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.rest(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	want("a key that nobody reads", "nobody reads it")
-	// Nobody of the test asked for this one's end.
-	if err := syscall.Kill(w.first().PID(), syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	testkit.Eventually(t, recovery, func() error {
-		w.diedByThemselves()
-		// Readers may still be reporting what was planted before.
-		if !w.violations.say("ended by itself") {
-			return errors.New("the daemon's end was not noticed")
+		wait(w.t.Context(), 50*time.Millisecond)
+		count, texts := w.violations.read()
+		for _, text := range parts {
+			if !w.violations.say(text) {
+				return fmt.Errorf("%s: %d violations, none of them says %q: %q", breach, count, text, texts[:min(len(texts), 10)])
+			}
 		}
 		return nil
 	})
-	want("a daemon that ended", "ended by itself")
 }
 
-// plantWhile stores a row again and again for a while, as many such readers would.
-func (w *world) plantWhile(row string, begin func()) {
+// plantFalseValues does what the usual cache-aside does: it has loaded rows, and stores them without asking when they
+// have been superseded; and stores them with claims to contain what they do not.
+func (w *world) plantFalseValues() {
 	w.t.Helper()
-	const while = 2 * time.Second
-	begin()
-	for end := time.Now().Add(while); time.Now().Before(end); {
-		if err := w.plant(1, row); err != nil {
-			w.t.Fatal(err)
-		}
-		wait(w.t.Context(), 50*time.Millisecond)
+	var old planted
+	testkit.Eventually(w.t, recovery, func() (err error) { // a deadlock with other writers may undo it
+		old, err = w.supersede(w.t.Context(), 1, 2)
+		return err
+	})
+	plant := func(claimed fence.Coverage) func() error {
+		return func() error { return w.plant(old, claimed) }
 	}
+	w.caught("cache-aside, judged by what was applied", plant(fence.Coverage{}), "item:1 through the library: ", "item:1 through the gateway: ",
+		"through the application's library: ", " was applied", "item:1, witnessed as a hit: it does not say what it contains")
+
+	w.applied.believe(false)
+	w.ledger.mu.Lock()
+	w.ledger.bound = 500 * time.Millisecond // and not wait for long
+	w.ledger.mu.Unlock()
+	now := time.Now()
+	w.calm.Store(&now)
+	w.caught("cache-aside, judged by a bound", plant(fence.Coverage{}), "nothing was broken")
+	w.calm.Store(nil)
+	w.applied.believe(true)
+
+	// Values that claim to contain everything, so that no proof keeps them back.
+	const all = mvcc.XID(1) << 60
+	everything := fence.Coverage{Snapshot: mvcc.Snapshot{Xmin: all, Xmax: all}}
+	w.caught("a false claim", plant(everything), "it was asked for by token", "it was asked for by a bound of", "it was a strict commit",
+		"is said to contain")
+	w.caught("a false claim, seen by a session", func() error {
+		err := w.plant(old, everything)
+		wait(w.t.Context(), 200*time.Millisecond)
+		w.unplant(old)
+		return errors.Join(err, w.rest(w.t.Context())) // sessions are judged at rest
+	}, "session 0: ")
+	w.caught("a replica's false claim", plant(fence.Coverage{Replay: 1 << 60}), "is said to contain")
+	w.unplant(old) // or readers would go on reporting it
+	w.violations.forget()
+}
+
+// plantAtRest plants where nobody writes any more, and what nobody reads with more than a plain read, which would have
+// it loaded.
+func (w *world) plantAtRest() {
+	w.t.Helper()
+	false1 := planted{"rate": {1: `{"code":1,"ratio":0}`}}
+	w.caught("cache-aside, found at rest", func() error {
+		w.writing.Lock()
+		err := w.plant(false1, fence.Coverage{})
+		w.writing.Unlock()
+		return errors.Join(err, w.rest(w.t.Context())) // unless a writer gets in between
+	}, "stale: ", "verify: ")
+	w.unplant(false1)
+
+	name := strings.Replace(w.name("item", 3), "item:3", "item:x", 1) // one that the daemon never deletes
+	w.caught("a key that nobody reads", func() error {
+		return errors.Join(w.do("SET", name, "f1 V - - - - - 0000000000000001\n{}"), w.rest(w.t.Context()))
+	}, "nobody reads it")
+}
+
+// endADaemon ends one although nobody asked it to.
+func (w *world) endADaemon() {
+	w.t.Helper()
+	if err := syscall.Kill(w.first().PID(), syscall.SIGKILL); err != nil {
+		w.t.Fatal(err)
+	}
+	w.caught("a daemon that ended", func() error {
+		w.diedByThemselves()
+		return nil
+	}, "ended by itself")
 }
 
 // say reports whether a text is in the list.
@@ -131,62 +144,98 @@ func (v *violations) forget() {
 }
 
 // name is the name of a record.
-func (w *world) name(t *testing.T, entry string, id int64) string {
-	t.Helper()
-	roster, err := w.roster(t.Context())
+func (w *world) name(entry string, id int64) string {
+	w.t.Helper()
+	roster, err := w.roster(w.t.Context())
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	return rule.KeyPrefix(namespace, roster.Generation, roster.Entries[entry]) + keyOf(entry, id)
 }
 
-// supersede returns an item as it was before a change that is then committed.
-func (w *world) supersede(ctx context.Context, id int64) (old string, err error) {
+// planted are rows to be stored, by entry and item.
+type planted map[string]map[int64]string
+
+// supersede returns items as they were before a change that is then committed.
+func (w *world) supersede(ctx context.Context, ids ...int64) (old planted, err error) {
 	conn, err := w.connect(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer func() { _ = conn.Close(ctx) }()
 	tx, err := conn.Begin(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer tx.Rollback(ctx)
-	for _, sql := range []string{
-		"SELECT pg_advisory_xact_lock($1)", "INSERT INTO items VALUES ($1, 'planted', 1, 1, nextval('versions')) ON CONFLICT DO NOTHING",
-	} {
-		if _, err := tx.Exec(ctx, sql, id); err != nil {
-			return "", err
+	old = planted{"item": {}, "coded": {}}
+	changed := map[int64]change{}
+	for _, id := range ids {
+		for _, sql := range []string{
+			"SELECT pg_advisory_xact_lock($1)", "INSERT INTO items VALUES ($1, 'planted', 1, 1, nextval('versions')) ON CONFLICT DO NOTHING",
+		} {
+			if _, err := tx.Exec(ctx, sql, id); err != nil {
+				return nil, err
+			}
 		}
+		var item, coded string
+		if err := tx.QueryRow(ctx, `SELECT row_to_json(q)::text, '{"id":' || id || ',"v":' || v || '}' FROM
+			(SELECT id, name, price, v FROM items WHERE id = $1) q`, id).Scan(&item, &coded); err != nil {
+			return nil, err
+		}
+		old["item"][id], old["coded"][id] = item, coded
+		var version int64
+		if err := tx.QueryRow(ctx, "UPDATE items SET v = nextval('versions') WHERE id = $1 RETURNING v", id).Scan(&version); err != nil {
+			return nil, err
+		}
+		changed[id] = change{version: version, exists: true}
 	}
-	if err := tx.QueryRow(ctx, `SELECT row_to_json(q)::text FROM (SELECT id, name, price, v FROM items WHERE id = $1) q`, id).Scan(&old); err != nil {
-		return "", err
+	var text string
+	if err := tx.QueryRow(ctx, freshet.TokenSQL).Scan(&text); err != nil {
+		return nil, err
 	}
-	var version int64
-	if err := tx.QueryRow(ctx, "UPDATE items SET v = nextval('versions') WHERE id = $1 RETURNING v", id).Scan(&version); err != nil {
-		return "", err
-	}
-	xid, err := transactionID(ctx, tx)
-	if err != nil {
-		return "", err
+	o := outcome{committed: true, strict: true}
+	if o.token, err = freshet.ParseToken(text); err != nil {
+		return nil, err
 	}
 	if err := tx.Commit(ctx); err != nil {
-		return "", err
+		return nil, err
 	}
-	end, err := endOfLog(ctx, conn)
-	if err != nil {
-		return "", err
+	if o.end, err = endOfLog(ctx, conn); err != nil {
+		return nil, err
 	}
-	w.ledger.over(nil, map[int64]change{id: {version: version, exists: true}}, xid, end)
+	w.ledger.over(nil, changed, o)
 	return old, nil
 }
 
-// plant stores a row under an item's live name, against the protocol.
-func (w *world) plant(id int64, row string) error {
+// plant stores rows under live names, against the protocol.
+func (w *world) plant(rows planted, claimed fence.Coverage) error {
+	record := fence.Record{State: fence.Live, Filled: time.Now().UnixMicro(), Coverage: claimed}
+	return w.each(rows, func(name, row string) error {
+		record.Payload = []byte(row)
+		return w.do("SET", name, string(record.Append(nil)), "EX", "3600")
+	})
+}
+
+// unplant takes them away.
+func (w *world) unplant(rows planted) {
+	w.t.Helper()
+	if err := w.each(rows, func(name, _ string) error { return w.do("UNLINK", name) }); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) each(rows planted, do func(name, row string) error) error {
 	roster, err := w.roster(w.t.Context())
 	if err != nil {
 		return err
 	}
-	record := fence.Record{State: fence.Live, Filled: time.Now().UnixMicro(), Payload: []byte(row)}
-	return w.do("SET", rule.KeyPrefix(namespace, roster.Generation, roster.Entries["item"])+keyOf("item", id), string(record.Append(nil)))
+	for entry, byID := range rows {
+		for id, row := range byID {
+			if err := do(rule.KeyPrefix(namespace, roster.Generation, roster.Entries[entry])+keyOf(entry, id), row); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -5,38 +5,73 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/freshet/freshet"
 )
 
 // reader reads one value as text; what is not there is the empty text.
 type reader interface {
-	read(ctx context.Context, entry string, id int64) (string, error)
+	read(ctx context.Context, entry string, id int64, a *ask) (string, error)
 	// entries are those that it can read.
 	entries() []string
+}
+
+// ask is what a read asks of its value beyond being one that is maintained.
+type ask struct {
+	after   freshet.Token
+	bounded bool
+	stale   time.Duration
+	past    bool // from the database
+	session *freshet.Session
+}
+
+func (a *ask) options() (options []freshet.ReadOption) {
+	if !a.after.IsZero() {
+		options = append(options, freshet.After(a.after))
+	}
+	if a.bounded {
+		options = append(options, freshet.MaxStale(a.stale))
+	}
+	if a.past {
+		options = append(options, freshet.Bypass())
+	}
+	if a.session != nil {
+		options = append(options, freshet.Through(a.session))
+	}
+	return options
+}
+
+func (a *ask) headers() http.Header {
+	h := http.Header{}
+	if !a.after.IsZero() {
+		h.Set("Freshet-After", a.after.String())
+	}
+	if a.bounded {
+		h.Add("Cache-Control", fmt.Sprintf("max-age=%d", a.stale/time.Second))
+	}
+	if a.past {
+		h.Add("Cache-Control", "no-cache")
+	}
+	return h
 }
 
 // library reads through the Go library, in this process.
 type library struct {
 	cache *freshet.Cache
-	pool  *pgxpool.Pool
 	typed map[string]*freshet.Typed[int64, json.RawMessage]
 	coded *freshet.Typed[int64, coded]
 }
 
-func openLibrary(ctx context.Context, file, url string) (*library, error) {
-	pool, err := pgxpool.New(ctx, url+"&application_name="+ourName)
-	if err != nil {
-		return nil, fmt.Errorf("open pool: %w", err)
-	}
-	l := &library{pool: pool, typed: map[string]*freshet.Typed[int64, json.RawMessage]{}}
-	if l.cache, err = freshet.Open(ctx, freshet.Options{Config: file, Database: pool}); err != nil {
-		pool.Close()
+func openLibrary(ctx context.Context, file string, logger *slog.Logger) (*library, error) {
+	l := &library{typed: map[string]*freshet.Typed[int64, json.RawMessage]{}}
+	var err error
+	if l.cache, err = freshet.Open(ctx, freshet.Options{Config: file, Logger: logger}); err != nil {
 		return nil, fmt.Errorf("open library: %w", err)
 	}
 	errs := make([]error, 0, len(sizes()))
@@ -55,10 +90,7 @@ func openLibrary(ctx context.Context, file, url string) (*library, error) {
 	return l, nil
 }
 
-func (l *library) close() {
-	l.cache.Close()
-	l.pool.Close()
-}
+func (l *library) close() { l.cache.Close() }
 
 // loadSlowly is an application's code: it reads the row, and takes its time before it returns, so that the row is often
 // superseded meanwhile.
@@ -75,18 +107,18 @@ func loadSlowly(ctx context.Context, q freshet.Querier, id int64) (coded, error)
 	return value, nil
 }
 
-func (l *library) read(ctx context.Context, entry string, id int64) (string, error) {
+func (l *library) read(ctx context.Context, entry string, id int64, a *ask) (string, error) {
 	var (
 		text []byte
 		err  error
 	)
 	if entry == "coded" {
 		var value coded
-		if value, err = l.coded.Get(ctx, id); err == nil {
+		if value, err = l.coded.Get(ctx, id, a.options()...); err == nil {
 			text, err = json.Marshal(value)
 		}
 	} else {
-		text, err = l.typed[entry].Get(ctx, id)
+		text, err = l.typed[entry].Get(ctx, id, a.options()...)
 	}
 	if errors.Is(err, freshet.ErrNotFound) {
 		return "", nil
@@ -103,12 +135,12 @@ type gateway struct{ w *world }
 
 func (g *gateway) entries() []string { return []string{"item", "item", "person", "category", "rate"} }
 
-func (g *gateway) read(ctx context.Context, entry string, id int64) (string, error) {
+func (g *gateway) read(ctx context.Context, entry string, id int64, a *ask) (string, error) {
 	d := g.w.daemon(rand.IntN)
 	if d == nil {
 		return "", errors.New("no daemon runs")
 	}
-	code, header, body, err := d.Get(ctx, fmt.Sprintf("/v1/entries/%s/%d", entry, id))
+	code, header, body, err := d.GetWith(ctx, fmt.Sprintf("/v1/entries/%s/%d", entry, id), a.headers())
 	switch {
 	case err != nil:
 		return "", err
@@ -122,47 +154,111 @@ func (g *gateway) read(ctx context.Context, entry string, id int64) (string, err
 	return "", fmt.Errorf("GET %s/%d: %d %s", entry, id, code, body)
 }
 
-// readOn reads at random, and judges what it gets while everything is whole.
+// wants is what the next read asks, of which item, and which version of it the token's transaction made. Tokens are for
+// the items with an odd number: a read with one brings what is cached up to date, and so hides what a bound would let
+// pass.
+func (w *world) wants(source *rand.Rand, seconds bool) (id int64, a ask, after int64) {
+	id = someID(source, items)
+	choose := source.IntN(10)
+	if choose == 0 {
+		return id, ask{past: true}, 0
+	}
+	if c, ok := w.ledger.recent(source.IntN(4)); ok && choose < 4 {
+		for _, wrote := range slices.Sorted(maps.Keys(c.wrote)) {
+			if wrote%2 == 1 {
+				return wrote, ask{after: c.token}, c.wrote[wrote].version
+			}
+		}
+	}
+	if id%2 == 0 && choose < 7 {
+		stale := []time.Duration{50 * time.Millisecond, 300 * time.Millisecond, time.Second, 2 * time.Second}[source.IntN(4)]
+		if seconds { // HTTP has no parts of them
+			stale = time.Duration(1+source.IntN(2)) * time.Second
+		}
+		return id, ask{bounded: true, stale: stale}, 0
+	}
+	return id, ask{}, 0
+}
+
+// readOn reads at random, and judges what it gets.
 func (w *world) readOn(ctx context.Context, name string, r reader, source *rand.Rand) {
 	all := r.entries()
+	_, seconds := r.(*gateway)
 	for ctx.Err() == nil {
 		entry := all[source.IntN(len(all))]
-		id := someID(source, sizes()[entry])
-		start := began{at: time.Now(), applied: w.applied.position(), whole: w.calm.Load()}
-		value, err := r.read(ctx, entry, id)
+		var (
+			a  ask
+			p  promise
+			id = someID(source, sizes()[entry])
+		)
+		versioned := entry == "item" || entry == "coded" // these have the version in them
+		if versioned {
+			id, a, p.after = w.wants(source, seconds)
+			p.bounded, p.stale = a.bounded || a.past, a.stale
+		}
+		p.at = time.Now()
+		value, err := r.read(ctx, entry, id, &a)
 		if ctx.Err() != nil {
 			return
 		}
 		w.counts.reads.Add(1)
-		if start.whole != w.calm.Load() {
-			start.whole = nil
-		}
 		switch {
 		case err != nil:
 			w.counts.failedReads.Add(1)
-			if start.whole != nil {
+			if w.wholeSince(p.at) {
 				w.violation("while nothing was broken, reading %s through the %s failed: %v", keyOf(entry, id), name, err)
 			}
 			wait(ctx, 20*time.Millisecond)
-		case entry == "item" || entry == "coded": // these have the version in them
-			w.judge(name, entry, id, value, &start)
+		case versioned:
+			w.judge(ctx, name, entry, id, value, p)
 		}
 		wait(ctx, time.Duration(source.Int64N(int64(4*time.Millisecond))))
 	}
 }
 
-func (w *world) judge(name, entry string, id int64, value string, start *began) {
-	wrong, err := w.ledger.judge(id, value, start)
+// judge holds a read that is over against what it was promised: by what it asked, and by what was known when it began.
+func (w *world) judge(ctx context.Context, name, entry string, id int64, value string, p promise) {
+	if !w.kept.since(p.at) {
+		return
+	}
+	seen, believed := w.applied.before(p.at)
+	if believed {
+		p.applied = seen.wc
+		// Code loads from the database alone, never from a replica that may lag behind a fence which has ended.
+		p.strict = entry == "coded"
+		w.counts.judgedApplied.Add(1)
+	}
+	if whole := w.calm.Load(); whole != nil && whole.Before(p.at) {
+		p.whole = *whole
+	}
+	w.count(&p)
+	wrong, err := w.ledger.judge(id, value, &p)
 	if err != nil {
 		wrong = err.Error()
 	}
-	if start.applied != 0 {
-		w.counts.judgedApplied.Add(1)
-	}
-	if start.whole != nil && start.at.Sub(*start.whole) > bound {
-		w.counts.judged.Add(1)
+	if wrong != "" && p.strict {
+		lax := p
+		lax.strict = false
+		if other, _ := w.ledger.judge(id, value, &lax); other == "" && !w.applied.still(ctx, p.at) {
+			return // names moved: for a second that is allowed
+		}
 	}
 	if wrong != "" {
 		w.violation("%s through the %s: %s", keyOf(entry, id), name, wrong)
+	}
+}
+
+func (w *world) count(p *promise) {
+	if p.after != 0 {
+		w.counts.byToken.Add(1)
+	}
+	if p.bounded {
+		w.counts.byBound.Add(1)
+	}
+	if p.strict {
+		w.counts.byStrict.Add(1)
+	}
+	if !p.whole.IsZero() && p.at.Sub(p.whole) > bound {
+		w.counts.judged.Add(1)
 	}
 }

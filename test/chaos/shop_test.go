@@ -25,6 +25,7 @@ ALTER TABLE items REPLICA IDENTITY FULL;
 CREATE TABLE users (id int8 PRIMARY KEY, name text NOT NULL);
 CREATE TABLE profiles (user_id int8 PRIMARY KEY, bio text NOT NULL);
 CREATE TABLE addresses (user_id int8 PRIMARY KEY, city text, hidden bool NOT NULL DEFAULT false);
+CREATE TABLE notes (name text NOT NULL, xid xid8 NOT NULL, item int8 NOT NULL, version int8 NOT NULL, there bool NOT NULL);
 CREATE TABLE rates (code int4 PRIMARY KEY, ratio numeric NOT NULL);
 INSERT INTO items SELECT g, 'item ' || g, 5, g % %CATEGORIES% + 1, nextval('versions') FROM generate_series(1, %ITEMS%, 2) g;
 INSERT INTO users SELECT n, 'user ' || n FROM generate_series(1, %PEOPLE%) n;

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,19 +19,20 @@ import (
 	"github.com/freshet/freshet/mvcc"
 )
 
-// witness reads items as the library does, where it can be seen which transactions a value claims to contain, and holds
-// each read against the transactions that the writers made.
+// witness reads items as the library does, where it can be seen what a value claims to contain, and holds each read
+// against the transactions that the writers made.
 type witness struct {
-	w      *world
-	loader *pgload.Loader
-	reader *fill.Reader
+	w       *world
+	loader  *pgload.Loader
+	replica *pgload.Replica
+	reader  *fill.Reader
 
 	mu    sync.Mutex
 	order map[string]*order // by the name of the record
 }
 
 func openWitness(ctx context.Context, w *world) (*witness, error) {
-	c, err := config.Load(w.file, os.LookupEnv)
+	c, err := config.Load(w.readerFile, os.LookupEnv)
 	if err != nil {
 		return nil, err
 	}
@@ -38,33 +40,41 @@ func openWitness(ctx context.Context, w *world) (*witness, error) {
 	if x.loader, err = pgload.Open(ctx, w.url+"&application_name="+ourName); err != nil {
 		return nil, err
 	}
-	x.reader, err = fill.New(fill.Options{Namespace: namespace, Store: w.store, Loader: x.loader, Entries: fill.Entries(c)})
+	if x.replica, err = pgload.OpenReplica(ctx, c.Database.Replicas[0].Reveal()); err == nil {
+		x.reader, err = fill.New(fill.Options{
+			Namespace: namespace, Store: w.store, Loader: x.loader, Entries: fill.Entries(c), Replicas: []fill.Replica{x.replica},
+		})
+	}
 	if err != nil {
-		x.loader.Close()
+		x.close()
 		return nil, err
 	}
 	return x, nil
 }
 
 func (x *witness) close() {
-	x.reader.Close()
+	if x.reader != nil {
+		x.reader.Close()
+	}
+	if x.replica != nil {
+		x.replica.Close()
+	}
 	x.loader.Close()
 }
 
 func (x *witness) readOn(ctx context.Context, source *rand.Rand) {
 	for ctx.Err() == nil {
 		id := someID(source, items)
-		vouched, believed := x.w.applied.vouched()
 		began := time.Now()
 		v, err := x.reader.Get(ctx, "item", []keytext.Arg{{Text: strconv.FormatInt(id, 10)}}, nil)
 		ended := time.Now()
-		if !believed || !x.w.applied.believed() {
+		seen, believed := x.w.applied.before(began)
+		if !believed || !x.w.kept.since(began) {
 			x.forget() // history may have been lost, in Redis or in the database
 		} else if err == nil {
-			if wrong := x.judge(id, &v, vouched, began, ended); wrong != "" {
+			if wrong := x.judge(id, &v, seen.sa, began, ended); wrong != "" {
 				x.w.violation("%s, witnessed as a %v: %s", keyOf("item", id), v.Status, wrong)
 			}
-			x.w.counts.witnessed.Add(1)
 		}
 		wait(ctx, time.Duration(source.Int64N(int64(4*time.Millisecond))))
 	}
@@ -73,11 +83,15 @@ func (x *witness) readOn(ctx context.Context, source *rand.Rand) {
 func (x *witness) judge(id int64, v *fill.Value, vouched mvcc.Snapshot, began, ended time.Time) string {
 	_, coverage := v.Stamp()
 	hit := v.Status == fill.Hit
-	if coverage.Snapshot.IsZero() {
-		if hit && coverage.IsZero() {
-			return "it does not say what it contains"
-		}
+	switch {
+	case coverage.IsZero() && hit:
+		return "it does not say what it contains"
+	case coverage.IsZero():
 		return "" // nothing that the writers' transactions could be held against
+	case coverage.Standby():
+		x.w.counts.witnessedReplica.Add(1)
+	default:
+		x.w.counts.witnessed.Add(1)
 	}
 	if !hit {
 		vouched = mvcc.Snapshot{}
@@ -86,11 +100,11 @@ func (x *witness) judge(id int64, v *fill.Value, vouched mvcc.Snapshot, began, e
 	if v.Found {
 		value = string(v.Payload)
 	}
-	wrong, err := x.w.ledger.holds(id, value, coverage.Snapshot, vouched)
+	wrong, err := x.w.ledger.holds(id, value, coverage, vouched)
 	if err != nil {
 		return err.Error()
 	}
-	if wrong == "" && hit {
+	if wrong == "" && hit && !coverage.Standby() {
 		wrong = x.follows(v.Name, coverage.Snapshot, began, ended)
 	}
 	return wrong
@@ -111,10 +125,11 @@ func (x *witness) forget() {
 	clear(x.order)
 }
 
-// holds says what is wrong with a value that claims to contain what a snapshot sees. It must be the item as the last of
-// the transactions that the snapshot sees has left it; and it must contain each of those that the store had vouched for
-// before the read began. Of transactions whose outcome nobody knows nothing is asked.
-func (l *ledger) holds(id int64, value string, contained, vouched mvcc.Snapshot) (string, error) {
+// holds says what is wrong with a value that claims to contain what its coverage says. It must be the item as the last of
+// the transactions that it claims has left it, or, from a replica, one that may have been replayed besides; and it must
+// contain each of those that the store had vouched for before the read began. Of transactions whose outcome nobody knows
+// nothing is asked.
+func (l *ledger) holds(id int64, value string, claimed fence.Coverage, vouched mvcc.Snapshot) (string, error) {
 	version := int64(0)
 	if value != "" {
 		var err error
@@ -127,21 +142,25 @@ func (l *ledger) holds(id int64, value string, contained, vouched mvcc.Snapshot)
 	h := l.of(id)
 	var last change
 	for _, c := range h.changes {
-		covered := c.xid == 0 || contained.Sees(c.xid) // what was there before the run has no transaction
+		// What was there before the run has no transaction. Where the commit ended is known only as a position after it.
+		covered := c.xid == 0 || claimed.Covers(fence.Stamp{XID: c.xid, End: c.end}) && (c.end != 0 || !claimed.Standby())
+		promised := vouched.Sees(c.xid)
 		switch {
-		case !covered && vouched.Sees(c.xid):
-			return fmt.Sprintf("it does not contain transaction %d, which the store had vouched for: %v, %v", c.xid, contained, vouched), nil
-		case !covered && version == c.version:
-			return fmt.Sprintf("it has version %d of transaction %d, which it does not claim to contain: %v", version, c.xid, contained), nil
-		case covered && c.version > last.version:
+		case !covered && promised && !claimed.Standby():
+			return fmt.Sprintf("it does not contain transaction %d, which the store had vouched for: %v, %v", c.xid, claimed, vouched), nil
+		case !covered && version == c.version && !claimed.Standby():
+			return fmt.Sprintf("it has version %d of transaction %d, which it does not claim to contain: %v", version, c.xid, claimed), nil
+		case (covered || promised) && c.version > last.version:
 			last = c
 		}
 	}
 	switch {
 	case value != "" && version < last.version:
-		return fmt.Sprintf("it has version %d, and claims to contain transaction %d, which made version %d: %v", version, last.xid, last.version, contained), nil
-	case value == "" && last.exists && h.deleting == 0 && !h.deleted.After(last.at):
-		return fmt.Sprintf("it is missing, and claims to contain transaction %d, which made version %d: %v", last.xid, last.version, contained), nil
+		return fmt.Sprintf("it has version %d, and is said to contain transaction %d, which made version %d: %v, %v",
+			version, last.xid, last.version, claimed, vouched), nil
+	case value == "" && last.exists && !h.underWay(last) && (!claimed.Standby() || !h.mayLack(last)):
+		return fmt.Sprintf("it is missing, and is said to contain transaction %d, which made version %d: %v, %v",
+			last.xid, last.version, claimed, vouched), nil
 	}
 	return "", nil
 }
@@ -192,7 +211,10 @@ func TestWitness(t *testing.T) {
 	l := newLedger()
 	now := time.Now()
 	l.items[1] = &history{changes: []change{
-		{version: 1, exists: true}, {version: 2, exists: true, xid: 10, at: now}, {version: 4, xid: 12, at: now}, {version: 5, exists: true, xid: 14, at: now},
+		{version: 1, exists: true},
+		{version: 2, exists: true, xid: 10, at: now, end: 0xA},
+		{version: 4, xid: 12, at: now, end: 0xC},
+		{version: 5, exists: true, xid: 14, at: now, end: 0xE},
 	}}
 	item := func(version int) string {
 		if version == 0 {
@@ -202,8 +224,8 @@ func TestWitness(t *testing.T) {
 	}
 	tests := []struct {
 		name               string
-		version            int // 0: missing
-		contained, vouched string
+		version            int    // 0: missing
+		contained, vouched string // contained: a snapshot, or a position that a replica had replayed
 		wrong              bool
 	}{
 		{"from before the run", 1, "10:10:", "5:5:", false},
@@ -218,9 +240,24 @@ func TestWitness(t *testing.T) {
 		{"missing, and was never deleted", 0, "11:11:", "5:5:", true},
 		{"without what was vouched for", 2, "11:11:", "13:13:", true},
 		{"without what was vouched for, out of order", 1, "10:13:10,12", "12:12:", true},
+		{"from a replica, the last that it contains", 2, "0/A", "5:5:", false},
+		{"from a replica, and newer", 5, "0/A", "5:5:", false},
+		{"from a replica, an old one", 1, "0/A", "5:5:", true},
+		{"from a replica, deleted, and there", 2, "0/C", "5:5:", true},
+		{"from a replica, missing", 0, "0/E", "5:5:", true},
+		{"from a replica, without what was vouched for", 1, "0/9", "11:11:", true},
 	}
 	for _, tt := range tests {
-		got, err := l.holds(1, item(tt.version), sees(tt.contained), sees(tt.vouched))
+		claimed := fence.Coverage{}
+		if strings.Contains(tt.contained, "/") {
+			var err error
+			if claimed.Replay, err = mvcc.ParseLSN(tt.contained); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			claimed.Snapshot = sees(tt.contained)
+		}
+		got, err := l.holds(1, item(tt.version), claimed, sees(tt.vouched))
 		if err != nil || (got != "") != tt.wrong {
 			t.Errorf("%s: holds() = %q, %v, want something wrong: %t", tt.name, got, err, tt.wrong)
 		}

@@ -17,8 +17,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/rueidis"
 
+	"github.com/freshet/freshet"
+	"github.com/freshet/freshet/internal/localserver"
 	"github.com/freshet/freshet/internal/redisstore"
-	"github.com/freshet/freshet/internal/testkit/faultproxy"
 	"github.com/freshet/freshet/internal/testkit/pgtest"
 	"github.com/freshet/freshet/internal/testkit/redistest"
 	"github.com/freshet/freshet/internal/testkit/servetest"
@@ -40,32 +41,45 @@ type world struct {
 	pg    *pgtest.Server
 	redis *redistest.Server
 	url   string
-	file  string
-	// Between freshet and its servers, and nobody else.
-	toDatabase, toRedis *faultproxy.Proxy
-	admin               rueidis.Client // for what the test does to Redis
-	store               *redisstore.Store
+	// The configurations of daemons and of applications, which reach the servers by ways of their own.
+	daemonFile, readerFile string
+	links                  *links
+	clocks                 *clocks
+	replica                *pgtest.StandbyServer // of the goroutine that breaks things
+	admin                  rueidis.Client        // for what the test does to Redis
+	store                  *redisstore.Store
+	token                  freshet.Token // of no transaction: the cluster's part of every token
 
-	writing    sync.RWMutex // held by writers for a transaction, and by whoever wants none
-	ledger     *ledger
-	applied    applied
-	calm       atomic.Pointer[time.Time] // since when everything is whole; nil: it is not
-	counts     counts
-	violations violations
-	truncated  atomic.Int64 // when, as UnixNano
-	library    *library
+	writing     sync.RWMutex // held by writers for a transaction, and by whoever wants none
+	ledger      *ledger
+	applied     applied
+	kept        kept
+	sessions    []*session
+	calm        atomic.Pointer[time.Time] // since when everything is whole; nil: it is not
+	counts      counts
+	violations  violations
+	truncated   atomic.Int64 // when, as UnixNano
+	library     *library
+	psql        *psql
+	application *application
 
 	mu      sync.Mutex
 	daemons []*servetest.Daemon // those that are meant to run
 	started int
+
+	applications uint64 // how many were started
 }
 
 // counts are what the summary says.
 type counts struct {
-	committed, rolledBack, undone, long, truncates      atomic.Int64
-	reads, failedReads, judged, judgedApplied, compared atomic.Int64
-	gatewayHits, gatewayOthers, daemons, quiescent      atomic.Int64
-	verified, witnessed                                 atomic.Int64
+	committed, rolledBack, undone, long, truncates atomic.Int64
+	prepared, psql, strict, settled                atomic.Int64
+	reads, failedReads, compared                   atomic.Int64
+	gatewayHits, gatewayOthers, daemons, quiescent atomic.Int64
+	verified                                       atomic.Int64
+	// Reads that were held against something.
+	judged, judgedApplied, witnessed, witnessedReplica atomic.Int64
+	byToken, byBound, byStrict, bySession, chapters    atomic.Int64
 
 	mu          sync.Mutex
 	faults      map[string]int
@@ -95,14 +109,14 @@ type violations struct {
 }
 
 func (w *world) violation(format string, args ...any) {
-	const shown, alike = 100, 3
+	const most, alike = 10_000, 3
 	text := fmt.Sprintf(format, args...)
 	v := &w.violations
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.count++
 	v.said[text]++
-	if v.said[text] <= alike && len(v.texts) < shown {
+	if v.said[text] <= alike && len(v.texts) < most {
 		v.texts = append(v.texts, time.Now().Format("15:04:05.000 ")+text)
 	}
 }
@@ -115,25 +129,33 @@ func (v *violations) read() (count int, texts []string) {
 
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
-	w := &world{t: t, seed: seed, ledger: newLedger()}
+	w := &world{t: t, seed: seed, ledger: newLedger(), clocks: newClocks(t)}
 	w.violations.said = map[string]int{}
 	w.counts.faults, w.counts.generations = map[string]int{}, map[string]bool{}
-	w.pg = pgtest.Start(t, pgtest.Options{Settings: map[string]string{
+	w.pg = pgtest.Start(t, pgtest.Options{Env: w.clocks.ofDatabase(), Settings: map[string]string{
 		"deadlock_timeout": "100ms", "wal_writer_delay": "5s", // a commit that does not wait can be lost for longer
+		"max_prepared_transactions": "20",
+		"wal_keep_size":             "1GB", // for a replica that was away
 	}})
 	// What reached the file survives the process; the snapshot that a rewrite leaves is in it too.
-	w.redis = redistest.Start(t, "--appendonly", "yes", "--appendfsync", "everysec")
+	w.redis = redistest.StartWith(t, localserver.RedisOptions{
+		Env: w.clocks.ofRedis(), Args: []string{"--appendonly", "yes", "--appendfsync", "everysec"},
+	})
 	w.url = w.pg.Database(t)
 	schema := strings.NewReplacer("%ITEMS%", strconv.Itoa(items), "%CATEGORIES%", strconv.Itoa(categories),
 		"%PEOPLE%", strconv.Itoa(people), "%RATES%", strconv.Itoa(rates)).Replace(shop)
 	w.pg.Exec(t, w.url, strings.Split(schema, ";")...)
-	w.toDatabase, w.toRedis = faultproxy.Start(t, fmt.Sprintf("127.0.0.1:%d", w.pg.Port)), faultproxy.Start(t, w.redis.Addr)
-	w.file = filepath.Join(t.TempDir(), "freshet.yaml")
-	config := fmt.Sprintf("namespace: %s\ndatabase: {url: %q}\nsource: {postgres: {slot: %s, publication: chaos, rewind: {time: 10s}}}\n"+
-		"regions: [{name: local, redis: {url: %q}}]\nlisten: 127.0.0.1:0\n%s", namespace, strings.Replace(w.url, fmt.Sprintf("127.0.0.1:%d", w.pg.Port), w.toDatabase.Addr, 1), slot,
-		strings.Replace(w.redis.URL, w.redis.Addr, w.toRedis.Addr, 1), entries)
-	if err := os.WriteFile(w.file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
+	w.links = newLinks(t, w.redis.Addr, fmt.Sprintf("127.0.0.1:%d", w.pg.Port))
+	w.follow()
+	dir := t.TempDir()
+	w.daemonFile, w.readerFile = filepath.Join(dir, "daemon.yaml"), filepath.Join(dir, "application.yaml")
+	for file, text := range map[string]string{
+		w.daemonFile: w.configure(w.links.daemonRedis, w.links.daemonDatabase, w.links.daemonReplica),
+		w.readerFile: w.configure(w.links.readerRedis, w.links.readerDatabase, w.links.readerReplica),
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	var err error
 	if w.admin, err = rueidis.NewClient(rueidis.ClientOption{
@@ -146,12 +168,19 @@ func newWorld(t *testing.T, seed uint64) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.store.Close)
+	if w.token, err = freshet.ParseToken(w.pg.Ask(t, w.url, freshet.TokenSQL)); err != nil {
+		t.Fatal(err)
+	}
 	return w
 }
 
 // connect opens a session of the test's own.
 func (w *world) connect(ctx context.Context) (*pgx.Conn, error) {
-	conn, err := pgx.Connect(ctx, w.url+"&application_name="+ourName)
+	return connectAs(ctx, w.url, ourName)
+}
+
+func connectAs(ctx context.Context, url, name string) (*pgx.Conn, error) {
+	conn, err := pgx.Connect(ctx, url+"&application_name="+name)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
@@ -202,7 +231,7 @@ func (w *world) serve() *servetest.Daemon {
 	w.started++
 	name := strconv.Itoa(w.started)
 	w.mu.Unlock()
-	d := servetest.Start(w.t, name, w.file)
+	d := servetest.Start(w.t, name, w.daemonFile)
 	w.counts.daemons.Add(1)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -210,8 +239,8 @@ func (w *world) serve() *servetest.Daemon {
 	return d
 }
 
-// gone takes a daemon off the list of those that are meant to run.
-func (w *world) gone(d *servetest.Daemon) {
+// dismiss takes a daemon off the list of those that are meant to run.
+func (w *world) dismiss(d *servetest.Daemon) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i, other := range w.daemons {
@@ -245,7 +274,7 @@ func (w *world) running() []*servetest.Daemon {
 func (w *world) diedByThemselves() {
 	for _, d := range w.running() {
 		if how, died := d.Died(); died {
-			w.gone(d)
+			w.dismiss(d)
 			w.violation("daemon %s ended by itself: %s\n%s", d.Name, how, d.Log())
 		}
 	}
@@ -285,8 +314,8 @@ func (w *world) whole(ctx context.Context) error {
 // load starts writers and readers; the function that it returns stops them.
 func (w *world) load() (stop func()) {
 	w.t.Helper()
-	const writers, libraryReaders, gatewayReaders, witnesses = 4, 3, 2, 2
-	lib, err := openLibrary(w.t.Context(), w.file, w.url)
+	const writers, libraryReaders, gatewayReaders, witnesses, sessions = 3, 2, 2, 1, 1
+	lib, err := openLibrary(w.t.Context(), w.readerFile, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -299,7 +328,11 @@ func (w *world) load() (stop func()) {
 	var working sync.WaitGroup
 	source := func(kind, n int) *rand.Rand { return rand.New(rand.NewPCG(w.seed, uint64(kind*100+n))) }
 	for n := range writers {
-		working.Go(func() { (&writer{w: w, rand: source(1, n)}).run(ctx) })
+		wr := &writer{w: w, rand: source(1, n), name: fmt.Sprintf("chaos-%d", n), url: w.url, patience: patience}
+		if n == 0 { // one that loses its connection, or its patience, during a COMMIT
+			wr.url, wr.patience = w.throughProxy(w.links.readerDatabase), time.Second
+		}
+		working.Go(func() { wr.run(ctx) })
 	}
 	for n := range libraryReaders {
 		working.Go(func() { w.readOn(ctx, "library", lib, source(2, n)) })
@@ -310,12 +343,57 @@ func (w *world) load() (stop func()) {
 	for n := range witnesses {
 		working.Go(func() { x.readOn(ctx, source(4, n)) })
 	}
+	w.sessions = make([]*session, sessions)
+	for n := range w.sessions {
+		w.sessions[n] = &session{began: time.Now()}
+		working.Go(func() { w.sessions[n].readOn(ctx, w, lib, source(5, n)) })
+	}
+	w.psql = &psql{w: w, rand: source(6, 0)}
+	working.Go(func() { w.psql.run(ctx) })
+	w.application = w.startApplication()
 	working.Go(func() { w.applied.watch(ctx, w.store) })
 	w.library = lib
 	return sync.OnceFunc(func() {
 		cancel()
 		working.Wait()
+		w.application.stop()
 		x.close()
 		lib.close()
 	})
+}
+
+// kept says whether the database may have forgotten a commit.
+type kept struct {
+	mu      sync.Mutex
+	doubt   bool
+	certain time.Time // since when it cannot have
+}
+
+// lose says that it may, from now on.
+func (k *kept) lose() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.doubt = true
+}
+
+// regain says that what is there is all there is.
+func (k *kept) regain() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.doubt {
+		k.doubt, k.certain = false, time.Now()
+	}
+}
+
+// since reports whether the database has forgotten nothing since the moment.
+func (k *kept) since(moment time.Time) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return !k.doubt && moment.After(k.certain)
+}
+
+// wholeSince reports whether nothing has been broken since the moment.
+func (w *world) wholeSince(moment time.Time) bool {
+	whole := w.calm.Load()
+	return whole != nil && whole.Before(moment)
 }

@@ -10,15 +10,20 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/freshet/freshet/mvcc"
+	"github.com/freshet/freshet"
 )
 
 // writer makes random transactions over one connection, which it opens again when it was lost.
 type writer struct {
-	w    *world
-	rand *rand.Rand
-	conn *pgx.Conn
+	w        *world
+	rand     *rand.Rand
+	name     string // of its sessions, and of what they prepare
+	url      string
+	patience time.Duration // with a transaction
+	twoPhase int           // how many of these there were
+	conn     *pgx.Conn
 }
 
 func (wr *writer) run(ctx context.Context) {
@@ -52,13 +57,17 @@ type transaction struct {
 	tx      pgx.Tx
 	deleted []int64
 	changed map[int64]change
+	outcome outcome
 }
 
-func (wr *writer) transaction(ctx context.Context) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+// patience is how long a transaction may take, mostly.
+const patience = 10 * time.Second
+
+func (wr *writer) transaction(parent context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(parent, wr.patience)
 	defer cancel()
 	if wr.conn == nil || wr.conn.IsClosed() {
-		if wr.conn, err = wr.w.connect(ctx); err != nil {
+		if wr.conn, err = connectAs(ctx, wr.url, wr.name); err != nil {
 			return err
 		}
 	}
@@ -67,62 +76,161 @@ func (wr *writer) transaction(ctx context.Context) (err error) {
 		return fmt.Errorf("begin: %w", err)
 	}
 	t := &transaction{writer: wr, ctx: ctx, tx: tx, changed: map[int64]change{}}
-	var (
-		xid mvcc.XID
-		end mvcc.LSN
-	)
-	committed := false
-	defer func() {
-		if !committed {
-			t.changed = nil
-			_ = tx.Rollback(context.WithoutCancel(ctx))
+	defer func() { wr.w.ledger.over(t.deleted, t.changed, t.outcome) }()
+	err = t.change()
+	roll := wr.rand.IntN(10) == 0
+	if err != nil || roll {
+		_ = tx.Rollback(context.WithoutCancel(ctx)) // or the connection is gone, and the transaction with it
+		if err == nil {
+			wr.w.counts.rolledBack.Add(1)
 		}
-		wr.w.ledger.over(t.deleted, t.changed, xid, end)
-	}()
-	if wr.rand.IntN(3) == 0 {
-		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = off"); err != nil {
-			return fmt.Errorf("set: %w", err)
+		return err
+	}
+	inTwo := wr.rand.IntN(20) == 0
+	if inTwo {
+		err = t.prepare()
+	} else {
+		err = t.commit()
+	}
+	if err != nil && !t.outcome.committed && (inTwo || !refused(err)) {
+		wr.settle(parent, t)
+	}
+	return err
+}
+
+// change is everything up to the commit.
+func (t *transaction) change() error {
+	if t.rand.IntN(3) == 0 {
+		if err := t.exec("SET LOCAL synchronous_commit = off"); err != nil {
+			return err
 		}
 	}
 	statements := 1
-	if wr.rand.IntN(2) == 0 {
-		statements += wr.rand.IntN(6)
+	if t.rand.IntN(2) == 0 {
+		statements += t.rand.IntN(6)
 	}
 	for range statements {
 		if err := t.step(); err != nil {
 			return err
 		}
 	}
-	if wr.rand.IntN(25) == 0 { // a transaction that stays open
-		wr.w.counts.long.Add(1)
-		wait(ctx, time.Duration(wr.rand.Int64N(int64(1200*time.Millisecond))))
+	if t.rand.IntN(25) == 0 { // a transaction that stays open
+		t.w.counts.long.Add(1)
+		longest := 1200 * time.Millisecond
+		if *chaosTime == 0 {
+			longest /= 2
+		}
+		wait(t.ctx, time.Duration(t.rand.Int64N(int64(longest))))
 	}
-	if wr.rand.IntN(10) == 0 {
-		wr.w.counts.rolledBack.Add(1)
+	if len(t.changed) == 0 {
 		return nil
 	}
-	if len(t.changed) > 0 {
-		if xid, err = transactionID(ctx, tx); err != nil {
-			return err
-		}
+	var text string
+	if err := t.tx.QueryRow(t.ctx, freshet.TokenSQL).Scan(&text); err != nil {
+		return fmt.Errorf("ask for the token: %w", err)
 	}
-	if err := tx.Commit(ctx); err != nil {
+	var err error
+	t.outcome.token, err = freshet.ParseToken(text)
+	return err
+}
+
+func (t *transaction) commit() error {
+	if err := t.tx.Commit(t.ctx); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	committed = true
-	wr.w.counts.committed.Add(1)
-	if len(t.changed) > 0 {
-		end, err = endOfLog(ctx, wr.conn)
+	return t.committed()
+}
+
+// committed notes what the writer knows once its commit has returned.
+func (t *transaction) committed() (err error) {
+	t.outcome.committed = true
+	t.w.counts.committed.Add(1)
+	if len(t.changed) == 0 {
+		return nil
+	}
+	if t.outcome.end, err = endOfLog(t.ctx, t.conn); err == nil && t.rand.IntN(2) == 0 {
+		t.outcome.token.After = t.outcome.end
 	}
 	return err
 }
 
-func transactionID(ctx context.Context, tx pgx.Tx) (mvcc.XID, error) {
-	var text string
-	if err := tx.QueryRow(ctx, "SELECT pg_current_xact_id()::text").Scan(&text); err != nil {
-		return 0, fmt.Errorf("ask for the transaction's id: %w", err)
+// prepare commits in two phases, or rolls back after the first.
+func (t *transaction) prepare() error {
+	t.w.counts.prepared.Add(1)
+	t.twoPhase++
+	name := t.gid()
+	if err := t.exec("PREPARE TRANSACTION '" + name + "'"); err != nil {
+		return err
 	}
-	return mvcc.ParseXID(text)
+	if t.rand.IntN(2) == 0 {
+		wait(t.ctx, time.Duration(t.rand.Int64N(int64(300*time.Millisecond))))
+	}
+	if t.rand.IntN(4) == 0 {
+		_, err := t.conn.Exec(t.ctx, "ROLLBACK PREPARED '"+name+"'")
+		return err
+	}
+	if _, err := t.conn.Exec(t.ctx, "COMMIT PREPARED '"+name+"'"); err != nil {
+		return err
+	}
+	return t.committed()
+}
+
+func (wr *writer) gid() string { return fmt.Sprintf("%s-%d", wr.name, wr.twoPhase) }
+
+// refused reports errors of COMMIT after which the transaction is certainly rolled back.
+func refused(err error) bool {
+	answer, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && answer.SeverityUnlocalized == "ERROR"
+}
+
+// settle learns what became of a transaction whose commit was not answered.
+func (wr *writer) settle(ctx context.Context, t *transaction) {
+	_ = wr.conn.Close(ctx)
+	status := ""
+	err := wr.w.gone(ctx, wr.name, wr.gid(), func(ctx context.Context, conn *pgx.Conn) error {
+		if t.outcome.token.IsZero() {
+			return nil
+		}
+		err := conn.QueryRow(ctx, "SELECT coalesce(pg_xact_status($1::text::xid8), 'aborted')", t.outcome.token.XID.String()).Scan(&status)
+		if answer, ok := errors.AsType[*pgconn.PgError](err); ok && answer.Code == "22023" {
+			return nil // a crash has undone even that the id was given out
+		}
+		return err
+	})
+	if err != nil {
+		t.outcome.unknown = true
+		return
+	}
+	wr.w.counts.settled.Add(1)
+	t.outcome.committed = status == "committed"
+}
+
+// gone waits until the sessions of that name are gone, which it ends, commits what they may have left prepared, and then
+// asks.
+func (w *world) gone(ctx context.Context, name, prepared string, ask func(context.Context, *pgx.Conn) error) error {
+	return until(ctx, func(ctx context.Context) error {
+		conn, err := w.connect(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close(ctx) }()
+		var left int
+		err = conn.QueryRow(ctx, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1", name).Scan(&left)
+		if err == nil && left > 0 {
+			err = fmt.Errorf("a session of %s is still there", name)
+		}
+		if err != nil {
+			return err
+		}
+		err = conn.QueryRow(ctx, "SELECT count(*) FROM pg_prepared_xacts WHERE gid = $1", prepared).Scan(&left)
+		if err == nil && left > 0 {
+			_, err = conn.Exec(ctx, "COMMIT PREPARED '"+prepared+"'")
+		}
+		if err != nil {
+			return err
+		}
+		return ask(ctx, conn)
+	})
 }
 
 // step is one statement, or some in a savepoint.

@@ -106,7 +106,7 @@ func start(tb testing.TB, name, config string, args []string) (*Daemon, error) {
 	listening := make(chan struct{})
 	go d.follow(stderr, listening)
 	tb.Cleanup(d.Kill)
-	if err := d.watch(); err != nil {
+	if d.guard, err = Guard(d.PID(), d.ended); err != nil {
 		return nil, err
 	}
 	timer := time.NewTimer(patience)
@@ -121,25 +121,25 @@ func start(tb testing.TB, name, config string, args []string) (*Daemon, error) {
 	}
 }
 
-// watch starts the process that outlives this one for as long as it takes to end the daemon.
-func (d *Daemon) watch() error {
-	guard := exec.CommandContext(context.Background(), "/bin/sh", "-c", guardScript, "freshet-test-guard", strconv.Itoa(d.PID())) //nolint:gosec // our own
+// Guard starts the process that outlives this one for as long as it takes to end another, which may be frozen. ended is
+// closed when that was waited for; what is returned is to be closed, or kept, until then.
+func Guard(pid int, ended <-chan struct{}) (io.Closer, error) {
+	guard := exec.CommandContext(context.Background(), "/bin/sh", "-c", guardScript, "freshet-test-guard", strconv.Itoa(pid)) //nolint:gosec // our own
 	guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	input, err := guard.StdinPipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := guard.Start(); err != nil {
-		return err
+		return nil, err
 	}
-	d.guard = input
 	go func() {
-		<-d.ended
+		<-ended
 		// The process number may soon be somebody else's.
 		_ = guard.Process.Kill()
 		_ = guard.Wait()
 	}()
-	return nil
+	return input, nil
 }
 
 // follow reads the daemon's log until it ends.
@@ -301,12 +301,18 @@ func (d *Daemon) Live(ctx context.Context) error {
 
 // Get reads a path of the daemon's gateway over a connection of its own.
 func (d *Daemon) Get(ctx context.Context, path string) (code int, header http.Header, body []byte, err error) {
+	return d.GetWith(ctx, path, http.Header{})
+}
+
+// GetWith is Get with headers in the request.
+func (d *Daemon) GetWith(ctx context.Context, path string, asked http.Header) (code int, header http.Header, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.Addr+path, http.NoBody)
 	if err != nil {
 		return 0, nil, nil, err
 	}
+	req.Header = asked
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Do(req)
 	if err != nil {
