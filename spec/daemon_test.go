@@ -18,7 +18,8 @@ const (
 	daemonMoveCompare
 	daemonMoveRoster
 	daemonMoveHead
-	daemonDown // stepped down
+	daemonDown  // stepped down
+	daemonBatch // of a cluster: it deals with a batch
 )
 
 // A daemon that moved names waits before it advances; the flag lies in its pc's high bit so that work goes on.

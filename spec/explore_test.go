@@ -56,20 +56,33 @@ type result struct {
 	limit  bool     // not all states were seen
 }
 
-// explore visits every state that can be reached, breadth first, so that a trace to a broken invariant is a shortest.
+// explore visits every state of the protocol's model.
 func explore(c config, limit int) result {
+	x := &explorer{config: c, tables: newTables()}
+	return search(x.initial(), limit, func(s *state, naming bool, yield func(n *state, action, broken string)) {
+		x.yield, x.naming = yield, naming
+		x.steps(s)
+	}, check, func(s *state) string {
+		if c.safety {
+			return ""
+		}
+		return checkEnd(x, s)
+	})
+}
+
+// search visits every state that can be reached, breadth first, so that a trace to a broken invariant is a shortest. steps
+// yields every state that one step leads to, and says what it did when naming is set; atEnd judges states without any.
+func search[S comparable](
+	first S, limit int, steps func(s *S, naming bool, yield func(n *S, action, broken string)), check, atEnd func(*S) string,
+) result {
 	type origin struct {
 		from  int32
 		place int32 // among the steps of from
 	}
-	x := &explorer{config: c, tables: newTables()}
-	first := x.initial()
-	states := newStates()
+	states := newStates[S]()
 	states.add(&first)
 	origins := []origin{{from: -1}}
-	var broken string
 	trace := func(at int32) []string {
-		x.naming = true
 		var places []origin
 		for ; origins[at].from >= 0; at = origins[at].from {
 			places = append(places, origins[at])
@@ -77,25 +90,23 @@ func explore(c config, limit int) result {
 		var lines []string
 		for _, taken := range slices.Backward(places) {
 			n := int32(0)
-			x.yield = func(_ *state, action, _ string) {
+			s := *states.at(taken.from)
+			steps(&s, true, func(_ *S, action, _ string) {
 				if n == taken.place {
 					lines = append(lines, action)
 				}
 				n++
-			}
-			s := *states.at(taken.from)
-			x.steps(&s)
+			})
 		}
 		return lines
 	}
-	at := int32(0) // not a range: states grows on the way
-	for at < states.count {
+	for at := int32(0); at < states.count; at++ { // not a range: states grows on the way
 		if int(states.count) > limit {
 			return result{states: int(states.count), limit: true}
 		}
 		s := *states.at(at)
-		place, last := int32(0), int32(-1)
-		x.yield = func(n *state, _, wrong string) {
+		place, last, broken := int32(0), int32(-1), ""
+		steps(&s, false, func(n *S, _, wrong string) {
 			here := place
 			place++
 			if broken != "" {
@@ -111,24 +122,20 @@ func explore(c config, limit int) result {
 			if wrong != "" {
 				broken, last = wrong, int32(len(origins)-1)
 			}
-		}
-		x.steps(&s)
-		if place == 0 && !c.safety {
-			if broken = checkEnd(x, &s); broken != "" {
-				last = at
-			}
+		})
+		if place == 0 {
+			broken, last = atEnd(&s), at
 		}
 		if broken != "" {
 			return result{states: int(states.count), broken: broken, trace: trace(last)}
 		}
-		at++
 	}
 	return result{states: int(states.count)}
 }
 
 // states is the set of all states seen, each with its number. A map would hold every state twice.
-type states struct {
-	chunks [][]state
+type states[S comparable] struct {
+	chunks [][]S
 	slots  []int32 // numbers of states by their hash, plus one
 	count  int32
 	seed   maphash.Seed
@@ -136,12 +143,14 @@ type states struct {
 
 const chunk = 1 << 14
 
-func newStates() *states { return &states{slots: make([]int32, 1<<12), seed: maphash.MakeSeed()} }
+func newStates[S comparable]() *states[S] {
+	return &states[S]{slots: make([]int32, 1<<12), seed: maphash.MakeSeed()}
+}
 
-func (s *states) at(i int32) *state { return &s.chunks[i/chunk][i%chunk] }
+func (s *states[S]) at(i int32) *S { return &s.chunks[i/chunk][i%chunk] }
 
 // slot is where the state is, or belongs.
-func (s *states) slot(n *state) *int32 {
+func (s *states[S]) slot(n *S) *int32 {
 	mask := uint64(len(s.slots) - 1)
 	for at := maphash.Comparable(s.seed, *n) & mask; ; at = (at + 1) & mask {
 		if i := s.slots[at]; i == 0 || *s.at(i - 1) == *n {
@@ -151,13 +160,13 @@ func (s *states) slot(n *state) *int32 {
 }
 
 // add reports whether the state is new.
-func (s *states) add(n *state) bool {
+func (s *states[S]) add(n *S) bool {
 	slot := s.slot(n)
 	if *slot != 0 {
 		return false
 	}
 	if int(s.count)%chunk == 0 {
-		s.chunks = append(s.chunks, make([]state, 0, chunk))
+		s.chunks = append(s.chunks, make([]S, 0, chunk))
 	}
 	last := &s.chunks[len(s.chunks)-1]
 	*last = append(*last, *n)
