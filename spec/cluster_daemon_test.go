@@ -216,7 +216,8 @@ func (x *clusterExplorer) goOn(s *clusterState, i int) {
 	}
 	switch {
 	case outcome != fence.Applied:
-		if x.refused(d, p.unit, outcome); d.pc == daemonDown {
+		x.refused(d, p.unit, outcome)
+		if d.pc == daemonDown {
 			break
 		}
 		if x.perMaster {

@@ -17,14 +17,14 @@ func check(s *state) string {
 		return ""
 	}
 	confirmed := s.upTo(r.wc)
-	if missing := confirmed &^ r.confirmed; missing != 0 {
+	if missing := confirmed &^ s.missed &^ r.confirmed; missing != 0 {
 		return fmt.Sprintf("I1: Wc is %d, but %03b was not confirmed in this history", r.wc, missing)
 	}
-	if missing := confirmed &^ s.visible; missing != 0 {
+	if missing := confirmed &^ s.missed &^ s.visible; missing != 0 {
 		return fmt.Sprintf("I1: Wc is %d, but %03b is not visible", r.wc, missing)
 	}
 	// A name is live while ROSTER and HEAD agree. What readers of an earlier roster may still do is judged when they serve.
-	if r.rosterGen == r.gen && r.rosterRev == r.rev {
+	if r.rosterGen == r.gen && r.rosterRev == r.rev && !r.suspended {
 		broken := ""
 		live(r.rosterName, r.rosterOther, func(name uint8) {
 			v := &r.records[name]
@@ -43,8 +43,8 @@ func checkEnd(x *explorer, s *state) string {
 	if !r.found || s.flushed != x.txs || r.wc != s.flushed {
 		return fmt.Sprintf("I3: nothing more happens, and Wc is %d of %d", r.wc, x.txs)
 	}
-	if r.rosterGen != r.gen || r.rosterRev != r.rev {
-		return "I3: nothing more happens, and HEAD and roster differ"
+	if r.rosterGen != r.gen || r.rosterRev != r.rev || r.suspended {
+		return "I3: nothing more happens, and HEAD and roster differ, or nothing is live"
 	}
 	return ""
 }
@@ -100,7 +100,8 @@ func search[S comparable](
 		}
 		return lines
 	}
-	for at := int32(0); at < states.count; at++ { // not a range: states grows on the way
+	at := int32(0) // not a range: states grows on the way
+	for at < states.count {
 		if int(states.count) > limit {
 			return result{states: int(states.count), limit: true}
 		}
@@ -129,6 +130,7 @@ func search[S comparable](
 		if broken != "" {
 			return result{states: int(states.count), broken: broken, trace: trace(last)}
 		}
+		at++
 	}
 	return result{states: int(states.count)}
 }
@@ -136,34 +138,44 @@ func search[S comparable](
 // states is the set of all states seen, each with its number. A map would hold every state twice.
 type states[S comparable] struct {
 	chunks [][]S
-	slots  []int32 // numbers of states by their hash, plus one
+	slots  []slotOf // by hash
 	count  int32
 	seed   maphash.Seed
 }
 
-const chunk = 1 << 14
+// slotOf has so much of a state's hash that others are seldom looked at, and growing looks at none.
+type slotOf struct {
+	hash   uint32
+	number int32 // plus one; 0: free
+}
+
+const chunk = 1 << 11
 
 func newStates[S comparable]() *states[S] {
-	return &states[S]{slots: make([]int32, 1<<12), seed: maphash.MakeSeed()}
+	return &states[S]{slots: make([]slotOf, 1<<12), seed: maphash.MakeSeed()}
 }
 
 func (s *states[S]) at(i int32) *S { return &s.chunks[i/chunk][i%chunk] }
 
-// slot is where the state is, or belongs.
-func (s *states[S]) slot(n *S) *int32 {
-	mask := uint64(len(s.slots) - 1)
-	for at := maphash.Comparable(s.seed, *n) & mask; ; at = (at + 1) & mask {
-		if i := s.slots[at]; i == 0 || *s.at(i - 1) == *n {
-			return &s.slots[at]
-		}
+// free is a place for a hash that is not there yet.
+func (s *states[S]) free(hash uint32) *slotOf {
+	mask := uint32(len(s.slots) - 1)
+	at := hash & mask
+	for s.slots[at].number != 0 {
+		at = (at + 1) & mask
 	}
+	return &s.slots[at]
 }
 
 // add reports whether the state is new.
 func (s *states[S]) add(n *S) bool {
-	slot := s.slot(n)
-	if *slot != 0 {
-		return false
+	hash := uint32(maphash.Comparable(s.seed, *n))
+	mask := uint32(len(s.slots) - 1)
+	at := hash & mask
+	for ; s.slots[at].number != 0; at = (at + 1) & mask {
+		if s.slots[at].hash == hash && *s.at(s.slots[at].number - 1) == *n {
+			return false
+		}
 	}
 	if int(s.count)%chunk == 0 {
 		s.chunks = append(s.chunks, make([]S, 0, chunk))
@@ -171,11 +183,14 @@ func (s *states[S]) add(n *S) bool {
 	last := &s.chunks[len(s.chunks)-1]
 	*last = append(*last, *n)
 	s.count++
-	*slot = s.count
+	s.slots[at] = slotOf{hash: hash, number: s.count}
 	if int(s.count) > len(s.slots)/2 {
-		s.slots = make([]int32, 2*len(s.slots))
-		for i := range s.count {
-			*s.slot(s.at(i)) = i + 1
+		old := s.slots
+		s.slots = make([]slotOf, 2*len(old))
+		for _, slot := range old {
+			if slot.number != 0 {
+				*s.free(slot.hash) = slot
+			}
 		}
 	}
 	return true
