@@ -71,7 +71,9 @@ func (x *clusterExplorer) tend(s *clusterState, i int, u uint8) {
 				n.readers[r].fresh = false
 			}
 			x.emit(&n, "daemon %d: has waited T_r for %d", i+1, u)
+			return
 		}
+		x.seen(&n, i, u)
 	case unclaimed:
 		x.claim(&n, i, u)
 	case lost:
@@ -82,6 +84,26 @@ func (x *clusterExplorer) tend(s *clusterState, i int, u uint8) {
 		x.emit(&n, "daemon %d: closes %d", i+1, u)
 	case closed:
 		x.begin(&n, i, u)
+		n = *s
+		x.seen(&n, i, u)
+	}
+}
+
+// seen notes that the latest daemon has looked since the slot was opened.
+func (x *clusterExplorer) seen(n *clusterState, i int, u uint8) {
+	if x.unseen || x.undone == 0 && x.opens < 2 {
+		return // nobody asks
+	}
+	for later := i + 1; later < x.daemons; later++ {
+		if n.daemons[later].pc != daemonOff {
+			return
+		}
+	}
+	for l := range x.slots {
+		if v := &n.slots[l]; (v.open || v.owner != 0) && !v.seen && (u == l && !x.perMaster || u == v.owner && x.perMaster) {
+			v.seen = true
+			x.emit(n, "daemon %d: has looked at %d", i+1, u)
+		}
 	}
 }
 

@@ -62,6 +62,7 @@ type trouble struct {
 	atOnce    bool             // they are moved in one step instead
 	failovers [maxServers]bool // one each
 	undone    uint8            // moves that are given up half-way
+	unseen    bool             // slots come home before any daemon has looked at HEAD
 	evictions uint8
 }
 
@@ -106,6 +107,7 @@ type server struct {
 type slot struct {
 	owner uint8
 	open  bool // records are being moved to the other server
+	seen  bool // since it was opened last, a daemon looked at HEAD, and has done what it does then
 }
 
 // believed is what a daemon knows of a slot's HEAD, or of a master's.
@@ -354,10 +356,10 @@ func (x *clusterExplorer) slot(s *clusterState, i uint8) {
 		return
 	}
 	if !s.slots[i].open {
-		if s.opens > 0 {
+		if s.opens > 0 && (from == 0 || x.unseen || s.slots[i].seen) { // slots begin on server 0
 			n := *s
 			n.opens--
-			n.slots[i].open = true
+			n.slots[i].open, n.slots[i].seen = true, false
 			x.emit(&n, "slot %d: is opened, to move from server %d to server %d", i, from, to)
 		}
 		// What is left over on the other server, after a promotion or a move that was given up, may be brought home.
@@ -372,13 +374,13 @@ func (x *clusterExplorer) slot(s *clusterState, i uint8) {
 	}
 	if len(items) == 0 {
 		n := *s
-		n.slots[i] = slot{owner: to}
+		n.slots[i].owner, n.slots[i].open = to, false
 		x.emit(&n, "slot %d: is server %d's", i, to)
 	}
-	if s.undone > 0 {
+	if s.undone > 0 && (x.unseen || s.slots[i].seen) {
 		n := *s
 		n.undone--
-		n.slots[i].open = false
+		n.slots[i].open, n.slots[i].seen = false, false
 		x.emit(&n, "slot %d: is closed, and stays server %d's", i, from)
 	}
 }
@@ -459,7 +461,7 @@ func (x *clusterExplorer) server(s *clusterState, i uint8) {
 		x.emit(&m, "server %d: the replica is promoted, and knows that the slot is open", i)
 		for l := range x.slots {
 			if n.slots[l].owner == i {
-				n.slots[l].open = false
+				n.slots[l].open, n.slots[l].seen = false, false
 			}
 		}
 	}
