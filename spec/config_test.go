@@ -10,6 +10,7 @@ type config struct {
 	daemons   int
 	readers   []readerKind
 	evictions uint8 // of the record or of HEAD
+	keysOnly  bool  // of the record
 	failovers uint8 // 0 or 1, to any older prefix
 	oldMaster bool  // it goes on answering readers until they come over
 	counts    uint8 // how often readers that do nothing else have the store count after a failover
@@ -24,6 +25,9 @@ type config struct {
 	forget    bool  // PostgreSQL may forget what was confirmed
 	safety    bool  // I3 is not asked for
 	early     bool  // D1: delivered transactions are fenced before they are visible
+	strict    bool  // the first transaction is a strict commit
+	unheard   bool  // its second fences may fail to reach the store
+	adds      bool  // D8: the entry's table joins the publication while transactions are open
 	script    bool  // D3: confirms are by script, not by UNLINK
 	without   without
 }
@@ -37,9 +41,10 @@ type readerKind struct {
 	joins   bool // R6: it waits for the other reader's load, as two readers of one process do
 	token   bool // it asks for a transaction whose COMMIT has returned
 	bounded bool // it asks for everything that was visible when it had the store count
+	session bool // it asks for everything that it has seen, in this key and in others
 }
 
-func (k readerKind) demands() bool { return k.token || k.bounded }
+func (k readerKind) demands() bool { return k.token || k.bounded || k.session }
 
 // standby reports whether any reader loads from one.
 func (c *config) standby() bool {
@@ -91,4 +96,10 @@ type without struct {
 	tickBefore      bool // D6: the count is read after the snapshot
 	tickID          bool // counts have no id
 	drawCount       bool // D6: a daemon that claims HEAD goes on with the count that it finds
+	fenceBefore     bool // a strict commit puts up no fences before COMMIT
+	fenceAgain      bool // nor after it
+	admission       bool // D8: a new table's entries go live at once
+	admitAgain      bool // D8: a daemon that takes over takes it that its predecessor has waited
+	merges          bool // a session knows only what its last read has seen
+	passed          bool // a session takes from a standby what Wc has not passed
 }

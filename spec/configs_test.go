@@ -5,6 +5,7 @@ func protocolConfigs() []config {
 	once, early := readerKind{runs: 1}, readerKind{runs: 1, early: true}
 	twice, standby, old := readerKind{runs: 2}, readerKind{runs: 1, standby: true}, readerKind{runs: 2, old: true}
 	joins, token, bounded := readerKind{runs: 1, joins: true}, readerKind{runs: 1, token: true}, readerKind{runs: 1, bounded: true}
+	session := readerKind{runs: 1, session: true}
 	configs := []config{
 		{name: "two writers, two readers", txs: 2, daemons: 1, readers: []readerKind{once, early}},
 		{name: "three writers", txs: 3, daemons: 1, readers: []readerKind{early}},
@@ -62,6 +63,19 @@ func protocolConfigs() []config {
 		{name: "two versions, two daemons", txs: 1, daemons: 2, readers: []readerKind{old}, versions: true, retires: 1},
 		{name: "two versions, failover", txs: 1, daemons: 1, readers: []readerKind{old}, versions: true, retires: 1, failovers: 1},
 		{name: "both, two versions", txs: 1, daemons: 1, readers: []readerKind{once, old}, versions: true, retires: 1, early: true, script: true},
+		{name: "a strict commit, eviction", txs: 1, daemons: 1, readers: []readerKind{twice, once}, strict: true, evictions: 1, keysOnly: true},
+		{name: "a strict commit, a waiter, eviction", txs: 1, daemons: 1, readers: []readerKind{once, joins}, strict: true, evictions: 1, keysOnly: true},
+		{name: "a strict commit that is not heard again", txs: 1, daemons: 1, readers: []readerKind{twice, once}, strict: true, unheard: true},
+		{name: "a strict commit and another writer, early fences", txs: 2, daemons: 1, readers: []readerKind{twice}, strict: true, early: true, script: true},
+		{name: "a strict commit, two daemons", txs: 1, daemons: 2, readers: []readerKind{twice}, strict: true},
+		{name: "a new table", txs: 2, daemons: 1, readers: []readerKind{early}, adds: true},
+		{name: "a new table, a standby", txs: 1, daemons: 1, readers: []readerKind{standby, once}, adds: true},
+		{name: "a new table, two daemons", txs: 1, daemons: 2, readers: []readerKind{once}, adds: true},
+		{name: "a new table, failover", txs: 1, daemons: 1, readers: []readerKind{once}, adds: true, failovers: 1},
+		{name: "a session", txs: 1, daemons: 1, readers: []readerKind{once, {runs: 2, session: true}}},
+		{name: "a session, a standby", txs: 1, daemons: 1, readers: []readerKind{standby, {runs: 2, session: true}}},
+		{name: "a session, failover", txs: 1, daemons: 1, readers: []readerKind{{runs: 2, session: true}}, failovers: 1, cached: true},
+		{name: "a session, names move", txs: 1, daemons: 1, readers: []readerKind{once, session}, moves: 1},
 		{name: "started empty", txs: 1, daemons: 2, readers: []readerKind{once}, empty: true},
 		{name: "started empty, failover", txs: 1, daemons: 1, readers: []readerKind{once}, empty: true, failovers: 1},
 	}
@@ -95,6 +109,15 @@ func protocolConfigs() []config {
 			config{name: "deep: the old master answers, two writers", txs: 2, daemons: 1, readers: []readerKind{twice}, failovers: 1, oldMaster: true},
 			config{name: "deep: tokens, the old master answers", txs: 1, daemons: 1, readers: []readerKind{once, token}, failovers: 1, oldMaster: true},
 			config{name: "deep: bounds, failover", txs: 1, daemons: 1, readers: []readerKind{{runs: 2, bounded: true}}, failovers: 1},
+			config{name: "deep: a strict commit, two evictions, early fences", txs: 1, daemons: 1, readers: []readerKind{twice, once}, strict: true, evictions: 2, keysOnly: true, early: true, script: true},
+			config{name: "deep: a strict commit, a waiter, another writer", txs: 2, daemons: 1, readers: []readerKind{once, joins}, strict: true, script: true},
+			config{name: "deep: a new table, two readers", txs: 2, daemons: 1, readers: []readerKind{once, early}, adds: true},
+			config{name: "deep: a new table, a standby", txs: 2, daemons: 1, readers: []readerKind{standby}, adds: true},
+			config{name: "deep: a new table, two daemons, failover", txs: 1, daemons: 2, readers: []readerKind{once}, adds: true, failovers: 1},
+			config{name: "deep: a session, two writers", txs: 2, daemons: 1, readers: []readerKind{once, session}},
+			config{name: "deep: a session, a standby, two writers", txs: 2, daemons: 1, readers: []readerKind{standby, session}},
+			config{name: "deep: a session, failover", txs: 1, daemons: 1, readers: []readerKind{once, {runs: 2, session: true}}, failovers: 1},
+			config{name: "deep: a session, two daemons, failover", txs: 1, daemons: 2, readers: []readerKind{{runs: 2, session: true}}, failovers: 1, cached: true},
 			config{name: "deep: a standby, two daemons", txs: 2, daemons: 2, readers: []readerKind{standby}},
 			config{name: "deep: two daemons, two readers", txs: 1, daemons: 2, readers: []readerKind{once, early}},
 			config{name: "deep: two daemons, failover, the log forgets", txs: 1, daemons: 2, readers: []readerKind{early}, failovers: 1, forget: true},

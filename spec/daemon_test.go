@@ -18,11 +18,17 @@ const (
 	daemonMoveCompare
 	daemonMoveRoster
 	daemonMoveHead
-	daemonDown // stepped down
+	daemonDown  // stepped down
+	daemonBatch // of a cluster: it deals with a batch
 )
 
 // A daemon that moved names waits before it advances; the flag lies in its pc's high bit so that work goes on.
 const waiting uint8 = 1 << 7
+
+type (
+	goOnDaemon = func(pc uint8) (*state, *daemon)
+	emitDaemon = func(n *state, format string, args ...any)
+)
 
 // newest reports whether no later daemon has taken the slot.
 func (x *explorer) newest(s *state, i int) bool {
@@ -134,6 +140,9 @@ func (x *explorer) daemon(s *state, i int) {
 			m.other, m.retiring, m.rev = 0, true, x.revision(n)
 			emit(n, "retires the version under name %d, revision %d", d.other-1, m.rev)
 		}
+		if x.adds {
+			x.admit(s, &d, to, emit)
+		}
 		if x.forget && s.slot < d.wc && x.newest(s, i) {
 			n, _ := to(daemonIdle)
 			n.slot = d.wc
@@ -242,7 +251,7 @@ func (x *explorer) daemon(s *state, i int) {
 			outcome = fence.Mismatch
 		default:
 			n.redis.rosterGen, n.redis.rosterTerm, n.redis.rosterRev, n.redis.rosterName = d.gen, d.term, d.rev, d.name
-			n.redis.rosterOther = d.other
+			n.redis.rosterOther, n.redis.suspended = d.other, x.adds && !d.admitted
 		}
 		judge(n, m, outcome, x.say("writes ROSTER, revision %d, name %d", d.rev, d.name))
 	case daemonMoveHead:
@@ -357,7 +366,7 @@ func (x *explorer) rewrite(n *state, m *daemon) {
 	}
 }
 
-func (x *explorer) claim(s *state, i int, to func(uint8) (*state, *daemon), emit func(*state, string, ...any)) {
+func (x *explorer) claim(s *state, i int, to goOnDaemon, emit emitDaemon) {
 	d := &s.daemons[i]
 	n, m := to(daemonIdle)
 	shard, outcome := fence.Claim(x.shard(&n.redis), x.terms[d.term])
@@ -371,7 +380,7 @@ func (x *explorer) claim(s *state, i int, to func(uint8) (*state, *daemon), emit
 		r := &n.redis
 		*m = daemon{
 			pc: daemonIdle, term: d.term, gen: r.gen, rev: r.rev, name: r.rosterName, other: r.rosterOther, wc: r.wc, replid: r.replid,
-			done: n.upTo(r.wc), epoch: s.epoch,
+			done: n.upTo(r.wc), epoch: s.epoch, admitted: !r.suspended || x.without.admitAgain && s.published,
 		}
 		x.drawCount(n)
 		if x.without.forgetDone {
@@ -409,13 +418,13 @@ func (x *explorer) drawCount(n *state) {
 }
 
 // gate takes a batch out of the first commits in the log: what was delivered by now.
-func (x *explorer) gate(s *state, d *daemon, delivered uint8, wait bool, to func(uint8) (*state, *daemon), emit func(*state, string, ...any)) {
-	batch := s.upTo(delivered) &^ d.done
+func (x *explorer) gate(s *state, d *daemon, delivered uint8, wait bool, to goOnDaemon, emit emitDaemon) {
+	batch := s.upTo(delivered) &^ d.done &^ s.missed
 	if !x.without.gate {
 		batch &= s.visible
 	}
 	advance := d.wc
-	for advance < delivered && (d.done | batch).has(s.log[advance]) {
+	for advance < delivered && (d.done | batch | s.missed).has(s.log[advance]) {
 		advance++
 	}
 	if wait {

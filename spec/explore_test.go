@@ -17,14 +17,14 @@ func check(s *state) string {
 		return ""
 	}
 	confirmed := s.upTo(r.wc)
-	if missing := confirmed &^ r.confirmed; missing != 0 {
+	if missing := confirmed &^ s.missed &^ r.confirmed; missing != 0 {
 		return fmt.Sprintf("I1: Wc is %d, but %03b was not confirmed in this history", r.wc, missing)
 	}
-	if missing := confirmed &^ s.visible; missing != 0 {
+	if missing := confirmed &^ s.missed &^ s.visible; missing != 0 {
 		return fmt.Sprintf("I1: Wc is %d, but %03b is not visible", r.wc, missing)
 	}
 	// A name is live while ROSTER and HEAD agree. What readers of an earlier roster may still do is judged when they serve.
-	if r.rosterGen == r.gen && r.rosterRev == r.rev {
+	if r.rosterGen == r.gen && r.rosterRev == r.rev && !r.suspended {
 		broken := ""
 		live(r.rosterName, r.rosterOther, func(name uint8) {
 			v := &r.records[name]
@@ -43,8 +43,8 @@ func checkEnd(x *explorer, s *state) string {
 	if !r.found || s.flushed != x.txs || r.wc != s.flushed {
 		return fmt.Sprintf("I3: nothing more happens, and Wc is %d of %d", r.wc, x.txs)
 	}
-	if r.rosterGen != r.gen || r.rosterRev != r.rev {
-		return "I3: nothing more happens, and HEAD and roster differ"
+	if r.rosterGen != r.gen || r.rosterRev != r.rev || r.suspended {
+		return "I3: nothing more happens, and HEAD and roster differ, or nothing is live"
 	}
 	return ""
 }
@@ -56,20 +56,33 @@ type result struct {
 	limit  bool     // not all states were seen
 }
 
-// explore visits every state that can be reached, breadth first, so that a trace to a broken invariant is a shortest.
+// explore visits every state of the protocol's model.
 func explore(c config, limit int) result {
+	x := &explorer{config: c, tables: newTables()}
+	return search(x.initial(), limit, func(s *state, naming bool, yield func(n *state, action, broken string)) {
+		x.yield, x.naming = yield, naming
+		x.steps(s)
+	}, check, func(s *state) string {
+		if c.safety {
+			return ""
+		}
+		return checkEnd(x, s)
+	})
+}
+
+// search visits every state that can be reached, breadth first, so that a trace to a broken invariant is a shortest. steps
+// yields every state that one step leads to, and says what it did when naming is set; atEnd judges states without any.
+func search[S comparable](
+	first S, limit int, steps func(s *S, naming bool, yield func(n *S, action, broken string)), check, atEnd func(*S) string,
+) result {
 	type origin struct {
 		from  int32
 		place int32 // among the steps of from
 	}
-	x := &explorer{config: c, tables: newTables()}
-	first := x.initial()
-	states := newStates()
+	states := newStates[S]()
 	states.add(&first)
 	origins := []origin{{from: -1}}
-	var broken string
 	trace := func(at int32) []string {
-		x.naming = true
 		var places []origin
 		for ; origins[at].from >= 0; at = origins[at].from {
 			places = append(places, origins[at])
@@ -77,14 +90,13 @@ func explore(c config, limit int) result {
 		var lines []string
 		for _, taken := range slices.Backward(places) {
 			n := int32(0)
-			x.yield = func(_ *state, action, _ string) {
+			s := *states.at(taken.from)
+			steps(&s, true, func(_ *S, action, _ string) {
 				if n == taken.place {
 					lines = append(lines, action)
 				}
 				n++
-			}
-			s := *states.at(taken.from)
-			x.steps(&s)
+			})
 		}
 		return lines
 	}
@@ -94,8 +106,8 @@ func explore(c config, limit int) result {
 			return result{states: int(states.count), limit: true}
 		}
 		s := *states.at(at)
-		place, last := int32(0), int32(-1)
-		x.yield = func(n *state, _, wrong string) {
+		place, last, broken := int32(0), int32(-1), ""
+		steps(&s, false, func(n *S, _, wrong string) {
 			here := place
 			place++
 			if broken != "" {
@@ -111,12 +123,9 @@ func explore(c config, limit int) result {
 			if wrong != "" {
 				broken, last = wrong, int32(len(origins)-1)
 			}
-		}
-		x.steps(&s)
-		if place == 0 && !c.safety {
-			if broken = checkEnd(x, &s); broken != "" {
-				last = at
-			}
+		})
+		if place == 0 {
+			broken, last = atEnd(&s), at
 		}
 		if broken != "" {
 			return result{states: int(states.count), broken: broken, trace: trace(last)}
@@ -127,46 +136,61 @@ func explore(c config, limit int) result {
 }
 
 // states is the set of all states seen, each with its number. A map would hold every state twice.
-type states struct {
-	chunks [][]state
-	slots  []int32 // numbers of states by their hash, plus one
+type states[S comparable] struct {
+	chunks [][]S
+	slots  []slotOf // by hash
 	count  int32
 	seed   maphash.Seed
 }
 
-const chunk = 1 << 14
+// slotOf has so much of a state's hash that others are seldom looked at, and growing looks at none.
+type slotOf struct {
+	hash   uint32
+	number int32 // plus one; 0: free
+}
 
-func newStates() *states { return &states{slots: make([]int32, 1<<12), seed: maphash.MakeSeed()} }
+const chunk = 1 << 11
 
-func (s *states) at(i int32) *state { return &s.chunks[i/chunk][i%chunk] }
+func newStates[S comparable]() *states[S] {
+	return &states[S]{slots: make([]slotOf, 1<<12), seed: maphash.MakeSeed()}
+}
 
-// slot is where the state is, or belongs.
-func (s *states) slot(n *state) *int32 {
-	mask := uint64(len(s.slots) - 1)
-	for at := maphash.Comparable(s.seed, *n) & mask; ; at = (at + 1) & mask {
-		if i := s.slots[at]; i == 0 || *s.at(i - 1) == *n {
-			return &s.slots[at]
-		}
+func (s *states[S]) at(i int32) *S { return &s.chunks[i/chunk][i%chunk] }
+
+// free is a place for a hash that is not there yet.
+func (s *states[S]) free(hash uint32) *slotOf {
+	mask := uint32(len(s.slots) - 1)
+	at := hash & mask
+	for s.slots[at].number != 0 {
+		at = (at + 1) & mask
 	}
+	return &s.slots[at]
 }
 
 // add reports whether the state is new.
-func (s *states) add(n *state) bool {
-	slot := s.slot(n)
-	if *slot != 0 {
-		return false
+func (s *states[S]) add(n *S) bool {
+	hash := uint32(maphash.Comparable(s.seed, *n))
+	mask := uint32(len(s.slots) - 1)
+	at := hash & mask
+	for ; s.slots[at].number != 0; at = (at + 1) & mask {
+		if s.slots[at].hash == hash && *s.at(s.slots[at].number - 1) == *n {
+			return false
+		}
 	}
 	if int(s.count)%chunk == 0 {
-		s.chunks = append(s.chunks, make([]state, 0, chunk))
+		s.chunks = append(s.chunks, make([]S, 0, chunk))
 	}
 	last := &s.chunks[len(s.chunks)-1]
 	*last = append(*last, *n)
 	s.count++
-	*slot = s.count
+	s.slots[at] = slotOf{hash: hash, number: s.count}
 	if int(s.count) > len(s.slots)/2 {
-		s.slots = make([]int32, 2*len(s.slots))
-		for i := range s.count {
-			*s.slot(s.at(i)) = i + 1
+		old := s.slots
+		s.slots = make([]slotOf, 2*len(old))
+		for _, slot := range old {
+			if slot.number != 0 {
+				*s.free(slot.hash) = slot
+			}
 		}
 	}
 	return true

@@ -39,7 +39,7 @@ func (x *explorer) reader(s *state, i int) {
 	// over ends a read.
 	over := func() (*state, *reader) {
 		n, m := to(readerIdle)
-		*m = reader{runs: r.runs - 1, token: r.token, gen: r.gen, rev: r.rev, name: r.name, fresh: r.fresh, behind: r.behind}
+		*m = x.next(i, &r)
 		return n, m
 	}
 	head := func(m *reader) {
@@ -98,7 +98,7 @@ func (x *explorer) reader(s *state, i int) {
 		v := x.record(s.at(i).records[r.name])
 		if v.State.Live() {
 			n, m := to(readerAccept)
-			m.cov, m.must = s.at(i).records[r.name].cov, s.upTo(s.at(i).promised)
+			m.cov, m.must = s.at(i).records[r.name].cov, s.upTo(s.at(i).promised)|s.sure
 			emit(n, "", "GET under name %d: a value that saw %03b", r.name, m.cov)
 			return
 		}
@@ -116,6 +116,9 @@ func (x *explorer) reader(s *state, i int) {
 		if r.must&^r.cov != 0 {
 			emit(n, "a value was served without what was confirmed before it was read", "serves a value that saw %03b, must see %03b", r.cov, r.must)
 			return
+		}
+		if kind.session {
+			x.remembers(&n.readers[i], &r)
 		}
 		emit(n, "", "serves")
 	case readerLease:
@@ -208,6 +211,15 @@ func (x *explorer) reader(s *state, i int) {
 	}
 }
 
+// next is a reader after its read.
+func (x *explorer) next(i int, r *reader) reader {
+	n := reader{runs: r.runs - 1, token: r.token, gen: r.gen, rev: r.rev, name: r.name, fresh: r.fresh, behind: r.behind}
+	if x.readers[i].session {
+		n.must, n.saw, n.seen = r.must, r.saw, r.seen
+	}
+	return n
+}
+
 // floor is the HEAD that a reader has read. Positions are one higher here: a standby at 0 has a coverage too.
 func (x *explorer) floor(r *reader) fence.Head {
 	return fence.Head{Generation: x.generations[r.gen], Si: x.snapshots[r.headSi], Wi: mvcc.LSN(r.headWi) + 1}
@@ -238,6 +250,9 @@ func (x *explorer) confirmRoster(s *state, i int, to goOn, emit emit) {
 		m.fresh = true
 		if !same {
 			m.gen, m.rev, m.name = s.at(i).gen, s.at(i).rev, s.at(i).rosterName
+			if s.at(i).suspended {
+				m.name = noName
+			}
 			if x.readers[i].old {
 				m.name = noName
 				if s.at(i).rosterOther != 0 {
@@ -253,7 +268,7 @@ func (x *explorer) confirmRoster(s *state, i int, to goOn, emit emit) {
 func (x *explorer) join(s *state, i int, to goOn, emit emit) {
 	n, m := to(readerWaitHead)
 	other := &s.readers[1-i]
-	m.flight, m.fences, m.must = uint8(1-i)+1, s.at(i).records[m.name].fences, s.upTo(s.at(i).promised)
+	m.flight, m.fences, m.must = uint8(1-i)+1, s.at(i).records[m.name].fences, s.upTo(s.at(i).promised)|s.sure
 	if other.pc == readerFill {
 		m.cov, m.claim, m.replay, m.have = other.cov, other.claim, other.replay, true
 	}
@@ -300,6 +315,10 @@ func (x *explorer) demand(s *state, i int, to goOn, emit emit) {
 	if x.without.headBeforeKey {
 		first = readerValue
 	}
+	if x.readers[i].session {
+		x.session(s, i, to, emit)
+		return
+	}
 	if x.readers[i].bounded {
 		n, m := to(readerCount)
 		m.must = s.visible
@@ -343,6 +362,9 @@ func (x *explorer) vouch(s *state, i int, to goOn, over endIt, emit emit) {
 			return
 		}
 		m.headWc, m.headSa, m.replid = s.at(i).wc, s.at(i).sa, s.at(i).replid
+		if x.readers[i].session {
+			m.headSi = s.at(i).si
+		}
 		if r.pc != first {
 			x.proved(n, i)
 		}
@@ -370,12 +392,19 @@ func (x *explorer) proved(n *state, i int) {
 		m.pc = readerAccept
 		return
 	}
+	if x.readers[i].session { // it would load; what it sees then is what a load of another key shows
+		*m = x.next(i, m)
+		return
+	}
 	m.have, m.cov, m.claim, m.replay, m.must = false, 0, 0, 0, 0
 	m.after, m.at, m.asked, m.headWc, m.headSa, m.replid = 0, 0, tick{}, 0, view{}, 0
 }
 
 // vouched reports whether HEAD proves that the value has what is asked for.
 func (x *explorer) vouched(m *reader) bool {
+	if m.seen {
+		return x.follows(m)
+	}
 	if m.after == 0 {
 		head, asked := x.tick(m.headSa.tick), x.tick(m.asked)
 		if x.without.tickID {

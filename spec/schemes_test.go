@@ -55,30 +55,31 @@ type schemeResult struct {
 
 // exploreScheme visits every state, breadth first, until one is found that must not be.
 func exploreScheme(x *schemeExplorer) schemeResult {
-	first := schemeState{}
-	known := map[schemeState]struct{}{first: {}}
-	states, origins := []schemeState{first}, []int{-1}
-	for at := 0; at < len(states); at++ {
-		s, over := states[at], true
+	states := newStates[schemeState]()
+	states.add(&schemeState{})
+	origins := []int32{-1}
+	at := int32(0) // not a range: states grows on the way
+	for at < states.count {
+		s, over := *states.at(at), true
 		x.yield = func(n schemeState, _ string) {
 			over = false
-			if _, ok := known[n]; !ok {
-				known[n] = struct{}{}
-				states, origins = append(states, n), append(origins, at)
+			if states.add(&n) {
+				origins = append(origins, at)
 			}
 		}
 		x.steps(s)
 		if found := x.judge(&s, over); found != fine {
-			r := schemeResult{verdict: found, states: len(states)}
+			r := schemeResult{verdict: found, states: int(states.count)}
 			for i := at; origins[i] >= 0; i = origins[i] {
-				r.trace = append(r.trace, x.between(states[origins[i]], states[i]))
+				r.trace = append(r.trace, x.between(*states.at(origins[i]), *states.at(i)))
 			}
 			slices.Reverse(r.trace)
 			return r
 		}
 		x.faults(s)
+		at++
 	}
-	return schemeResult{states: len(states)}
+	return schemeResult{states: int(states.count)}
 }
 
 // between names a step that leads from one state to the next.

@@ -67,6 +67,7 @@ type store struct {
 	rosterGen, rosterTerm uint8
 	rosterRev, rosterName uint8
 	rosterOther           uint8 // the second live name, plus one; 0: there is none
+	suspended             bool  // D8: the roster has no live name yet
 	records               [maxNames]record
 	sa                    view // what of it HEAD says
 	count                 tick
@@ -81,6 +82,9 @@ type daemon struct {
 	gen, rev, name uint8
 	other          uint8 // the second live name, plus one; 0: there is none
 	retiring       bool  // the move under way takes it out of the roster
+	admits         bool  // D8: it waits until the transactions are over that
+	open           uint8 // had begun, the first so many, when the table was in the publication
+	admitted       bool  // and now they are
 	wc, replid     uint8
 	done           set // confirmed, perhaps out of order
 	early          set // fenced early
@@ -100,7 +104,7 @@ type reader struct {
 	fresh          bool  // confirmed within T_r
 	behind         bool  // it is connected to the old master, which goes on answering
 	cov            set   // what the load saw, or the value that a GET found
-	must           set   // what the promise of this read is about
+	must           set   // what the promise of this read is about, or of a whole session
 	headFound      bool  // HEAD as read
 	headSi         set
 	headWi         uint8
@@ -113,6 +117,8 @@ type reader struct {
 	headWc, replid uint8
 	headSa         view
 	asked          tick
+	saw            set  // a session: what it has seen,
+	seen           bool // if anything
 }
 
 // state is a node of the graph. It is comparable, and holds nothing by reference.
@@ -133,6 +139,10 @@ type state struct {
 	ids              uint8 // of counts
 	counts           uint8 // by readers that do nothing else, still to come
 	names, gens      uint8 // drawn so far; never drawn again
+	fenced, sure     set   // strict commits: before COMMIT, and after it
+	published        bool  // D8: the table is in the publication,
+	began            uint8 // so many transactions have begun,
+	missed           set   // and these are not in the log, as far as the table goes
 	revs             uint8
 	daemons          [2]daemon
 	readers          [2]reader

@@ -40,6 +40,7 @@ func (x *explorer) initial() state {
 	s.redis = store{found: true, gen: 1, term: 1, rev: 1, rosterGen: 1, rosterTerm: 1, rosterRev: 1}
 	d.pc, d.gen, d.rev = daemonIdle, 1, 1
 	s.redis.records[0].live = x.cached
+	s.redis.suspended = x.adds
 	if x.versions {
 		d.other = x.draw(&s) + 1
 		s.redis.rosterOther = d.other
@@ -72,6 +73,9 @@ func (x *explorer) steps(s *state) {
 func (x *explorer) writer(s *state) {
 	for tx := range x.txs {
 		end := s.end(tx)
+		if x.adds && !x.begins(s, tx) || x.strict && tx == 0 && !x.fences(s, tx) {
+			continue
+		}
 		if x.crashes > 0 && end == 0 && !s.visible.has(tx) {
 			n := *s
 			n.visible |= 1 << tx
@@ -111,7 +115,7 @@ func (x *explorer) faults(s *state) {
 				x.yield(&n, x.say("redis: evicts the record under name %d", name), "")
 			}
 		}
-		if s.redis.found {
+		if s.redis.found && !x.keysOnly {
 			n := *s
 			n.evictions--
 			n.redis.dropHead()

@@ -12,6 +12,7 @@ func TestEachPieceIsNeeded(t *testing.T) {
 	once, early := readerKind{runs: 1}, readerKind{runs: 1, early: true}
 	twice, standby, old := readerKind{runs: 2}, readerKind{runs: 1, standby: true}, readerKind{runs: 2, old: true}
 	joins, token, bounded := readerKind{runs: 1, joins: true}, readerKind{runs: 1, token: true}, readerKind{runs: 1, bounded: true}
+	session := readerKind{runs: 2, session: true}
 	tests := []struct {
 		config
 		want string // the invariant that breaks
@@ -142,6 +143,37 @@ func TestEachPieceIsNeeded(t *testing.T) {
 		{config{
 			name: "D6: a count that goes on after a failover, as the old master's does", txs: 1, daemons: 1, readers: []readerKind{bounded},
 			failovers: 1, oldMaster: true, counts: 1, cached: true, without: without{drawCount: true},
+		}, "served"},
+		{config{
+			name: "a strict commit: no fences before COMMIT", txs: 1, daemons: 1, readers: []readerKind{twice}, strict: true, unheard: true,
+			without: without{fenceBefore: true},
+		}, "served"},
+		{config{
+			name: "a strict commit: no fences after COMMIT", txs: 1, daemons: 1, readers: []readerKind{twice}, strict: true, evictions: 1, keysOnly: true,
+			without: without{fenceAgain: true},
+		}, "served"},
+		{config{
+			name: "T21: a new table's entries are live at once", txs: 1, daemons: 1, readers: []readerKind{once}, adds: true,
+			without: without{admission: true},
+		}, "I2"},
+		{config{
+			name: "D8: a daemon that takes over does not wait", txs: 1, daemons: 2, readers: []readerKind{once}, adds: true,
+			without: without{admitAgain: true},
+		}, "I2"},
+		{config{
+			name: "D8: the floor of an entry that goes live", txs: 1, daemons: 1, readers: []readerKind{standby}, adds: true,
+			without: without{moveFloor: true},
+		}, "I2"},
+		{config{
+			name: "sessions: what was seen is not merged", txs: 1, daemons: 1, readers: []readerKind{session}, failovers: 1, cached: true,
+			without: without{merges: true},
+		}, "served"},
+		{config{
+			name: "sessions: a standby's value that Wc has not passed", txs: 1, daemons: 1, readers: []readerKind{standby, session},
+			without: without{passed: true},
+		}, "served"},
+		{config{
+			name: "sessions: Sa before the log was read so far", txs: 1, daemons: 1, readers: []readerKind{once, session}, without: without{saWaits: true},
 		}, "served"},
 	}
 	for _, tt := range tests {
