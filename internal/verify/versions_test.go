@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/pgtest"
 	"github.com/freshet/freshet/internal/verify"
@@ -72,14 +71,14 @@ func TestEntryThatCodeLoads(t *testing.T) {
     depends_on: [{table: items, key: "{g}"}]
 `)
 	loaded := 0
-	load := func(ctx context.Context, tx pgx.Tx) (payload []byte, found bool, err error) {
+	load := func(ctx context.Context, q pgload.Querier) (payload []byte, found bool, err error) {
 		var n int
-		err = tx.QueryRow(ctx, "SELECT count(*) FROM items WHERE g = 1").Scan(&n)
+		err = q.QueryRow(ctx, "SELECT count(*) FROM items WHERE g = 1").Scan(&n)
 		loaded++
 		return fmt.Appendf(nil, `{"at": %d, "n": %d.0}`, loaded, n), n > 0, err
 	}
-	list := func(ctx context.Context, tx pgx.Tx) (payload []byte, found bool, err error) {
-		err = tx.QueryRow(ctx, "SELECT json_agg(json_build_object('v', v) ORDER BY id DESC)::text FROM items WHERE g = 1").Scan(&payload)
+	list := func(ctx context.Context, q pgload.Querier) (payload []byte, found bool, err error) {
+		err = q.QueryRow(ctx, "SELECT json_agg(json_build_object('v', v) ORDER BY id DESC)::text FROM items WHERE g = 1").Scan(&payload)
 		return payload, true, err
 	}
 	name := r.fillBy("size", load, "1", "x")
