@@ -96,32 +96,35 @@ func (r *Reader) miss(ctx context.Context, w *want) (v Value, again bool, err er
 			asking = patient //nolint:fatcontext // made above, once
 			r.stats.waits.Add(1)
 		}
-		if f := r.flight(reply.Holder); f != nil {
-			v, fits, err := r.join(ctx, w, f, &reply)
-			switch {
-			case err != nil || fits:
-				return v, false, err
-			case vain || !f.lost():
-				v, err = r.alone(ctx, w, notCovered)
-				return v, false, err
-			}
-			vain = true // once: its lease is gone, and one of all who waited for it loads for the others
-			continue
-		}
-		if reply.Record.State.Live() { // nothing shows when the other's load is over
+		f := r.flight(reply.Holder)
+		if f == nil && reply.Record.State.Live() { // nothing shows when the other's load is over
 			v, err = r.alone(ctx, w, busyElsewhere)
 			return v, false, err
 		}
-		record, err := r.poll(patient, w.name, reply.Holder)
-		switch {
-		case err != nil:
-			v, err = r.unasked(ctx, patient, w, err)
-			return v, false, err
-		case record.State.Live() && w.n != nil:
-			return Value{}, true, nil // to be judged by a HEAD that is read before it
-		case record.State.Live():
-			return r.found(w, record, &reply.Head)
+		if f == nil {
+			var record fence.Record
+			record, f, err = r.poll(patient, w.name, reply.Holder)
+			switch {
+			case err != nil:
+				v, err = r.unasked(ctx, patient, w, err)
+				return v, false, err
+			case record.State.Live() && w.n != nil:
+				return Value{}, true, nil // to be judged by a HEAD that is read before it
+			case record.State.Live():
+				return r.found(w, record, &reply.Head)
+			case f == nil:
+				continue
+			}
 		}
+		v, fits, err := r.join(ctx, w, f, &reply)
+		switch {
+		case err != nil || fits:
+			return v, false, err
+		case vain || !f.lost():
+			v, err = r.alone(ctx, w, notCovered)
+			return v, false, err
+		}
+		vain = true // once: its lease is gone, and one of all who waited for it loads for the others
 	}
 }
 
@@ -204,6 +207,16 @@ func (f *flight) wait(ctx context.Context, timer *time.Timer) error {
 	}
 }
 
+// over waits until the row is stored, or is not.
+func (f *flight) over(ctx context.Context) error {
+	select {
+	case <-f.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // lost reports whether the flight is over, and an invalidation kept its row from being stored: its lease is gone.
 func (f *flight) lost() bool {
 	select {
@@ -224,8 +237,9 @@ func (f *flight) knows(fences []fence.Stamp) bool {
 	return true
 }
 
-// poll looks at the key until it is live, or until its holder's lease is gone: then the next LEASE may be granted.
-func (r *Reader) poll(ctx context.Context, name string, holder fence.Token) (fence.Record, error) {
+// poll looks at the key until it is live, or until its holder's lease is gone: then the next LEASE may be granted. Or until
+// the holder turns out to be a flight of this process, whose reader had its answer later than we had ours.
+func (r *Reader) poll(ctx context.Context, name string, holder fence.Token) (fence.Record, *flight, error) {
 	pause := firstPause
 	look := time.NewTimer(pause)
 	defer look.Stop()
@@ -233,18 +247,21 @@ func (r *Reader) poll(ctx context.Context, name string, holder fence.Token) (fen
 		select {
 		case <-look.C:
 		case <-ctx.Done():
-			return fence.Record{}, ctx.Err()
+			return fence.Record{}, nil, ctx.Err()
+		}
+		if f := r.flight(holder); f != nil {
+			return fence.Record{}, f, nil
 		}
 		text, err := r.store.Read(ctx, name)
 		if err != nil {
-			return fence.Record{}, err
+			return fence.Record{}, nil, err
 		}
 		record, err := fence.ParseRecord(text)
 		if err != nil {
 			record = fence.Record{} // not there, or not a record: the next LEASE is granted
 		}
 		if record.State.Live() || record.Lease.Token != holder {
-			return record, nil
+			return record, nil, nil
 		}
 		pause = min(2*pause, longestPause)
 		look.Reset(pause)

@@ -67,7 +67,11 @@ func (r *Reader) refreshNow(ctx context.Context, e *declared, key Key, load Load
 		reply, err := r.store.Lease(ctx, name, token, e.LoadTimeout+leaseMargin)
 		for err == nil && !reply.Granted {
 			// Whoever is loading may have begun before the change.
-			if _, err = r.poll(ctx, name, reply.Holder); err == nil {
+			var f *flight
+			if _, f, err = r.poll(ctx, name, reply.Holder); f != nil {
+				err = f.over(ctx)
+			}
+			if err == nil {
 				token = newToken()
 				reply, err = r.store.Lease(ctx, name, token, e.LoadTimeout+leaseMargin)
 			}
@@ -80,10 +84,8 @@ func (r *Reader) refreshNow(ctx context.Context, e *declared, key Key, load Load
 		if err != nil {
 			return err
 		}
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := f.over(ctx); err != nil {
+			return err
 		}
 		switch {
 		case f.err != nil:

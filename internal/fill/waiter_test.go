@@ -116,6 +116,42 @@ func TestWaiterReadsAHigherFloor(t *testing.T) {
 	}
 }
 
+// TestLeaseThatIsNotKnownYet: a reader is told of a lease before the reader of its own process that it was granted to hears of
+// it. It takes that one's row, and not another process's that it would have to watch for.
+func TestLeaseThatIsNotKnownYet(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	var leases atomic.Int64
+	granted, known := make(chan struct{}), make(chan struct{})
+	v := newValve()
+	loader := &slow{Loader: w.loader, before: v.pass}
+	r := w.reader(&hooks{Store: w.store, afterCall: func(string) {
+		if leases.Add(1) == 1 {
+			close(granted)
+			<-known
+		}
+	}}, loader)
+	first := background(t.Context(), r, "1")
+	<-granted
+	second := background(t.Context(), r, "1")
+	eventually(t, waiting(r, 1))
+	close(known)
+	<-v.reached
+	pause(t, 2*longestLook) // for the second one to look once more
+	close(v.open)
+	for _, done := range []<-chan answer{first, second} {
+		if a := <-done; a.err != nil || a.value.Status != fill.Miss || string(a.value.Payload) != price(1, 10) {
+			t.Errorf("got %s %+v, %v", a.value.Payload, a.value, a.err)
+		}
+	}
+	if s := r.Stats(); loader.count.Load() != 1 || s.Joins != 1 {
+		t.Errorf("%d loads, Stats = %+v", loader.count.Load(), s)
+	}
+}
+
+// longestLook is how long a reader lets pass between two looks at a key that somebody else loads.
+const longestLook = 50 * time.Millisecond
+
 // TestCrowdThatMayNotJoinIsOneLoad: readers that saw a fence which the flight does not know come at the same time, and one
 // load that begins after all of them came does for all.
 func TestCrowdThatMayNotJoinIsOneLoad(t *testing.T) {

@@ -197,7 +197,7 @@ func TestGaps(t *testing.T) {
 		{
 			name:    "the publication is dropped while the daemon runs",
 			running: func(r *rig) { r.exec(`DROP PUBLICATION freshet`, `UPDATE items SET v = 'unseen' WHERE id = 1`) },
-			cause:   "the log has a gap: the replication slot or the publication does not exist",
+			cause:   "the log has a gap: the ", // replication slot or the publication does not exist; from 18 on: server does not send everything
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
