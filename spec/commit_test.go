@@ -49,29 +49,29 @@ func (x *explorer) begins(s *state, tx uint8) bool {
 }
 
 // admit is D8: the entry's table joins the publication; when everything is over that had begun by then, the entry goes live.
-func (x *explorer) admit(s *state, d *daemon, to goOnDaemon, emit emitDaemon) {
-	if !s.published {
-		n, _ := to(daemonIdle)
-		n.published, n.missed = true, 1<<s.began-1
-		emit(n, "adds the table to the publication; the log lacks %03b", n.missed)
+func (t *turn) admit() {
+	if !t.s.published {
+		n, _ := t.to(daemonIdle)
+		n.published, n.missed = true, 1<<t.s.began-1
+		t.emit(n, "adds the table to the publication; the log lacks %03b", n.missed)
 		return
 	}
-	if d.admitted {
+	if t.d.admitted {
 		return
 	}
-	if !d.admits {
-		n, m := to(daemonIdle)
-		m.admits, m.open = true, s.began
-		emit(n, "waits until the first %d transactions are over", s.began)
+	if !t.d.admits {
+		n, m := t.to(daemonIdle)
+		m.admits, m.open = true, t.s.began
+		t.emit(n, "waits until the first %d transactions are over", t.s.began)
 		return
 	}
-	if over := set(1)<<d.open - 1; over&^s.visible == 0 || x.without.admission {
+	if over := set(1)<<t.d.open - 1; over&^t.s.visible == 0 || t.without.admission {
 		first := daemonMoveIntent
-		if x.without.moveFloor {
+		if t.without.moveFloor {
 			first = daemonMoveCompare
 		}
-		n, m := to(first)
-		m.admits, m.open, m.admitted, m.name, m.rev = false, 0, true, x.draw(n), x.revision(n)
-		emit(n, "has the entry live under name %d, revision %d", m.name, m.rev)
+		n, m := t.to(first)
+		m.admits, m.open, m.admitted, m.name, m.rev = false, 0, true, t.draw(n), t.revision(n)
+		t.emit(n, "has the entry live under name %d, revision %d", m.name, m.rev)
 	}
 }

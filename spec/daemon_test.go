@@ -25,10 +25,42 @@ const (
 // A daemon that moved names waits before it advances; the flag lies in its pc's high bit so that work goes on.
 const waiting uint8 = 1 << 7
 
-type (
-	goOnDaemon = func(pc uint8) (*state, *daemon)
-	emitDaemon = func(n *state, format string, args ...any)
-)
+// turn is a daemon's step from one state.
+type turn struct {
+	*explorer
+	s        *state
+	i        int
+	d        daemon
+	wait     bool // it has moved names, and has not waited yet
+	expected fence.Expected
+}
+
+// to is a copy of the state in which the daemon has gone on.
+func (t *turn) to(pc uint8) (*state, *daemon) {
+	n := *t.s
+	m := &n.daemons[t.i]
+	m.pc = pc | t.d.pc&waiting
+	return &n, m
+}
+
+func (t *turn) emit(n *state, format string, args ...any) {
+	t.yield(n, t.say("daemon %d: ", t.i+1)+t.say(format, args...), "")
+}
+
+// judge sends the daemon on by the answer to a write of HEAD.
+func (t *turn) judge(n *state, m *daemon, outcome fence.HeadOutcome, what string) {
+	switch outcome {
+	case fence.Mismatch:
+		m.pc = daemonClaim
+		if t.without.newGeneration && !n.redis.found {
+			t.rewrite(n, m)
+		}
+	case fence.Superseded:
+		*m = daemon{pc: daemonDown, term: m.term}
+	default:
+	}
+	t.emit(n, "%s: %s", what, outcome)
+}
 
 // newest reports whether no later daemon has taken the slot.
 func (x *explorer) newest(s *state, i int) bool {
@@ -40,231 +72,244 @@ func (x *explorer) newest(s *state, i int) bool {
 	return true
 }
 
+// daemon yields what a daemon may do next.
 func (x *explorer) daemon(s *state, i int) {
-	d := s.daemons[i]
-	wait := d.pc&waiting != 0
-	emit := func(n *state, format string, args ...any) {
-		x.yield(n, x.say("daemon %d: ", i+1)+x.say(format, args...), "")
+	t := &x.turn
+	*t = turn{explorer: x, s: s, i: i, d: s.daemons[i]}
+	d := &t.d
+	t.wait = d.pc&waiting != 0
+	if t.wait {
+		t.waited()
 	}
-	// to is a copy of the state in which the daemon has gone on.
-	to := func(pc uint8) (*state, *daemon) {
-		n := *s
-		m := &n.daemons[i]
-		m.pc = pc | d.pc&waiting
-		return &n, m
-	}
-	if wait {
-		n, m := to(d.pc &^ waiting)
-		m.pc &^= waiting
-		if !x.without.roster {
-			for r := range n.readers {
-				n.readers[r].fresh = false
-			}
-		}
-		if n.redis.found && n.redis.gen == d.gen {
-			n.redis.promised = n.redis.wc
-		}
-		emit(n, "has waited T_r")
-	}
-	expected := x.expected(&d)
-	if x.without.replid {
-		expected.Replid = x.replids[s.redis.replid]
-	}
-	// judge sends the daemon on by the answer to a write of HEAD.
-	judge := func(n *state, m *daemon, outcome fence.HeadOutcome, what string) {
-		switch outcome {
-		case fence.Mismatch:
-			m.pc = daemonClaim
-			if x.without.newGeneration && !n.redis.found {
-				x.rewrite(n, m)
-			}
-		case fence.Superseded:
-			*m = daemon{pc: daemonDown, term: m.term}
-		default:
-		}
-		emit(n, "%s: %s", what, outcome)
+	if t.expected = x.expected(d); x.without.replid {
+		t.expected.Replid = x.replids[s.redis.replid]
 	}
 	if d.epoch != s.epoch && (d.pc&^waiting == daemonIdle || d.pc&^waiting == daemonBegin) {
-		n, m := to(daemonClaim)
+		n, m := t.to(daemonClaim)
 		m.pc &^= waiting
-		emit(n, "has lost the database, and connects anew")
+		t.emit(n, "has lost the database, and connects anew")
 		return
 	}
 	switch d.pc &^ waiting {
 	case daemonOff:
-		n, m := to(daemonClaim)
+		n, m := t.to(daemonClaim)
 		m.term = uint8(i) + 1
 		if x.without.term {
 			m.term = 1
 		}
-		emit(n, "starts")
+		t.emit(n, "starts")
 	case daemonClaim:
-		x.claim(s, i, to, emit)
+		t.claim()
 	case daemonBegin:
-		n, m := to(daemonMoveCompare)
-		n.gens++
-		m.rev = x.revision(n)
-		shard, outcome := fence.Begin(x.shard(&n.redis), fence.Head{
-			Generation: x.generations[n.gens], Term: x.terms[d.term], Revision: uint64(m.rev),
-			Wi: mvcc.LSN(n.slot), Wc: mvcc.LSN(n.slot), Si: x.snapshots[n.visible],
-		})
-		if outcome == fence.Applied {
-			x.write(&n.redis, shard)
-			n.redis.confirmed, n.redis.promised, n.redis.epoch = n.upTo(n.slot), 0, n.epoch
-			n.begun |= 1 << n.gens
-			*m = daemon{
-				pc: daemonMoveCompare, term: d.term, gen: n.gens, rev: m.rev, wc: n.slot, replid: n.redis.replid,
-				done: n.upTo(n.slot), name: x.draw(n), epoch: d.epoch,
-			}
-		}
-		judge(n, m, outcome, "begins a generation")
+		t.begin()
 	case daemonIdle:
-		if outcome := fence.Compare(x.shard(&s.redis), expected); outcome != fence.Applied && !x.without.compare {
-			n, m := to(daemonIdle)
-			judge(n, m, outcome, "compares while it is idle")
-		}
-		if s.moves > 0 {
-			n, m := to(x.firstOfMove())
-			n.moves--
-			m.name = x.draw(n)
-			if x.without.activation {
-				m.name = 1 - d.name // the version that was live before is live again
-			}
-			x.redraw(n, m)
-			m.rev = x.revision(n)
-			emit(n, "moves to name %d, revision %d", m.name, m.rev)
-		}
-		if s.retires > 0 && d.other != 0 {
-			n, m := to(daemonMoveCompare)
-			n.retires--
-			m.other, m.retiring, m.rev = 0, true, x.revision(n)
-			emit(n, "retires the version under name %d, revision %d", d.other-1, m.rev)
-		}
-		if x.adds {
-			x.admit(s, &d, to, emit)
-		}
-		if x.forget && s.slot < d.wc && x.newest(s, i) {
-			n, _ := to(daemonIdle)
-			n.slot = d.wc
-			emit(n, "lets PostgreSQL forget up to %d", d.wc)
-		}
-		for tx := range x.txs {
-			if !x.early || s.end(tx) == 0 || (d.early | d.done).has(tx) {
-				continue
-			}
-			n, m := to(daemonIdle)
-			m.early |= 1 << tx
-			live(d.name, d.other, func(name uint8) {
-				v, _ := fence.Early(x.record(n.redis.records[name]), x.stamp(tx), true)
-				n.redis.records[name] = x.stored(v)
-			})
-			emit(n, "EARLY for writer %d under name %d", tx+1, d.name)
-		}
-		if d.early&^d.done != 0 {
-			n, _ := to(daemonIdle)
-			live(d.name, d.other, func(name uint8) { n.redis.records[name] = record{} })
-			if *n != *s {
-				emit(n, "takes the fences under name %d back", d.name)
-			}
-		}
-		if x.bounded() && d.count != s.redis.count {
-			n, m := to(daemonIdle)
-			m.count = s.redis.count
-			emit(n, "reads the count: %d of id %d", m.count.n, m.count.id)
-		}
-		for length := d.wc; length <= s.flushed; length++ {
-			x.gate(s, &d, length, wait, to, emit)
-		}
+		t.idle()
 	case daemonIntent:
-		next := daemonConfirm
-		if x.without.intentFirst {
-			next = daemonAdvance
-		}
-		n, m := to(next)
-		shard, outcome := fence.Intent(x.shard(&n.redis), expected, x.raise(&d), x.snapshots[d.gate])
-		if outcome == fence.Applied {
-			x.write(&n.redis, shard)
-		}
-		if x.without.compare {
-			outcome = fence.Applied
-			n.redis.wi, n.redis.si = max(n.redis.wi, d.wi), n.redis.si|d.gate
-		}
-		if x.without.intentCompares && n.redis.found {
-			outcome = fence.Applied
-			n.redis.wi, n.redis.si = max(n.redis.wi, d.wi), n.redis.si|d.gate
-			m.replid = n.redis.replid
-		}
-		judge(n, m, outcome, "INTENT")
+		t.intent()
 	case daemonConfirm:
-		next := daemonAdvance
-		if x.without.intentFirst {
-			next = daemonIntent
-		}
-		n, _ := to(next)
-		n.redis.confirmed |= d.batch & s.visible
-		other := d.other
-		if x.without.confirmAll {
-			other = 0
-		}
-		live(d.name, other, func(name uint8) {
-			n.redis.records[name] = x.stored(x.confirm(x.record(n.redis.records[name]), d.batch, int64(s.clock)))
-		})
-		emit(n, "confirms under name %d", d.name)
+		t.confirms()
 	case daemonAdvance:
-		n, m := to(daemonIdle)
-		m.done |= d.batch
-		m.batch, m.gate, m.wi, m.advance, m.reached = 0, 0, 0, 0, view{}
-		if d.advance == d.wc && !d.reached.taken {
-			emit(n, "nothing to advance")
-			return
+		t.advance()
+	default:
+		t.move()
+	}
+}
+
+// waited is the end of a wait for the old names.
+func (t *turn) waited() {
+	n, m := t.to(t.d.pc &^ waiting)
+	m.pc &^= waiting
+	if !t.without.roster {
+		for r := range n.readers {
+			n.readers[r].fresh = false
 		}
-		m.wc = d.advance
-		shard, outcome := fence.Advance(x.shard(&n.redis), expected, mvcc.LSN(d.advance), x.horizon(d.reached), x.tick(d.reached.tick))
-		if x.without.compare && n.redis.found {
-			shard.Head.Wc, outcome = mvcc.LSN(d.advance), fence.Applied
+	}
+	if n.redis.found && n.redis.gen == t.d.gen {
+		n.redis.promised = n.redis.wc
+	}
+	t.emit(n, "has waited T_r")
+}
+
+// begin is BEGIN: a new generation.
+func (t *turn) begin() {
+	n, m := t.to(daemonMoveCompare)
+	n.gens++
+	m.rev = t.revision(n)
+	shard, outcome := fence.Begin(t.shard(&n.redis), fence.Head{
+		Generation: t.generations[n.gens], Term: t.terms[t.d.term], Revision: uint64(m.rev),
+		Wi: mvcc.LSN(n.slot), Wc: mvcc.LSN(n.slot), Si: t.snapshots[n.visible],
+	})
+	if outcome == fence.Applied {
+		t.write(&n.redis, shard)
+		n.redis.confirmed, n.redis.promised, n.redis.epoch = n.upTo(n.slot), 0, n.epoch
+		n.begun |= 1 << n.gens
+		*m = daemon{
+			pc: daemonMoveCompare, term: t.d.term, gen: n.gens, rev: m.rev, wc: n.slot, replid: n.redis.replid,
+			done: n.upTo(n.slot), name: t.draw(n), epoch: t.d.epoch,
 		}
-		if outcome == fence.Applied {
-			x.write(&n.redis, shard)
-			n.redis.promised = n.redis.wc
-			if d.reached.taken && x.without.tickBefore {
-				n.redis.sa.tick = s.redis.count
-			}
+	}
+	t.judge(n, m, outcome, "begins a generation")
+}
+
+// idle is what a daemon may do between batches, and the gate of the next one.
+func (t *turn) idle() {
+	if outcome := fence.Compare(t.shard(&t.s.redis), t.expected); outcome != fence.Applied && !t.without.compare {
+		n, m := t.to(daemonIdle)
+		t.judge(n, m, outcome, "compares while it is idle")
+	}
+	if t.s.moves > 0 {
+		n, m := t.to(t.firstOfMove())
+		n.moves--
+		m.name = t.draw(n)
+		if t.without.activation {
+			m.name = 1 - t.d.name // the version that was live before is live again
 		}
-		judge(n, m, outcome, x.say("ADVANCE to %d%s", d.advance, d.reached))
+		t.redraw(n, m)
+		m.rev = t.revision(n)
+		t.emit(n, "moves to name %d, revision %d", m.name, m.rev)
+	}
+	if t.s.retires > 0 && t.d.other != 0 {
+		n, m := t.to(daemonMoveCompare)
+		n.retires--
+		m.other, m.retiring, m.rev = 0, true, t.revision(n)
+		t.emit(n, "retires the version under name %d, revision %d", t.d.other-1, m.rev)
+	}
+	if t.adds {
+		t.admit()
+	}
+	if t.forget && t.s.slot < t.d.wc && t.newest(t.s, t.i) {
+		n, _ := t.to(daemonIdle)
+		n.slot = t.d.wc
+		t.emit(n, "lets PostgreSQL forget up to %d", t.d.wc)
+	}
+	for tx := range t.txs {
+		if !t.early || t.s.end(tx) == 0 || (t.d.early | t.d.done).has(tx) {
+			continue
+		}
+		n, m := t.to(daemonIdle)
+		m.early |= 1 << tx
+		live(t.d.name, t.d.other, func(name uint8) {
+			v, _ := fence.Early(t.record(n.redis.records[name]), t.stamp(tx), true)
+			n.redis.records[name] = t.stored(v)
+		})
+		t.emit(n, "EARLY for writer %d under name %d", tx+1, t.d.name)
+	}
+	if t.d.early&^t.d.done != 0 {
+		n, _ := t.to(daemonIdle)
+		live(t.d.name, t.d.other, func(name uint8) { n.redis.records[name] = record{} })
+		if *n != *t.s {
+			t.emit(n, "takes the fences under name %d back", t.d.name)
+		}
+	}
+	if t.bounded() && t.d.count != t.s.redis.count {
+		n, m := t.to(daemonIdle)
+		m.count = t.s.redis.count
+		t.emit(n, "reads the count: %d of id %d", m.count.n, m.count.id)
+	}
+	for length := t.d.wc; length <= t.s.flushed; length++ {
+		t.gate(length)
+	}
+}
+
+func (t *turn) intent() {
+	next := daemonConfirm
+	if t.without.intentFirst {
+		next = daemonAdvance
+	}
+	n, m := t.to(next)
+	shard, outcome := fence.Intent(t.shard(&n.redis), t.expected, t.raise(&t.d), t.snapshots[t.d.gate])
+	if outcome == fence.Applied {
+		t.write(&n.redis, shard)
+	}
+	if t.without.compare {
+		outcome = fence.Applied
+		n.redis.wi, n.redis.si = max(n.redis.wi, t.d.wi), n.redis.si|t.d.gate
+	}
+	if t.without.intentCompares && n.redis.found {
+		outcome = fence.Applied
+		n.redis.wi, n.redis.si = max(n.redis.wi, t.d.wi), n.redis.si|t.d.gate
+		m.replid = n.redis.replid
+	}
+	t.judge(n, m, outcome, "INTENT")
+}
+
+func (t *turn) confirms() {
+	next := daemonAdvance
+	if t.without.intentFirst {
+		next = daemonIntent
+	}
+	n, _ := t.to(next)
+	n.redis.confirmed |= t.d.batch & t.s.visible
+	other := t.d.other
+	if t.without.confirmAll {
+		other = 0
+	}
+	live(t.d.name, other, func(name uint8) {
+		n.redis.records[name] = t.stored(t.confirm(t.record(n.redis.records[name]), t.d.batch, int64(t.s.clock)))
+	})
+	t.emit(n, "confirms under name %d", t.d.name)
+}
+
+func (t *turn) advance() {
+	n, m := t.to(daemonIdle)
+	m.done |= t.d.batch
+	m.batch, m.gate, m.wi, m.advance, m.reached = 0, 0, 0, 0, view{}
+	if t.d.advance == t.d.wc && !t.d.reached.taken {
+		t.emit(n, "nothing to advance")
+		return
+	}
+	m.wc = t.d.advance
+	shard, outcome := fence.Advance(t.shard(&n.redis), t.expected, mvcc.LSN(t.d.advance), t.horizon(t.d.reached), t.tick(t.d.reached.tick))
+	if t.without.compare && n.redis.found {
+		shard.Head.Wc, outcome = mvcc.LSN(t.d.advance), fence.Applied
+	}
+	if outcome == fence.Applied {
+		t.write(&n.redis, shard)
+		n.redis.promised = n.redis.wc
+		if t.d.reached.taken && t.without.tickBefore {
+			n.redis.sa.tick = t.s.redis.count
+		}
+	}
+	t.judge(n, m, outcome, t.say("ADVANCE to %d%s", t.d.advance, t.d.reached))
+}
+
+// move is D7, step by step.
+func (t *turn) move() {
+	switch t.d.pc &^ waiting {
 	case daemonMoveIntent:
-		n, m := to(daemonMoveCompare)
-		shard, outcome := fence.Intent(x.shard(&n.redis), expected, fence.Raise{To: mvcc.LSN(n.flushed), All: true}, x.snapshots[n.visible])
+		n, m := t.to(daemonMoveCompare)
+		shard, outcome := fence.Intent(t.shard(&n.redis), t.expected, fence.Raise{To: mvcc.LSN(n.flushed), All: true}, t.snapshots[n.visible])
 		if outcome == fence.Applied {
-			x.write(&n.redis, shard)
+			t.write(&n.redis, shard)
 		}
-		judge(n, m, outcome, "INTENT for all buckets")
+		t.judge(n, m, outcome, "INTENT for all buckets")
 	case daemonMoveCompare:
-		n, m := to(daemonMoveRoster)
-		judge(n, m, fence.Compare(x.shard(&n.redis), expected), "compares before the move")
+		n, m := t.to(daemonMoveRoster)
+		t.judge(n, m, fence.Compare(t.shard(&n.redis), t.expected), "compares before the move")
 	case daemonMoveRoster:
-		n, m := to(daemonMoveHead)
+		n, m := t.to(daemonMoveHead)
 		outcome := fence.Applied
 		switch {
-		case n.redis.rosterTerm > d.term:
+		case n.redis.rosterTerm > t.d.term:
 			outcome = fence.Superseded
-		case n.redis.rosterTerm == d.term && n.redis.rosterGen == d.gen && n.redis.rosterRev > d.rev:
+		case n.redis.rosterTerm == t.d.term && n.redis.rosterGen == t.d.gen && n.redis.rosterRev > t.d.rev:
 			outcome = fence.Mismatch
 		default:
-			n.redis.rosterGen, n.redis.rosterTerm, n.redis.rosterRev, n.redis.rosterName = d.gen, d.term, d.rev, d.name
-			n.redis.rosterOther, n.redis.suspended = d.other, x.adds && !d.admitted
+			n.redis.rosterGen, n.redis.rosterTerm, n.redis.rosterRev, n.redis.rosterName = t.d.gen, t.d.term, t.d.rev, t.d.name
+			n.redis.rosterOther, n.redis.suspended = t.d.other, t.adds && !t.d.admitted
 		}
-		judge(n, m, outcome, x.say("writes ROSTER, revision %d, name %d", d.rev, d.name))
+		t.judge(n, m, outcome, t.say("writes ROSTER, revision %d, name %d", t.d.rev, t.d.name))
 	case daemonMoveHead:
-		n, m := to(daemonIdle)
-		shard, outcome := fence.Move(x.shard(&n.redis), expected, uint64(d.rev), "")
+		n, m := t.to(daemonIdle)
+		shard, outcome := fence.Move(t.shard(&n.redis), t.expected, uint64(t.d.rev), "")
 		if outcome == fence.Applied {
-			x.write(&n.redis, shard)
-			if hurry := d.again && x.without.claimWait || d.retiring && x.without.retireWait; !hurry {
-				x.startWaiting(m)
+			t.write(&n.redis, shard)
+			if hurry := t.d.again && t.without.claimWait || t.d.retiring && t.without.retireWait; !hurry {
+				t.startWaiting(m)
 			}
 			m.again, m.retiring = false, false
 		}
-		judge(n, m, outcome, x.say("HEAD to revision %d", d.rev))
+		t.judge(n, m, outcome, t.say("HEAD to revision %d", t.d.rev))
 	}
 }
 
@@ -366,47 +411,47 @@ func (x *explorer) rewrite(n *state, m *daemon) {
 	}
 }
 
-func (x *explorer) claim(s *state, i int, to goOnDaemon, emit emitDaemon) {
-	d := &s.daemons[i]
-	n, m := to(daemonIdle)
-	shard, outcome := fence.Claim(x.shard(&n.redis), x.terms[d.term])
+func (t *turn) claim() {
+	d := &t.d
+	n, m := t.to(daemonIdle)
+	shard, outcome := fence.Claim(t.shard(&n.redis), t.terms[d.term])
 	switch outcome {
 	case fence.Superseded:
 		*m = daemon{pc: daemonDown, term: d.term}
 	case fence.Mismatch:
-		*m = daemon{pc: daemonBegin, term: d.term, epoch: s.epoch}
+		*m = daemon{pc: daemonBegin, term: d.term, epoch: t.s.epoch}
 	default:
-		x.write(&n.redis, shard)
+		t.write(&n.redis, shard)
 		r := &n.redis
 		*m = daemon{
 			pc: daemonIdle, term: d.term, gen: r.gen, rev: r.rev, name: r.rosterName, other: r.rosterOther, wc: r.wc, replid: r.replid,
-			done: n.upTo(r.wc), epoch: s.epoch, admitted: !r.suspended || x.without.admitAgain && s.published,
+			done: n.upTo(r.wc), epoch: t.s.epoch, admitted: !r.suspended || t.without.admitAgain && t.s.published,
 		}
-		x.drawCount(n)
-		if x.without.forgetDone {
+		t.drawCount(n)
+		if t.without.forgetDone {
 			m.done |= d.done
 		}
 		switch {
 		case r.wc < n.slot, // the log does not reach back to what the store lost
-			n.begun&(1<<r.gen) == 0 && !x.without.alive: // the database lost transactions, and no generation was begun since
-			*m = daemon{pc: daemonBegin, term: d.term, epoch: s.epoch}
-		case x.without.republish && r.rosterGen == r.gen && r.rosterRev == r.rev:
-			if !x.without.claimWait {
-				x.startWaiting(m)
+			n.begun&(1<<r.gen) == 0 && !t.without.alive: // the database lost transactions, and no generation was begun since
+			*m = daemon{pc: daemonBegin, term: d.term, epoch: t.s.epoch}
+		case t.without.republish && r.rosterGen == r.gen && r.rosterRev == r.rev:
+			if !t.without.claimWait {
+				t.startWaiting(m)
 			}
 		default:
 			m.pc, m.again = daemonMoveCompare, true
 			if r.rosterGen != r.gen || r.rosterRev != r.rev { // a move was not finished
-				m.name, m.again, m.pc = x.draw(n), false, x.firstOfMove()
-				x.redraw(n, m)
+				m.name, m.again, m.pc = t.draw(n), false, t.firstOfMove()
+				t.redraw(n, m)
 			}
-			m.rev = x.revision(n)
+			m.rev = t.revision(n)
 		}
 	}
-	if outcome == fence.Applied && x.without.alive {
-		n.redis.epoch = s.epoch
+	if outcome == fence.Applied && t.without.alive {
+		n.redis.epoch = t.s.epoch
 	}
-	emit(n, "claims: %s", outcome)
+	t.emit(n, "claims: %s", outcome)
 }
 
 // drawCount begins a count under a new id, as a daemon does that has claimed HEAD.
@@ -418,35 +463,35 @@ func (x *explorer) drawCount(n *state) {
 }
 
 // gate takes a batch out of the first commits in the log: what was delivered by now.
-func (x *explorer) gate(s *state, d *daemon, delivered uint8, wait bool, to goOnDaemon, emit emitDaemon) {
-	batch := s.upTo(delivered) &^ d.done &^ s.missed
-	if !x.without.gate {
-		batch &= s.visible
+func (t *turn) gate(delivered uint8) {
+	batch := t.s.upTo(delivered) &^ t.d.done &^ t.s.missed
+	if !t.without.gate {
+		batch &= t.s.visible
 	}
-	advance := d.wc
-	for advance < delivered && (d.done | batch | s.missed).has(s.log[advance]) {
+	advance := t.d.wc
+	for advance < delivered && (t.d.done | batch | t.s.missed).has(t.s.log[advance]) {
 		advance++
 	}
-	if wait {
-		advance = d.wc
+	if t.wait {
+		advance = t.d.wc
 	}
-	waits, reached := x.settle(s, d, delivered, wait)
-	if batch == 0 && advance == d.wc && waits == d.waits && (!reached.taken || reached == s.redis.sa) {
+	waits, reached := t.settle(t.s, &t.d, delivered, t.wait)
+	if batch == 0 && advance == t.d.wc && waits == t.d.waits && (!reached.taken || reached == t.s.redis.sa) {
 		return
 	}
 	next := daemonIntent
-	if x.without.intentFirst {
+	if t.without.intentFirst {
 		next = daemonConfirm
 	}
-	n, m := to(next)
-	m.batch, m.gate, m.advance, m.waits, m.reached = batch, s.visible, advance, waits, reached
-	if x.without.gate {
+	n, m := t.to(next)
+	m.batch, m.gate, m.advance, m.waits, m.reached = batch, t.s.visible, advance, waits, reached
+	if t.without.gate {
 		m.gate |= batch
 	}
 	for position := range delivered {
-		if batch.has(s.log[position]) {
+		if batch.has(t.s.log[position]) {
 			m.wi = position + 1
 		}
 	}
-	emit(n, "gate: batch %03b of the first %d commits, to advance to %d", batch, delivered, advance)
+	t.emit(n, "gate: batch %03b of the first %d commits, to advance to %d", batch, delivered, advance)
 }

@@ -90,13 +90,15 @@ func TestPlacings(t *testing.T) {
 	}
 }
 
-// laneConfigs explore the rule further. Lanes do not wait for each other.
+// laneConfigs explore the rule further: lanes each in its own time, and in three phases over all.
 func laneConfigs() []clusterConfig {
 	standby, early, token := readerKind{runs: 1, standby: true}, readerKind{runs: 1, early: true}, readerKind{runs: 1, token: true}
 	source, target, both := [maxServers]bool{true, false}, [maxServers]bool{false, true}, [maxServers]bool{true, true}
 	moves, sourceFails, bothFail := trouble{opens: 1}, trouble{opens: 1, failovers: source}, trouble{opens: 1, failovers: both}
 	two := rule()
 	two.order = phases("I0 C0 A0 I1 C1 A1")
+	joint := rule()
+	joint.order = phases("I0 I1 C0 C1 A0 A1")
 	counted := rule()
 	counted.refuses, counted.tallied = false, true
 	configs := []clusterConfig{
@@ -105,6 +107,7 @@ func laneConfigs() []clusterConfig {
 		{name: "eviction", trouble: trouble{opens: 1, evictions: 1}, slots: 1, txs: 1, daemons: 1, readers: []readerKind{standby}},
 		{name: "confirms by script, source fails over", trouble: sourceFails, slots: 1, txs: 1, daemons: 1, readers: []readerKind{standby}, script: true},
 		{name: "two lanes", placing: two, trouble: moves, slots: 2, txs: 1, daemons: 1, readers: []readerKind{standby}},
+		{name: "two lanes, three phases", placing: joint, trouble: moves, slots: 2, txs: 1, daemons: 1, readers: []readerKind{standby}},
 	}
 	if deep() {
 		configs = append(configs,
@@ -118,6 +121,8 @@ func laneConfigs() []clusterConfig {
 			clusterConfig{name: "deep: a snapshot older than its lease, source fails over", trouble: sourceFails, slots: 1, txs: 1, daemons: 1, readers: []readerKind{standby, early}},
 			clusterConfig{name: "deep: tokens, source fails over", trouble: sourceFails, slots: 1, txs: 1, daemons: 1, readers: []readerKind{standby, token}},
 			clusterConfig{name: "deep: two lanes, a reader of each", placing: two, trouble: moves, slots: 2, txs: 1, daemons: 1, readers: []readerKind{standby, standby}},
+			clusterConfig{name: "deep: two lanes, three phases, a reader of each", placing: joint, trouble: moves, slots: 2, txs: 1, daemons: 1, readers: []readerKind{standby, standby}},
+			clusterConfig{name: "deep: two lanes, three phases, source fails over", placing: joint, trouble: sourceFails, slots: 2, txs: 1, daemons: 1, readers: []readerKind{standby}},
 			clusterConfig{name: "deep: two lanes, source fails over", placing: two, trouble: sourceFails, slots: 2, txs: 1, daemons: 1, readers: []readerKind{standby}},
 			clusterConfig{name: "deep: given up, source fails over", trouble: trouble{opens: 1, undone: 1, failovers: source}, slots: 1, txs: 1, daemons: 1, readers: []readerKind{standby}},
 			clusterConfig{name: "deep: given up, two daemons", trouble: trouble{opens: 1, undone: 1}, slots: 1, txs: 1, daemons: 2, readers: []readerKind{standby}},

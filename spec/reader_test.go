@@ -25,190 +25,247 @@ const (
 	readerValue
 )
 
+// reading is a reader's step from one state.
+type reading struct {
+	*explorer
+	s    *state
+	i    int
+	r    reader
+	kind readerKind
+}
+
+// at is the store that it is connected to.
+func (q *reading) at() *store { return q.s.at(q.i) }
+
+// to is a copy of the state in which the reader has gone on.
+func (q *reading) to(pc uint8) (*state, *reader) {
+	n := *q.s
+	n.readers[q.i].pc = pc
+	return &n, &n.readers[q.i]
+}
+
+// over ends a read.
+func (q *reading) over() (*state, *reader) {
+	n, m := q.to(readerIdle)
+	*m = q.next(q.i, &q.r)
+	return n, m
+}
+
+func (q *reading) emit(n *state, broken, format string, args ...any) {
+	q.yield(n, q.say("reader %d: ", q.i+1)+q.say(format, args...), broken)
+}
+
+// head has the reader read HEAD.
+func (q *reading) head(m *reader) {
+	h := q.at()
+	m.headFound = h.found && h.gen == q.r.gen && h.rev == q.r.rev
+	m.headSi, m.headWi = 0, 0
+	if !m.headFound {
+		return
+	}
+	m.headSi = h.si
+	if q.kind.standby || q.kind.joins && q.standby() {
+		all := fence.Head{Wi: mvcc.LSN(h.wi), Floors: h.buckets()}
+		m.headWi = uint8(all.For(fence.Bucket(q.r.name)).Wi)
+	}
+	if q.without.intentFloor {
+		m.headWi = h.wc
+	}
+}
+
+// reader yields what a reader may do next.
 func (x *explorer) reader(s *state, i int) {
-	r := s.readers[i]
-	kind := x.readers[i]
-	emit := func(n *state, broken, format string, args ...any) {
-		x.yield(n, x.say("reader %d: ", i+1)+x.say(format, args...), broken)
+	q := &x.reading
+	*q = reading{explorer: x, s: s, i: i, r: s.readers[i], kind: x.readers[i]}
+	if q.r.behind {
+		q.comeOver()
 	}
-	to := func(pc uint8) (*state, *reader) {
-		n := *s
-		n.readers[i].pc = pc
-		return &n, &n.readers[i]
-	}
-	// over ends a read.
-	over := func() (*state, *reader) {
-		n, m := to(readerIdle)
-		*m = x.next(i, &r)
-		return n, m
-	}
-	head := func(m *reader) {
-		m.headFound = s.at(i).found && s.at(i).gen == r.gen && s.at(i).rev == r.rev
-		m.headSi, m.headWi = 0, 0
-		if m.headFound {
-			m.headSi = s.at(i).si
-			if kind.standby || kind.joins && x.standby() {
-				h := fence.Head{Wi: mvcc.LSN(s.at(i).wi), Floors: s.at(i).buckets()}
-				m.headWi = uint8(h.For(fence.Bucket(r.name)).Wi)
-			}
-			if x.without.intentFloor {
-				m.headWi = s.at(i).wc
-			}
-		}
-	}
-	load := readerLoad
-	if kind.standby && !x.without.priorPosition {
-		load = readerPosition
-	}
-	if r.behind {
-		n, m := to(readerIdle)
-		switch {
-		case r.pc == readerVouch && kind.bounded: // a process remembers its counts
-			m.pc = readerVouch
-		case r.pc != readerIdle: // its connection is gone, and its read with it
-			n, m = over()
-		}
-		m.behind = false
-		emit(n, "", "comes over to the new master")
-	}
-	switch r.pc {
+	switch q.r.pc {
 	case readerIdle:
-		if r.runs == 0 {
-			return
-		}
-		x.confirmRoster(s, i, to, emit)
-		if r.gen == 0 || r.name == noName || !r.fresh && x.without.judgedAfter {
-			return
-		}
-		if kind.demands() {
-			x.demand(s, i, to, emit)
-			return
-		}
-		n, m := to(readerGet)
-		m.cov, m.claim = 0, 0
-		if kind.early {
-			m.cov, m.claim = s.visible, s.visible
-		}
-		emit(n, "", "starts")
+		q.start()
 	case readerCount, readerVouch, readerValue:
-		x.vouch(s, i, to, over, emit)
+		q.vouch()
 	case readerWaitHead, readerWait:
-		x.wait(s, i, to, over, emit, head)
+		q.wait()
 	case readerGet:
-		v := x.record(s.at(i).records[r.name])
-		if v.State.Live() {
-			n, m := to(readerAccept)
-			m.cov, m.must = s.at(i).records[r.name].cov, s.upTo(s.at(i).promised)|s.sure
-			emit(n, "", "GET under name %d: a value that saw %03b", r.name, m.cov)
-			return
-		}
-		n, m := to(readerLease)
-		if x.without.leaseBeforeRead {
-			head(m)
-		}
-		emit(n, "", "GET under name %d: none", r.name)
+		q.get()
 	case readerAccept:
-		n, _ := over()
-		if !r.fresh && !x.without.judgedAfter {
-			emit(n, "", "drops the reply: the roster is not confirmed")
-			return
-		}
-		if r.must&^r.cov != 0 {
-			emit(n, "a value was served without what was confirmed before it was read", "serves a value that saw %03b, must see %03b", r.cov, r.must)
-			return
-		}
-		if kind.session {
-			x.remembers(&n.readers[i], &r)
-		}
-		emit(n, "", "serves")
+		q.accept()
 	case readerLease:
-		token := r.token + 1
-		number := uint8(i)*4 + token
-		if other := s.readers[1-i]; kind.joins && x.without.sameLease && other.name == r.name && other.flying() {
-			x.join(s, i, to, emit)
-			return
-		}
-		v, outcome := fence.Acquire(x.record(s.at(i).records[r.name]), x.tokens[number], int64(s.clock), int64(s.clock)+1)
-		if outcome == fence.Busy {
-			if other := s.readers[1-i]; kind.joins && other.flying() && s.at(i).records[r.name].token == uint8(1-i)*4+other.token {
-				x.join(s, i, to, emit)
-				return
-			}
-			n, _ := over()
-			emit(n, "", "LEASE: busy")
-			return
-		}
-		next := readerHead
-		if x.without.leaseBeforeRead {
-			next = load
-		}
-		n, m := to(next)
-		m.token = token
-		n.at(i).records[r.name] = x.stored(v)
-		emit(n, "", "LEASE under name %d", r.name)
+		q.lease()
 	case readerHead:
-		n, m := to(load)
-		head(m)
+		n, m := q.to(q.first())
+		q.head(m)
 		if !m.headFound {
 			m.pc = readerRelease
-			emit(n, "", "HEAD: not its roster's")
+			q.emit(n, "", "HEAD: not its roster's")
 			return
 		}
-		emit(n, "", "HEAD: Si %03b, floor %d", m.headSi, m.headWi)
-	case readerPosition:
+		q.emit(n, "", "HEAD: Si %03b, floor %d", m.headSi, m.headWi)
+	case readerPosition, readerLoad:
+		q.loads()
+	case readerFill:
+		q.fill()
+	case readerRelease:
+		n, _ := q.over()
+		v, _ := fence.Release(q.record(q.at().records[q.r.name]), q.tokens[uint8(q.i)*4+q.r.token])
+		n.at(q.i).records[q.r.name] = q.stored(v)
+		q.emit(n, "", "gives its lease back")
+	}
+}
+
+// first is the first step of its load.
+func (q *reading) first() uint8 {
+	if q.kind.standby && !q.without.priorPosition {
+		return readerPosition
+	}
+	return readerLoad
+}
+
+// comeOver has a reader leave the old master.
+func (q *reading) comeOver() {
+	n, m := q.to(readerIdle)
+	switch {
+	case q.r.pc == readerVouch && q.kind.bounded: // a process remembers its counts
+		m.pc = readerVouch
+	case q.r.pc != readerIdle: // its connection is gone, and its read with it
+		n, m = q.over()
+	}
+	m.behind = false
+	q.emit(n, "", "comes over to the new master")
+}
+
+func (q *reading) start() {
+	if q.r.runs == 0 {
+		return
+	}
+	q.confirmRoster()
+	if q.r.gen == 0 || q.r.name == noName || !q.r.fresh && q.without.judgedAfter {
+		return
+	}
+	if q.kind.demands() {
+		q.demand()
+		return
+	}
+	n, m := q.to(readerGet)
+	m.cov, m.claim = 0, 0
+	if q.kind.early {
+		m.cov, m.claim = q.s.visible, q.s.visible
+	}
+	q.emit(n, "", "starts")
+}
+
+func (q *reading) get() {
+	v := q.record(q.at().records[q.r.name])
+	if v.State.Live() {
+		n, m := q.to(readerAccept)
+		m.cov, m.must = q.at().records[q.r.name].cov, q.s.upTo(q.at().promised)|q.s.sure
+		q.emit(n, "", "GET under name %d: a value that saw %03b", q.r.name, m.cov)
+		return
+	}
+	n, m := q.to(readerLease)
+	if q.without.leaseBeforeRead {
+		q.head(m)
+	}
+	q.emit(n, "", "GET under name %d: none", q.r.name)
+}
+
+func (q *reading) accept() {
+	n, _ := q.over()
+	if !q.r.fresh && !q.without.judgedAfter {
+		q.emit(n, "", "drops the reply: the roster is not confirmed")
+		return
+	}
+	if q.r.must&^q.r.cov != 0 {
+		q.emit(n, "a value was served without what was confirmed before it was read", "serves a value that saw %03b, must see %03b", q.r.cov, q.r.must)
+		return
+	}
+	if q.kind.session {
+		q.remembers(&n.readers[q.i], &q.r)
+	}
+	q.emit(n, "", "serves")
+}
+
+func (q *reading) lease() {
+	token := q.r.token + 1
+	number := uint8(q.i)*4 + token
+	if other := q.s.readers[1-q.i]; q.kind.joins && q.without.sameLease && other.name == q.r.name && other.flying() {
+		q.join()
+		return
+	}
+	v, outcome := fence.Acquire(q.record(q.at().records[q.r.name]), q.tokens[number], int64(q.s.clock), int64(q.s.clock)+1)
+	if outcome == fence.Busy {
+		if other := q.s.readers[1-q.i]; q.kind.joins && other.flying() && q.at().records[q.r.name].token == uint8(1-q.i)*4+other.token {
+			q.join()
+			return
+		}
+		n, _ := q.over()
+		q.emit(n, "", "LEASE: busy")
+		return
+	}
+	next := readerHead
+	if q.without.leaseBeforeRead {
+		next = q.first()
+	}
+	n, m := q.to(next)
+	m.token = token
+	n.at(q.i).records[q.r.name] = q.stored(v)
+	q.emit(n, "", "LEASE under name %d", q.r.name)
+}
+
+// loads reads the database, and of a standby its position.
+func (q *reading) loads() {
+	if q.r.pc == readerPosition {
 		next := readerLoad
-		if x.without.priorPosition {
+		if q.without.priorPosition {
 			next = readerFill
 		}
-		n, m := to(next)
-		m.replay = s.replayed + 1
-		emit(n, "", "the standby is at %d", s.replayed)
-	case readerLoad:
-		next := readerFill
-		if kind.standby && x.without.priorPosition {
-			next = readerPosition
-		}
-		n, m := to(next)
-		switch {
-		case kind.standby:
-			m.cov = s.upTo(s.replayed)
-		case !kind.early:
-			m.cov = s.visible
-		}
-		if !kind.early {
-			m.claim = m.cov
-		}
-		if w := &n.readers[1-i]; w.flight == uint8(i)+1 && !w.have {
-			w.cov, w.claim, w.replay, w.have = m.cov, m.claim, m.replay, true
-		}
-		emit(n, "", "loads: sees %03b", m.cov)
-	case readerFill:
-		n, _ := over()
-		claim, replay := r.claim, r.replay
-		if kind.standby && x.without.position {
-			// Everything up to the highest id that was replayed.
-			claim, replay = set(1)<<bits.Len8(uint8(r.cov))-1, 0
-		}
-		cov := x.coverage(claim, replay)
-		if !x.without.floor && !fence.Floor(x.floor(&r), cov) {
-			n, _ = to(readerRelease)
-			emit(n, "", "may not fill: below the floor")
-			return
-		}
-		v, outcome := fence.Fill(x.record(s.at(i).records[r.name]), fence.Filling{
-			Token: x.tokens[uint8(i)*4+r.token], Coverage: cov, State: fence.Live, RowVersion: x.contents[r.cov],
-		}, int64(s.clock))
-		if x.without.lease {
-			v, outcome = fence.Record{State: fence.Live, Coverage: cov, RowVersion: x.contents[r.cov]}, fence.Filled
-		}
-		n.at(i).records[r.name] = x.stored(v)
-		emit(n, "", "FILL under name %d of what saw %03b: %s", r.name, r.cov, outcome)
-	case readerRelease:
-		n, _ := over()
-		v, _ := fence.Release(x.record(s.at(i).records[r.name]), x.tokens[uint8(i)*4+r.token])
-		n.at(i).records[r.name] = x.stored(v)
-		emit(n, "", "gives its lease back")
+		n, m := q.to(next)
+		m.replay = q.s.replayed + 1
+		q.emit(n, "", "the standby is at %d", q.s.replayed)
+		return
 	}
+	next := readerFill
+	if q.kind.standby && q.without.priorPosition {
+		next = readerPosition
+	}
+	n, m := q.to(next)
+	switch {
+	case q.kind.standby:
+		m.cov = q.s.upTo(q.s.replayed)
+	case !q.kind.early:
+		m.cov = q.s.visible
+	}
+	if !q.kind.early {
+		m.claim = m.cov
+	}
+	if w := &n.readers[1-q.i]; w.flight == uint8(q.i)+1 && !w.have {
+		w.cov, w.claim, w.replay, w.have = m.cov, m.claim, m.replay, true
+	}
+	q.emit(n, "", "loads: sees %03b", m.cov)
+}
+
+func (q *reading) fill() {
+	n, _ := q.over()
+	claim, replay := q.r.claim, q.r.replay
+	if q.kind.standby && q.without.position {
+		// Everything up to the highest id that was replayed.
+		claim, replay = set(1)<<bits.Len8(uint8(q.r.cov))-1, 0
+	}
+	cov := q.coverage(claim, replay)
+	if !q.without.floor && !fence.Floor(q.floor(&q.r), cov) {
+		n, _ = q.to(readerRelease)
+		q.emit(n, "", "may not fill: below the floor")
+		return
+	}
+	v, outcome := fence.Fill(q.record(q.at().records[q.r.name]), fence.Filling{
+		Token: q.tokens[uint8(q.i)*4+q.r.token], Coverage: cov, State: fence.Live, RowVersion: q.contents[q.r.cov],
+	}, int64(q.s.clock))
+	if q.without.lease {
+		v, outcome = fence.Record{State: fence.Live, Coverage: cov, RowVersion: q.contents[q.r.cov]}, fence.Filled
+	}
+	n.at(q.i).records[q.r.name] = q.stored(v)
+	q.emit(n, "", "FILL under name %d of what saw %03b: %s", q.r.name, q.r.cov, outcome)
 }
 
 // next is a reader after its read.
@@ -234,154 +291,145 @@ func (r *reader) flying() bool {
 	return false
 }
 
-type (
-	goOn  = func(pc uint8) (*state, *reader)
-	endIt = func() (*state, *reader)
-	emit  = func(n *state, broken, format string, args ...any)
-)
-
 // confirmRoster is R0.
-func (x *explorer) confirmRoster(s *state, i int, to goOn, emit emit) {
-	r := s.readers[i]
-	same := s.at(i).found && s.at(i).gen == r.gen && s.at(i).rev == r.rev
-	published := s.at(i).found && s.at(i).gen == s.at(i).rosterGen && s.at(i).rev == s.at(i).rosterRev
-	if !r.fresh && (same || published) {
-		n, m := to(r.pc)
+func (q *reading) confirmRoster() {
+	same := q.at().found && q.at().gen == q.r.gen && q.at().rev == q.r.rev
+	published := q.at().found && q.at().gen == q.at().rosterGen && q.at().rev == q.at().rosterRev
+	if !q.r.fresh && (same || published) {
+		n, m := q.to(q.r.pc)
 		m.fresh = true
 		if !same {
-			m.gen, m.rev, m.name = s.at(i).gen, s.at(i).rev, s.at(i).rosterName
-			if s.at(i).suspended {
+			m.gen, m.rev, m.name = q.at().gen, q.at().rev, q.at().rosterName
+			if q.at().suspended {
 				m.name = noName
 			}
-			if x.readers[i].old {
+			if q.readers[q.i].old {
 				m.name = noName
-				if s.at(i).rosterOther != 0 {
-					m.name = s.at(i).rosterOther - 1
+				if q.at().rosterOther != 0 {
+					m.name = q.at().rosterOther - 1
 				}
 			}
 		}
-		emit(n, "", "confirms the roster: revision %d, name %d", m.rev, m.name)
+		q.emit(n, "", "confirms the roster: revision %d, name %d", m.rev, m.name)
 	}
 }
 
 // join has a reader wait for the other one's load.
-func (x *explorer) join(s *state, i int, to goOn, emit emit) {
-	n, m := to(readerWaitHead)
-	other := &s.readers[1-i]
-	m.flight, m.fences, m.must = uint8(1-i)+1, s.at(i).records[m.name].fences, s.upTo(s.at(i).promised)|s.sure
+func (q *reading) join() {
+	n, m := q.to(readerWaitHead)
+	other := &q.s.readers[1-q.i]
+	m.flight, m.fences, m.must = uint8(1-q.i)+1, q.at().records[m.name].fences, q.s.upTo(q.at().promised)|q.s.sure
 	if other.pc == readerFill {
 		m.cov, m.claim, m.replay, m.have = other.cov, other.claim, other.replay, true
 	}
-	emit(n, "", "LEASE: busy, with fences %03b; waits for reader %d's load", m.fences, m.flight)
+	q.emit(n, "", "LEASE: busy, with fences %03b; waits for reader %d's load", m.fences, m.flight)
 }
 
 // wait is R6.
-func (x *explorer) wait(s *state, i int, to goOn, over endIt, emit emit, head func(*reader)) {
-	r := s.readers[i]
-	if r.pc == readerWaitHead {
-		n, m := to(readerWait)
-		head(m)
-		emit(n, "", "HEAD: Si %03b, floor %d", m.headSi, m.headWi)
+func (q *reading) wait() {
+	if q.r.pc == readerWaitHead {
+		n, m := q.to(readerWait)
+		q.head(m)
+		q.emit(n, "", "HEAD: Si %03b, floor %d", m.headSi, m.headWi)
 		return
 	}
-	if !r.have {
-		if !s.readers[r.flight-1].flying() {
-			n, _ := over()
-			emit(n, "", "the load that it waited for failed")
+	if !q.r.have {
+		if !q.s.readers[q.r.flight-1].flying() {
+			n, _ := q.over()
+			q.emit(n, "", "the load that it waited for failed")
 		}
 		return
 	}
-	n, _ := over()
-	cov := x.coverage(r.claim, r.replay)
-	fits := r.headFound && fence.Floor(x.floor(&r), cov)
-	for tx := range x.txs {
-		fits = fits && (!r.fences.has(tx) || cov.Covers(x.stamp(tx)))
+	n, _ := q.over()
+	cov := q.coverage(q.r.claim, q.r.replay)
+	fits := q.r.headFound && fence.Floor(q.floor(&q.r), cov)
+	for tx := range q.txs {
+		fits = fits && (!q.r.fences.has(tx) || cov.Covers(q.stamp(tx)))
 	}
 	switch {
-	case !fits && !x.without.fits:
-		emit(n, "", "the row is not new enough for it")
-	case r.must&^r.cov != 0:
-		emit(n, "a row was given to a waiter without what was confirmed before it came",
-			"takes a row that saw %03b, must see %03b", r.cov, r.must)
+	case !fits && !q.without.fits:
+		q.emit(n, "", "the row is not new enough for it")
+	case q.r.must&^q.r.cov != 0:
+		q.emit(n, "a row was given to a waiter without what was confirmed before it came",
+			"takes a row that saw %03b, must see %03b", q.r.cov, q.r.must)
 	default:
-		emit(n, "", "takes the row")
+		q.emit(n, "", "takes the row")
 	}
 }
 
 // demand starts a read that asks for something: for a transaction whose COMMIT has returned, or for what was visible when
 // the store counted.
-func (x *explorer) demand(s *state, i int, to goOn, emit emit) {
+func (q *reading) demand() {
 	first := readerVouch
-	if x.without.headBeforeKey {
+	if q.without.headBeforeKey {
 		first = readerValue
 	}
-	if x.readers[i].session {
-		x.session(s, i, to, emit)
+	if q.readers[q.i].session {
+		q.session()
 		return
 	}
-	if x.readers[i].bounded {
-		n, m := to(readerCount)
-		m.must = s.visible
-		emit(n, "", "will have the store count, and sees %03b by then", m.must)
+	if q.readers[q.i].bounded {
+		n, m := q.to(readerCount)
+		m.must = q.s.visible
+		q.emit(n, "", "will have the store count, and sees %03b by then", m.must)
 		return
 	}
-	for tx := range x.txs {
-		if !s.visible.has(tx) {
+	for tx := range q.txs {
+		if !q.s.visible.has(tx) {
 			continue
 		}
-		for _, at := range []uint8{0, s.flushed} {
-			n, m := to(first)
+		for _, at := range []uint8{0, q.s.flushed} {
+			n, m := q.to(first)
 			m.after, m.at, m.must = tx+1, at, 1<<tx
-			emit(n, "", "starts, with a token of writer %d, position %d", tx+1, at)
+			q.emit(n, "", "starts, with a token of writer %d, position %d", tx+1, at)
 		}
 	}
 }
 
 // vouch reads a value under a demand.
-func (x *explorer) vouch(s *state, i int, to goOn, over endIt, emit emit) {
-	r := s.readers[i]
+func (q *reading) vouch() {
 	first, second := readerVouch, readerValue
-	if x.without.headBeforeKey {
+	if q.without.headBeforeKey {
 		first, second = second, first
 	}
-	n, m := to(second)
-	switch r.pc {
+	n, m := q.to(second)
+	switch q.r.pc {
 	case readerCount:
 		m.pc = first
-		n.counted(n.at(i))
-		m.asked = n.at(i).count
-		emit(n, "", "has the store count: %d of id %d", m.asked.n, m.asked.id)
+		n.counted(n.at(q.i))
+		m.asked = n.at(q.i).count
+		q.emit(n, "", "has the store count: %d of id %d", m.asked.n, m.asked.id)
 		return
 	case readerVouch:
-		if x.readers[i].bounded && !x.without.headBeforeKey {
-			x.confirmRoster(s, i, to, emit)
+		if q.readers[q.i].bounded && !q.without.headBeforeKey {
+			q.confirmRoster()
 		}
-		if m.headFound = s.at(i).found && s.at(i).gen == r.gen && s.at(i).rev == r.rev; !m.headFound {
-			n, _ = over()
-			emit(n, "", "HEAD: not its roster's")
+		if m.headFound = q.at().found && q.at().gen == q.r.gen && q.at().rev == q.r.rev; !m.headFound {
+			n, _ = q.over()
+			q.emit(n, "", "HEAD: not its roster's")
 			return
 		}
-		m.headWc, m.headSa, m.replid = s.at(i).wc, s.at(i).sa, s.at(i).replid
-		if x.readers[i].session {
-			m.headSi = s.at(i).si
+		m.headWc, m.headSa, m.replid = q.at().wc, q.at().sa, q.at().replid
+		if q.readers[q.i].session {
+			m.headSi = q.at().si
 		}
-		if r.pc != first {
-			x.proved(n, i)
+		if q.r.pc != first {
+			q.proved(n, q.i)
 		}
-		emit(n, "", "HEAD: Wc %d%s", s.at(i).wc, s.at(i).sa)
+		q.emit(n, "", "HEAD: Wc %d%s", q.at().wc, q.at().sa)
 	case readerValue:
-		if v := s.at(i).records[r.name]; v.live {
+		if v := q.at().records[q.r.name]; v.live {
 			m.have, m.cov, m.claim, m.replay = true, v.cov, v.claim, v.replay
 		}
-		if r.pc != first {
-			if r.replid != s.at(i).replid && !x.without.oneConnection {
-				n, _ = over()
-				emit(n, "", "the connection that HEAD came by is broken")
+		if q.r.pc != first {
+			if q.r.replid != q.at().replid && !q.without.oneConnection {
+				n, _ = q.over()
+				q.emit(n, "", "the connection that HEAD came by is broken")
 				return
 			}
-			x.proved(n, i)
+			q.proved(n, q.i)
 		}
-		emit(n, "", "GET under name %d: %s", r.name, x.say("live %v, saw %03b", s.at(i).records[r.name].live, s.at(i).records[r.name].cov))
+		q.emit(n, "", "GET under name %d: %s", q.r.name, q.say("live %v, saw %03b", q.at().records[q.r.name].live, q.at().records[q.r.name].cov))
 	}
 }
 

@@ -7,34 +7,33 @@ import (
 
 // session starts a read of a session, which has just read another key as well: from the primary, or from the store a value
 // that came from a standby. Every transaction affects that key too.
-func (x *explorer) session(s *state, i int, to goOn, emit emit) {
-	r := &s.readers[i]
-	if r.seen {
-		n, m := to(readerVouch)
-		emit(n, "", "a session that saw %03b reads on", m.saw)
+func (q *reading) session() {
+	if q.r.seen {
+		n, m := q.to(readerVouch)
+		q.emit(n, "", "a session that saw %03b reads on", m.saw)
 	}
-	h := s.at(i)
-	same := h.found && h.gen == r.gen && h.rev == r.rev
-	old := reader{headWc: h.wc, headSa: h.sa, saw: r.saw, seen: r.seen} // an old value of a key that nobody writes
-	if r.seen && same && x.without.merges && x.follows(&old) {
-		n, m := to(readerVouch)
-		x.sees(m, 0, 0)
-		emit(n, "", "a session sees a value of a key that nobody writes, and has seen %03b", m.saw)
+	h := q.at()
+	same := h.found && h.gen == q.r.gen && h.rev == q.r.rev
+	old := reader{headWc: h.wc, headSa: h.sa, saw: q.r.saw, seen: q.r.seen} // an old value of a key that nobody writes
+	if q.r.seen && same && q.without.merges && q.follows(&old) {
+		n, m := q.to(readerVouch)
+		q.sees(m, 0, 0)
+		q.emit(n, "", "a session sees a value of a key that nobody writes, and has seen %03b", m.saw)
 	}
-	n, m := to(readerVouch)
-	x.sees(m, s.visible, s.visible)
-	emit(n, "", "a session sees %03b in another key's row, from the primary", s.visible)
-	if !x.standby() || !same {
+	n, m := q.to(readerVouch)
+	q.sees(m, q.s.visible, q.s.visible)
+	q.emit(n, "", "a session sees %03b in another key's row, from the primary", q.s.visible)
+	if !q.standby() || !same {
 		return
 	}
-	for position := range s.replayed + 1 {
-		other := reader{replay: position + 1, headWc: h.wc, headSa: h.sa, saw: r.saw, seen: r.seen}
-		if !x.follows(&other) {
+	for position := range q.s.replayed + 1 {
+		other := reader{replay: position + 1, headWc: h.wc, headSa: h.sa, saw: q.r.saw, seen: q.r.seen}
+		if !q.follows(&other) {
 			continue
 		}
-		n, m := to(readerVouch)
-		x.sees(m, h.si, s.upTo(position))
-		emit(n, "", "a session sees %03b in another key's value, from a standby at %d, and has seen %03b", s.upTo(position), position, m.saw)
+		n, m := q.to(readerVouch)
+		q.sees(m, h.si, q.s.upTo(position))
+		q.emit(n, "", "a session sees %03b in another key's value, from a standby at %d, and has seen %03b", q.s.upTo(position), position, m.saw)
 	}
 }
 

@@ -12,6 +12,9 @@ type explorer struct {
 	*tables
 	yield  func(next *state, action, broken string)
 	naming bool // actions are wanted in words, which costs more than taking them
+	// What is being taken; here, so that no step allocates it.
+	turn    turn
+	reading reading
 }
 
 func (x *explorer) say(format string, args ...any) string {
