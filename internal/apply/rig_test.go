@@ -189,7 +189,7 @@ func (r *rig) steps() {
 // settled has it take no account of readers that may go on under names from before.
 func (r *rig) settled() { r.settleAt = time.Time{} }
 
-func (r *rig) name(id string) string { return r.opts.Names.prefixes(0)[0] + "i:" + id }
+func (r *rig) name(id string) string { return r.opts.Names.prefix(0, []byte("i:"+id)) + "i:" + id }
 
 // fills stores a value that contains what is visible now, and reports what came of it.
 func (r *rig) fills(id string) fence.FillOutcome {

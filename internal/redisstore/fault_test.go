@@ -42,7 +42,7 @@ func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, url, namespace, want string }{
 		{"scheme", "http://localhost", "n", "scheme"},
-		{"several servers", "redis://a?addr=b:6379", "n", "cluster"},
+		{"cluster and database", "redis://a/3?addr=b:6379", "n", "database"},
 		{"empty namespace", "redis://localhost", "", "namespace"},
 		{"hash tag", "redis://localhost", "a{b}", "namespace"},
 		{"part of another", "redis://localhost", "a:b", "namespace"},
@@ -201,11 +201,11 @@ func TestFailover(t *testing.T) {
 	}
 	// T18: even where Wc is as expected, a history of another name is not the one that the confirms went to.
 	head.Wc = 100
-	next.replid = c.Replid()
+	next.lanes[0].replid = c.Replid()
 	if _, err = next.Apply(t.Context(), Batch{Expect: expect(head), Wi: 300, Si: sees(30), Advance: 300}); !errors.As(err, &mismatch) {
 		t.Fatalf("Apply in the belief of the old history = %v", err)
 	}
-	next.replid = mismatch.Replid
+	next.lanes[0].replid = mismatch.Replid
 	result, err := next.Apply(t.Context(), Batch{Expect: expect(head), Wi: 200, Si: sees(20), Names: []string{name}, Advance: 200})
 	if err != nil || result.Removed != 1 {
 		t.Fatalf("redelivery = %+v, %v; want the stale value removed", result, err)
@@ -248,7 +248,7 @@ func TestIntentComparesTheHistory(t *testing.T) {
 
 	// Now 15 is visible as well, and the daemon goes on where its connection leads, in the belief of the old history.
 	next := connect(t, after)
-	next.replid = c.replid
+	next.lanes[0].replid = c.lanes[0].replid
 	rest := Batch{Expect: expect(head), Wi: 300, Si: sees(21), Names: []string{hangs}, Advance: 300}
 	var mismatch *MismatchError
 	if _, err := next.Apply(t.Context(), rest); !errors.As(err, &mismatch) {
@@ -258,7 +258,7 @@ func TestIntentComparesTheHistory(t *testing.T) {
 		t.Fatalf("HEAD is %+v, %v, want it where it was", now, err)
 	}
 	// Had it taken the name from the answer to INTENT, and gone on:
-	next.replid = mismatch.Replid
+	next.lanes[0].replid = mismatch.Replid
 	if _, err := next.Apply(t.Context(), rest); err != nil {
 		t.Fatal(err)
 	}
@@ -347,7 +347,7 @@ func TestInfo(t *testing.T) {
 	if i.Role != "master" || i.MaxMemory != 100<<20 || i.MaxMemoryPolicy != "allkeys-lru" || i.UsedMemory == 0 || len(i.Replid) != 40 {
 		t.Errorf("Info = %+v", i)
 	}
-	if why := i.Supported(); why != "" {
+	if why := i.Supported(false); why != "" {
 		t.Errorf("Supported of the tests' own server = %q", why)
 	}
 	tests := []struct {
@@ -365,7 +365,7 @@ func TestInfo(t *testing.T) {
 		{"redis_version:unstable\r\n", "cannot be read"},
 	}
 	for _, tt := range tests {
-		got := parseInfo(tt.text).Supported()
+		got := parseInfo(tt.text).Supported(false)
 		if got == "" != (tt.want == "") || !strings.Contains(got, tt.want) {
 			t.Errorf("Supported(%q) = %q, want %q in it", tt.text, got, tt.want)
 		}

@@ -67,11 +67,18 @@ var luaMove string
 //go:embed lua/roster.lua
 var luaRoster string
 
+//go:embed lua/look.lua
+var luaLook string
+
+//go:embed lua/abandon.lua
+var luaAbandon string
+
 // The first line of a script says what Redis may refuse it for. A full Redis refuses LEASE and FILL before they do
 // anything; what the daemon writes must go on then, or a full cache would be a stale one.
 const (
 	refusedWhenFull = "#!lua\n"
 	allowedWhenFull = "#!lua flags=allow-oom\n"
+	readsOnly       = "#!lua flags=no-writes\n"
 )
 
 // script is called by its digest, and by its text when the server does not know the digest.
@@ -89,7 +96,7 @@ func newScript(parts ...string) script {
 type scripts struct {
 	lease, fill, release, tick, register                         script
 	early, confirm, intent, advance, claim, begin, roster, moved script
-	draw                                                         script
+	draw, look, abandon                                          script
 }
 
 func newScripts() *scripts {
@@ -111,5 +118,7 @@ func newScripts() *scripts {
 		roster:   daemon(luaRoster),
 		moved:    daemon(luaHead, luaMove),
 		draw:     daemon(luaDraw),
+		look:     newScript(readsOnly, luaHead, luaLook),
+		abandon:  daemon(luaAbandon),
 	}
 }
