@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/freshet/freshet/internal/change"
+	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
 )
@@ -40,7 +41,7 @@ type TableExplain struct {
 
 func (c *compiler) explainRule(r rule.Rule, t *schema.Table, ignored []string) TableExplain {
 	e := TableExplain{
-		Schema: r.Schema, Table: r.Table, Columns: append([]string{}, r.Columns...), Class: "EXACT", Key: rowKey(c.declared.Key, c.params, r.Bind),
+		Schema: r.Schema, Table: r.Table, Columns: append([]string{}, r.Columns...), Class: string(rule.Exact), Key: rowKey(c.declared.Key, c.params, r),
 		Where: []string{}, Needs: []string{}, Identity: identityName(t), Ignored: ignored,
 		Filters: t.Identity == change.IdentityFull, Partitioned: t.Kind == schema.PartitionedTable,
 	}
@@ -59,10 +60,14 @@ func (c *compiler) explainRule(r rule.Rule, t *schema.Table, ignored []string) T
 }
 
 // rowKey is the key template with a row's columns for the parameters.
-func rowKey(template string, params []rule.Param, bind []string) string {
+func rowKey(template string, params []rule.Param, r rule.Rule) string {
 	pairs := make([]string, 0, 2*len(params))
 	for i, p := range params {
-		pairs = append(pairs, "{"+p.Name+"}", "{"+bind[i]+"}")
+		value := "{" + r.Bind[i] + "}"
+		if r.Bind[i] == "" {
+			value = string(keytext.AppendEscaped(nil, *r.Fixed[i]))
+		}
+		pairs = append(pairs, "{"+p.Name+"}", value)
 	}
 	return strings.NewReplacer(pairs...).Replace(template)
 }

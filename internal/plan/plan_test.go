@@ -133,9 +133,9 @@ func TestErrorPointsIntoTheOriginalQuery(t *testing.T) {
 		line, column int
 		caret        string
 	}{
-		{"after a parameter", "SELECT id FROM users WHERE id=@id LIMIT 1", 1, 35, strings.Repeat(" ", 34) + "^"},
-		{"in another line", "SELECT id\r\nFROM users\r\nWHERE id=@id AND\tlower(name) = 'x'", 3, 18, "                \t^"},
-		{"after letters of two bytes", "SELECT 'ää' AS a, lower(name) AS b FROM users WHERE id = @id", 1, 19, strings.Repeat(" ", 18) + "^"},
+		{"after a parameter", "SELECT id FROM users WHERE id=@id FOR UPDATE", 1, 35, strings.Repeat(" ", 34) + "^"},
+		{"in another line", "SELECT id\r\nFROM users\r\nWHERE id=@id AND\thex(name) = 'x'", 3, 18, "                \t^"},
+		{"after letters of two bytes", "SELECT 'ää' AS a, now() AS b FROM users WHERE id = @id", 1, 19, strings.Repeat(" ", 18) + "^"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/freshet/freshet/internal/keytext"
 )
@@ -97,6 +98,19 @@ func (e *Entry) Hash() string {
 	return digest(&plain)
 }
 
+// Class says how the keys that a changed row affects are found.
+type Class string
+
+// The classes of rules, from the most precise one on. Exact rules are those that exist; the planner names the others in
+// its errors.
+const (
+	Exact  Class = "EXACT"  // from the row itself, old and new
+	Tag    Class = "TAG"    // through other tables, by what was noted when the value was filled
+	Lookup Class = "LOOKUP" // through other tables, which are asked when the row has changed
+	Group  Class = "GROUP"  // all keys that have some parameters in common
+	Broad  Class = "BROAD"  // all keys
+)
+
 // Rule says: a changed row of Table affects the key whose n-th parameter is the row's column Bind[n]. It applies to
 // the old image and to the new one alike (class EXACT: no database access, no stored state).
 type Rule struct {
@@ -105,6 +119,9 @@ type Rule struct {
 	// Occurrence names the table's alias in the query, for explain.
 	Occurrence string   `json:"occurrence,omitempty"`
 	Bind       []string `json:"bind"`
+	// Fixed has, for each parameter that is no column of the row, the argument that it must be: a constant with which the
+	// query compares it, or NULL. Bind is empty there. Nil: every parameter is a column.
+	Fixed []*keytext.Arg `json:"fixed,omitempty"`
 	// Columns are those that the query reads of this occurrence, sorted. An UPDATE with a full old image that changes
 	// none of them is ignored. Empty means all.
 	Columns []string `json:"columns,omitempty"`
@@ -134,7 +151,9 @@ type Condition struct {
 
 // Needs lists the columns whose old values the rule needs: those that it binds. Without them a DELETE, or an UPDATE
 // that changes one, cannot be mapped to a key.
-func (r *Rule) Needs() []string { return r.Bind }
+func (r *Rule) Needs() []string {
+	return slices.DeleteFunc(slices.Clone(r.Bind), func(column string) bool { return column == "" })
+}
 
 // Roster is the only source of live names: the daemon writes it, readers obey it. Its layout is in docs/redis.md.
 type Roster struct {

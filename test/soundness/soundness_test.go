@@ -170,16 +170,23 @@ func newHarness(t *testing.T, identity string, random *rand.Rand) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, w := range fixed() {
+	for _, w := range slices.Concat(fixed(), classes()) {
 		if err := h.watch(catalog, w); err != nil && !h.needsFull(err) {
-			t.Fatal(err)
+			t.Error(err)
 		}
+	}
+	if t.Failed() {
+		t.FailNow()
 	}
 	for random, tries := 0, 0; random < randomAccepted; tries++ {
 		if tries == 100*randomAccepted {
 			t.Fatalf("of %d random queries only %d were accepted", tries, random)
 		}
-		if err := h.watch(catalog, h.random.query()); err == nil {
+		make := h.random.query
+		if random%3 > 0 {
+			make = h.random.nested
+		}
+		if err := h.watch(catalog, make()); err == nil {
 			random++
 		} else {
 			h.refused++
@@ -223,6 +230,10 @@ func (h *harness) watch(catalog *schema.Catalog, w watched) error {
 	for i, tuple := range tuples {
 		args := make([]keytext.Arg, len(tuple))
 		for j, text := range tuple {
+			if text == "NULL" {
+				args[j] = keytext.Arg{Null: true}
+				continue
+			}
 			canonical, err := keytext.Canonical(compiled.Entry.Params[j].Type, text)
 			if err != nil {
 				h.t.Fatal(err)
@@ -262,7 +273,10 @@ func readAll(query string, w watched, tuples [][]string) string {
 	for i, tuple := range tuples {
 		rows[i] = "(" + strconv.Itoa(i)
 		for j, text := range tuple {
-			rows[i] += ", '" + strings.ReplaceAll(text, "'", "''") + "'::" + w.domains[j].cast
+			if text != "NULL" {
+				text = "'" + strings.ReplaceAll(text, "'", "''") + "'"
+			}
+			rows[i] += ", " + text + "::" + w.domains[j].cast
 		}
 		rows[i] += ")"
 	}
@@ -284,9 +298,9 @@ func (h *harness) plant(catalog *schema.Catalog) {
 		{name: product, entries: h.entries},
 		{name: "old image ignored", entries: h.entries, rewrite: forgetOld},
 		{name: absentMistake, entries: h.entries, rewrite: absentAsNull},
-		{name: "ON of an outer join restricts the preserved side", entries: h.mistaken(func(i int, e *rule.Entry) {
+		{name: onRestricts, entries: h.mistaken(func(i int, e *rule.Entry) {
 			d := h.watched[i].declared(i)
-			d.Query = strings.NewReplacer("LEFT JOIN", "JOIN", "RIGHT JOIN", "JOIN").Replace(d.Query)
+			d.Query = strings.NewReplacer("LEFT JOIN", "JOIN", "RIGHT JOIN", "JOIN", "FULL JOIN", "JOIN").Replace(d.Query)
 			if inner, err := plan.Compile(catalog, d); err == nil {
 				e.Rules = inner.Entry.Rules
 			}
@@ -299,6 +313,19 @@ func (h *harness) plant(catalog *schema.Catalog) {
 				return again
 			})
 		})},
+	}
+	for _, name := range mistakes() {
+		h.variants = append(h.variants, &variant{name: name, entries: h.mistaken(func(i int, e *rule.Entry) {
+			d := h.watched[i].declared(i)
+			if d.Query = h.watched[i].naive[name]; d.Query == "" {
+				return
+			}
+			other, err := plan.Compile(catalog, d)
+			if err != nil {
+				h.t.Fatalf("planted query %s: %v", d.Query, err)
+			}
+			e.Rules = other.Entry.Rules
+		})})
 	}
 	h.missed = make([]int, len(h.variants))
 	for _, v := range h.variants {
@@ -322,7 +349,7 @@ func (h *harness) stream(url string, catalog *schema.Catalog) {
 	h.t.Helper()
 	var published []schema.Name
 	for name, table := range catalog.Tables {
-		if !table.IsPartition {
+		if !table.IsPartition && table.Kind != schema.View {
 			published = append(published, name)
 		}
 	}
@@ -413,10 +440,14 @@ func (h *harness) run(limit time.Duration) {
 	}
 }
 
-// unnoticed reports a planted mistake that missed nothing yet. Absent columns exist only under a minimal identity.
+// unnoticed reports a planted mistake that missed nothing yet. Absent columns exist only under a minimal identity, and
+// which columns an update changed is known only under the full one.
 func (h *harness) unnoticed() bool {
 	for i, v := range h.variants[1:] {
-		if h.missed[i+1] == 0 && (v.name != absentMistake || h.minimal) {
+		if v.name == absentMistake && !h.minimal || h.minimal && (v.name == viewUnread || v.name == caseUnread) {
+			continue
+		}
+		if h.missed[i+1] == 0 {
 			return true
 		}
 	}
