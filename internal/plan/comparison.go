@@ -109,7 +109,7 @@ func (b *block) constants(ref *pg_query.ColumnRef, judged, not bool, values []*p
 	}
 	texts := make([]string, 0, len(values))
 	for _, v := range values {
-		k, cast, err := b.constant(v)
+		k, cast, err := b.constant(v, c)
 		if err != nil {
 			return nil, err
 		}
@@ -256,8 +256,8 @@ func (b *block) castParameter(cast *pg_query.TypeCast) (operand, error) {
 	return operand{parameter: int(p.GetNumber()), cast: name, at: int(p.GetLocation())}, nil
 }
 
-// constant reads a constant, and the type that it is cast to.
-func (b *block) constant(node *pg_query.Node) (*pg_query.A_Const, keytext.Type, error) {
+// constant reads a constant that a column is compared with, and the type that it is cast to, unless that is the column's own.
+func (b *block) constant(node *pg_query.Node, c columnRef) (*pg_query.A_Const, keytext.Type, error) {
 	cast := node.GetTypeCast()
 	if cast == nil {
 		b.visits()[node.GetAConst()] = true
@@ -265,6 +265,10 @@ func (b *block) constant(node *pg_query.Node) (*pg_query.A_Const, keytext.Type, 
 	}
 	k := cast.GetArg().GetAConst()
 	name, ok := castName(cast)
+	if !ok && c.column != nil && c.column.Category == 'e' && namesType(cast.GetTypeName(), c.column) {
+		name, ok = "", true
+		b.qualify(cast, c.column.TypeSchema)
+	}
 	if !ok {
 		return nil, "", &refusal{
 			at: location(node.ProtoReflect()), what: "a cast of this kind is not supported yet", why: "what it does is not known here",

@@ -25,24 +25,37 @@ func (c *compiler) occurrenceRules(o *occurrence, ignored []string) ([]rule.Rule
 		if err != nil {
 			return nil, err
 		}
-		if r != nil && !slices.ContainsFunc(rules, func(other rule.Rule) bool { return reflect.DeepEqual(other, *r) }) {
-			rules = append(rules, *r)
+		if slices.ContainsFunc(rules, func(other rule.Rule) bool { return covers(other, r) }) {
+			continue
 		}
+		rules = slices.DeleteFunc(rules, func(other rule.Rule) bool { return covers(r, other) })
+		rules = append(rules, r)
 	}
 	return rules, nil
 }
 
-func (c *compiler) caseRule(g *gathering, ignored []string) (*rule.Rule, error) {
+// covers reports that the first rule names every key that the second one names: it demands no more of a row.
+func covers(r, other rule.Rule) bool {
+	for _, condition := range r.Where {
+		if !slices.ContainsFunc(other.Where, func(c rule.Condition) bool { return reflect.DeepEqual(c, condition) }) {
+			return false
+		}
+	}
+	other.Where = r.Where
+	return reflect.DeepEqual(r, other)
+}
+
+func (c *compiler) caseRule(g *gathering, ignored []string) (rule.Rule, error) {
 	o := g.of
 	equal := g.classes()
-	r := &rule.Rule{Schema: o.table.Schema, Table: o.table.Name.Name, Occurrence: o.alias, Bind: []string{}}
+	r := rule.Rule{Schema: o.table.Schema, Table: o.table.Name.Name, Occurrence: o.alias, Bind: []string{}}
 	for i := range c.params {
 		root := equal.root(parameterNode(i + 1))
 		bound := c.bind(o, root, equal)
 		if bound == "" {
 			fixed, ok := g.constant(i+1, root, equal)
 			if !ok {
-				return nil, c.unbound(g, i)
+				return r, c.unbound(g, i)
 			}
 			if r.Fixed == nil {
 				r.Fixed = make([]*keytext.Arg, len(c.params))
@@ -53,7 +66,7 @@ func (c *compiler) caseRule(g *gathering, ignored []string) (*rule.Rule, error) 
 	}
 	r.Where = g.conditions(equal)
 	if err := identified(o.table, r.Needs(), o.where()); err != nil {
-		return nil, err
+		return r, err
 	}
 	var err error
 	r.Columns, err = c.columns(o, r.Needs(), ignored)

@@ -204,7 +204,14 @@ func (b *block) cast(cast *pg_query.TypeCast, in *scope, e *content) error {
 		return nil
 	}
 	name, ok := typeName(cast.GetTypeName())
-	if !ok || !slices.Contains(castable, name) {
+	array := len(cast.GetTypeName().GetArrayBounds()) > 0
+	enums := b.compiler.enumSchemas(cast.GetTypeName())
+	switch {
+	case cast.GetArg().GetAConst() != nil && len(enums) == 1:
+		b.visits()[cast], b.visits()[cast.GetArg().GetAConst()] = true, true
+		b.qualify(cast, enums[0])
+		return nil
+	case !ok || !slices.Contains(castable, name) || array && slices.Contains(times, name):
 		return &refusal{
 			at: at, what: "a cast of this kind is not supported yet", why: "what it does is not known here",
 			do: "Cast only to a built-in type such as bigint, text or date.",
@@ -213,7 +220,7 @@ func (b *block) cast(cast *pg_query.TypeCast, in *scope, e *content) error {
 	b.visits()[cast] = true
 	if k := cast.GetArg().GetAConst(); k != nil {
 		b.visits()[k] = true
-		if t, ok := builtIn(name); ok {
+		if t, ok := builtIn(name); ok && !array {
 			return timeless(t, k)
 		}
 		return neverSpecial(name, k)
@@ -240,10 +247,10 @@ var castable = []string{ //nolint:gochecknoglobals // a table
 
 var times = []string{"date", "time", "timetz", "timestamp", "timestamptz"} //nolint:gochecknoglobals // a table
 
-// typeName is the built-in type that a tree names, without modifiers.
+// typeName is the built-in type that a tree names, without modifiers and without what makes an array of it.
 func typeName(t *pg_query.TypeName) (string, bool) {
 	names := t.GetNames()
-	if len(names) == 0 || len(names) > 2 || len(names) == 2 && names[0].GetString_().GetSval() != "pg_catalog" || len(t.GetArrayBounds()) > 0 {
+	if len(names) == 0 || len(names) > 2 || len(names) == 2 && names[0].GetString_().GetSval() != "pg_catalog" {
 		return "", false
 	}
 	return names[len(names)-1].GetString_().GetSval(), true
@@ -328,8 +335,16 @@ func (b *block) operator(x *pg_query.A_Expr, in *scope, e *content) error {
 			return err
 		}
 	}
+	compared := name
+	switch x.GetKind() {
+	case pg_query.A_Expr_Kind_AEXPR_OP_ANY:
+		compared += " ANY"
+	case pg_query.A_Expr_Kind_AEXPR_OP_ALL:
+		compared += " ALL"
+	default:
+	}
 	for _, n := range own.parameters {
-		b.compiler.comparedBy(n, name)
+		b.compiler.comparedBy(n, compared)
 	}
 	e.add(own)
 	return b.timelessConstants(own)

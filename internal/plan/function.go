@@ -97,13 +97,14 @@ func (b *block) aggregate(call *pg_query.FuncCall, name string, in *scope, e *co
 	if err != nil {
 		return err
 	}
-	outer := len(own.columns) > 0
+	// Whose aggregate it is, PostgreSQL decides by the innermost column in it, also of a subquery in it.
+	outer := len(own.columns) > 0 || own.subquery
 	for _, c := range own.columns {
 		outer = outer && c.occurrence.block != b
 	}
 	if outer {
 		return &refusal{
-			at: int(call.GetLocation()), what: fmt.Sprintf("%s() of columns of the query around", name), why: "it counts the rows of that query, not of this one",
+			at: int(call.GetLocation()), what: fmt.Sprintf("%s() without a column of its own query", name), why: "PostgreSQL takes it for an aggregate of the query whose columns are in it",
 			do: "Move it into the query whose columns it takes.",
 		}
 	}

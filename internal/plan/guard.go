@@ -68,7 +68,7 @@ func understood(message protoreflect.Name) string {
 	case "TypeCast":
 		return "arg type_name location"
 	case "TypeName":
-		return "names typmods typemod location"
+		return "names typmods typemod array_bounds location"
 	case "SortBy":
 		return "node sortby_dir sortby_nulls location"
 	case "ParamRef":

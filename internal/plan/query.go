@@ -40,6 +40,7 @@ type setting struct {
 	outer   *scope
 	with    *with
 	exists  bool // only whether there is a row counts
+	named   bool // its columns have the names of those of another query
 	asked   bool // it is what NOT IN looks into, or IN where no row of it need be there
 }
 
@@ -110,6 +111,7 @@ func (c *compiler) setOperation(s *pg_query.SelectStmt, at setting) (*query, err
 	if err != nil {
 		return nil, err
 	}
+	at.named = true
 	right, err := c.readQuery(s.GetRarg(), at)
 	if err != nil {
 		return nil, err
@@ -121,6 +123,15 @@ func (c *compiler) setOperation(s *pg_query.SelectStmt, at setting) (*query, err
 	if len(left.outputs) != len(right.outputs) {
 		return nil, &refusal{
 			at: q.arms[len(left.arms)].location(), what: fmt.Sprintf("one side has %d columns and the other %d", len(left.outputs), len(right.outputs)), do: "Select as many columns on both sides.",
+		}
+	}
+	for _, b := range q.arms {
+		for _, o := range b.outputs { // a string takes the type of the other side
+			if k := o.node.GetAConst(); k != nil {
+				if err := neverSpecial("", k); err != nil {
+					return nil, err
+				}
+			}
 		}
 	}
 	for i, o := range left.outputs {

@@ -272,6 +272,7 @@ func (c *compiler) untyped(i int) *refusal {
 		if use.operator != "" {
 			r.what = fmt.Sprintf("parameter {%s} is compared by %s and not with any column by =", name, use.operator)
 		}
+		r.do = "Leave it out of the query and let the application choose among the rows, or load the entry by code and declare depends_on."
 		break
 	}
 	return r

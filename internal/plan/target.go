@@ -84,7 +84,7 @@ func (b *block) target(target *pg_query.ResTarget, at int) error {
 			return err
 		}
 	}
-	if top {
+	if top && !b.named {
 		if out.name == "" {
 			return &refusal{at: at, what: "this output has no name", why: "a JSON object needs one", do: "Add AS and a name."}
 		}
@@ -116,8 +116,12 @@ func figure(node *pg_query.Node) string {
 		return "least"
 	case node.GetAExpr().GetKind() == pg_query.A_Expr_Kind_AEXPR_NULLIF:
 		return "nullif"
+	case node.GetAArrayExpr() != nil:
+		return "array"
+	case node.GetRowExpr() != nil:
+		return "row"
 	case node.GetCaseExpr() != nil:
-		if name := figure(node.GetCaseExpr().GetDefresult()); name != "" && node.GetCaseExpr().GetDefresult().GetFuncCall() == nil {
+		if name := figure(node.GetCaseExpr().GetDefresult()); name != "" {
 			return name
 		}
 		return "case"
@@ -165,7 +169,7 @@ func (b *block) star(ref *pg_query.ColumnRef, names []string, at int) ([]*pg_que
 	}
 	nodes := make([]*pg_query.Node, 0, len(columns))
 	for _, v := range columns {
-		if b.parent == nil {
+		if b.parent == nil && !b.named {
 			if err := b.output(v.name, at); err != nil {
 				return nil, err
 			}

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	pg_query "github.com/pganalyze/pg_query_go/v6"
@@ -97,10 +98,41 @@ func judgeable(c columnRef, at int) error {
 	}
 }
 
+// namesType reports whether a tree names the type of a column.
+func namesType(t *pg_query.TypeName, c *schema.Column) bool {
+	names := t.GetNames()
+	if len(names) == 0 || len(names) > 2 || len(names) == 2 && names[0].GetString_().GetSval() != c.TypeSchema || len(t.GetArrayBounds()) > 0 {
+		return false
+	}
+	return names[len(names)-1].GetString_().GetSval() == c.TypeName
+}
+
+// enumSchemas are the schemas that have an enum type, of some column, under the name that a tree has.
+func (c *compiler) enumSchemas(t *pg_query.TypeName) []string {
+	var found []string
+	for _, table := range c.catalog.Tables {
+		for i := range table.Columns {
+			column := &table.Columns[i]
+			if column.Category == 'e' && namesType(t, column) && !slices.Contains(found, column.TypeSchema) {
+				found = append(found, column.TypeSchema)
+			}
+		}
+	}
+	return found
+}
+
+// qualify writes down the schema of a type that a constant is cast to.
+func (b *block) qualify(cast *pg_query.TypeCast, schemaName string) {
+	b.edit(func() {
+		names := cast.GetTypeName().GetNames()
+		cast.TypeName.Names = []*pg_query.Node{pg_query.MakeStrNode(schemaName), names[len(names)-1]}
+	})
+}
+
 // castName is the type that a cast names.
 func castName(cast *pg_query.TypeCast) (keytext.Type, bool) {
 	name, ok := typeName(cast.GetTypeName())
-	if !ok || len(cast.GetTypeName().GetTypmods()) > 0 {
+	if !ok || len(cast.GetTypeName().GetTypmods()) > 0 || len(cast.GetTypeName().GetArrayBounds()) > 0 {
 		return "", false
 	}
 	return builtIn(name)

@@ -90,8 +90,8 @@ func unsupportedField(kind string, f protoreflect.FieldDescriptor, m protoreflec
 	case "A_Const.bsval":
 		r.what = "a bit string is not supported yet"
 		r.at = location(m)
-	case "TypeName.array_bounds", "TypeName.setof", "TypeName.pct_type":
-		r.what, r.why = "a cast to an array is not supported yet", "it can change the value"
+	case "TypeName.setof", "TypeName.pct_type":
+		r.what, r.why = "a cast of this kind is not supported", "what it does is not known here"
 		r.do = "Cast to a plain type, or leave the cast out."
 		r.at = location(m)
 	default:
