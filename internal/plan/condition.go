@@ -35,7 +35,6 @@ type operand struct {
 	column    *columnRef
 	parameter int // from 1
 	cast      keytext.Type
-	constant  *pg_query.A_Const
 	at        int
 	bits      bits // that make it NULL
 }

@@ -177,7 +177,7 @@ func castTypeName(t keytext.Type) *pg_query.TypeName {
 
 // sqlName is the spelling that the parser gives back as it is.
 func sqlName(t keytext.Type) string {
-	switch t {
+	switch string(t) {
 	case "int2":
 		return "smallint"
 	case "int4":
@@ -230,7 +230,8 @@ func (b *block) cast(cast *pg_query.TypeCast, in *scope, e *content) error {
 		return err
 	}
 	e.add(own)
-	if slices.Contains(times, name) && !(cast.GetArg().GetColumnRef() != nil && len(own.columns) == 1 && own.columns[0].column != nil && slices.Contains(times, own.columns[0].column.TypeName)) {
+	timely := cast.GetArg().GetColumnRef() != nil && len(own.columns) == 1 && own.columns[0].column != nil && slices.Contains(times, own.columns[0].column.TypeName)
+	if slices.Contains(times, name) && !timely {
 		return &refusal{
 			at: at, what: "a cast to " + name, why: "a text such as 'now' would mean another time with every load", do: "Cast only columns that hold a date or a time.",
 		}

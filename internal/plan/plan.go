@@ -208,6 +208,11 @@ func (c *compiler) finish(q *query) (*Compiled, error) {
 	if entry.SQL, err = c.canonical(); err != nil {
 		return nil, err
 	}
+	for _, v := range c.views {
+		if view := (rule.View{Schema: v.Schema, Name: v.Name.Name}); !slices.Contains(entry.Views, view) {
+			entry.Views = append(entry.Views, view)
+		}
+	}
 	entry.Shape = shape(c.tables(), c.views...)
 	entry.Version = entry.Hash()
 	compiled.Entry = entry

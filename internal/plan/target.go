@@ -77,7 +77,7 @@ func (b *block) target(target *pg_query.ResTarget, at int) error {
 		if err := settled(v.columnRef, at); err != nil {
 			return err
 		}
-	case parameterOf(val) > 0 && top && len(b.reading.view) == 0:
+	case parameterOf(val) > 0 && top && b.reading.view == "":
 		return &refusal{at: at, what: "a parameter is returned as it is", why: "who asks knows it already", do: "Select the column that it is compared with."}
 	default:
 		if err := b.expression(val, b.whole(), &content{}); err != nil {

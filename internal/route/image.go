@@ -67,7 +67,7 @@ func (r *Router) image(c *compiled, row *change.Row, value valueFunc, out *Keys)
 	for n, column := range c.bind {
 		out.arena = append(out.arena, c.literals[n]...)
 		if column == fixed {
-			out.arena = append(out.arena, c.binding.fixed[n]...)
+			out.arena = append(out.arena, c.fixed[n]...)
 			continue
 		}
 		v := value(row, column)

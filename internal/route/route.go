@@ -130,7 +130,7 @@ func compile(b *binding, relation *change.Relation) compiled {
 		return c
 	}
 	for n, name := range b.rule.Bind {
-		if b.fixed != nil && b.fixed[n] != nil {
+		if n < len(b.fixed) && b.fixed[n] != nil {
 			c.bind = append(c.bind, fixed)
 			continue
 		}

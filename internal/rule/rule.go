@@ -72,6 +72,8 @@ type Entry struct {
 	SQL        string  `json:"sql,omitempty"` // canonical: schema-qualified, $n, unique output names; empty when code loads the entry
 	Result     Result  `json:"result"`
 	Rules      []Rule  `json:"rules"`
+	// Views are those that the query reads through. Replacing one puts nothing into the log.
+	Views []View `json:"views,omitempty"`
 	// Shape is a digest of what the catalog said of the tables and columns that the query reads. It makes the version
 	// change with the schema: altering a column's type, or swapping a table by renaming, puts no row into the log.
 	Shape string `json:"shape,omitempty"`
@@ -96,6 +98,12 @@ func (e *Entry) Hash() string {
 	plain.Version, plain.Activation, plain.Content, plain.Suspended = "", "", "", ""
 	plain.Declared, plain.Keep, plain.Retained = nil, 0, 0
 	return digest(&plain)
+}
+
+// View is a view that a query names, or that is in another view's definition.
+type View struct {
+	Schema string `json:"schema"`
+	Name   string `json:"name"`
 }
 
 // Class says how the keys that a changed row affects are found.

@@ -74,8 +74,10 @@ func (g *grammar) derived(outer []string, depth int) string {
 }
 
 func (g *grammar) from(outer []string, depth int) (text string, names []string) {
-	text, name := g.relation(outer, depth)
+	first, name := g.relation(outer, depth)
 	names = []string{name}
+	var joined strings.Builder
+	joined.WriteString(first)
 	for g.budget > 0 && g.IntN(2) == 0 {
 		item, name := g.relation(append(append([]string{}, outer...), names...), depth)
 		kind := g.pick(" JOIN ", " LEFT JOIN ", " LEFT JOIN ", " RIGHT JOIN ", " FULL JOIN ")
@@ -87,9 +89,9 @@ func (g *grammar) from(outer []string, depth int) (text string, names []string) 
 		if kind != " FULL JOIN " && g.IntN(3) == 0 {
 			on += " AND " + g.condition(names, outer, depth)
 		}
-		text += kind + item + " ON " + on
+		joined.WriteString(kind + item + " ON " + on)
 	}
-	return text, names
+	return joined.String(), names
 }
 
 func (g *grammar) where(names, outer []string, depth int) string {
@@ -156,14 +158,15 @@ func (g *grammar) condition(names, outer []string, depth int) string {
 func (g *grammar) block(outer []string, n, depth int) string {
 	from, names := g.from(outer, depth)
 	where := g.where(names, outer, depth)
-	list, ordinals := make([]string, n), make([]string, n)
+	var list, ordinals []string
 	for i := range n {
 		t := names[g.IntN(len(names))]
-		list[i] = fmt.Sprintf("%s.x AS c%d", t, i)
+		column := "x"
 		if depth == 0 {
-			list[i] = fmt.Sprintf("%s.%s AS c%d", t, g.any(), i)
+			column = g.any()
 		}
-		ordinals[i] = strconv.Itoa(i + 1)
+		list = append(list, fmt.Sprintf("%s.%s AS c%d", t, column, i))
+		ordinals = append(ordinals, strconv.Itoa(i+1))
 	}
 	if depth > 0 {
 		return "SELECT " + strings.Join(list, ", ") + " FROM " + from + where

@@ -182,11 +182,11 @@ func newHarness(t *testing.T, identity string, random *rand.Rand) *harness {
 		if tries == 100*randomAccepted {
 			t.Fatalf("of %d random queries only %d were accepted", tries, random)
 		}
-		make := h.random.query
+		query := h.random.query
 		if random%3 > 0 {
-			make = h.random.nested
+			query = h.random.nested
 		}
-		if err := h.watch(catalog, make()); err == nil {
+		if err := h.watch(catalog, query()); err == nil {
 			random++
 		} else {
 			h.refused++
