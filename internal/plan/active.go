@@ -296,7 +296,7 @@ func (c classes) root(x string) string {
 
 func (c classes) union(x, y string) {
 	if x, y = c.root(x), c.root(y); x != y {
-		c[x] = y
+		c[x], c[y] = y, y // a root that has members is its own
 	}
 }
 

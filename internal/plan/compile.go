@@ -20,8 +20,8 @@ import (
 // parameters has to be one of its columns, or a constant.
 func (c *compiler) occurrenceRules(o *occurrence, ignored []string) ([]rule.Rule, error) {
 	var rules []rule.Rule
-	for _, g := range cases(o) {
-		r, err := c.caseRule(g, ignored)
+	for _, d := range c.decide(o) {
+		r, err := c.caseRule(d, ignored)
 		if err != nil {
 			return nil, err
 		}
@@ -45,18 +45,23 @@ func covers(r, other rule.Rule) bool {
 	return reflect.DeepEqual(r, other)
 }
 
-func (c *compiler) caseRule(g *gathering, ignored []string) (rule.Rule, error) {
-	o := g.of
-	equal := g.classes()
+func (c *compiler) caseRule(d *decision, ignored []string) (rule.Rule, error) {
+	o := d.of
 	r := rule.Rule{Schema: o.table.Schema, Table: o.table.Name.Name, Occurrence: o.alias, Bind: []string{}}
+	for _, i := range d.missing {
+		if c.params[i].Type == "" {
+			return r, c.untyped(i)
+		}
+	}
+	if d.class != rule.Exact {
+		if !slices.Contains(c.classes, d.class) {
+			return r, c.refuse(d)
+		}
+		r.Class = d.class
+	}
 	for i := range c.params {
-		root := equal.root(parameterNode(i + 1))
-		bound := c.bind(o, root, equal)
-		if bound == "" {
-			fixed, ok := g.constant(i+1, root, equal)
-			if !ok {
-				return r, c.unbound(g, i)
-			}
+		bound := c.bind(o, i, d.equal)
+		if fixed, ok := d.constant(i+1, d.equal); ok && bound == "" {
 			if r.Fixed == nil {
 				r.Fixed = make([]*keytext.Arg, len(c.params))
 			}
@@ -64,7 +69,10 @@ func (c *compiler) caseRule(g *gathering, ignored []string) (rule.Rule, error) {
 		}
 		r.Bind = append(r.Bind, bound)
 	}
-	r.Where = g.conditions(equal)
+	if d.class == rule.Lookup {
+		r.Lookup = c.search(d)
+	}
+	r.Where = d.conditions(d.equal)
 	if err := identified(o.table, r.Needs(), o.where()); err != nil {
 		return r, err
 	}
@@ -106,7 +114,8 @@ func (g *gathering) conditions(equal classes) []rule.Condition {
 }
 
 // constant finds the constant that a parameter is equal to.
-func (g *gathering) constant(n int, root string, equal classes) (*keytext.Arg, bool) {
+func (g *gathering) constant(n int, equal classes) (*keytext.Arg, bool) {
+	root := equal.root(parameterNode(n))
 	for i := range g.facts {
 		f := &g.facts[i]
 		switch {
@@ -121,7 +130,11 @@ func (g *gathering) constant(n int, root string, equal classes) (*keytext.Arg, b
 
 // bind chooses the column of the occurrence that is equal to a parameter: rather one whose old value the log carries,
 // then the first of the table. A generated column is not in the log.
-func (c *compiler) bind(o *occurrence, root string, equal classes) string {
+func (c *compiler) bind(o *occurrence, parameter int, equal classes) string {
+	return c.columnOf(o, equal.root(parameterNode(parameter+1)), equal)
+}
+
+func (c *compiler) columnOf(o *occurrence, root string, equal classes) string {
 	best := ""
 	for i := range o.table.Columns {
 		column := &o.table.Columns[i]

@@ -44,6 +44,7 @@ type typedUse struct {
 	parameter int
 	column    *columnRef   // that it is compared with
 	cast      keytext.Type // that it is cast to
+	weak      bool         // it is written down as a cast, so that another use may decide otherwise
 	at        int
 }
 

@@ -346,6 +346,9 @@ func (b *block) operator(x *pg_query.A_Expr, in *scope, e *content) error {
 	}
 	for _, n := range own.parameters {
 		b.compiler.comparedBy(n, compared)
+		if len(own.parameters) == 1 && len(own.columns) == 1 && slices.Contains([]string{"<", "<=", ">", ">=", "<>"}, compared) {
+			b.compiler.typed = append(b.compiler.typed, typedUse{parameter: n, column: &own.columns[0], at: at, weak: true})
+		}
 	}
 	e.add(own)
 	return b.timelessConstants(own)

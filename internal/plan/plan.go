@@ -39,9 +39,10 @@ type Compiled struct {
 	Ignored []string
 }
 
-// Compile plans a declared entry. The error is an *Error.
-func Compile(catalog *schema.Catalog, d rule.Declared) (*Compiled, error) {
-	c := &compiler{catalog: catalog, declared: d}
+// Compile plans a declared entry, with EXACT rules and those of the further classes, which whoever applies the rules has
+// to know. The error is an *Error.
+func Compile(catalog *schema.Catalog, d rule.Declared, classes ...rule.Class) (*Compiled, error) {
+	c := &compiler{catalog: catalog, declared: d, classes: classes, decisions: map[*occurrence][]*decision{}}
 	compiled, err := c.compile()
 	if err == nil {
 		return compiled, nil
@@ -67,7 +68,8 @@ type compiler struct {
 	views       []*schema.Table
 	typed       []typedUse
 	loose       []looseUse
-	ranks       map[*occurrence]int
+	classes     []rule.Class // of rules, beside EXACT, that may be made
+	decisions   map[*occurrence][]*decision
 }
 
 // tables are the occurrences that have rules.

@@ -51,11 +51,11 @@ func TestCanonicalIsAFixedPoint(t *testing.T) {
 		t.Run(c.Name, func(t *testing.T) {
 			t.Parallel()
 			c.Declared.UnsafeIgnore = nil
-			first, err := plan.Compile(catalog, c.Declared)
+			first, err := plan.Compile(catalog, c.Declared, c.Classes...)
 			if err != nil {
 				t.Fatal(err)
 			}
-			second, err := plan.Compile(catalog, again(first.Entry))
+			second, err := plan.Compile(catalog, again(first.Entry), c.Classes...)
 			if err != nil {
 				t.Fatal(err)
 			}

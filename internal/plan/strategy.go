@@ -2,79 +2,132 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	pg_query "github.com/pganalyze/pg_query_go/v6"
 
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/schema"
 )
 
-// Which class of rule an occurrence needs, when its rows alone do not tell the keys.
+// Which class of rule an occurrence needs.
+//
+// EXACT where its own columns, or constants, are all of the key. Otherwise the keys may follow through other tables: over
+// equalities that count for it, to tables that have the rest. Whoever then looks the keys up, at whatever later time, may
+// find that another transaction has taken the way there apart; that transaction's own rows must lead to the key instead.
+// This is the rank condition: each table on the way has a rule that needs less (a shorter way, or none), and whatever that
+// rule demands of its row is demanded here as well. Where the condition fails, or no way leads there, all keys count that
+// have what is known in common: GROUP, and BROAD when nothing is known.
 
-// need is the best class of rule for an occurrence, and why it cannot be a better one.
-type need struct {
-	class rule.Class
-	path  []step // LOOKUP and TAG: through which other tables the keys follow
-	bound []string
-	why   string
+// decision is the class of an occurrence in one case, and why it is not a better one.
+type decision struct {
+	*gathering
+	equal   classes
+	ties    map[*occurrence]map[string]string
+	class   rule.Class
+	path    []step // LOOKUP: through which other tables the keys follow
+	missing []int  // parameters that the row does not tell, by index
+	known   []string
+	why     string
 }
 
-// step is one table of a path: its rows that are tied to the row before.
+// step is one table of a path.
 type step struct {
 	to   *occurrence
-	text string // the equality
+	text string // the equality that leads there
 }
 
-// need decides for one case. The first parameter that is not tied is the one that decides.
-func (c *compiler) need(g *gathering, missing int) need {
-	equal := g.classes()
-	var bound []string
-	for i, p := range c.params {
-		root := equal.root(parameterNode(i + 1))
-		if _, fixed := g.constant(i+1, root, equal); fixed || c.bind(g.of, root, equal) != "" {
-			bound = append(bound, "{"+p.Name+"}")
-		}
+// decide decides for every case of an occurrence. It returns nothing for one that is being decided: a way that comes back
+// to where it began is none.
+func (c *compiler) decide(o *occurrence) []*decision {
+	if decided, ok := c.decisions[o]; ok {
+		return decided
 	}
-	path, reached := c.path(g, equal, missing)
+	c.decisions[o] = nil
+	var decided []*decision
+	for _, g := range cases(o) {
+		d := &decision{gathering: g, equal: g.classes(), class: rule.Exact}
+		for i, p := range c.params {
+			if _, fixed := g.constant(i+1, d.equal); fixed || c.bind(o, i, d.equal) != "" {
+				d.known = append(d.known, "{"+p.Name+"}")
+			} else {
+				d.missing = append(d.missing, i)
+			}
+		}
+		if len(d.missing) > 0 {
+			c.fallBack(d)
+		}
+		decided = append(decided, d)
+	}
+	c.decisions[o] = decided
+	return decided
+}
+
+// fallBack chooses the class of an occurrence whose rows do not tell the keys.
+func (c *compiler) fallBack(d *decision) {
+	path, reached := c.way(d)
 	switch {
-	case reached && c.ranked(path):
-		var texts []string
+	case reached && c.ranked(d, path):
+		texts := make([]string, 0, len(path))
 		for _, s := range path {
 			texts = append(texts, s.text)
 		}
-		return need{class: rule.Lookup, path: path, bound: bound, why: fmt.Sprintf(
-			"the keys follow through other tables (%s); LOOKUP and TAG rules are not built yet", strings.Join(texts, ", "))}
-	case reached && len(bound) > 0:
-		return need{class: rule.Group, path: path, bound: bound, why: fmt.Sprintf(
-			"the keys follow through other tables that need it in turn, so that changes of both in two transactions could hide each other; GROUP rules (here by %s) are not built yet",
-			strings.Join(bound, ", "))}
-	case len(bound) > 0:
-		return need{class: rule.Group, bound: bound, why: fmt.Sprintf(
-			"a changed row says only %s of the key; GROUP rules, which drop all keys that have it in common, are not built yet", strings.Join(bound, ", "))}
+		d.class, d.path = rule.Lookup, path
+		d.why = fmt.Sprintf("the keys follow through other tables (%s); LOOKUP and TAG rules are not built yet", strings.Join(texts, ", "))
+	case reached && len(d.known) > 0:
+		d.class = rule.Group
+		d.why = fmt.Sprintf("the keys follow through other tables that need it in turn, so that changes of both in two transactions could hide each other; GROUP rules (here by %s) are not built yet",
+			strings.Join(d.known, ", "))
+	case len(d.known) > 0:
+		d.class = rule.Group
+		d.why = fmt.Sprintf("a changed row says only %s of the key; GROUP rules, which drop all keys that have it in common, are not built yet", strings.Join(d.known, ", "))
+	default:
+		d.class, d.why = rule.Broad, "any change of it may affect every key; "+notBroad
 	}
-	return need{class: rule.Broad, why: "any change of it may affect every key; " + notBroad}
 }
 
-// path finds the shortest way from an occurrence, over equalities that count for it, to one with a column that is the
-// parameter.
-func (c *compiler) path(g *gathering, equal classes, parameter int) ([]step, bool) {
-	target := equal.root(parameterNode(parameter + 1))
+const notBroad = "BROAD rules are not built yet"
+
+// way finds tables that together have all that is missing, over equalities that count for the occurrence.
+func (c *compiler) way(d *decision) ([]step, bool) {
+	var path []step
+	for _, i := range d.missing {
+		if slices.ContainsFunc(path, func(s step) bool { return c.bind(s.to, i, d.equal) != "" }) {
+			continue
+		}
+		more, ok := c.shortest(d, i)
+		if !ok {
+			return nil, false
+		}
+		for _, s := range more {
+			if !slices.ContainsFunc(path, func(other step) bool { return other.to == s.to }) {
+				path = append(path, s)
+			}
+		}
+	}
+	return path, true
+}
+
+// shortest finds the shortest way to a table that has the parameter.
+func (c *compiler) shortest(d *decision, parameter int) ([]step, bool) {
 	type reached struct {
 		occurrence *occurrence
 		path       []step
 	}
-	seen := map[*occurrence]bool{g.of: true}
-	for queue := []reached{{occurrence: g.of}}; len(queue) > 0; queue = queue[1:] {
+	tables := c.tables()
+	seen := map[*occurrence]bool{d.of: true}
+	for queue := []reached{{occurrence: d.of}}; len(queue) > 0; queue = queue[1:] {
 		at := queue[0]
-		if at.occurrence != g.of && c.bind(at.occurrence, target, equal) != "" {
+		if at.occurrence != d.of && c.bind(at.occurrence, parameter, d.equal) != "" {
 			return at.path, true
 		}
-		for _, next := range c.tables() {
+		for _, next := range tables {
 			if seen[next] {
 				continue
 			}
-			if text := edge(at.occurrence, next, equal); text != "" {
+			if text := d.edge(at.occurrence, next); text != "" {
 				seen[next] = true
 				queue = append(queue, reached{next, append(slices.Clone(at.path), step{to: next, text: text})})
 			}
@@ -83,102 +136,171 @@ func (c *compiler) path(g *gathering, equal classes, parameter int) ([]step, boo
 	return nil, false
 }
 
-// edge is an equality between two occurrences.
-func edge(from, to *occurrence, equal classes) string {
-	for i := range from.table.Columns {
-		x := columnRef{occurrence: from, name: from.table.Columns[i].Name}
-		root := equal.root(x.node())
-		for j := range to.table.Columns {
-			y := columnRef{occurrence: to, name: to.table.Columns[j].Name}
-			if equal.root(y.node()) == root {
-				return x.String() + " = " + y.String()
-			}
+// edge is an equality between two occurrences, on the side that we come from of a column that the log carries.
+func (d *decision) edge(from, to *occurrence) string {
+	here, there := d.tied(from), d.tied(to)
+	for _, root := range slices.Sorted(maps.Keys(here)) {
+		x := here[root]
+		if y, ok := there[root]; ok && !from.table.Column(x).Generated {
+			return columnRef{occurrence: from, name: x}.String() + " = " + columnRef{occurrence: to, name: y}.String()
 		}
 	}
 	return ""
 }
 
-// ranked is the rank condition (a look-up that happens later must find what a change of the path has not taken away, or
-// that change must find it): every table of the path has a shorter path of its own, or none.
-func (c *compiler) ranked(path []step) bool {
+// tied lists the columns of an occurrence that something is equal to, by their class.
+func (d *decision) tied(o *occurrence) map[string]string {
+	if d.ties == nil {
+		d.ties = map[*occurrence]map[string]string{}
+	}
+	if found, ok := d.ties[o]; ok {
+		return found
+	}
+	found := map[string]string{}
+	for i := range o.table.Columns {
+		name := o.table.Columns[i].Name
+		root := d.equal.root(columnRef{occurrence: o, name: name}.node())
+		if _, ok := found[root]; !ok && d.equal.has(root) {
+			found[root] = name
+		}
+	}
+	d.ties[o] = found
+	return found
+}
+
+// has reports that a class has more than one member.
+func (c classes) has(root string) bool { return c[root] != "" }
+
+// ranked is the rank condition.
+func (c *compiler) ranked(d *decision, path []step) bool {
 	for _, s := range path {
-		if rank, ok := c.rank(s.to); !ok || rank >= len(path) {
+		if !slices.ContainsFunc(c.decide(s.to), func(other *decision) bool {
+			return len(other.path) < len(path) && other.within(d.gathering)
+		}) {
 			return false
 		}
 	}
 	return true
 }
 
-// rank is the length of an occurrence's own path: 0 when its rows tell the keys.
-func (c *compiler) rank(o *occurrence) (int, bool) {
-	if rank, ok := c.ranks[o]; ok {
-		return rank, rank >= 0
+// within reports that whatever counts in one case counts in the other one as well.
+func (g *gathering) within(other *gathering) bool {
+	facts := map[*condition]bool{}
+	for i := range other.facts {
+		facts[other.facts[i].condition] = true
 	}
-	if c.ranks == nil {
-		c.ranks = map[*occurrence]int{}
-	}
-	c.ranks[o] = -1 // a path that comes back to it is none
-	rank := 0
-	for _, g := range cases(o) {
-		missing := c.missing(g)
-		if missing < 0 {
-			continue
+	for i := range g.facts {
+		if !facts[g.facts[i].condition] {
+			return false
 		}
-		path, reached := c.path(g, g.classes(), missing)
-		if !reached || !c.ranked(path) {
-			return 0, false
-		}
-		rank = max(rank, len(path))
 	}
-	c.ranks[o] = rank
-	return rank, true
+	for _, l := range g.links {
+		if !slices.ContainsFunc(other.links, func(o [2]columnRef) bool { return o[0].same(l[0]) && o[1].same(l[1]) }) {
+			return false
+		}
+	}
+	return true
 }
 
-// missing is the first parameter that the rows of the occurrence do not tell, or -1.
-func (c *compiler) missing(g *gathering) int {
-	equal := g.classes()
+// search makes the query that finds the keys from what rows of the occurrence say.
+func (c *compiler) search(d *decision) *rule.LookupQuery {
+	l := &rule.LookupQuery{Rank: len(d.path)}
+	have := map[string]string{} // by class: an expression that is equal to what is in it
+	own := func(name string) {
+		column := d.of.table.Column(name)
+		root := d.equal.root(columnRef{occurrence: d.of, name: name}.node())
+		if have[root] == "" {
+			l.From = append(l.From, name)
+			l.Types = append(l.Types, columnType(column))
+			have[root] = fmt.Sprintf("k.c%d::%s", len(l.From), sqlType(column))
+		}
+	}
 	for i := range c.params {
-		root := equal.root(parameterNode(i + 1))
-		if _, fixed := g.constant(i+1, root, equal); !fixed && c.bind(g.of, root, equal) == "" {
-			return i
+		if name := c.bind(d.of, i, d.equal); name != "" {
+			own(name)
 		}
 	}
-	return -1
+	for i := range d.of.table.Columns {
+		column := &d.of.table.Columns[i]
+		root := d.equal.root(columnRef{occurrence: d.of, name: column.Name}.node())
+		if !column.Generated && slices.ContainsFunc(d.path, func(s step) bool { return c.columnOf(s.to, root, d.equal) != "" }) {
+			own(column.Name)
+		}
+	}
+	var from, where []string
+	for n, s := range d.path {
+		alias := fmt.Sprintf("q%d", n+1)
+		from = append(from, quoted(s.to.table.Name)+" "+alias)
+		for i := range s.to.table.Columns {
+			column := &s.to.table.Columns[i]
+			root := d.equal.root(columnRef{occurrence: s.to, name: column.Name}.node())
+			name := alias + "." + quoteIdent(column.Name)
+			if have[root] == "" {
+				have[root] = name
+			} else if have[root] != name {
+				where = append(where, name+" = "+have[root])
+			}
+		}
+	}
+	keys := make([]string, len(c.params))
+	for i := range c.params {
+		keys[i] = "NULL::text"
+		if expression := have[d.equal.root(parameterNode(i+1))]; expression != "" {
+			keys[i] = "(" + expression + ")::text"
+			if !strings.HasPrefix(expression, "k.") { // a changed row with NULL there has no key
+				where = append(where, expression+" IS NOT NULL")
+			}
+		}
+	}
+	arrays, names := make([]string, len(l.From)), make([]string, len(l.From))
+	for i := range l.From {
+		arrays[i], names[i] = fmt.Sprintf("$%d::text[]", i+1), fmt.Sprintf("c%d", i+1)
+	}
+	l.SQL = fmt.Sprintf("SELECT DISTINCT %s FROM unnest(%s) AS k (%s), %s WHERE %s",
+		strings.Join(keys, ", "), strings.Join(arrays, ", "), strings.Join(names, ", "), strings.Join(from, ", "), strings.Join(where, " AND "))
+	return l
 }
 
-// unbound refuses an occurrence that a parameter is not tied to.
-func (c *compiler) unbound(g *gathering, i int) error {
-	o, name := g.of, c.params[i].Name
-	if c.params[i].Type == "" {
-		return c.untyped(i)
+// sqlType names a column's type, of those that keys have.
+func sqlType(c *schema.Column) string {
+	if c.Category == 'e' {
+		return quoteIdent(c.TypeSchema) + "." + quoteIdent(c.TypeName)
 	}
-	if r := c.unfit(g, i); r != nil {
+	return sqlName(columnType(c))
+}
+
+// refuse refuses an occurrence whose class of rule does not exist yet.
+func (c *compiler) refuse(d *decision) error {
+	o, i := d.of, d.missing[0]
+	if r := c.unfit(d.gathering, i); r != nil {
 		return r
 	}
-	n := c.need(g, i)
+	name := c.params[i].Name
+	if !slices.ContainsFunc(c.typed, func(use typedUse) bool { return use.parameter == i+1 && !use.weak }) {
+		return c.untyped(i)
+	}
 	r := &refusal{
-		at: o.where(), what: fmt.Sprintf("%s needs a %s rule: no column of it is tied to parameter {%s} by an equality", describe(o), n.class, name),
-		why: "from a changed row of " + o.table.Name.Name + " alone it cannot be told which keys it affects: " + n.why,
+		at: o.where(), what: fmt.Sprintf("%s needs a %s rule: no column of it is tied to parameter {%s} by an equality", describe(o), d.class, name),
+		why: "from a changed row of " + o.table.Name.Name + " alone it cannot be told which keys it affects: " + d.why,
 		do: fmt.Sprintf("Store the column in %s and compare it with @%s, cache %s in an entry under its own key, or load the entry by code and declare depends_on.",
 			o.table.Name.Name, name, o.table.Name.Name),
 	}
 	if o.block.reading.view != "" {
 		r.what = "view " + o.block.reading.view + ": " + r.what
 	}
-	if n.class != rule.Lookup {
-		c.blame(g, i, r)
+	if d.class != rule.Lookup {
+		c.blame(d, i, r)
 	}
 	return r
 }
 
 // blame says what keeps a condition from reaching the occurrence, where that is known.
-func (c *compiler) blame(g *gathering, i int, r *refusal) {
-	o, name := g.of, c.params[i].Name
-	equal := g.classes()
-	root := equal.root(parameterNode(i + 1))
+func (c *compiler) blame(d *decision, i int, r *refusal) {
+	o, name := d.of, c.params[i].Name
+	root := d.equal.root(parameterNode(i + 1))
 	for j := range o.table.Columns {
 		column := &o.table.Columns[j]
-		if column.Generated && equal.root(columnRef{occurrence: o, name: column.Name}.node()) == root {
+		if column.Generated && d.equal.root(columnRef{occurrence: o, name: column.Name}.node()) == root {
 			r.why = "the column that is tied to it is generated, and the log does not carry generated columns"
 			r.do = "Compare the parameter with a stored column."
 			return
@@ -194,7 +316,7 @@ func (c *compiler) blame(g *gathering, i int, r *refusal) {
 			return
 		}
 		for _, cond := range b.conditions {
-			if cond.equal && cond.right.parameter == i+1 && !g.used[cond] && cond.join != nil {
+			if cond.equal && cond.right.parameter == i+1 && !d.used[cond] && cond.join != nil {
 				r.why = fmt.Sprintf("@%s stands only in the ON of an outer join, so every row of %s is in the result of every key; %s", name, o.table.Name.Name, notBroad)
 				r.do = fmt.Sprintf("Tie %s to @%s in WHERE, or cache the two tables in two entries.", o.alias, name)
 				return
@@ -202,8 +324,6 @@ func (c *compiler) blame(g *gathering, i int, r *refusal) {
 		}
 	}
 }
-
-const notBroad = "BROAD rules are not built yet"
 
 // barrier says what of the block keeps conditions on its result from its rows.
 func (b *block) barrier(r *refusal) bool {
@@ -261,7 +381,7 @@ func (c *compiler) untyped(i int) *refusal {
 	}
 	r := &refusal{
 		at: nowhere, what: fmt.Sprintf("parameter {%s} is not compared with any column by =", name),
-		why: "its type, and which rows matter to a key, follow from such a comparison; without it all keys that differ in it alone need a GROUP rule, and those are not built yet",
+		why: "which rows matter to a key follows from such a comparison, and its type does; without it all keys that differ in it alone need a GROUP rule, and those are not built yet",
 		do:  fmt.Sprintf("Add a condition such as id = @%s, or load the entry by code and declare depends_on.", name),
 	}
 	for _, use := range c.loose {

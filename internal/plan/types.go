@@ -189,6 +189,9 @@ func canonicalConstant(c *schema.Column, k *pg_query.A_Const) (string, bool) {
 func (c *compiler) typeParams() error {
 	families := make([]string, len(c.params))
 	for _, use := range c.typed {
+		if use.weak {
+			continue
+		}
 		n := use.parameter
 		t, oid := use.cast, uint32(0)
 		if use.cast == "" {
@@ -214,6 +217,11 @@ func (c *compiler) typeParams() error {
 			r.what = fmt.Sprintf("parameter {%s} is %s and %s is %s", c.params[n-1].Name, c.params[n-1].Type, use.column, use.column.column.Type)
 		}
 		return r
+	}
+	for _, use := range c.typed {
+		if use.weak && inKeys(*use.column, use.at) == nil && columnType(use.column.column) != keytext.Enum {
+			c.setType(use.parameter, columnType(use.column.column))
+		}
 	}
 	return nil
 }

@@ -77,6 +77,9 @@ func bind(index int, e *rule.Entry, one *rule.Rule) binding {
 	case err != nil:
 		b.broken = err.Error()
 		return b
+	case one.Class != "":
+		b.broken = fmt.Sprintf("a rule of the class %s, which this program does not know", one.Class)
+		return b
 	case len(template.Params()) != len(e.Params) || len(one.Bind) != len(e.Params) || one.Fixed != nil && len(one.Fixed) != len(e.Params):
 		b.broken = fmt.Sprintf("the rule binds %d columns, the key has %d parameters", len(one.Bind), len(template.Params()))
 		return b

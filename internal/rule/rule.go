@@ -130,12 +130,28 @@ type Rule struct {
 	// Fixed has, for each parameter that is no column of the row, the argument that it must be: a constant with which the
 	// query compares it, or NULL. Bind is empty there. Nil: every parameter is a column.
 	Fixed []*keytext.Arg `json:"fixed,omitempty"`
+	// Class is empty for EXACT. Under GROUP and BROAD Bind is empty for the parameters that may be anything, and under
+	// LOOKUP for those that Lookup finds.
+	Class  Class        `json:"class,omitempty"`
+	Lookup *LookupQuery `json:"lookup,omitempty"`
 	// Columns are those that the query reads of this occurrence, sorted. An UPDATE with a full old image that changes
 	// none of them is ignored. Empty means all.
 	Columns []string `json:"columns,omitempty"`
 	// Where are the constant predicates that a row must satisfy to matter. An image for which one is known not to be
 	// TRUE is skipped; one that cannot be judged is not.
 	Where []Condition `json:"where,omitempty"`
+}
+
+// LookupQuery is the query that finds the keys which a LOOKUP rule means: it takes, for each column of From, an array of the
+// texts that changed rows have there, and yields the texts of the parameters; NULL for those that are fixed.
+type LookupQuery struct {
+	SQL  string   `json:"sql"`
+	From []string `json:"from"`
+	// Types are those of the texts, as of parameters.
+	Types []keytext.Type `json:"types"`
+	// Rank is how many tables the way to the keys has. What is looked up for a transaction is complete only once, so many
+	// times over, every transaction is applied that was visible to the look-up.
+	Rank int `json:"rank"`
 }
 
 // Comparison is the operator of a Condition.
@@ -157,10 +173,18 @@ type Condition struct {
 	Values []string     `json:"values,omitempty"`
 }
 
-// Needs lists the columns whose old values the rule needs: those that it binds. Without them a DELETE, or an UPDATE
-// that changes one, cannot be mapped to a key.
+// Needs lists the columns whose old values the rule needs: those that it binds, and those that it looks keys up by.
+// Without them a DELETE, or an UPDATE that changes one, cannot be mapped to a key.
 func (r *Rule) Needs() []string {
-	return slices.DeleteFunc(slices.Clone(r.Bind), func(column string) bool { return column == "" })
+	needs := slices.DeleteFunc(slices.Clone(r.Bind), func(column string) bool { return column == "" })
+	if r.Lookup != nil {
+		for _, column := range r.Lookup.From {
+			if !slices.Contains(needs, column) {
+				needs = append(needs, column)
+			}
+		}
+	}
+	return needs
 }
 
 // Roster is the only source of live names: the daemon writes it, readers obey it. Its layout is in docs/redis.md.

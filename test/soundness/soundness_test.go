@@ -145,12 +145,31 @@ type harness struct {
 
 	minimal                        bool // the identity carries no more than the rules need
 	transactions, changed, refused int
+	classes                        []rule.Class
 	missed                         []int    // by variant
 	named, hits                    int      // keys that the product named, and those of them that had changed
 	examples                       []string // of what the product missed
 }
 
 func newHarness(t *testing.T, identity string, random *rand.Rand) *harness {
+	t.Helper()
+	h, url, catalog := openHarness(t, identity, random)
+	for _, w := range slices.Concat(fixed(), classes()) {
+		if err := h.watch(catalog, w); err != nil && !h.needsFull(err) {
+			t.Error(err)
+		}
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+	h.watchRandom(catalog)
+	h.plant(catalog)
+	h.stream(url, catalog)
+	return h
+}
+
+// openHarness makes the database.
+func openHarness(t *testing.T, identity string, random *rand.Rand) (*harness, string, *schema.Catalog) {
 	t.Helper()
 	url := pgtest.Shared(t).Database(t)
 	conn, err := pgx.Connect(t.Context(), url)
@@ -170,17 +189,15 @@ func newHarness(t *testing.T, identity string, random *rand.Rand) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, w := range slices.Concat(fixed(), classes()) {
-		if err := h.watch(catalog, w); err != nil && !h.needsFull(err) {
-			t.Error(err)
-		}
-	}
-	if t.Failed() {
-		t.FailNow()
-	}
+	return h, url, catalog
+}
+
+// watchRandom watches random queries.
+func (h *harness) watchRandom(catalog *schema.Catalog) {
+	h.t.Helper()
 	for random, tries := 0, 0; random < randomAccepted; tries++ {
 		if tries == 100*randomAccepted {
-			t.Fatalf("of %d random queries only %d were accepted", tries, random)
+			h.t.Fatalf("of %d random queries only %d were accepted", tries, random)
 		}
 		query := h.random.query
 		if random%3 > 0 {
@@ -192,9 +209,6 @@ func newHarness(t *testing.T, identity string, random *rand.Rand) *harness {
 			h.refused++
 		}
 	}
-	h.plant(catalog)
-	h.stream(url, catalog)
-	return h
 }
 
 // needsFull reports a fixed query that is refused for its replica identity, which only the full one grants.
@@ -207,7 +221,7 @@ func (h *harness) needsFull(err error) bool {
 func (h *harness) watch(catalog *schema.Catalog, w watched) error {
 	h.t.Helper()
 	declared := w.declared(len(h.entries))
-	compiled, err := plan.Compile(catalog, declared)
+	compiled, err := plan.Compile(catalog, declared, h.classes...)
 	if err != nil {
 		if _, ok := errors.AsType[*plan.Error](err); !ok {
 			h.t.Fatalf("%s: %v", w.query, err)
