@@ -285,3 +285,21 @@ func TestParametersAgreeWithPostgreSQLsLexer(t *testing.T) {
 func startsName(s string) bool {
 	return s != "" && (s[0] == '_' || s[0] >= 0x80 || 'a' <= s[0] && s[0] <= 'z' || 'A' <= s[0] && s[0] <= 'Z')
 }
+
+// BenchmarkCompile plans every golden case that is accepted.
+func BenchmarkCompile(b *testing.B) {
+	catalog, cases := shop(b)
+	planned := 0
+	for b.Loop() {
+		for _, c := range cases {
+			if c.Refused {
+				continue
+			}
+			if _, err := plan.Compile(catalog, c.Declared, c.Classes...); err != nil {
+				b.Fatal(err)
+			}
+			planned++
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(planned), "us/entry")
+}
