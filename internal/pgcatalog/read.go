@@ -45,7 +45,7 @@ SELECT c.oid, n.nspname::text, c.relname::text,
              ORDER BY k.place)
          ELSE '{}'
        END,
-       CASE c.relkind WHEN 'v' THEN pg_get_viewdef(c.oid) ELSE '' END
+       coalesce(CASE c.relkind WHEN 'v' THEN pg_get_viewdef(c.oid) END, '') -- NULL when it was dropped since
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\_toast%'

@@ -6,11 +6,20 @@
 //
 // # Why the rules do not miss
 //
-// Each table that the query names is an occurrence. Its active conjuncts are the conditions that every combination of
-// rows, through which one of its rows can influence the result, must satisfy (active.go). When the equalities among
-// them tie a column of the occurrence to a parameter, then a row matters only to the key with its own value in that
-// place, and both images of a changed row give the keys: the class EXACT. Constant conditions among them let route
-// skip an image, and an update that alters no column that the query reads does not count.
+// Each table that the query names, or that a view below it names, is an occurrence. The conditions that count for it are
+// those that every combination of rows, through which one of its rows can influence the result, must satisfy (active.go).
+// When the equalities among them tie a column of the occurrence to a parameter, then a row matters only to the key with
+// its own value in that place, and both images of a changed row give the keys: the class EXACT. Constant conditions among
+// them let route skip an image, and an update that alters no column that the query reads does not count. What is made of
+// the rows that pass (aggregates, windows, ORDER BY and LIMIT, set operations) needs no rule of its own: it is a function
+// of them. Where the row does not tell the keys, another class of rule is needed (strategy.go).
+//
+// # How a query is read
+//
+// A SELECT is a query (query.go) of one block (block.go, target.go), or of several under a set operation. A block has the
+// items of its FROM, and conditions (condition.go, comparison.go, sublink.go); what else it has are expressions
+// (expression.go, function.go), of which only counts what they read. Every node of the parser's tree is read, or refuses
+// the query (guard.go).
 //
 // This is the only package that links the SQL parser.
 package plan

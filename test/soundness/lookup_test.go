@@ -27,6 +27,9 @@ const (
 	noGroup    = "a table that is tied to one parameter of two has no rule"
 )
 
+// mutual is a query whose tables need each other: a tells @p, and b tells @q.
+const mutual = "SELECT a.id FROM a JOIN b ON b.x = a.id WHERE a.x = @p AND b.kind = @q"
+
 // follower applies all classes of rules.
 type follower struct {
 	*harness
@@ -220,7 +223,7 @@ func away() []watched {
 		one("SELECT a.id, b.kind FROM a LEFT JOIN b ON b.id = a.y AND b.live WHERE a.x = @p"),
 		one("SELECT a.id, b.id AS bid, c.kind FROM a JOIN b ON b.x = a.id JOIN c ON c.id = b.y WHERE a.x = @p"),
 		one("SELECT a.id, b.id AS bid, c.kind FROM a LEFT JOIN b ON b.x = a.id LEFT JOIN c ON c.x = b.id WHERE a.x = @p"),
-		one("SELECT a.id FROM a JOIN b ON b.x = a.id WHERE a.x = @p AND b.kind = @q", text), // C3: each needs the other
+		one(mutual, text),
 		one("SELECT a.id FROM a, b WHERE b.id = a.y AND b.kind = @q AND a.x = @p", text),
 		one("SELECT a.id FROM a WHERE a.x = @p AND a.y NOT IN (SELECT b.y FROM b)"),
 		one("SELECT a.id FROM a WHERE a.x = @p AND EXISTS (SELECT 1 FROM b JOIN c ON c.id = b.y WHERE b.x = a.x AND c.live)"),
@@ -312,19 +315,19 @@ func (h *follower) follow() {
 		newFollowing(noBroad, h.entries, without(rule.Broad)),
 		newFollowing(noGroup, h.entries, without(rule.Group)),
 		newFollowing(rankOff, h.entries, func(i int, r rule.Rule) []rule.Rule {
-			if !strings.Contains(h.watched[i].query, "AND b.kind = @q") || r.Class != rule.Group {
+			if h.watched[i].query != mutual || r.Class != rule.Group {
 				return []rule.Rule{r}
 			}
-			mutual := r
-			mutual.Class = rule.Lookup
-			mutual.Lookup = &rule.LookupQuery{From: []string{"id", "x"}, Types: []keytext.Type{keytext.Int4, keytext.Int4}}
+			back := r
+			back.Class = rule.Lookup
+			back.Lookup = &rule.LookupQuery{From: []string{"id", "x"}, Types: []keytext.Type{keytext.Int4, keytext.Int4}}
 			if r.Table == "a" {
-				mutual.Lookup.SQL = "SELECT DISTINCT k.c2, q.kind FROM unnest($1::text[], $2::text[]) AS k (c1, c2), b q WHERE q.x = k.c1::int AND q.kind IS NOT NULL"
+				back.Lookup.SQL = "SELECT DISTINCT k.c2, q.kind FROM unnest($1::text[], $2::text[]) AS k (c1, c2), b q WHERE q.x = k.c1::int AND q.kind IS NOT NULL"
 			} else {
-				mutual.Lookup.From, mutual.Lookup.Types = []string{"kind", "x"}, []keytext.Type{keytext.String, keytext.Int4}
-				mutual.Lookup.SQL = "SELECT DISTINCT q.x::text, k.c1 FROM unnest($1::text[], $2::text[]) AS k (c1, c2), a q WHERE q.id = k.c2::int"
+				back.Lookup.From, back.Lookup.Types = []string{"kind", "x"}, []keytext.Type{keytext.String, keytext.Int4}
+				back.Lookup.SQL = "SELECT DISTINCT q.x::text, k.c1 FROM unnest($1::text[], $2::text[]) AS k (c1, c2), a q WHERE q.id = k.c2::int"
 			}
-			return []rule.Rule{mutual}
+			return []rule.Rule{back}
 		}),
 	}
 	h.variants[1].rewrite = forgetOld
@@ -340,10 +343,14 @@ func (h *follower) window(missed map[string]int) {
 	}
 	var all []committed
 	before := h.read(h.truths)
+	next := h.statements
+	if h.random.IntN(3) == 0 {
+		next = h.apart()
+	}
 	for range 1 + h.random.IntN(lag) {
 		number := strconv.Itoa(h.transactions)
-		statements, ok := h.write(number)
-		if !ok {
+		statements := next()
+		if !h.commit(number, statements) {
 			continue
 		}
 		h.transactions++
@@ -377,6 +384,18 @@ func (h *follower) window(missed map[string]int) {
 				}
 			}
 		}
+	}
+}
+
+// apart makes transactions that change a row and then take away what leads from it to the rest of its keys.
+func (h *follower) apart() func() []string {
+	id, n := h.random.small(), 0
+	return func() []string {
+		n++
+		if n%2 == 1 {
+			return []string{"UPDATE a SET x = (x + 1) % 5, y = id WHERE id = " + id}
+		}
+		return []string{h.random.pick("DELETE FROM b WHERE x = ", "UPDATE b SET x = 1 - x WHERE x = ", "UPDATE b SET kind = 'z' WHERE x = ") + id}
 	}
 }
 

@@ -440,8 +440,8 @@ func (h *harness) run(limit time.Duration) {
 	before := h.read(h.truths)
 	for elapsed := time.Duration(0); elapsed < limit || elapsed < limit+grace && h.unnoticed(); elapsed = time.Since(begun) {
 		number := strconv.Itoa(h.transactions)
-		statements, ok := h.write(number)
-		if !ok {
+		statements := h.statements()
+		if !h.commit(number, statements) {
 			continue // a constraint refused it
 		}
 		h.transactions++
@@ -468,13 +468,18 @@ func (h *harness) unnoticed() bool {
 	return false
 }
 
-// write commits a random transaction, marked so that it is found in the log.
-func (h *harness) write(number string) ([]string, bool) {
-	h.t.Helper()
+// statements are those of a random transaction.
+func (h *harness) statements() []string {
 	statements := make([]string, 1+h.random.IntN(4))
 	for i := range statements {
 		statements[i] = h.random.statement()
 	}
+	return statements
+}
+
+// commit runs a transaction, marked so that it is found in the log. It reports whether no constraint refused it.
+func (h *harness) commit(number string, statements []string) bool {
+	h.t.Helper()
 	err := pgx.BeginFunc(h.t.Context(), h.conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(h.t.Context(), `SELECT pg_logical_emit_message(true, $1, $2)`, marker, number); err != nil {
 			return err
@@ -486,7 +491,7 @@ func (h *harness) write(number string) ([]string, bool) {
 		}
 		return nil
 	})
-	return statements, err == nil
+	return err == nil
 }
 
 // next waits for the transaction in the log.
