@@ -93,7 +93,7 @@ func newFollowing(name string, entries []*rule.Entry, keep func(entry int, r rul
 		}
 		f.more = append(f.more, others)
 	}
-	f.router, f.keys = route.New(f.entries, nil), route.NewKeys(1<<20, 1<<26)
+	f.router, f.keys = route.New(f.entries), route.NewKeys(1<<20, 1<<26)
 	return f
 }
 
