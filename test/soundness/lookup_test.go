@@ -242,7 +242,7 @@ func away() []watched {
 
 // TestOtherClasses is TestSoundness for the classes of rules that reach further than the row. A key that a transaction
 // changed has to be named by that transaction or by a later one: look-ups come late.
-func TestOtherClasses(t *testing.T) {
+func TestOtherClasses(t *testing.T) { //nolint:tparallel // rounds come one after the other
 	t.Parallel()
 	seed, limit := settings(t)
 	end := time.Now().Add(limit)
