@@ -254,6 +254,68 @@ func TestCommittedChangeIsServedFresh(t *testing.T) {
 	}
 }
 
+// TestQueriesThatNestAreServedFresh serves entries with subqueries, views, alternatives, groups and set operations.
+func TestQueriesThatNestAreServedFresh(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	w.pg.Exec(t, w.url,
+		`CREATE TABLE orders (id int8 PRIMARY KEY, user_id int8 NOT NULL, status text NOT NULL)`,
+		`CREATE UNIQUE INDEX orders_freshet ON orders (id, user_id)`, `ALTER TABLE orders REPLICA IDENTITY USING INDEX orders_freshet`,
+		`INSERT INTO orders VALUES (1, 1, 'new'), (2, 1, 'paid'), (3, 2, 'new')`,
+		`ALTER TABLE profiles REPLICA IDENTITY FULL`, `ALTER TABLE addresses REPLICA IDENTITY FULL`,
+		`CREATE VIEW paid AS SELECT user_id, count(*) AS n FROM orders WHERE status = 'paid' GROUP BY user_id`)
+	w.configure(`
+defaults: {ttl: 1h, load_timeout: 2s}
+entries:
+  summary:
+    key: summary:{id}
+    query: |
+      SELECT u.name, p.n AS paid, (SELECT max(o.id) FROM orders o WHERE o.user_id = u.id) AS latest
+      FROM users u LEFT JOIN paid p ON p.user_id = u.id WHERE u.id = @id
+  buyer:
+    key: buyer:{id}
+    query: SELECT name FROM users WHERE id = @id AND EXISTS (SELECT * FROM orders WHERE user_id = users.id)
+  around:
+    key: around:{id}
+    query: SELECT id FROM orders WHERE id = @id OR user_id = @id ORDER BY id
+    result: many
+  words:
+    key: words:{id}:{only}
+    query: |
+      WITH all_words AS (SELECT user_id AS id, bio AS word FROM profiles UNION ALL SELECT user_id, city FROM addresses)
+      SELECT word FROM all_words WHERE id = @id AND (@only IS NULL OR word = @only) ORDER BY word DESC
+    result: many
+`)
+	w.start()
+	w.ready()
+	w.until("/v1/entries/summary/1", hit)
+	w.until("/v1/entries/summary/1", bodyIs(`{"name":"Ada","paid":1,"latest":2}`))
+	w.until("/v1/entries/buyer/1", hit)
+	w.until("/v1/entries/around/1", bodyIs(`[{"id":1},{"id":2}]`))
+	w.until("/v1/entries/around/1", hit)
+	w.until("/v1/entries/words?id=1", bodyIs(`[{"word":"bio"},{"word":"London"}]`))
+	w.until("/v1/entries/words?id=1", hit)
+	w.until("/v1/entries/words?id=1&only=London", hit)
+
+	w.pg.Exec(t, w.url, `UPDATE orders SET status = 'paid' WHERE id = 1`, `INSERT INTO orders VALUES (9, 1, 'new')`)
+	w.until("/v1/entries/summary/1", bodyIs(`{"name":"Ada","paid":2,"latest":9}`))
+	w.until("/v1/entries/around/1", bodyIs(`[{"id":1},{"id":2},{"id":9}]`))
+	w.pg.Exec(t, w.url, `UPDATE addresses SET city = 'Paris'`)
+	w.until("/v1/entries/words?id=1", bodyIs(`[{"word":"bio"},{"word":"Paris"}]`))
+	w.until("/v1/entries/words?id=1&only=London", bodyIs(`[]`))
+	w.pg.Exec(t, w.url, `DELETE FROM orders WHERE user_id = 1`)
+	w.until("/v1/entries/buyer/1", func(a answer) bool { return a.status == http.StatusNotFound })
+	w.until("/v1/entries/around/1", bodyIs(`[]`))
+	w.until("/v1/entries/summary/1", bodyIs(`{"name":"Ada","paid":null,"latest":null}`))
+
+	// A view that is replaced leaves nothing in the log.
+	w.until("/v1/entries/summary/1", hit)
+	w.pg.Exec(t, w.url, `CREATE OR REPLACE VIEW paid AS SELECT id AS user_id, 100 + id AS n FROM users`)
+	w.until("/v1/entries/summary/1", bodyIs(`{"name":"Ada","paid":101,"latest":null}`))
+	w.pg.Exec(t, w.url, `UPDATE users SET name = 'Ada L.' WHERE id = 1`)
+	w.until("/v1/entries/summary/1", bodyIs(`{"name":"Ada L.","paid":101,"latest":null}`))
+}
+
 // TestStartsWhileEverythingIsDown starts the daemon before its servers: it answers 503, and works once they are there.
 func TestStartsWhileEverythingIsDown(t *testing.T) {
 	t.Parallel()

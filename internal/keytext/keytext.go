@@ -29,8 +29,8 @@ const (
 
 // Arg is one argument of a key: canonical text, or NULL.
 type Arg struct {
-	Text string
-	Null bool
+	Text string `json:"text"`
+	Null bool   `json:"null,omitempty"`
 }
 
 // safe reports the bytes that stand for themselves in a key; every other byte is written as %XX.

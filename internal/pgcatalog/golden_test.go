@@ -80,7 +80,7 @@ func TestGoldenCases(t *testing.T) {
 				if c.Refused {
 					continue
 				}
-				compiled, err := plan.Compile(catalog, c.Declared)
+				compiled, err := plan.Compile(catalog, c.Declared, c.Classes...)
 				if err != nil {
 					t.Errorf("%s: %v", c.Name, err)
 					continue

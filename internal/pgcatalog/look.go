@@ -17,7 +17,7 @@ import (
 // Look is how a table looks at one moment, as far as no row in the log says so. Both are digests.
 type Look struct {
 	// Shape is what planning depends on: the table, its columns and what their types are made of, what its old row images
-	// carry, and what kinds of partitions there are.
+	// carry, what kinds of partitions there are, and what a view reads.
 	Shape string
 	// Content changes whenever what is read of the table may have changed without a change of a row: with where its rows
 	// are kept, and with how a value that is kept is read.
@@ -71,6 +71,7 @@ func (l *looker) askTables(ctx context.Context, tables []schema.Name) error {
 	const query = `
 SELECT c.oid, n.nspname::text, c.relname::text, c.relhassubclass, c.relfilenode::text,
        concat_ws(' ', c.oid, c.relkind, c.relpersistence, c.relreplident, c.relrowsecurity, c.relhassubclass, c.relispartition,
+         CASE c.relkind WHEN 'v' THEN (SELECT md5(w.ev_action::text) FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type = '1') END,
          (SELECT string_agg(concat_ws(' ', indexrelid, indisprimary, indisreplident, indimmediate, indkey), ',' ORDER BY indexrelid)
             FROM pg_index WHERE indrelid = c.oid AND (indisprimary OR indisreplident)))
   FROM unnest($1::text[], $2::text[]) t (nspname, relname)

@@ -44,7 +44,8 @@ SELECT c.oid, n.nspname::text, c.relname::text,
                AND CASE c.relreplident WHEN 'd' THEN x.indisprimary ELSE x.indisreplident END
              ORDER BY k.place)
          ELSE '{}'
-       END
+       END,
+       coalesce(CASE c.relkind WHEN 'v' THEN pg_get_viewdef(c.oid) END, '') -- NULL when it was dropped since
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\_toast%'
@@ -103,6 +104,7 @@ func read(ctx context.Context, tx pgx.Tx) (*schema.Catalog, error) {
 	var kind, persistence, identity string
 	_, err = pgx.ForEachRow(rows, []any{
 		&t.OID, &t.Schema, &t.Name.Name, &kind, &persistence, &t.RowSecurity, &t.HasChildren, &t.IsPartition, &identity, &t.PrimaryKey, &t.IdentityCols,
+		&t.Definition,
 	}, func() error {
 		made := t
 		made.Kind, made.Persistence, made.Identity = schema.Kind(kind[0]), persistence[0], change.Identity(identity[0])

@@ -81,3 +81,28 @@ CREATE FUNCTION never(mood, mood) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SEL
 		})
 	}
 }
+
+// What a view reads is what the query reads, through views of views as well.
+func TestVerifyLooksIntoViews(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, `
+CREATE TABLE users (id bigint PRIMARY KEY, name text, active boolean);
+CREATE VIEW active AS SELECT id, name FROM users WHERE active;
+CREATE VIEW names AS SELECT id, upper(name) AS name FROM active;`)
+	catalog, err := pgcatalog.Read(t.Context(), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiled, err := plan.Compile(catalog, rule.Declared{Name: "user", Key: "k:{id}", Query: "SELECT name FROM names WHERE id = @id", Result: rule.One})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pgcatalog.Verify(t.Context(), conn, compiled.Entry); err != nil {
+		t.Errorf("Verify: %v", err)
+	}
+	compiled.Entry.Rules[0].Columns = []string{"id", "name"}
+	const want = "it reads column active of table users, which no rule watches"
+	if err := pgcatalog.Verify(t.Context(), conn, compiled.Entry); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("Verify: %v, want %s", err, want)
+	}
+}

@@ -33,17 +33,23 @@ type Compiled struct {
 	Retained []*rule.Entry
 }
 
-// all are the tables of all versions.
+// all are the tables and the views of all versions.
 func (c *Compiled) all() []schema.Name {
-	tables := slices.Clone(c.Tables)
-	for _, e := range c.Retained {
-		for _, r := range e.Rules {
-			if name := (schema.Name{Schema: r.Schema, Name: r.Table}); !slices.Contains(tables, name) {
-				tables = append(tables, name)
-			}
+	all := slices.Clone(c.Tables)
+	add := func(name schema.Name) {
+		if !slices.Contains(all, name) {
+			all = append(all, name)
 		}
 	}
-	return tables
+	for _, e := range slices.Concat(c.Entries, c.Retained) {
+		for _, r := range e.Rules {
+			add(schema.Name{Schema: r.Schema, Name: r.Table})
+		}
+		for _, v := range e.Views {
+			add(schema.Name{Schema: v.Schema, Name: v.Name})
+		}
+	}
+	return all
 }
 
 // CompileFunc plans the entries against the database's catalog. When it is strict, an entry that is refused is an error

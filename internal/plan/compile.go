@@ -6,49 +6,140 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
 	"github.com/freshet/freshet/internal/change"
+	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
 )
 
-// occurrenceRule makes the rule of one occurrence, or refuses: each of the key's parameters has to be one of its
-// columns.
-func (c *compiler) occurrenceRule(b *block, o *occurrence, ignored map[*schema.Table][]string) (rule.Rule, TableExplain, error) {
-	active := b.active(o)
-	equal := classesOf(active)
+// occurrenceRules makes the rules of one occurrence, one for each case that differs, or refuses: each of the key's
+// parameters has to be one of its columns, or a constant.
+func (c *compiler) occurrenceRules(o *occurrence, ignored []string) ([]rule.Rule, error) {
+	var rules []rule.Rule
+	for _, d := range c.decide(o) {
+		r, err := c.caseRule(d, ignored)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(rules, func(other rule.Rule) bool { return covers(other, r) }) {
+			continue
+		}
+		rules = slices.DeleteFunc(rules, func(other rule.Rule) bool { return covers(r, other) })
+		rules = append(rules, r)
+	}
+	return rules, nil
+}
+
+// covers reports that the first rule names every key that the second one names: it demands no more of a row.
+func covers(r, other rule.Rule) bool {
+	for _, condition := range r.Where {
+		if !slices.ContainsFunc(other.Where, func(c rule.Condition) bool { return reflect.DeepEqual(c, condition) }) {
+			return false
+		}
+	}
+	other.Where = r.Where
+	return reflect.DeepEqual(r, other)
+}
+
+func (c *compiler) caseRule(d *decision, ignored []string) (rule.Rule, error) {
+	o := d.of
 	r := rule.Rule{Schema: o.table.Schema, Table: o.table.Name.Name, Occurrence: o.alias, Bind: []string{}}
+	for _, i := range d.missing {
+		if c.params[i].Type == "" {
+			return r, c.untyped(i)
+		}
+	}
+	if d.class != rule.Exact {
+		if !slices.Contains(c.classes, d.class) {
+			return r, c.refuse(d)
+		}
+		r.Class = d.class
+	}
 	for i := range c.params {
-		bound := c.bind(o, equal.root(parameterNode(i+1)), equal)
-		if bound == "" {
-			return r, TableExplain{}, c.unbound(b, o, i)
+		bound := c.bind(o, i, d.equal)
+		if fixed, ok := d.constant(i+1, d.equal); ok && bound == "" {
+			if r.Fixed == nil {
+				r.Fixed = make([]*keytext.Arg, len(c.params))
+			}
+			r.Fixed[i] = fixed
 		}
 		r.Bind = append(r.Bind, bound)
 	}
-	for _, a := range active {
-		if a.filter != nil && a.on == o && b.filters(a) {
-			r.Where = append(r.Where, *a.filter)
-		}
+	if d.class == rule.Lookup {
+		r.Lookup = c.search(d)
 	}
-	if err := identified(o.table, r.Bind, int(o.node.GetLocation())); err != nil {
-		return r, TableExplain{}, err
+	r.Where = d.conditions(d.equal)
+	if err := identified(o.table, r.Needs(), o.where()); err != nil {
+		return r, err
 	}
 	var err error
-	if r.Columns, err = c.columns(o, r.Bind, ignored[o.table]); err != nil {
-		return r, TableExplain{}, err
+	r.Columns, err = c.columns(o, r.Needs(), ignored)
+	return r, err
+}
+
+// conditions are the constant predicates that every row of the occurrence that matters satisfies: those on its own
+// columns, and those on columns that are equal to one.
+func (g *gathering) conditions(equal classes) []rule.Condition {
+	var where []rule.Condition
+	add := func(c rule.Condition) {
+		if !slices.ContainsFunc(where, func(other rule.Condition) bool { return reflect.DeepEqual(other, c) }) {
+			where = append(where, c)
+		}
 	}
-	return r, c.explainRule(r, o.table, ignored[o.table]), nil
+	for i := range g.facts {
+		f := &g.facts[i]
+		switch {
+		case f.filter == nil:
+		case f.on.occurrence == g.of:
+			if g.filters(f) {
+				add(*f.filter)
+			}
+		case f.strict != 0 && (f.filter.Op == rule.In || f.filter.Op == rule.NotIn):
+			for j := range g.of.table.Columns {
+				column := &g.of.table.Columns[j]
+				own := columnRef{occurrence: g.of, name: column.Name, column: column}
+				if !column.Generated && equal.root(own.node()) == equal.root(f.on.node()) {
+					mapped := *f.filter
+					mapped.Column = column.Name
+					add(mapped)
+				}
+			}
+		}
+	}
+	return where
+}
+
+// constant finds the constant that a parameter is equal to.
+func (g *gathering) constant(n int, equal classes) (*keytext.Arg, bool) {
+	root := equal.root(parameterNode(n))
+	for i := range g.facts {
+		f := &g.facts[i]
+		switch {
+		case f.null == n:
+			return &keytext.Arg{Null: true}, true
+		case f.filter != nil && f.constant() && f.strict != 0 && equal.root(f.on.node()) == root:
+			return &keytext.Arg{Text: f.filter.Values[0]}, true
+		}
+	}
+	return nil, false
 }
 
 // bind chooses the column of the occurrence that is equal to a parameter: rather one whose old value the log carries,
 // then the first of the table. A generated column is not in the log.
-func (c *compiler) bind(o *occurrence, root string, equal classes) string {
+func (c *compiler) bind(o *occurrence, parameter int, equal classes) string {
+	return c.columnOf(o, equal.root(parameterNode(parameter+1)), equal)
+}
+
+func (c *compiler) columnOf(o *occurrence, root string, equal classes) string {
 	best := ""
 	for i := range o.table.Columns {
 		column := &o.table.Columns[i]
-		if column.Generated || equal.root(columnNode(o.alias, column.Name)) != root {
+		own := columnRef{occurrence: o, name: column.Name}
+		if column.Generated || equal.root(own.node()) != root {
 			continue
 		}
 		if best == "" || !slices.Contains(o.table.IdentityCols, best) && slices.Contains(o.table.IdentityCols, column.Name) {
@@ -56,42 +147,6 @@ func (c *compiler) bind(o *occurrence, root string, equal classes) string {
 		}
 	}
 	return best
-}
-
-// unbound refuses an occurrence that a parameter is not tied to.
-func (c *compiler) unbound(b *block, o *occurrence, i int) error {
-	name := c.params[i].Name
-	r := &refusal{
-		at:   int(o.node.GetLocation()),
-		what: fmt.Sprintf("no column of %s is tied to parameter {%s} by an equality", describe(o), name),
-		why: fmt.Sprintf("from a changed row of %s alone it cannot be told which keys it affects; that needs a TAG, LOOKUP or BROAD rule, and those are not built yet",
-			o.table.Name.Name),
-	}
-	inOn, generated := false, false
-	for _, a := range b.atoms {
-		if a.equal && a.right.parameter == i+1 && a.join != nil && a.join.outer && !a.join.reduced && a.join.nullable&o.bit() == 0 {
-			inOn = true
-		}
-	}
-	all := classesOf(b.active(o))
-	for j := range o.table.Columns {
-		column := &o.table.Columns[j]
-		generated = generated || column.Generated && all.root(columnNode(o.alias, column.Name)) == all.root(parameterNode(i+1))
-	}
-	switch {
-	case c.params[i].Type == "":
-		r.what = fmt.Sprintf("parameter {%s} is not compared with any column by =", name)
-		r.why, r.do = "its type, and which rows matter to a key, follow from such a comparison", fmt.Sprintf("Add a condition such as %s.id = @%s.", o.alias, name)
-	case generated:
-		r.why = "the column that is tied to it is generated, and the log does not carry generated columns"
-		r.do = "Compare the parameter with a stored column."
-	case inOn:
-		r.why = fmt.Sprintf("@%s stands only in the ON of an outer join, so every row of %s is in the result of every key; that needs a BROAD rule, which is not built yet", name, o.table.Name.Name)
-		r.do = fmt.Sprintf("Tie %s to @%s in WHERE, or cache the two tables in two entries.", o.alias, name)
-	default:
-		r.do = fmt.Sprintf("Store the column in %s and compare it with @%s, cache %s in an entry under its own key, or load the entry by code and declare depends_on.", o.table.Name.Name, name, o.table.Name.Name)
-	}
-	return r
 }
 
 func describe(o *occurrence) string {
@@ -204,12 +259,12 @@ func identityName(t *schema.Table) string {
 }
 
 // ignored reads unsafe_ignore: table.column or schema.table.column, of tables of the query.
-func (c *compiler) ignored(b *block) (map[*schema.Table][]string, error) {
+func (c *compiler) ignored() (map[*schema.Table][]string, error) {
 	ignored := map[*schema.Table][]string{}
 	for _, name := range c.declared.UnsafeIgnore {
 		parts := strings.Split(name, ".")
 		found, noEffect := false, (*schema.Table)(nil)
-		for _, o := range b.occurrences {
+		for _, o := range c.tables() {
 			if len(parts) < 2 || parts[len(parts)-2] != o.table.Name.Name || len(parts) == 3 && parts[0] != o.table.Schema || len(parts) > 3 {
 				continue
 			}
@@ -252,7 +307,7 @@ func ignoredNames(ignored map[*schema.Table][]string) []string {
 }
 
 // shape digests what the catalog says of what the query reads.
-func shape(occurrences []*occurrence) string {
+func shape(occurrences []*occurrence, views ...*schema.Table) string {
 	tables := map[*schema.Table]map[string]bool{}
 	for _, o := range occurrences {
 		if tables[o.table] == nil {
@@ -270,6 +325,9 @@ func shape(occurrences []*occurrence) string {
 			}
 		}
 	}
+	for _, v := range views {
+		text = fmt.Appendf(text, "%q %d %q\n", v.String(), v.OID, v.Definition)
+	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:8])
 }
@@ -284,45 +342,98 @@ func (c *compiler) warnAboutPartitions(tables ...*schema.Table) {
 }
 
 // warnAboutOrder notes what the result does not say by itself.
-func (c *compiler) warnAboutOrder(b *block) {
-	single := b.singleRow()
+func (c *compiler) warnAboutOrder(q *query) {
+	single := q.singleRow()
 	switch {
-	case c.declared.Result == rule.Many && !b.ordered && !single:
+	case c.declared.Result == rule.Many && !q.ordered && !single:
 		c.warn("the rows come in no particular order: two loads of the same data may differ; add ORDER BY")
 	case c.declared.Result == rule.One && !single:
 		c.warn("result is one, but nothing says that the query returns at most one row; use result: many, or compare with all columns of a primary key")
 	}
+	for _, b := range c.blocks {
+		s := b.statement
+		if (s.GetLimitCount() != nil || s.GetLimitOffset() != nil || b.hasDistinct) && !b.totalOrder() {
+			c.warn("LIMIT, OFFSET or DISTINCT ON keeps rows by an order that is not known to be total: two loads of the same data may keep different ones; end ORDER BY with a primary key")
+			break
+		}
+	}
 }
 
-// singleRow reports whether primary keys say that one key has at most one row: each occurrence has all columns of its
-// primary key tied to parameters, to constants, or to an occurrence of which that is known.
-func (b *block) singleRow() bool {
+// totalOrder reports whether ORDER BY tells any two rows apart: it has all of the primary key of every table of FROM
+// that has more than one row for a key.
+func (b *block) totalOrder() bool {
+	if b.aggregates {
+		return b.groupItems == 0 && !b.sets
+	}
+	single := b.singleItems()
+	for _, o := range b.items {
+		if single&o.bit() != 0 {
+			continue
+		}
+		if o.table == nil || len(o.table.PrimaryKey) == 0 {
+			return false
+		}
+		for _, key := range o.table.PrimaryKey {
+			if !slices.ContainsFunc(b.orderedBy, columnRef{occurrence: o, name: key}.same) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// singleRow reports whether it is known that one key has at most one row.
+func (q *query) singleRow() bool {
+	if len(q.arms) != 1 {
+		return false
+	}
+	b := q.arms[0]
+	if b.aggregates {
+		return b.groupItems == 0
+	}
+	if k := b.statement.GetLimitCount().GetAConst().GetIval(); k != nil && k.GetIval() <= 1 {
+		return true
+	}
+	for _, o := range b.items {
+		if b.singleItems()&o.bit() == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// singleItems are the tables of FROM of which one key has at most one row, because primary keys say so: all columns of
+// the primary key are tied to parameters, to constants, or to a table of which that is known.
+func (b *block) singleItems() bits {
 	known := bits(0)
 	for changed := true; changed; {
 		changed = false
-		for _, o := range b.occurrences {
-			if known&o.bit() != 0 || len(o.table.PrimaryKey) == 0 {
+		for _, o := range b.items {
+			if known&o.bit() != 0 || o.table == nil || len(o.table.PrimaryKey) == 0 {
 				continue
 			}
-			if b.determined(o, known) {
+			if determined(o, known) {
 				known, changed = known|o.bit(), true
 			}
 		}
 	}
-	return known == 1<<len(b.occurrences)-1
+	return known
 }
 
-func (b *block) determined(o *occurrence, known bits) bool {
+func determined(o *occurrence, known bits) bool {
+	g := gather(o, nil, true)
 	for _, key := range o.table.PrimaryKey {
 		found := false
-		for _, a := range b.active(o) {
-			if !a.equal {
-				found = found || a.on == o && a.filter != nil && a.filter.Op == rule.In && len(a.filter.Values) == 1 && a.filter.Column == key
+		own := columnRef{occurrence: o, name: key}
+		for i := range g.facts {
+			f := &g.facts[i]
+			if !f.equal {
+				found = found || f.filter != nil && f.constant() && f.on.same(own)
 				continue
 			}
-			for _, side := range [2][2]operand{{a.left, a.right}, {a.right, a.left}} {
-				own, other := side[0].column, side[1].column
-				if own != nil && own.occurrence == o && own.column.Name == key && (other == nil || other.occurrence.bit()&known != 0) {
+			for _, pair := range [2][2]operand{{f.left, f.right}, {f.right, f.left}} {
+				mine, other := pair[0].column, pair[1].column
+				if mine != nil && mine.same(own) && (other == nil || other.occurrence.bit()&known != 0) {
 					found = true
 				}
 			}

@@ -62,6 +62,9 @@ func (c *compiler) dependency(d rule.Dependency, families []string) (rule.Rule, 
 	if err != nil {
 		return rule.Rule{}, nil, err
 	}
+	if t.Kind == schema.View {
+		return fail("it is a view", "only changes of tables are in the log", "Name its base tables.")
+	}
 	template, err := rule.ParseTemplate(d.Key)
 	if err != nil {
 		return fail(err.Error(), "", "Write the columns that are the key's parameters, such as {id}.")

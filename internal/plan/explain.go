@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/freshet/freshet/internal/change"
+	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
 )
@@ -29,9 +30,10 @@ type TableExplain struct {
 	Alias       string   `json:"alias,omitempty"` // only when it differs from the table's name
 	Columns     []string `json:"columns"`         // empty: all
 	Class       string   `json:"class"`
-	Key         string   `json:"key"`   // the key that a changed row affects, in terms of its columns
-	Where       []string `json:"where"` // rows that fail one of these, before and after, are ignored
-	Needs       []string `json:"needs"` // old values that the log has to carry
+	Key         string   `json:"key"`              // the key that a changed row affects, in terms of its columns
+	Lookup      string   `json:"lookup,omitempty"` // LOOKUP: the query that finds the keys
+	Where       []string `json:"where"`            // rows that fail one of these, before and after, are ignored
+	Needs       []string `json:"needs"`            // old values that the log has to carry
 	Identity    string   `json:"identity"`
 	Filters     bool     `json:"filters"` // the log carries whole old rows, so that Columns and Where apply to updates
 	Ignored     []string `json:"unsafe_ignored,omitempty"`
@@ -40,12 +42,18 @@ type TableExplain struct {
 
 func (c *compiler) explainRule(r rule.Rule, t *schema.Table, ignored []string) TableExplain {
 	e := TableExplain{
-		Schema: r.Schema, Table: r.Table, Columns: append([]string{}, r.Columns...), Class: "EXACT", Key: rowKey(c.declared.Key, c.params, r.Bind),
+		Schema: r.Schema, Table: r.Table, Columns: append([]string{}, r.Columns...), Class: string(rule.Exact), Key: rowKey(c.declared.Key, c.params, r),
 		Where: []string{}, Needs: []string{}, Identity: identityName(t), Ignored: ignored,
 		Filters: t.Identity == change.IdentityFull, Partitioned: t.Kind == schema.PartitionedTable,
 	}
 	if r.Occurrence != r.Table {
 		e.Alias = r.Occurrence
+	}
+	if r.Class != "" {
+		e.Class = string(r.Class)
+	}
+	if r.Lookup != nil {
+		e.Lookup = r.Lookup.SQL
 	}
 	for _, condition := range r.Where {
 		e.Where = append(e.Where, conditionText(condition))
@@ -59,10 +67,18 @@ func (c *compiler) explainRule(r rule.Rule, t *schema.Table, ignored []string) T
 }
 
 // rowKey is the key template with a row's columns for the parameters.
-func rowKey(template string, params []rule.Param, bind []string) string {
+func rowKey(template string, params []rule.Param, r rule.Rule) string {
 	pairs := make([]string, 0, 2*len(params))
 	for i, p := range params {
-		pairs = append(pairs, "{"+p.Name+"}", "{"+bind[i]+"}")
+		value := "{" + r.Bind[i] + "}"
+		switch {
+		case r.Bind[i] != "":
+		case i < len(r.Fixed) && r.Fixed[i] != nil:
+			value = string(keytext.AppendEscaped(nil, *r.Fixed[i]))
+		default:
+			value = "*" // any, or one that is looked up
+		}
+		pairs = append(pairs, "{"+p.Name+"}", value)
 	}
 	return strings.NewReplacer(pairs...).Replace(template)
 }
@@ -94,6 +110,9 @@ func (c *Compiled) Explain() Explain {
 	if len(c.Entry.Rules) == 0 {
 		verdict = "OK (no rule: written through)"
 	}
+	if slices.ContainsFunc(c.Entry.Rules, func(r rule.Rule) bool { return r.Class == rule.Broad }) {
+		verdict = "BROAD (any change of a table drops every key)"
+	}
 	return Explain{
 		Entry: c.Entry.Name, Key: c.Entry.Key, Params: append([]rule.Param{}, c.Entry.Params...), Verdict: verdict,
 		Tables: c.Tables, Warnings: append([]string{}, c.Warnings...), Version: c.Entry.Version, SQL: c.Entry.SQL,
@@ -116,6 +135,9 @@ func (e Explain) Text() string {
 			columns = "(all)"
 		}
 		rows = append(rows, []string{t.name(), columns, t.Class, t.Key, "from old and new row"})
+		if t.Lookup != "" {
+			rows = append(rows, []string{"", "", "", "", "looked up: " + t.Lookup})
+		}
 		for _, w := range t.Where {
 			note := "rows are ignored while they fail " + w
 			if !t.Filters {

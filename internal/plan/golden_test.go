@@ -36,7 +36,7 @@ func TestGolden(t *testing.T) {
 		for _, c := range cases {
 			t.Run(c.Name, func(t *testing.T) {
 				t.Parallel()
-				name, got := answer(catalog, c.Declared)
+				name, got := answer(catalog, c.Declared, c.Classes...)
 				if *update {
 					rewrite(t, c.Dir, name, got)
 					return
@@ -54,8 +54,8 @@ func TestGolden(t *testing.T) {
 }
 
 // answer is what the planner says, and the file that holds it.
-func answer(catalog *schema.Catalog, d rule.Declared) (name, text string) {
-	compiled, err := plan.Compile(catalog, d)
+func answer(catalog *schema.Catalog, d rule.Declared, classes ...rule.Class) (name, text string) {
+	compiled, err := plan.Compile(catalog, d, classes...)
 	if err != nil {
 		return "stderr.txt", err.Error() + "\n"
 	}

@@ -17,7 +17,8 @@ func understood(message protoreflect.Name) string {
 	case "RawStmt":
 		return "stmt stmt_location stmt_len"
 	case "SelectStmt":
-		return "target_list from_clause where_clause sort_clause limit_option op"
+		return "distinct_clause target_list from_clause where_clause group_clause having_clause window_clause sort_clause limit_offset limit_count " +
+			"limit_option with_clause op all larg rarg"
 	case "ResTarget":
 		return "name val location"
 	case "ColumnRef":
@@ -37,13 +38,37 @@ func understood(message protoreflect.Name) string {
 	case "RangeVar":
 		return "schemaname relname inh relpersistence alias location"
 	case "Alias":
-		return "aliasname"
+		return "aliasname colnames"
 	case "CoalesceExpr":
 		return "args location"
+	case "RowExpr":
+		return "args row_format location"
+	case "MinMaxExpr":
+		return "op args location"
+	case "CaseExpr":
+		return "arg args defresult location"
+	case "CaseWhen":
+		return "expr result location"
+	case "A_ArrayExpr":
+		return "elements location"
+	case "FuncCall":
+		return "funcname args agg_order agg_filter over agg_within_group agg_star agg_distinct funcformat location"
+	case "WindowDef":
+		return "name refname partition_clause order_clause frame_options start_offset end_offset location"
+	case "GroupingSet":
+		return "kind content location"
+	case "SubLink":
+		return "sub_link_type testexpr oper_name subselect location"
+	case "RangeSubselect":
+		return "lateral subquery alias"
+	case "WithClause":
+		return "ctes recursive location"
+	case "CommonTableExpr":
+		return "ctename aliascolnames ctematerialized ctequery location"
 	case "TypeCast":
 		return "arg type_name location"
 	case "TypeName":
-		return "names typemod location"
+		return "names typmods typemod array_bounds location"
 	case "SortBy":
 		return "node sortby_dir sortby_nulls location"
 	case "ParamRef":
@@ -117,7 +142,8 @@ type visits map[any]bool
 func (v visits) unvisited(m protoreflect.Message) protoreflect.Message {
 	switch m.Descriptor().Name() {
 	case "RangeVar", "ColumnRef", "ParamRef", "A_Const", "A_Expr", "BoolExpr", "NullTest", "BooleanTest", "JoinExpr",
-		"CoalesceExpr", "TypeCast", "SortBy", "ResTarget", "SelectStmt":
+		"CoalesceExpr", "TypeCast", "SortBy", "ResTarget", "SelectStmt", "RowExpr", "MinMaxExpr", "CaseExpr", "CaseWhen", "A_ArrayExpr",
+		"FuncCall", "WindowDef", "GroupingSet", "SubLink", "RangeSubselect", "WithClause", "CommonTableExpr":
 		if !v[m.Interface()] {
 			return m
 		}

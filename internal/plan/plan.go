@@ -6,11 +6,20 @@
 //
 // # Why the rules do not miss
 //
-// Each table that the query names is an occurrence. Its active conjuncts are the conditions that every combination of
-// rows, through which one of its rows can influence the result, must satisfy (active.go). When the equalities among
-// them tie a column of the occurrence to a parameter, then a row matters only to the key with its own value in that
-// place, and both images of a changed row give the keys: the class EXACT. Constant conditions among them let route
-// skip an image, and an update that alters no column that the query reads does not count.
+// Each table that the query names, or that a view below it names, is an occurrence. The conditions that count for it are
+// those that every combination of rows, through which one of its rows can influence the result, must satisfy (active.go).
+// When the equalities among them tie a column of the occurrence to a parameter, then a row matters only to the key with
+// its own value in that place, and both images of a changed row give the keys: the class EXACT. Constant conditions among
+// them let route skip an image, and an update that alters no column that the query reads does not count. What is made of
+// the rows that pass (aggregates, windows, ORDER BY and LIMIT, set operations) needs no rule of its own: it is a function
+// of them. Where the row does not tell the keys, another class of rule is needed (strategy.go).
+//
+// # How a query is read
+//
+// A SELECT is a query (query.go) of one block (block.go, target.go), or of several under a set operation. A block has the
+// items of its FROM, and conditions (condition.go, comparison.go, sublink.go); what else it has are expressions
+// (expression.go, function.go), of which only counts what they read. Every node of the parser's tree is read, or refuses
+// the query (guard.go).
 //
 // This is the only package that links the SQL parser.
 package plan
@@ -18,7 +27,11 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
+
+	pg_query "github.com/pganalyze/pg_query_go/v6"
+	"github.com/pganalyze/pg_query_go/v6/parser"
 
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/rule"
@@ -35,9 +48,10 @@ type Compiled struct {
 	Ignored []string
 }
 
-// Compile plans a declared entry. The error is an *Error.
-func Compile(catalog *schema.Catalog, d rule.Declared) (*Compiled, error) {
-	c := &compiler{catalog: catalog, declared: d}
+// Compile plans a declared entry, with EXACT rules and those of the further classes, which whoever applies the rules has
+// to know. The error is an *Error.
+func Compile(catalog *schema.Catalog, d rule.Declared, classes ...rule.Class) (*Compiled, error) {
+	c := &compiler{catalog: catalog, declared: d, classes: classes, decisions: map[*occurrence][]*decision{}}
 	compiled, err := c.compile()
 	if err == nil {
 		return compiled, nil
@@ -55,6 +69,21 @@ type compiler struct {
 	params    []rule.Param // in the order of the key
 	rewritten *sqlparam.Rewritten
 	warnings  []string
+
+	reading     *reading // of the query itself
+	tree        *pg_query.ParseResult
+	occurrences []*occurrence // of tables and of subqueries, in the order of their mention
+	blocks      []*block
+	views       []*schema.Table
+	typed       []typedUse
+	loose       []looseUse
+	classes     []rule.Class // of rules, beside EXACT, that may be made
+	decisions   map[*occurrence][]*decision
+}
+
+// tables are the occurrences that have rules.
+func (c *compiler) tables() []*occurrence {
+	return slices.DeleteFunc(slices.Clone(c.occurrences), func(o *occurrence) bool { return o.table == nil })
 }
 
 func (c *compiler) compile() (*Compiled, error) {
@@ -103,42 +132,99 @@ func (c *compiler) query(names []string) (*Compiled, error) {
 			}
 		}
 	}
-	b, err := c.parse()
+	q, err := c.parse()
 	if err != nil {
 		return nil, err
 	}
-	return c.finish(b)
+	return c.finish(q)
 }
 
-// finish makes rules of a block that was understood.
-func (c *compiler) finish(b *block) (*Compiled, error) {
-	if err := c.typeParams(b); err != nil {
+// parse reads the query.
+func (c *compiler) parse() (*query, error) {
+	sql := c.rewritten.SQL
+	tree, err := pg_query.Parse(sql)
+	if err != nil {
+		r := &refusal{at: nowhere, what: err.Error(), do: "Correct the query."}
+		if e, ok := errors.AsType[*parser.Error](err); ok {
+			r.what = e.Message
+			if e.Cursorpos > 0 {
+				r.at = characterOffset(sql, e.Cursorpos-1)
+			}
+		}
+		return nil, r
+	}
+	if n := len(tree.GetStmts()); n != 1 {
+		r := &refusal{at: nowhere, what: "the query is empty", why: "an entry is one SELECT", do: "Write one SELECT."}
+		if n > 1 {
+			r.at, r.what = int(tree.GetStmts()[0].GetStmtLen()), "the query has more than one statement"
+		}
+		return nil, r
+	}
+	if err := guard(tree.ProtoReflect(), sql, nowhere); err != nil {
 		return nil, err
 	}
-	b.reduceOuterJoins()
+	c.tree, c.reading = tree, &reading{sql: sql, visits: visits{}}
+	q, err := c.readQuery(tree.GetStmts()[0].GetStmt().GetSelectStmt(), setting{reading: c.reading})
+	if err != nil {
+		return nil, err
+	}
+	if len(c.tables()) == 0 {
+		return nil, &refusal{at: 0, what: "the query reads no table", why: "nothing that is written could change its result", do: "Name the table that it reads in FROM."}
+	}
+	return q, c.reading.understood(tree)
+}
+
+// characterOffset turns the parser's count of characters into one of bytes.
+func characterOffset(s string, characters int) int {
+	for i := range s {
+		if characters == 0 {
+			return i
+		}
+		characters--
+	}
+	return len(s)
+}
+
+// finish makes rules of a query that was understood.
+func (c *compiler) finish(q *query) (*Compiled, error) {
+	if err := c.typeParams(); err != nil {
+		return nil, err
+	}
 	compiled := &Compiled{}
 	entry := &rule.Entry{
 		Name: c.declared.Name, Definition: c.declared.Digest(), Key: c.declared.Key, Params: c.params, Result: c.declared.Result,
 	}
-	ignored, err := c.ignored(b)
+	ignored, err := c.ignored()
 	if err != nil {
 		return nil, err
 	}
-	for _, o := range b.occurrences {
-		r, explain, err := c.occurrenceRule(b, o, ignored)
+	for _, o := range c.tables() {
+		rules, err := c.occurrenceRules(o, ignored[o.table])
 		if err != nil {
 			return nil, err
 		}
 		c.warnAboutPartitions(o.table)
-		entry.Rules = append(entry.Rules, r)
-		compiled.Tables = append(compiled.Tables, explain)
+		for _, r := range rules {
+			if !slices.ContainsFunc(entry.Rules, func(other rule.Rule) bool { return reflect.DeepEqual(other, r) }) {
+				entry.Rules = append(entry.Rules, r)
+				compiled.Tables = append(compiled.Tables, c.explainRule(r, o.table, ignored[o.table]))
+			}
+		}
 	}
-	c.warnAboutOrder(b)
-	// The canonical text comes last: it edits the tree.
-	if entry.SQL, err = b.canonical(); err != nil {
+	if err := c.looseEnums(); err != nil {
 		return nil, err
 	}
-	entry.Shape = shape(b.occurrences)
+	c.warnAboutOrder(q)
+	// The canonical text comes last: it edits the tree.
+	if entry.SQL, err = c.canonical(); err != nil {
+		return nil, err
+	}
+	for _, v := range c.views {
+		if view := (rule.View{Schema: v.Schema, Name: v.Name.Name}); !slices.Contains(entry.Views, view) {
+			entry.Views = append(entry.Views, view)
+		}
+	}
+	entry.Shape = shape(c.tables(), c.views...)
 	entry.Version = entry.Hash()
 	compiled.Entry = entry
 	compiled.Warnings = c.warnings
@@ -146,8 +232,23 @@ func (c *compiler) finish(b *block) (*Compiled, error) {
 	return compiled, nil
 }
 
+// looseEnums refuses a parameter of an enum type outside of comparisons with columns: which enum cannot be written down.
+func (c *compiler) looseEnums() error {
+	for _, use := range c.loose {
+		if c.params[use.parameter-1].Type == keytext.Enum {
+			return &refusal{
+				at: use.at, what: fmt.Sprintf("parameter {%s} is an enum and stands in an expression", c.params[use.parameter-1].Name),
+				why: "PostgreSQL would take it for another type there", do: "Compare it with a column by =.",
+			}
+		}
+	}
+	return nil
+}
+
 func (c *compiler) warn(format string, args ...any) {
-	c.warnings = append(c.warnings, fmt.Sprintf(format, args...))
+	if text := fmt.Sprintf(format, args...); !slices.Contains(c.warnings, text) {
+		c.warnings = append(c.warnings, text)
+	}
 }
 
 // setType gives a parameter its type; a second type of the same family changes nothing.

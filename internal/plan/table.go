@@ -10,10 +10,13 @@ import (
 	"github.com/freshet/freshet/internal/schema"
 )
 
-// table reads a table's name in FROM.
-func (c *compiler) table(b *block, r *pg_query.RangeVar) (*source, error) {
-	b.visits[r] = true
+// relation reads a name in FROM: of a WITH query, a view or a table.
+func (c *compiler) relation(b *block, r *pg_query.RangeVar) (*source, error) {
+	b.visits()[r] = true
 	at := int(r.GetLocation())
+	if w := b.with.named(r.GetRelname()); w != nil && r.GetSchemaname() == "" {
+		return c.withQuery(b, w, r)
+	}
 	t, err := c.lookup(r.GetSchemaname(), r.GetRelname(), at)
 	if err != nil {
 		return nil, err
@@ -21,25 +24,46 @@ func (c *compiler) table(b *block, r *pg_query.RangeVar) (*source, error) {
 	if !r.GetInh() {
 		return nil, &refusal{at: at, what: "ONLY is not supported", why: "the log does not tell a table's rows from its children's under the root's name", do: "Leave ONLY out."}
 	}
-	if len(b.occurrences) == maxOccurrences {
-		return nil, &refusal{at: at, what: fmt.Sprintf("the query names more than %d tables", maxOccurrences), why: whyUnknown, do: doByCode}
+	if t.Kind == schema.View {
+		return c.view(b, t, r)
 	}
-	o := &occurrence{index: len(b.occurrences), table: t, alias: t.Name.Name, node: r, read: map[string]bool{}}
+	alias := t.Name.Name
 	if a := r.GetAlias(); a != nil {
-		o.alias = a.GetAliasname()
+		alias = a.GetAliasname()
 	}
-	for _, other := range b.occurrences {
+	o, err := c.item(b, alias, at)
+	if err != nil {
+		return nil, err
+	}
+	o.table, o.node = t, r
+	if err := b.unique(o); err != nil {
+		return nil, err
+	}
+	b.items = append(b.items, o)
+	b.edit(func() { r.Schemaname = t.Schema })
+	names := r.GetAlias().GetColnames()
+	if len(names) > len(t.Columns) {
+		return nil, &refusal{at: at, what: fmt.Sprintf("%s has %d columns and %d names for them", alias, len(t.Columns), len(names)), do: "Leave a name out."}
+	}
+	for i := range t.Columns {
+		column := &t.Columns[i]
+		v := visible{name: column.Name, columnRef: columnRef{occurrence: o, name: column.Name, column: column}}
+		if i < len(names) {
+			v.name = names[i].GetString_().GetSval()
+		}
+		o.columns = append(o.columns, v)
+	}
+	return &source{occurrence: o, all: o.bit(), columns: o.columns}, nil
+}
+
+// unique refuses a second item of one name in FROM.
+func (b *block) unique(o *occurrence) error {
+	for _, other := range b.items {
 		if other.alias == o.alias {
-			return nil, &refusal{at: at, what: "the name " + o.alias + " is used for two tables", why: "its columns would be ambiguous", do: "Give each an alias of its own."}
+			return &refusal{at: o.at, what: "the name " + o.alias + " is used for two tables", why: "its columns would be ambiguous", do: "Give each an alias of its own."}
 		}
 	}
-	b.occurrences = append(b.occurrences, o)
-	b.edits = append(b.edits, func() { r.Schemaname = t.Schema })
-	s := &source{occurrence: o, all: o.bit()}
-	for i := range t.Columns {
-		s.columns = append(s.columns, visible{name: t.Columns[i].Name, columnRef: columnRef{occurrence: o, column: &t.Columns[i]}})
-	}
-	return s, nil
+	return nil
 }
 
 // lookup finds a table by the name that a query or depends_on uses, and refuses kinds whose changes are not in the log
@@ -91,9 +115,11 @@ func (c *compiler) find(schemaName, name string, at int) (*schema.Table, error) 
 func usable(t *schema.Table, at int) error {
 	r := &refusal{at: at}
 	switch {
-	case t.Kind == schema.View:
-		r.what, r.why = t.Name.Name+" is a view", "views are not looked into yet"
+	case t.Kind == schema.View && t.Definition == "":
+		r.what, r.why = t.Name.Name+" is a view whose definition is not known", "which tables it reads is not known"
 		r.do = "Select from its base tables."
+	case t.Kind == schema.View:
+		return nil
 	case t.Kind == schema.MaterializedView:
 		r.what, r.why = t.Name.Name+" is a materialized view", "REFRESH is not in the log"
 		r.do = "Select from its base tables."
@@ -130,21 +156,31 @@ func usable(t *schema.Table, at int) error {
 	return r
 }
 
-// resolve finds the column that a reference names, seen from the given items of FROM, and notes that it is read.
-func (b *block) resolve(ref *pg_query.ColumnRef, scope []*source) (columnRef, error) {
-	b.visits[ref] = true
-	names, star := nameParts(ref)
-	at := int(ref.GetLocation())
-	if star {
-		return columnRef{}, &refusal{at: at, what: "* cannot stand here", do: "Name a column."}
-	}
-	found, err := b.find(names, scope, at)
+// resolve finds the column that a reference names, and notes that it is read.
+func (b *block) resolve(ref *pg_query.ColumnRef, in *scope) (visible, error) {
+	found, err := b.look(ref, in)
 	if err != nil {
-		return columnRef{}, err
+		return found, err
 	}
-	found.occurrence.read[found.column.Name] = true
-	b.edits = append(b.edits, func() {
-		ref.Fields = []*pg_query.Node{pg_query.MakeStrNode(found.occurrence.alias), pg_query.MakeStrNode(found.column.Name)}
+	b.visits()[ref] = true
+	found.note()
+	if found.other != nil {
+		return found, nil // the merged column has only its own name
+	}
+	for s := in; s != nil; s = s.outer {
+		o := b.compiler.named([]string{found.occurrence.alias}, s)
+		if o == found.occurrence {
+			break
+		}
+		if o != nil {
+			return found, &refusal{
+				at: int(ref.GetLocation()), what: "the name " + o.alias + " is used for two tables, one around the other", why: "the column " + found.name + " of the outer one cannot be written with its table",
+				do: "Give each an alias of its own.",
+			}
+		}
+	}
+	b.edit(func() {
+		ref.Fields = []*pg_query.Node{pg_query.MakeStrNode(found.occurrence.alias), pg_query.MakeStrNode(found.name)}
 	})
 	return found, nil
 }
@@ -160,50 +196,78 @@ func nameParts(ref *pg_query.ColumnRef) (names []string, star bool) {
 	return names, star
 }
 
-func (b *block) find(names []string, scope []*source, at int) (columnRef, error) {
+// look finds the column that a reference names: in the innermost query that has the name.
+func (b *block) look(ref *pg_query.ColumnRef, in *scope) (visible, error) {
+	names, star := nameParts(ref)
+	at := int(ref.GetLocation())
+	if star || len(names) == 0 {
+		return visible{}, &refusal{at: at, what: "* cannot stand here", do: "Name a column."}
+	}
 	last := names[len(names)-1]
 	if len(names) == 1 {
-		var all []visible
-		for _, s := range scope {
-			all = append(all, s.columns...)
-		}
-		v, err := only(all, last, at)
-		if err != nil && b.named(names, scope) != nil {
-			return columnRef{}, &refusal{at: at, what: last + " stands for a whole row", why: "which of its columns are read is not known", do: "Name the columns."}
-		}
-		if err != nil && systemColumn(last) {
-			return columnRef{}, noSystemColumn(last, at)
-		}
-		return v.columnRef, err
+		return b.unqualified(last, in, at)
 	}
-	o := b.named(names[:len(names)-1], scope)
-	if o == nil {
-		return columnRef{}, &refusal{at: at, what: "there is no table " + strings.Join(names[:len(names)-1], ".") + " here", do: "Use the name or alias that FROM gives it; ON sees only the tables that it joins."}
+	for s := in; s != nil; s = s.outer {
+		o := b.compiler.named(names[:len(names)-1], s)
+		if o == nil {
+			continue
+		}
+		v, err := only(o.columns, last, at)
+		switch {
+		case err == nil:
+			return v, nil
+		case systemColumn(last) && o.table != nil:
+			return visible{}, noSystemColumn(last, at)
+		case o.table != nil:
+			return visible{}, &refusal{at: at, what: fmt.Sprintf("there is no column %s in %s", last, o.table.Name), do: "Correct the name."}
+		}
+		return visible{}, err
 	}
-	column := o.table.Column(last)
-	switch {
-	case column != nil:
-		return columnRef{occurrence: o, column: column}, nil
-	case systemColumn(last):
-		return columnRef{}, noSystemColumn(last, at)
-	}
-	return columnRef{}, &refusal{at: at, what: fmt.Sprintf("there is no column %s in %s", last, o.table.Name), do: "Correct the name."}
+	return visible{}, &refusal{at: at, what: "there is no table " + strings.Join(names[:len(names)-1], ".") + " here", do: "Use the name or alias that FROM gives it; ON sees only the tables that it joins."}
 }
 
-// named finds the occurrence that a qualification (alias, table or schema.table) names within the scope.
-func (b *block) named(qualification []string, scope []*source) *occurrence {
+func (b *block) unqualified(name string, in *scope, at int) (visible, error) {
+	for s := in; s != nil; s = s.outer {
+		var all []visible
+		for _, item := range s.sources {
+			all = append(all, item.columns...)
+		}
+		v, err := only(all, name, at)
+		if err == nil {
+			return v, nil
+		}
+		if slices.ContainsFunc(all, func(v visible) bool { return v.name == name }) {
+			return v, err // ambiguous
+		}
+		if b.compiler.named([]string{name}, s) != nil {
+			return v, &refusal{at: at, what: name + " stands for a whole row", why: "which of its columns are read is not known", do: "Name the columns."}
+		}
+	}
+	if systemColumn(name) {
+		return visible{}, noSystemColumn(name, at)
+	}
+	_, err := only(nil, name, at)
+	return visible{}, err
+}
+
+// named finds the occurrence that a qualification (alias, table or schema.table) names in one query's FROM.
+func (c *compiler) named(qualification []string, in *scope) *occurrence {
 	var all bits
-	for _, s := range scope {
+	for _, s := range in.sources {
 		all |= s.all
 	}
-	for _, o := range b.occurrences {
+	for _, o := range c.occurrences {
 		if o.bit()&all == 0 {
 			continue
 		}
 		if len(qualification) == 1 && o.alias == qualification[0] {
 			return o
 		}
-		if len(qualification) == 2 && o.node.GetAlias() == nil && o.table.Schema == qualification[0] && o.alias == qualification[1] {
+		relation := o.table
+		if relation == nil {
+			relation = o.view
+		}
+		if len(qualification) == 2 && relation != nil && o.node.GetAlias() == nil && relation.Schema == qualification[0] && o.alias == qualification[1] {
 			return o
 		}
 	}

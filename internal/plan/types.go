@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	pg_query "github.com/pganalyze/pg_query_go/v6"
@@ -66,7 +67,13 @@ func family(t keytext.Type, enum uint32) string {
 func columnFamily(c *schema.Column) string { return family(columnType(c), c.TypeOID) }
 
 // inKeys refuses a column whose equality is not that of texts.
-func inKeys(c columnRef, at int) error {
+func inKeys(c columnRef, at int) *refusal {
+	if c.column == nil {
+		return &refusal{
+			at: at, what: fmt.Sprintf("%s is the result of an expression", c), why: "what a changed row makes of it is not known here",
+			do: "Compare columns of tables.",
+		}
+	}
 	if _, ok := keyType(c.column); ok {
 		return nil
 	}
@@ -91,13 +98,44 @@ func judgeable(c columnRef, at int) error {
 	}
 }
 
+// namesType reports whether a tree names the type of a column.
+func namesType(t *pg_query.TypeName, c *schema.Column) bool {
+	names := t.GetNames()
+	if len(names) == 0 || len(names) > 2 || len(names) == 2 && names[0].GetString_().GetSval() != c.TypeSchema || len(t.GetArrayBounds()) > 0 {
+		return false
+	}
+	return names[len(names)-1].GetString_().GetSval() == c.TypeName
+}
+
+// enumSchemas are the schemas that have an enum type, of some column, under the name that a tree has.
+func (c *compiler) enumSchemas(t *pg_query.TypeName) []string {
+	var found []string
+	for _, table := range c.catalog.Tables {
+		for i := range table.Columns {
+			column := &table.Columns[i]
+			if column.Category == 'e' && namesType(t, column) && !slices.Contains(found, column.TypeSchema) {
+				found = append(found, column.TypeSchema)
+			}
+		}
+	}
+	return found
+}
+
+// qualify writes down the schema of a type that a constant is cast to.
+func (b *block) qualify(cast *pg_query.TypeCast, schemaName string) {
+	b.edit(func() {
+		names := cast.GetTypeName().GetNames()
+		cast.TypeName.Names = []*pg_query.Node{pg_query.MakeStrNode(schemaName), names[len(names)-1]}
+	})
+}
+
 // castName is the type that a cast names.
 func castName(cast *pg_query.TypeCast) (keytext.Type, bool) {
-	names := cast.GetTypeName().GetNames()
-	if len(names) == 2 && names[0].GetString_().GetSval() != "pg_catalog" || len(names) > 2 || len(names) == 0 {
+	name, ok := typeName(cast.GetTypeName())
+	if !ok || len(cast.GetTypeName().GetTypmods()) > 0 || len(cast.GetTypeName().GetArrayBounds()) > 0 {
 		return "", false
 	}
-	return builtIn(names[len(names)-1].GetString_().GetSval())
+	return builtIn(name)
 }
 
 // timeless refuses a constant such as 'today', and one whose meaning depends on the session's time zone or date style.
@@ -146,52 +184,43 @@ func canonicalConstant(c *schema.Column, k *pg_query.A_Const) (string, bool) {
 	return text, err == nil
 }
 
-// equality adds the equality of a column with a column or with a parameter.
-func (b *block) equality(j *join, left, right operand, at int) error {
-	if err := inKeys(*left.column, at); err != nil {
-		return err
-	}
-	a := &atom{join: j, all: left.column.occurrence.bit(), strict: true, at: at, equal: true, left: left, right: right}
-	if right.column != nil {
-		if err := inKeys(*right.column, at); err != nil {
-			return err
-		}
-		if columnFamily(left.column.column) != columnFamily(right.column.column) {
-			return &refusal{
-				at: at, what: fmt.Sprintf("%s is %s and %s is %s", left.column, left.column.column.Type, right.column, right.column.column.Type),
-				why: "equal values of different types can have different text, so that a changed row would be mapped to another key",
-				do:  "Give both columns the same type.",
-			}
-		}
-		a.all |= right.column.occurrence.bit()
-	}
-	b.atoms = append(b.atoms, a)
-	return nil
-}
-
 // typeParams gives each parameter the type that PostgreSQL infers: that of the first column that it is compared with,
 // or of its first cast. pgcatalog.Verify confirms it.
-func (c *compiler) typeParams(b *block) error {
+func (c *compiler) typeParams() error {
 	families := make([]string, len(c.params))
-	for _, a := range b.atoms {
-		if !a.equal || a.right.parameter == 0 {
+	for _, use := range c.typed {
+		if use.weak {
 			continue
 		}
-		column, n := a.left.column, a.right.parameter
-		t, oid := columnType(column.column), column.column.TypeOID
-		if a.right.cast != "" {
-			t, oid = a.right.cast, 0
+		n := use.parameter
+		t, oid := use.cast, uint32(0)
+		if use.cast == "" {
+			if inKeys(*use.column, use.at) != nil {
+				continue // it stays without a type, which is said where it is missed
+			}
+			t, oid = columnType(use.column.column), use.column.column.TypeOID
 		}
 		c.setType(n, t)
 		if families[n-1] == "" {
 			families[n-1] = family(t, oid)
 		}
-		if family(t, oid) != columnFamily(column.column) || families[n-1] != family(t, oid) {
-			return &refusal{
-				at: a.at, what: fmt.Sprintf("parameter {%s} is %s and %s is %s", c.params[n-1].Name, c.params[n-1].Type, column, column.column.Type),
-				why: "equal values of different types can have different text, so that a changed row would be mapped to another key",
-				do:  "Compare the parameter with columns of one type.",
-			}
+		other := use.column != nil && inKeys(*use.column, use.at) == nil && family(t, oid) != columnFamily(use.column.column)
+		if !other && families[n-1] == family(t, oid) {
+			continue
+		}
+		r := &refusal{
+			at: use.at, what: fmt.Sprintf("parameter {%s} is %s and is cast to %s", c.params[n-1].Name, c.params[n-1].Type, t),
+			why: "equal values of different types can have different text, so that a changed row would be mapped to another key",
+			do:  "Compare the parameter with columns of one type.",
+		}
+		if use.column != nil {
+			r.what = fmt.Sprintf("parameter {%s} is %s and %s is %s", c.params[n-1].Name, c.params[n-1].Type, use.column, use.column.column.Type)
+		}
+		return r
+	}
+	for _, use := range c.typed {
+		if use.weak && inKeys(*use.column, use.at) == nil && columnType(use.column.column) != keytext.Enum {
+			c.setType(use.parameter, columnType(use.column.column))
 		}
 	}
 	return nil

@@ -59,13 +59,17 @@ func (r *Router) image(c *compiled, row *change.Row, value valueFunc, out *Keys)
 		}
 	}
 	for _, column := range c.bind {
-		if value(row, column).Kind == change.Null {
+		if column != fixed && value(row, column).Kind == change.Null {
 			return // no equality holds for NULL: the image has no key
 		}
 	}
 	start := len(out.arena)
 	for n, column := range c.bind {
 		out.arena = append(out.arena, c.literals[n]...)
+		if column == fixed {
+			out.arena = append(out.arena, c.fixed[n]...)
+			continue
+		}
 		v := value(row, column)
 		if v.Kind != change.Text {
 			out.arena = out.arena[:start]

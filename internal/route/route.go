@@ -28,7 +28,8 @@ type binding struct {
 	rule     *rule.Rule
 	literals []string
 	types    []keytext.Type
-	broken   string // why the rule cannot be applied at all
+	fixed    [][]byte // the text of a parameter that is no column of the row
+	broken   string   // why the rule cannot be applied at all
 }
 
 // shape is a Relation with the rules compiled for its columns.
@@ -39,11 +40,14 @@ type shape struct {
 
 type compiled struct {
 	*binding
-	bind       []int // column indexes, of the n-th parameter
+	bind       []int // column indexes, of the n-th parameter, or fixed
 	filter     []int // columns that matter to an UPDATE; nil: all
 	conditions []condition
 	broken     string
 }
+
+// fixed stands for a column where the rule itself has the argument.
+const fixed = -1
 
 type condition struct {
 	column int
@@ -73,13 +77,25 @@ func bind(index int, e *rule.Entry, one *rule.Rule) binding {
 	case err != nil:
 		b.broken = err.Error()
 		return b
-	case len(template.Params()) != len(e.Params) || len(one.Bind) != len(e.Params):
+	case one.Class != "":
+		b.broken = fmt.Sprintf("a rule of the class %s, which this program does not know", one.Class)
+		return b
+	case len(template.Params()) != len(e.Params) || len(one.Bind) != len(e.Params) || one.Fixed != nil && len(one.Fixed) != len(e.Params):
 		b.broken = fmt.Sprintf("the rule binds %d columns, the key has %d parameters", len(one.Bind), len(template.Params()))
 		return b
 	}
 	b.literals = template.Literals()
 	for _, p := range e.Params {
 		b.types = append(b.types, wide(p.Type))
+	}
+	if one.Fixed == nil {
+		return b
+	}
+	b.fixed = make([][]byte, len(one.Fixed))
+	for i, a := range one.Fixed {
+		if a != nil {
+			b.fixed[i] = keytext.AppendEscaped(nil, *a)
+		}
 	}
 	return b
 }
@@ -116,7 +132,11 @@ func compile(b *binding, relation *change.Relation) compiled {
 	if c.broken != "" {
 		return c
 	}
-	for _, name := range b.rule.Bind {
+	for n, name := range b.rule.Bind {
+		if n < len(b.fixed) && b.fixed[n] != nil {
+			c.bind = append(c.bind, fixed)
+			continue
+		}
 		i := column(name)
 		if i < 0 {
 			c.broken = fmt.Sprintf("the log does not carry column %s of %s.%s", name, relation.Schema, relation.Name)

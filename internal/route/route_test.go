@@ -163,6 +163,26 @@ func TestRow(t *testing.T) {
 			moves: []string{"0 the rule binds 2 columns, the key has 1 parameters"},
 		},
 		{
+			name: "an argument that the rule has", rules: []rule.Rule{{Bind: []string{""}, Fixed: []*keytext.Arg{{Text: "5"}}, Where: alive.Where}},
+			row:  change.Row{Op: change.Insert, Relation: pk, New: []change.Value{text("7"), text("a"), null()}},
+			keys: []string{"0 product:5"},
+		},
+		{
+			name: "NULL is an argument, too", rules: []rule.Rule{{Bind: []string{""}, Fixed: []*keytext.Arg{{Null: true}}}},
+			row:  change.Row{Op: change.Delete, Relation: pk, Old: []change.Value{text("7"), absent(), absent()}},
+			keys: []string{"0 product:%-"},
+		},
+		{
+			name: "more arguments than parameters", rules: []rule.Rule{{Bind: []string{"id"}, Fixed: make([]*keytext.Arg, 2)}},
+			row:   change.Row{Op: change.Insert, Relation: pk, New: []change.Value{text("7"), text("a"), null()}},
+			moves: []string{"0 the rule binds 1 columns, the key has 1 parameters"},
+		},
+		{
+			name: "a class of rules that is not known", rules: []rule.Rule{{Class: rule.Broad, Bind: []string{""}}},
+			row:   change.Row{Op: change.Insert, Relation: pk, New: []change.Value{text("7"), text("a"), null()}},
+			moves: []string{"0 a rule of the class BROAD, which this program does not know"},
+		},
+		{
 			name: "row that does not fit its table", rules: []rule.Rule{byID},
 			row:   change.Row{Op: change.Insert, Relation: pk, New: []change.Value{text("7")}},
 			moves: []string{"0 INSERT of public.products: its values do not match the table's columns"},
@@ -523,6 +543,8 @@ func steady() (*route.Router, *route.Keys, *change.Row, [][]byte) {
 		Rules: []rule.Rule{{
 			Schema: "public", Table: "products", Bind: []string{"id", "name"}, Columns: []string{"id", "name"},
 			Where: []rule.Condition{{Column: "deleted_at", Op: rule.NotIn, Type: keytext.Int8, Values: []string{"9"}}},
+		}, {
+			Schema: "public", Table: "products", Bind: []string{"id", ""}, Fixed: []*keytext.Arg{nil, {Text: "a b"}},
 		}},
 	}
 	row := &change.Row{

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/freshet/freshet/internal/keytext"
 )
@@ -71,6 +72,8 @@ type Entry struct {
 	SQL        string  `json:"sql,omitempty"` // canonical: schema-qualified, $n, unique output names; empty when code loads the entry
 	Result     Result  `json:"result"`
 	Rules      []Rule  `json:"rules"`
+	// Views are those that the query reads through. Replacing one puts nothing into the log.
+	Views []View `json:"views,omitempty"`
 	// Shape is a digest of what the catalog said of the tables and columns that the query reads. It makes the version
 	// change with the schema: altering a column's type, or swapping a table by renaming, puts no row into the log.
 	Shape string `json:"shape,omitempty"`
@@ -97,6 +100,25 @@ func (e *Entry) Hash() string {
 	return digest(&plain)
 }
 
+// View is a view that a query names, or that is in another view's definition.
+type View struct {
+	Schema string `json:"schema"`
+	Name   string `json:"name"`
+}
+
+// Class says how the keys that a changed row affects are found.
+type Class string
+
+// The classes of rules, from the most precise one on. Exact rules are those that exist; the planner names the others in
+// its errors.
+const (
+	Exact  Class = "EXACT"  // from the row itself, old and new
+	Tag    Class = "TAG"    // through other tables, by what was noted when the value was filled
+	Lookup Class = "LOOKUP" // through other tables, which are asked when the row has changed
+	Group  Class = "GROUP"  // all keys that have some parameters in common
+	Broad  Class = "BROAD"  // all keys
+)
+
 // Rule says: a changed row of Table affects the key whose n-th parameter is the row's column Bind[n]. It applies to
 // the old image and to the new one alike (class EXACT: no database access, no stored state).
 type Rule struct {
@@ -105,12 +127,31 @@ type Rule struct {
 	// Occurrence names the table's alias in the query, for explain.
 	Occurrence string   `json:"occurrence,omitempty"`
 	Bind       []string `json:"bind"`
+	// Fixed has, for each parameter that is no column of the row, the argument that it must be: a constant with which the
+	// query compares it, or NULL. Bind is empty there. Nil: every parameter is a column.
+	Fixed []*keytext.Arg `json:"fixed,omitempty"`
+	// Class is empty for EXACT. Under GROUP and BROAD Bind is empty for the parameters that may be anything, and under
+	// LOOKUP for those that Lookup finds.
+	Class  Class        `json:"class,omitempty"`
+	Lookup *LookupQuery `json:"lookup,omitempty"`
 	// Columns are those that the query reads of this occurrence, sorted. An UPDATE with a full old image that changes
 	// none of them is ignored. Empty means all.
 	Columns []string `json:"columns,omitempty"`
 	// Where are the constant predicates that a row must satisfy to matter. An image for which one is known not to be
 	// TRUE is skipped; one that cannot be judged is not.
 	Where []Condition `json:"where,omitempty"`
+}
+
+// LookupQuery is the query that finds the keys which a LOOKUP rule means: it takes, for each column of From, an array of the
+// texts that changed rows have there, and yields the texts of the parameters; NULL for those that are fixed.
+type LookupQuery struct {
+	SQL  string   `json:"sql"`
+	From []string `json:"from"`
+	// Types are those of the texts, as of parameters.
+	Types []keytext.Type `json:"types"`
+	// Rank is how many tables the way to the keys has. What is looked up for a transaction is complete only once, so many
+	// times over, every transaction is applied that was visible to the look-up.
+	Rank int `json:"rank"`
 }
 
 // Comparison is the operator of a Condition.
@@ -132,9 +173,19 @@ type Condition struct {
 	Values []string     `json:"values,omitempty"`
 }
 
-// Needs lists the columns whose old values the rule needs: those that it binds. Without them a DELETE, or an UPDATE
-// that changes one, cannot be mapped to a key.
-func (r *Rule) Needs() []string { return r.Bind }
+// Needs lists the columns whose old values the rule needs: those that it binds, and those that it looks keys up by.
+// Without them a DELETE, or an UPDATE that changes one, cannot be mapped to a key.
+func (r *Rule) Needs() []string {
+	needs := slices.DeleteFunc(slices.Clone(r.Bind), func(column string) bool { return column == "" })
+	if r.Lookup != nil {
+		for _, column := range r.Lookup.From {
+			if !slices.Contains(needs, column) {
+				needs = append(needs, column)
+			}
+		}
+	}
+	return needs
+}
 
 // Roster is the only source of live names: the daemon writes it, readers obey it. Its layout is in docs/redis.md.
 type Roster struct {

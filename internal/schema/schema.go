@@ -44,6 +44,7 @@ type Table struct {
 	Columns      []Column
 	PrimaryKey   []string // column names, empty without one
 	IdentityCols []string // columns of the old image under the identity; all of them under FULL
+	Definition   string   `json:",omitempty"` //nolint:tagliatelle // of a view: its query
 }
 
 // Column is a column of a Table, in order of attnum, dropped ones left out.

@@ -22,6 +22,11 @@ CREATE TABLE typed (id int PRIMARY KEY, n numeric NOT NULL, s text NOT NULL, u u
 CREATE TABLE parts (id int NOT NULL, shard int NOT NULL, note text, PRIMARY KEY (id, shard)) PARTITION BY LIST (shard);
 CREATE TABLE parts_0 PARTITION OF parts FOR VALUES IN (0, 1);
 CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (2, 3);
+CREATE VIEW live_a AS SELECT id, x, kind FROM a WHERE live;
+CREATE VIEW a_and_b AS SELECT l.id, l.x, r.kind FROM a l LEFT JOIN b r ON r.x = l.x AND l.live;
+CREATE VIEW of_parts AS SELECT id, shard AS x, note AS kind FROM parts UNION ALL SELECT id, x, kind FROM live_a;
+CREATE VIEW per_x AS SELECT x, count(*) AS n, max(y) AS most FROM b WHERE kind <> 'z' GROUP BY x;
+CREATE VIEW placed AS SELECT id, x, kind, rank() OVER (PARTITION BY x ORDER BY y DESC NULLS LAST, id) AS place FROM a;
 `
 
 // identityFull has the log carry whole old rows. Partitions keep their primary key (plan refuses anything else).
@@ -55,6 +60,7 @@ type watched struct {
 	domains []domain // of each parameter, in the order of the key
 	ordered bool     // ORDER BY is total: the order counts
 	random  bool
+	naive   map[string]string // queries whose rules stand for those that a planner with that mistake would make
 }
 
 func (w watched) declared(i int) rule.Declared {

@@ -23,7 +23,8 @@ type Case struct {
 	Name     string // schema/case
 	Dir      string
 	Declared rule.Declared
-	Refused  bool // the case has a stderr.txt
+	Classes  []rule.Class // of rules, beside EXACT, that the plan may have
+	Refused  bool         // the case has a stderr.txt
 }
 
 // Schemas lists the folders that hold a schema.sql.
@@ -58,12 +59,13 @@ func Cases(folder string) ([]Case, error) {
 				Table string `yaml:"table"`
 				Key   string `yaml:"key"`
 			} `yaml:"depends_on"`
-			UnsafeIgnore []string `yaml:"unsafe_ignore"`
+			UnsafeIgnore []string     `yaml:"unsafe_ignore"`
+			Classes      []rule.Class `yaml:"classes"`
 		}
 		if err := yaml.UnmarshalWithOptions(text, &entry, yaml.Strict()); err != nil {
 			return nil, fmt.Errorf("read %s: %w", file, err)
 		}
-		c := Case{Dir: filepath.Dir(file)}
+		c := Case{Dir: filepath.Dir(file), Classes: entry.Classes}
 		c.Name = filepath.Base(folder) + "/" + filepath.Base(c.Dir)
 		c.Declared = rule.Declared{
 			Name: filepath.Base(c.Dir), Key: entry.Key, Query: entry.Query, Result: rule.Result(entry.Result), UnsafeIgnore: entry.UnsafeIgnore,

@@ -66,10 +66,15 @@ CREATE TABLE stock.users (id bigint PRIMARY KEY, name text);
 CREATE TABLE deferred (id bigint PRIMARY KEY DEFERRABLE, note text);
 
 CREATE VIEW active_users AS SELECT id, name FROM users WHERE active;
+CREATE VIEW order_counts AS SELECT user_id, count(*) AS n FROM orders WHERE status <> 'new' GROUP BY user_id;
+CREATE VIEW busy_users AS SELECT u.id, u.name, c.n FROM active_users u LEFT JOIN order_counts c ON c.user_id = u.id;
+CREATE VIEW top_users AS SELECT id, name FROM users ORDER BY score DESC, id LIMIT 10;
+CREATE VIEW clocks AS SELECT id, now() AS at FROM users;
 CREATE MATERIALIZED VIEW user_names AS SELECT id, name FROM users;
 CREATE UNLOGGED TABLE scratch (id bigint PRIMARY KEY, note text);
 CREATE TABLE secrets (id bigint PRIMARY KEY, note text);
 ALTER TABLE secrets ENABLE ROW LEVEL SECURITY;
+CREATE VIEW secret_notes AS SELECT id, note FROM secrets;
 CREATE FOREIGN DATA WRAPPER nothing;
 CREATE SERVER elsewhere FOREIGN DATA WRAPPER nothing;
 CREATE FOREIGN TABLE remote (id bigint, note text) SERVER elsewhere;
