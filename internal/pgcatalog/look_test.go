@@ -33,7 +33,7 @@ CREATE TABLE apart (id int PRIMARY KEY, a text)`
 
 // What changes values without a row in the log changes the content of the tables that have them, and of no other; what
 // planning depends on changes the shape; and what does neither changes nothing.
-func TestLooks(t *testing.T) { //nolint:tparallel // the statements build on each other
+func TestLooks(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, looked)
 	tables := make([]schema.Name, 0, 5)

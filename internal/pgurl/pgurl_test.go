@@ -41,27 +41,37 @@ func TestSession(t *testing.T) {
 	for name, settings := range map[string]map[string]string{
 		"queries": {"search_path": "pg_catalog"}, "replication": {"search_path": "pg_catalog", "replication": "database"},
 	} {
-		config, err := pgurl.Session(url, settings)
-		if err != nil {
-			t.Fatal(err)
-		}
-		conn, err := pgconn.ConnectConfig(t.Context(), &config.Config)
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		defer func() { _ = conn.Close(context.Background()) }()
-		results, err := conn.Exec(t.Context(), `SELECT name, setting FROM pg_settings`).ReadAll()
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		got := map[string]string{}
-		for _, row := range results[0].Rows {
-			if _, asked := want[string(row[0])]; asked {
-				got[string(row[0])] = string(row[1])
+		got := settingsOf(t, url, settings)
+		for setting := range got {
+			if _, asked := want[setting]; !asked {
+				delete(got, setting)
 			}
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: the session's settings (-want +got):\n%s", name, diff)
 		}
 	}
+}
+
+// settingsOf are all settings of a session, as the server has them.
+func settingsOf(t *testing.T, url string, settings map[string]string) map[string]string {
+	t.Helper()
+	config, err := pgurl.Session(url, settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgconn.ConnectConfig(t.Context(), &config.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	results, err := conn.Exec(t.Context(), `SELECT name, setting FROM pg_settings`).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]string{}
+	for _, row := range results[0].Rows {
+		all[string(row[0])] = string(row[1])
+	}
+	return all
 }
