@@ -132,7 +132,8 @@ func (x *clusterExplorer) claim(n *clusterState, i int, u uint8) {
 	x.emit(n, "daemon %d: claims %d: %s", i+1, u, outcome)
 }
 
-// begin starts a generation, where everything that is visible was confirmed.
+// begin starts a generation. Whatever is cached in it was loaded under a snapshot that sees all that is visible, or by a
+// standby that has replayed it, so that nothing of that need be confirmed again, in order or out of it.
 func (x *clusterExplorer) begin(n *clusterState, i int, u uint8) {
 	v, h, asked := x.headAt(n, u)
 	if asked && !x.follow || x.refuses && n.slots[u].open {
@@ -153,8 +154,8 @@ func (x *clusterExplorer) begin(n *clusterState, i int, u uint8) {
 		return
 	}
 	n.gens++
-	*h = vouch{found: true, gen: n.gens, term: d.term, wi: wc, wc: wc, si: n.visible, at: v.history, moved: v.migrated}
-	d.units[u] = believed{state: claimed, gen: h.gen, at: h.at, wc: wc, done: n.upTo(wc), waiting: !x.hasty}
+	*h = vouch{found: true, gen: n.gens, term: d.term, wi: n.flushed, wc: wc, si: n.visible, at: v.history, moved: v.migrated}
+	d.units[u] = believed{state: claimed, gen: h.gen, at: h.at, wc: wc, done: n.visible, waiting: !x.hasty}
 	x.emit(n, "daemon %d: begins generation %d of %d, from %d", i+1, h.gen, u, wc)
 }
 

@@ -264,10 +264,10 @@ func (x *clusterExplorer) initial() clusterState {
 	for i := range s.servers {
 		v := &s.servers[i]
 		v.history = uint8(i) + 1
-		if v.head = first; !x.perMaster {
-			v.head = vouch{}
+		if x.perMaster {
+			v.head = first
+			v.head.at = v.history
 		}
-		v.head.at = uint8(i) + 1
 	}
 	if !x.perMaster {
 		for i := range x.slots {
@@ -396,11 +396,13 @@ func (x *clusterExplorer) move(s *clusterState, i, from, to, item uint8) {
 		n := *s
 		a, b := &n.servers[from].slots[i], &n.servers[to].slots[i]
 		if item == 0 {
-			if a.head = (vouch{}); take {
+			a.head = vouch{}
+			if take {
 				b.head = source.head
 			}
 		} else {
-			if a.records[item] = (record{}); take {
+			a.records[item] = record{}
+			if take {
 				b.records[item] = source.records[item]
 			}
 		}
