@@ -56,7 +56,7 @@ type worker struct {
 	job   job
 	lib   *library
 	pool  *pgxpool.Pool
-	weak  atomic.Bool // the fences of the latest commit were not put up again
+	weak  atomic.Bool // the fences of the latest commit may not have been put up again
 	end   context.CancelFunc
 	outMu sync.Mutex
 	out   *json.Encoder
@@ -91,23 +91,19 @@ func work(ctx context.Context, text string) error {
 	return nil
 }
 
-// weakened hears that the fences of a commit were not put up again, of which the library tells nobody else: the commit is
-// done.
+// weakened hears the library's warnings. One of them is that the fences of a commit were not put up again, of which it
+// tells nobody else: the commit is done.
 type weakened struct {
 	slog.Handler
 	weak *atomic.Bool
 }
 
-func (weakened) Enabled(context.Context, slog.Level) bool { return true }
+func (weakened) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
 
-func (h weakened) Handle(_ context.Context, r slog.Record) error {
-	if r.Message == freshetFencesLost {
-		h.weak.Store(true)
-	}
+func (h weakened) Handle(context.Context, slog.Record) error {
+	h.weak.Store(true)
 	return nil
 }
-
-const freshetFencesLost = "fences of a strict commit were not put up again; until the daemon has applied it, somebody may read an older value"
 
 func (x *worker) tell(r *report) {
 	x.outMu.Lock()

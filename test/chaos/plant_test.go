@@ -102,14 +102,14 @@ func (w *world) plantFalseValues() {
 // it loaded.
 func (w *world) plantAtRest() {
 	w.t.Helper()
-	false1 := planted{"rate": {1: `{"code":1,"ratio":0}`}}
+	wrong := planted{"rate": {1: `{"code":1,"ratio":0}`}}
 	w.caught("cache-aside, found at rest", func() error {
 		w.writing.Lock()
-		err := w.plant(false1, fence.Coverage{})
+		err := w.plant(wrong, fence.Coverage{})
 		w.writing.Unlock()
 		return errors.Join(err, w.rest(w.t.Context())) // unless a writer gets in between
 	}, "stale: ", "verify: ")
-	w.unplant(false1)
+	w.unplant(wrong)
 
 	name := strings.Replace(w.name("item", 3), "item:3", "item:x", 1) // one that the daemon never deletes
 	w.caught("a key that nobody reads", func() error {

@@ -48,7 +48,7 @@ type world struct {
 	replica                *pgtest.StandbyServer // of the goroutine that breaks things
 	admin                  rueidis.Client        // for what the test does to Redis
 	store                  *redisstore.Store
-	token                  freshet.Token // of no transaction: the cluster's part of every token
+	token                  freshet.Token // the cluster's part of every token
 
 	writing     sync.RWMutex // held by writers for a transaction, and by whoever wants none
 	ledger      *ledger
@@ -171,6 +171,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	if w.token, err = freshet.ParseToken(w.pg.Ask(t, w.url, freshet.TokenSQL)); err != nil {
 		t.Fatal(err)
 	}
+	w.token.XID = 0
 	return w
 }
 
