@@ -4,8 +4,9 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/freshet/freshet/internal/wal"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/freshet/freshet/internal/wal"
 )
 
 // replicaFacts are what check saw of one of database.replicas.

@@ -59,15 +59,7 @@ func TestRefusedFillGivesItsLeaseBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = later.Rollback(context.WithoutCancel(t.Context())) }()
-	var text string
-	if err := later.QueryRow(t.Context(), `SELECT pg_current_xact_id()::text`).Scan(&text); err != nil {
-		t.Fatal(err)
-	}
-	notYet, err := mvcc.ParseXID(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Fence(t.Context(), notYet, append(written, fill.Written{Entry: "nothing"})); !errors.Is(err, fill.ErrUnknownEntry) {
+	if err := r.Fence(t.Context(), xid(t, later), append(written, fill.Written{Entry: "nothing"})); !errors.Is(err, fill.ErrUnknownEntry) {
 		t.Errorf("an entry that there is not: %v", err)
 	}
 	// Nothing is on its way: a round trip later the value is still there.

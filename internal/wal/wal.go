@@ -9,8 +9,9 @@ const (
 	TimelineHexSQL = `pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8)`
 	// TimelineSQL is the same as a number, an int8. It fails on a standby.
 	TimelineSQL = `('x' || ` + TimelineHexSQL + `)::bit(32)::int8`
-	// PageSQL and SegmentSQL are those of Pages, each an int8.
-	PageSQL    = `pg_catalog.current_setting('wal_block_size')::int8`
+	// PageSQL is the size of a page, an int8.
+	PageSQL = `pg_catalog.current_setting('wal_block_size')::int8`
+	// SegmentSQL is the size of a segment, an int8.
 	SegmentSQL = `pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))`
 )
 
