@@ -65,6 +65,8 @@ const ApplicationName = "freshet"
 
 // unlimited takes limits away that not all servers have, which refuse a session that begins with one they do not know.
 func unlimited(ctx context.Context, conn *pgconn.PgConn) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout) // the driver's own bound ends before this
+	defer cancel()
 	const query = `
 SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
  WHERE name IN ('idle_session_timeout', 'transaction_timeout') AND setting <> '0'`
