@@ -4,8 +4,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 )
 
