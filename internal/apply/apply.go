@@ -25,12 +25,24 @@ type Store interface {
 	// Early fences keys for transactions that may not be visible yet. It is a courtesy to readers; nothing rests on it.
 	Early(ctx context.Context, keys []redisstore.Stamped) (redisstore.Result, error)
 	// Apply records the intent, deletes the named records and, when asked to, advances HEAD. An error means that
-	// nothing may be taken as applied. It also reads the readers' count.
+	// nothing may be taken as applied. It also reads the readers' counts.
 	Apply(ctx context.Context, b redisstore.Batch) (redisstore.Result, error)
-	// Tick reads the count of readers that bound staleness.
-	Tick(ctx context.Context) (fence.Tick, error)
+	// Ticks reads the counts of readers that bound staleness.
+	Ticks(ctx context.Context) (fence.Ticks, error)
 	// Move publishes a roster.
 	Move(ctx context.Context, e redisstore.Expected, roster []byte, revision uint64, publication string) error
+	Lanes
+}
+
+// Lanes are the parts that a cluster keeps records in. One may be lost while the others go on; what is applied then is
+// applied to those.
+type Lanes interface {
+	// Closed is how many are lost.
+	Closed() int
+	// Mend begins lost ones anew, and returns how many. All that was confirmed is visible in the Si of head and ends at or before its Wi.
+	Mend(ctx context.Context, head fence.Head, roster []byte) (int, error)
+	// Generations are the lanes' own, which their names have; nil for a store that is one server.
+	Generations() []string
 }
 
 // Gate asks the primary what is visible.
@@ -62,6 +74,7 @@ type Options struct {
 type Applier struct {
 	opts     Options
 	head     fence.Head
+	told     fence.Ticks // the counts that HEAD answers
 	prefix   *watermark.Tracker
 	pending  []*pendingPart
 	waiting  int // memory of pending, in bytes
@@ -69,6 +82,7 @@ type Applier struct {
 	gateAt   time.Time // when to ask again for what is not visible
 	stepped  time.Time // when the last step ended
 	settleAt time.Time // until then Wc stands still, after names moved
+	mendAt   time.Time // when to try again to begin lost lanes anew
 	idleAt   time.Time
 	newest   mvcc.LSN      // where the last part ended
 	linger   time.Duration // how long the part that is being filled is left alone, 0 when the applier is up to date
@@ -133,6 +147,8 @@ const (
 	crowd = 10 * time.Millisecond
 	// withdrawAfter is how long the database may go on showing an old row until it is cached again.
 	withdrawAfter = 100 * time.Millisecond
+	// mendEvery is how often lost lanes are tried.
+	mendEvery = 250 * time.Millisecond
 	// idleEvery bounds how often an idle database moves HEAD.
 	idleEvery = 500 * time.Millisecond
 	tick      = time.Second
@@ -215,6 +231,9 @@ func (a *Applier) ready(now time.Time) bool {
 
 // due reports whether there is something to do although nothing new came.
 func (a *Applier) due(now time.Time) bool {
+	if a.maimed(now) {
+		return true
+	}
 	if len(a.pending) > 0 {
 		if a.onlyIdle() {
 			return !now.Before(a.idleAt)
@@ -237,6 +256,9 @@ func (a *Applier) next(now time.Time) time.Duration {
 		wait = min(wait, at.Sub(now))
 	} else if a.prefix.End() > a.head.Wc {
 		wait = min(wait, a.settleAt.Sub(now))
+	}
+	if a.opts.Store.Closed() > 0 {
+		wait = min(wait, a.mendAt.Sub(now))
 	}
 	if a.linger > 0 && now.Before(a.takeAt) {
 		wait = min(wait, a.takeAt.Sub(now))
@@ -353,7 +375,7 @@ func (a *Applier) stamped(keys []redisstore.Stamped, part *Part, choose func(it 
 			continue
 		}
 		entry, key := part.Keys.At(i)
-		for _, prefix := range a.opts.Names.prefixes(entry) {
+		if prefix := a.opts.Names.prefix(entry, key); prefix != "" {
 			keys = append(keys, redisstore.Stamped{Name: prefix + string(key), Stamps: stamps})
 		}
 	}
@@ -363,7 +385,7 @@ func (a *Applier) stamped(keys []redisstore.Stamped, part *Part, choose func(it 
 // step gates what is pending and sends what is visible: intent, confirms and the advance of HEAD (D2 to D4). With a
 // request, or when rows asked for it, it then moves names (D7).
 func (a *Applier) step(ctx context.Context, req *request) error {
-	seen := view{tick: a.asking.tick, taken: time.Now()}
+	seen := view{ticks: a.asking.ticks, taken: time.Now()}
 	snapshot, insert, err := a.opts.Gate.Snapshot(ctx)
 	if err != nil {
 		return fmt.Errorf("gate: %w", err)
@@ -401,7 +423,7 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 	var horizon view
 	if !moved && !now.Before(a.settleAt) {
 		horizon = a.horizon.settle(seen, a.prefix.Last())
-		batch.Sa, batch.Tick = horizon.snapshot, horizon.tick
+		batch.Sa, batch.Ticks = horizon.snapshot, horizon.ticks
 		if end := a.prefix.End(); end > a.head.Wc || !batch.Sa.IsZero() {
 			batch.Advance = end
 		}
@@ -410,7 +432,7 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 	if err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	a.asking.saw(result.Tick, time.Now())
+	a.asking.saw(result.Ticks, time.Now())
 	a.advanced(batch, horizon)
 	if moved {
 		if err := a.Publish(ctx); err != nil {
@@ -418,6 +440,40 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 		}
 	}
 	a.finish(ready, result, batch)
+	return a.mend(ctx, seen)
+}
+
+// maimed reports whether lanes are lost and may be tried now.
+func (a *Applier) maimed(now time.Time) bool {
+	return a.opts.Store.Closed() > 0 && !now.Before(a.mendAt)
+}
+
+// mend begins lost lanes anew after a step, which has confirmed everything that its gate's view shows and that was delivered.
+// What is cached in them after that was loaded under a snapshot that sees all of it, or on a standby which has replayed it: so nothing
+// need be delivered again. Readers may go on with what was before for as long as after a move of names.
+func (a *Applier) mend(ctx context.Context, seen view) error {
+	if !a.maimed(time.Now()) {
+		return nil
+	}
+	head := fence.Head{
+		Generation: a.head.Generation, Term: a.head.Term, Revision: a.head.Revision, System: a.head.System, Timeline: a.head.Timeline,
+		Publication: a.head.Publication, Wc: a.head.Wc, Wi: max(seen.insert, a.head.Wc), Si: seen.snapshot,
+	}
+	opened, err := a.opts.Store.Mend(ctx, head, a.opts.Names.Roster().Text())
+	if err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	now := time.Now()
+	a.mendAt = now.Add(mendEvery)
+	if opened == 0 {
+		return nil
+	}
+	a.opts.Stats.Mended.Add(uint64(opened)) //nolint:gosec // a count
+	a.settleAt = now.Add(a.opts.Settle)
+	a.opts.Names.Lanes(a.opts.Store.Generations())
+	if a.opts.Published != nil {
+		a.opts.Published(a.opts.Names.Roster())
+	}
 	return nil
 }
 
@@ -494,7 +550,7 @@ func (a *Applier) names(parts []*pendingPart) []string {
 	for _, p := range parts {
 		for i := range p.part.Keys.Len() {
 			entry, key := p.part.Keys.At(i)
-			for _, prefix := range a.opts.Names.prefixes(entry) {
+			if prefix := a.opts.Names.prefix(entry, key); prefix != "" {
 				text.WriteString(prefix)
 				text.Write(key)
 				ends = append(ends, text.Len())

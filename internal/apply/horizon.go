@@ -10,12 +10,12 @@ import (
 	"github.com/freshet/freshet/mvcc"
 )
 
-// view is a gate's snapshot and what has to be known of it: a position of the log read after it, and the readers' count
+// view is a gate's snapshot and what has to be known of it: a position of the log read after it, and the readers' counts
 // and the time before it.
 type view struct {
 	snapshot mvcc.Snapshot
 	insert   mvcc.LSN
-	tick     fence.Tick
+	ticks    fence.Ticks
 	taken    time.Time
 }
 
@@ -57,16 +57,16 @@ const (
 
 // asking is what is known of readers that bound staleness.
 type asking struct {
-	tick     fence.Tick // the count when last read
-	moved    time.Time  // when it last differed
-	lookAt   time.Time  // when to read it again
-	answered time.Time  // when Sa last moved
+	ticks    fence.Ticks // the counts when last read
+	moved    time.Time   // when one last differed
+	lookAt   time.Time   // when to read them again
+	answered time.Time   // when Sa last moved
 }
 
-// saw takes a count that was read from the store.
-func (k *asking) saw(tick fence.Tick, now time.Time) {
-	if tick != k.tick {
-		k.tick, k.moved = tick, now
+// saw takes counts that were read from the store.
+func (k *asking) saw(ticks fence.Ticks, now time.Time) {
+	if ticks != k.ticks {
+		k.ticks, k.moved = ticks, now
 	}
 	k.lookAt = now.Add(lookSeldom)
 	if k.lively(now) {
@@ -80,17 +80,17 @@ func (k *asking) lively(now time.Time) bool { return !k.moved.IsZero() && now.Su
 // asked reports whether readers wait for a newer Sa and a step would get them on: by taking the snapshot, or by writing
 // the one that was taken. While the log is not being delivered neither does.
 func (a *Applier) asked(now time.Time) bool {
-	return a.asking.tick != a.head.Tick && now.Sub(a.asking.answered) >= lookOften &&
+	return a.asking.ticks != a.told && now.Sub(a.asking.answered) >= lookOften &&
 		(a.horizon.waiting.snapshot.IsZero() || a.prefix.Last() >= a.horizon.waiting.insert)
 }
 
-// listen reads the readers' count. When it moves, what waits because it brings no transaction waits less.
+// listen reads the readers' counts. When one moves, what waits because it brings no transaction waits less.
 func (a *Applier) listen(ctx context.Context, now time.Time) error {
-	tick, err := a.opts.Store.Tick(ctx)
+	ticks, err := a.opts.Store.Ticks(ctx)
 	if err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	a.asking.saw(tick, now)
+	a.asking.saw(ticks, now)
 	if soon := now.Add(idleAsked); a.asking.lively(now) && soon.Before(a.idleAt) {
 		a.idleAt = soon
 	}
@@ -107,7 +107,7 @@ func (a *Applier) advanced(batch redisstore.Batch, horizon view) {
 		a.opts.Stats.Wc.Store(uint64(batch.Advance))
 	}
 	if !batch.Sa.IsZero() {
-		a.head.Sa, a.head.Tick, a.asking.answered = batch.Sa, batch.Tick, time.Now()
+		a.head.Sa, a.told, a.asking.answered = batch.Sa, batch.Ticks, time.Now()
 		a.opts.Stats.Horizon.Store(&horizon.taken)
 	}
 }

@@ -23,7 +23,7 @@ func TestHorizon(t *testing.T) {
 		for n := mvcc.XID(1); n < 40; n++ {
 			insert += mvcc.LSN(rapid.IntRange(0, 3).Draw(t, "written"))
 			read += mvcc.LSN(rapid.Uint64Range(0, uint64(insert-read)).Draw(t, "read"))
-			v := view{snapshot: mvcc.Snapshot{Xmin: n, Xmax: n}, insert: insert, tick: fence.Tick{N: uint64(n)}}
+			v := view{snapshot: mvcc.Snapshot{Xmin: n, Xmax: n}, insert: insert, ticks: fence.Ticks{{N: uint64(n)}}}
 			waited := h.waiting
 			reached := h.settle(v, read)
 			switch x := reached.snapshot.Xmax; {
@@ -35,8 +35,8 @@ func TestHorizon(t *testing.T) {
 				t.Fatalf("a view of %v is settled when the log was read to %v", reached.insert, read)
 			case x <= last:
 				t.Fatalf("view %d is settled after view %d", x, last)
-			case reached.tick.N != uint64(x):
-				t.Fatalf("view %d is settled with the tick of %d", x, reached.tick.N)
+			case reached.ticks[0].N != uint64(x):
+				t.Fatalf("view %d is settled with the tick of %d", x, reached.ticks[0].N)
 			default:
 				last = x
 			}
@@ -52,16 +52,16 @@ func TestAsking(t *testing.T) {
 	t.Parallel()
 	var k asking
 	now := time.Now()
-	k.saw(fence.Tick{}, now)
+	k.saw(fence.Ticks{}, now)
 	if k.lively(now) || k.lookAt.Sub(now) != lookSeldom {
 		t.Errorf("with no count it is lively: %t, and looks after %v", k.lively(now), k.lookAt.Sub(now))
 	}
-	k.saw(fence.Tick{ID: "a", N: 1}, now)
+	k.saw(fence.Ticks{{ID: "a", N: 1}}, now)
 	if !k.lively(now) || k.lookAt.Sub(now) != lookOften {
 		t.Errorf("with a new count it is lively: %t, and looks after %v", k.lively(now), k.lookAt.Sub(now))
 	}
 	now = now.Add(askedFor)
-	k.saw(fence.Tick{ID: "a", N: 1}, now)
+	k.saw(fence.Ticks{{ID: "a", N: 1}}, now)
 	if k.lively(now) || k.lookAt.Sub(now) != lookSeldom {
 		t.Errorf("long after the last count it is lively: %t, and looks after %v", k.lively(now), k.lookAt.Sub(now))
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 )
@@ -13,7 +14,8 @@ type Names struct {
 	namespace string
 	roster    *rule.Roster
 	entries   []*rule.Entry // in the order that the router numbers them
-	live      [][]string    // per entry its live prefixes; none while it is suspended, or when it is retired
+	lanes     []string      // the generations of a cluster's lanes, which are in names there; none: it is one server
+	live      [][]string    // per entry its live prefix, one for each lane; none while it is suspended, or when it is retired
 	retired   []bool        // per entry: no name of it is ever live again
 	moves     []moveCount
 	longest   int
@@ -49,13 +51,28 @@ func (n *Names) spell() {
 		if e.Suspended != "" || n.retired[i] {
 			continue
 		}
-		prefix := rule.KeyPrefix(n.namespace, n.roster.Generation, e)
-		n.live[i] = []string{prefix}
-		n.longest = max(n.longest, len(prefix))
+		n.live[i] = fence.LanePrefixes(n.namespace, n.roster.Generation, n.lanes, rule.KeyTail(e))
+		n.longest = max(n.longest, len(n.live[i][0]))
 	}
 }
 
-func (n *Names) prefixes(entry int) []string { return n.live[entry] }
+// Lanes says by which generations the names in a cluster's lanes are spelled from now on.
+func (n *Names) Lanes(generations []string) {
+	n.lanes = generations
+	n.spell()
+}
+
+// prefix is what stands before a key in its live name, nothing when it has none.
+func (n *Names) prefix(entry int, key []byte) string {
+	switch live := n.live[entry]; len(live) {
+	case 0:
+		return ""
+	case 1:
+		return live[0]
+	default:
+		return live[fence.LaneOf(key)]
+	}
+}
 
 // Roster is the roster as it was last published, or is about to be.
 func (n *Names) Roster() *rule.Roster { return n.roster }

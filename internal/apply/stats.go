@@ -13,6 +13,7 @@ type Stats struct {
 	Unlinked     atomic.Uint64 // records that were unlinked, and values that were removed from theirs
 	Kept         atomic.Uint64 // values that contained what was confirmed, and stayed
 	Moves        atomic.Uint64 // versions moved because a change could not be mapped
+	Mended       atomic.Uint64 // lanes of a cluster that were lost and begun anew
 	Waiting      atomic.Int64  // parts that wait for a transaction to become visible
 	Wc           atomic.Uint64
 	Confirmed    atomic.Uint64

@@ -154,4 +154,9 @@ type Head struct {
 	// Floors are the buckets' own: no transaction that ends after its bucket's, and after Wi, was confirmed for a key of
 	// the bucket.
 	Floors map[Bucket]mvcc.LSN
+	// Of a lane in a cluster:
+	Lane string // the lane's own generation, 16 hexadecimal digits: its names have it in the place of the Generation of all
+	At   string // the history in which this HEAD was begun. In another one it is no HEAD: the lane was moved, or lost history
+
+	Lanes []Head // by lane, of a HEAD that stands for several (Join); without generation where it says nothing of the lane
 }

@@ -25,6 +25,10 @@ type Expected struct {
 	Replid     string
 }
 
+// strayed reports that HEAD was begun in another history. A lane that was moved key by key may have met, where it is now, what
+// an earlier move left behind, and one whose master failed over may have been on the way; HEAD knows nothing of either.
+func (s *Shard) strayed() bool { return s.Head.At != "" && s.Head.At != s.Replid }
+
 // HeadOutcome is the answer to a write of HEAD.
 type HeadOutcome uint8
 
@@ -57,7 +61,7 @@ func Compare(s Shard, e Expected) HeadOutcome {
 		return Mismatch
 	case s.Head.Term > e.Term:
 		return Superseded
-	case s.Head.Term != e.Term, s.Head.Generation != e.Generation, s.Replid != e.Replid:
+	case s.Head.Term != e.Term, s.Head.Generation != e.Generation, s.Replid != e.Replid, s.strayed():
 		return Mismatch
 	case s.Head.Wc > e.Wc:
 		return Superseded
@@ -99,6 +103,8 @@ func Claim(s Shard, term Term) (Shard, HeadOutcome) {
 		return s, Mismatch
 	case s.Head.Term > term:
 		return s, Superseded
+	case s.strayed():
+		return s, Mismatch
 	}
 	s.Head.Term = term
 	return s, Applied
@@ -109,8 +115,16 @@ func Begin(s Shard, h Head) (Shard, HeadOutcome) {
 	if s.Found && s.Head.Term > h.Term {
 		return s, Superseded
 	}
+	return s.begun(h), Applied
+}
+
+// begun is the shard with a HEAD that is written whole. That of a lane is bound to the history that it is written in.
+func (s Shard) begun(h Head) Shard {
+	if h.Lane != "" {
+		h.At = s.Replid
+	}
 	s.Head, s.Found = h, true
-	return s, Applied
+	return s
 }
 
 // Replace is Begin where the stored term is one that this history of the database never gave out: it may be higher, and
@@ -119,8 +133,7 @@ func Replace(s Shard, h Head, foreign Term) (Shard, HeadOutcome) {
 	if s.Found && s.Head.Term != foreign {
 		return Begin(s, h)
 	}
-	s.Head, s.Found = h, true
-	return s, Applied
+	return s.begun(h), Applied
 }
 
 // Move names another roster (D7). Its revision may not go back within a generation.
@@ -153,6 +166,12 @@ func (h *Head) Fields() []string {
 		"st", SnapshotText(h.St),
 		"lt", hex(uint64(h.Lt)),
 		"tick", h.Tick.String(),
+	}
+	if h.Lane != "" {
+		fields = append(fields, "lane", h.Lane)
+	}
+	if h.At != "" {
+		fields = append(fields, "at", h.At)
 	}
 	for _, b := range slices.Sorted(maps.Keys(h.Floors)) {
 		fields = append(fields, b.Field(), hex(uint64(h.Floors[b])))
@@ -213,6 +232,10 @@ func (h *Head) SetField(name, value string) error {
 		h.Lt = mvcc.LSN(number())
 	case "tick":
 		h.Tick, ok = ParseTick(value)
+	case "lane":
+		h.Lane, ok = value, len(value) == 16 && isHex(value)
+	case "at":
+		h.At = value
 	default:
 		if b, is := parseBucket(name); is {
 			if h.Floors == nil {

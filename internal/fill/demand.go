@@ -54,7 +54,7 @@ func (r *Reader) need(d *Demand) *need {
 }
 
 // vouched reports whether a live value that was read after HEAD meets the need. The names are HEAD's.
-func (r *Reader) vouched(n *need, head *fence.Head, c fence.Coverage) bool {
+func (r *Reader) vouched(n *need, lane int, head *fence.Head, c fence.Coverage) bool {
 	for _, t := range n.tokens {
 		if !fence.Contains(head, c, t) {
 			return false
@@ -68,7 +68,7 @@ func (r *Reader) vouched(n *need, head *fence.Head, c fence.Coverage) bool {
 			return false
 		}
 	}
-	return !n.bounded || r.ticks.prove(head.Tick, r.clock(), n.stale)
+	return !n.bounded || r.ticks[lane].prove(head.Tick, r.clock(), n.stale)
 }
 
 // covered reports whether the live value in a LEASE's answer meets the need by what it covers alone: what HEAD vouches for
@@ -79,7 +79,7 @@ func (r *Reader) covered(n *need, c *confirmation, reply *redisstore.LeaseReply)
 	}
 	h := &reply.Head
 	return !n.bounded && reply.HeadFound && h.Generation == c.names.generation &&
-		r.vouched(n, &fence.Head{System: h.System, Timeline: h.Timeline}, reply.Record.Coverage)
+		r.vouched(n, 0, &fence.Head{System: h.System, Timeline: h.Timeline}, reply.Record.Coverage)
 }
 
 // shown says whether a load, or the snapshot of one, meets the need: nil when it does, ErrTokenNotReached when a later

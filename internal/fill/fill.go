@@ -32,7 +32,7 @@ type Store interface {
 type Records interface { //nolint:interfacebloat // what one key's record goes through, and the count beside it
 	Read(ctx context.Context, name string) ([]byte, error)
 	ReadWithHead(ctx context.Context, name string) (head fence.Head, found bool, record []byte, err error)
-	Tick(ctx context.Context) (fence.Tick, error)
+	Tick(ctx context.Context, lane int) (fence.Tick, error)
 	Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error)
 	Fill(ctx context.Context, name string, f redisstore.FillRequest) (fence.FillOutcome, error)
 	Release(ctx context.Context, name string, token fence.Token) error
@@ -41,7 +41,8 @@ type Records interface { //nolint:interfacebloat // what one key's record goes t
 
 // Names is what a Store says of live names, and is told of their use.
 type Names interface {
-	Head(ctx context.Context) (fence.Head, bool, error)
+	Lanes() int
+	Heads(ctx context.Context) []redisstore.LaneHead
 	Roster(ctx context.Context) ([]byte, bool, error)
 	Register(ctx context.Context, u redisstore.Use, who string, lasts time.Duration) error
 }
@@ -163,7 +164,8 @@ type Reader struct {
 	turn      atomic.Uint64 // of the standbys
 	stats     counters
 	clock     func() time.Duration
-	ticks     ticks
+	ticks     [fence.Lanes]ticks // by lane
+	lanesOf   int                // the store
 
 	confirmed atomic.Pointer[confirmation]
 	asking    chan struct{} // held by whoever confirms the roster
@@ -209,6 +211,7 @@ func New(o Options) (*Reader, error) {
 		cancels: map[*context.CancelFunc]struct{}{},
 		flights: map[fence.Token]*flight{},
 		lanes:   map[string]*lane{},
+		lanesOf: o.Store.Lanes(),
 	}
 	if r.logger == nil {
 		r.logger = slog.New(slog.DiscardHandler)
@@ -294,13 +297,17 @@ func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc)
 			return Value{}, err
 		}
 		var space [192]byte
-		name := string(e.template.Append(append(space[:0], live.prefix...), args))
+		spelled, lane, unusable := c.spell(space[:0], live, e.template, args)
+		if unusable != 0 {
+			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: began, began: began}, unusable)
+		}
+		name := string(spelled)
 		record, err := r.store.Read(ctx, name) // R1
 		if err != nil {
 			if ctx.Err() != nil {
 				return Value{}, fmt.Errorf("entry %s: %w", entry, ctx.Err())
 			}
-			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: began, began: began}, r.failed(c, err))
+			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: began, began: began}, r.failed(c, lane, err))
 		}
 		payload, found, isHit := fence.Hit(record)
 		if !isHit {
@@ -315,7 +322,7 @@ func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc)
 			}
 			return v, err
 		}
-		if r.stillConfirmed(c) {
+		if r.stillConfirmed(c, lane) {
 			r.stats.hits.Add(1)
 			return Value{Found: found, Payload: payload, Status: Hit, Name: name, record: record}, nil
 		}

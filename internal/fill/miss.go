@@ -135,12 +135,12 @@ func (r *Reader) unasked(ctx, asking context.Context, w *want, err error) (Value
 		return r.alone(ctx, w, busyElsewhere)
 	}
 	w.timer.Reset(w.e.left(w.began)) // a store that hangs may have taken it all
-	return r.alone(ctx, w, r.failed(w.c, err))
+	return r.alone(ctx, w, r.failed(w.c, r.laneOf(w.name), err))
 }
 
 // found is a live value that was not there at first. again when the names under which it is live are not confirmed any more.
 func (r *Reader) found(w *want, record fence.Record, head *fence.Head) (v Value, again bool, err error) {
-	if !r.stillConfirmed(w.c) {
+	if !r.stillConfirmed(w.c, r.laneOf(w.name)) {
 		r.stats.dropped.Add(1)
 		return Value{}, true, nil
 	}
@@ -273,7 +273,7 @@ func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *re
 		f.sent = r.clock()
 		f.loaded, f.err = r.load(ctx, w, from) // R3: after the grant
 		if f.err == nil {
-			f.reason = r.judge(f, w.c, head, headFound)
+			f.reason = r.judge(f, w.c, r.laneOf(w.name), head, headFound)
 		}
 		close(f.ready)
 		if f.reason != 0 {
@@ -294,9 +294,9 @@ func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *re
 }
 
 // judge says why a load may not be stored, under the HEAD that was read after the lease was granted (R3, R4).
-func (r *Reader) judge(f *flight, c *confirmation, head fence.Head, headFound bool) refusal {
+func (r *Reader) judge(f *flight, c *confirmation, lane int, head fence.Head, headFound bool) refusal {
 	switch {
-	case !headFound || head.Generation != c.names.generation || head.Revision != c.names.revision:
+	case !c.agrees(lane, &head, headFound):
 		r.expire(c)
 		f.floored = true
 		return refusedNames

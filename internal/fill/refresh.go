@@ -62,7 +62,11 @@ func (r *Reader) refreshNow(ctx context.Context, e *declared, key Key, load Load
 			return err
 		}
 		args := slices.Clone(made)
-		name := string(e.template.Append([]byte(l.prefix), args))
+		spelled, _, unusable := c.spell(nil, l, e.template, args)
+		if unusable != 0 {
+			return fmt.Errorf("the cache cannot be used: %s", unusable)
+		}
+		name := string(spelled)
 		token := newToken()
 		reply, err := r.store.Lease(ctx, name, token, e.LoadTimeout+leaseMargin)
 		for err == nil && !reply.Granted {

@@ -30,6 +30,7 @@ type confirmation struct {
 	began time.Time // the same moment on the process's clock, which is cheaper to ask but stands still in suspension
 	names *names    // nil: none are to be used, for why
 	why   bypassReason
+	parts *parts // of a cluster; nil: the store is one server
 }
 
 // names are a roster's live entries, with what a reader needs of each.
@@ -43,7 +44,8 @@ type names struct {
 
 type live struct {
 	entry  *rule.Entry
-	prefix string
+	prefix string // of names on one server
+	tail   string // the entry's part of it
 }
 
 func (c *confirmation) age() time.Duration { return awake() - c.sent }
@@ -81,7 +83,7 @@ func (r *Reader) names(ctx context.Context) (c *confirmation, called time.Time) 
 			return c, called
 		}
 		if age < trust {
-			if age >= refreshAfter {
+			if age >= refreshAfter || age >= retryAfter && c.parts != nil && c.parts.down {
 				r.refresh()
 			}
 			return c, called
@@ -102,9 +104,12 @@ func (r *Reader) names(ctx context.Context) (c *confirmation, called time.Time) 
 }
 
 // stillConfirmed judges a reply that has just arrived (R0): the names under which it was asked for are still the
-// confirmed ones, and the confirmation is fresh.
-func (r *Reader) stillConfirmed(c *confirmation) bool {
+// confirmed ones, in the key's lane too, and the confirmation is fresh.
+func (r *Reader) stillConfirmed(c *confirmation, lane int) bool {
 	now := r.confirmed.Load()
+	if c.parts != nil && (now.parts == nil || now.parts.prefixes[lane] != c.parts.prefixes[lane]) {
+		return false
+	}
 	return c.same(now) && now.age() < trust
 }
 
@@ -128,12 +133,15 @@ func (r *Reader) keepConfirmed() {
 		}
 		r.asking <- struct{}{}
 		c := r.confirmed.Load()
-		if limit := refreshAfter; c == nil || c.age() >= limit || c.why == storeDown && c.age() >= retryAfter {
+		if c == nil || c.age() >= refreshAfter || c.ailing() && c.age() >= retryAfter {
 			r.confirm(context.Background())
 		}
 		<-r.asking
 	}
 }
+
+// ailing reports that the store, or a part of it, did not answer.
+func (c *confirmation) ailing() bool { return c.why == storeDown || c.parts != nil && c.parts.down }
 
 // expire ends a confirmation that is known to be wrong, so that the next read confirms.
 func (r *Reader) expire(c *confirmation) {
@@ -143,13 +151,16 @@ func (r *Reader) expire(c *confirmation) {
 // failed says how the cache is bypassed after an error of the store. One that does not answer is left alone for a
 // while, unless another reader already noticed or a later confirmation has just succeeded. One that did before the store
 // hung does not count: readers under it would all wait anew.
-func (r *Reader) failed(c *confirmation, err error) bypassReason {
+func (r *Reader) failed(c *confirmation, lane int, err error) bypassReason {
 	switch {
 	case errors.Is(err, redisstore.ErrOutOfMemory):
 		return storeFull
-	case !errors.Is(err, redisstore.ErrUnavailable):
+	case !unavailable(err):
 		r.logger.Debug("store refuses a command", slog.String("error", err.Error()))
 		return storeRefuses
+	case r.lanesOf > 1:
+		r.lost(lane, err)
+		return storeDown
 	}
 	if now := r.confirmed.Load(); now != nil && now.names != nil && now.age() >= retryAfter {
 		c = now
@@ -159,6 +170,8 @@ func (r *Reader) failed(c *confirmation, err error) bypassReason {
 	}
 	return storeDown
 }
+
+func unavailable(err error) bool { return errors.Is(err, redisstore.ErrUnavailable) }
 
 // confirm reads HEAD, and the roster when HEAD names another one than is known. The caller holds asking.
 func (r *Reader) confirm(ctx context.Context) *confirmation {
@@ -185,13 +198,24 @@ func (r *Reader) confirm(ctx context.Context) *confirmation {
 }
 
 func (r *Reader) confirmNames(ctx context.Context, before, next *confirmation) error {
-	head, found, err := r.store.Head(ctx)
-	if err != nil {
+	heads := r.store.Heads(ctx)
+	head, found, err := redisstore.JoinHeads(heads)
+	switch {
+	case errors.Is(err, redisstore.ErrSplit):
+		next.why = namesMoved
+		return nil
+	case err != nil:
 		return err
-	}
-	if !found {
+	case !found:
 		next.why = noHead
 		return nil
+	}
+	if len(heads) > 1 {
+		defer func() {
+			if next.names != nil {
+				next.parts = r.newParts(heads, next.names)
+			}
+		}()
 	}
 	if before != nil && before.names != nil && before.names.generation == head.Generation && before.names.revision == head.Revision {
 		next.names = before.names
@@ -214,6 +238,12 @@ func (r *Reader) confirmNames(ctx context.Context, before, next *confirmation) e
 		}
 		return nil
 	}
+	if lanes := max(roster.Lanes, 1); lanes != r.lanesOf {
+		r.logger.ErrorContext(ctx, "the daemon keeps the cache in another number of lanes, reading from the database and storing nothing",
+			slog.Int("lanes", r.lanesOf), slog.Int("of_the_daemon", lanes))
+		next.why = unknownFormat
+		return nil
+	}
 	if roster.Generation != head.Generation || roster.Revision != head.Revision {
 		// The daemon writes the roster before HEAD's revision; until both agree, nothing is live.
 		next.why = namesMoved
@@ -223,18 +253,21 @@ func (r *Reader) confirmNames(ctx context.Context, before, next *confirmation) e
 	return nil
 }
 
+func (r *Reader) newLive(roster *rule.Roster, e *rule.Entry) *live {
+	return &live{entry: e, prefix: rule.KeyPrefix(r.namespace, roster.Generation, e), tail: rule.KeyTail(e)}
+}
+
 func (r *Reader) compile(roster *rule.Roster) *names {
 	n := &names{generation: roster.Generation, revision: roster.Revision, entries: map[string]*live{}, versions: map[string][]*live{}}
 	for version := range roster.Versions() {
-		n.versions[version.Name] = append(n.versions[version.Name],
-			&live{entry: version, prefix: rule.KeyPrefix(r.namespace, roster.Generation, version)})
+		n.versions[version.Name] = append(n.versions[version.Name], r.newLive(roster, version))
 	}
 	for name, e := range r.entries {
 		version := roster.Version(name, e.digest)
 		if version == nil {
 			continue
 		}
-		n.entries[name] = &live{entry: version, prefix: rule.KeyPrefix(r.namespace, roster.Generation, version)}
+		n.entries[name] = r.newLive(roster, version)
 		if version.Retained != 0 {
 			n.retained = append(n.retained, use{name, e.digest})
 		}

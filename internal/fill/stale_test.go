@@ -22,9 +22,9 @@ func within(d time.Duration) *fill.Demand { return &fill.Demand{Bounded: true, M
 func (w *world) ticked(n uint64) {
 	w.t.Helper()
 	eventually(w.t, func() error {
-		tick, err := w.daemon.Tick(w.t.Context())
-		if err != nil || tick.N != n {
-			return fmt.Errorf("the store counted %d, %w", tick.N, err)
+		ticks, err := w.daemon.Ticks(w.t.Context())
+		if err != nil || ticks[0].N != n {
+			return fmt.Errorf("the store counted %d, %w", ticks[0].N, err)
 		}
 		return nil
 	})
@@ -172,7 +172,7 @@ func TestTicksOfAnotherHistory(t *testing.T) {
 			w, clock, r := bounded(t)
 			// HEAD has reached a high count of the old history.
 			for range 20 {
-				if _, err := w.store.Tick(t.Context()); err != nil {
+				if _, err := w.store.Tick(t.Context(), 0); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -61,7 +61,8 @@ func (r *Reader) Fence(ctx context.Context, x mvcc.XID, keys []Written) error {
 			group.Go(func() error {
 				stamp := fence.Stamp{XID: x, End: unknownEnd}
 				if err := r.store.Early(ctx, redisstore.Stamped{Name: name, Stamps: []fence.Stamp{stamp}}); err != nil {
-					return fmt.Errorf("entry %s: %w: %w", k.Entry, ErrNotFenced, r.fenceFailed(c, err))
+					r.failed(c, r.laneOf(name), err) // readers are to know
+					return fmt.Errorf("entry %s: %w: %w", k.Entry, ErrNotFenced, err)
 				}
 				return nil
 			})
@@ -88,15 +89,16 @@ func (e *declared) spelled(c *confirmation, key Key) (names []string, err error)
 		if err != nil {
 			return nil, err
 		}
-		names = append(names, string(template.Append([]byte(l.prefix), args)))
+		name, _, unusable := c.spell(nil, l, template, args)
+		switch unusable {
+		case 0:
+			names = append(names, string(name))
+		case storeDown, storeRefuses:
+			return nil, fmt.Errorf("entry %s: %w: %s", e.name, ErrNotFenced, unusable)
+		default: // nobody reads it
+		}
 	}
 	return names, nil
-}
-
-// fenceFailed has readers know of a store that does not answer.
-func (r *Reader) fenceFailed(c *confirmation, err error) error {
-	r.failed(c, err)
-	return err
 }
 
 // FenceAgain is for after the commit. Fences may be gone by then: they end, other transactions' invalidations in bulk take
@@ -107,12 +109,15 @@ func (r *Reader) FenceAgain(ctx context.Context, x mvcc.XID, keys []Written) err
 	defer cancel()
 	now := r.confirmed.Load()
 	if now != nil && now.names != nil {
-		head, found, err := r.store.Head(ctx)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrNotFenced, err)
-		}
-		if !found || head.Generation != now.names.generation || head.Revision != now.names.revision {
-			r.expire(now)
+		for lane, h := range r.store.Heads(ctx) {
+			switch {
+			case now.parts != nil && (h.Err != nil || now.parts.prefixes[lane] == ""):
+				// A key of this lane has Fence fail.
+			case h.Err != nil:
+				return fmt.Errorf("%w: %w", ErrNotFenced, h.Err)
+			case !now.agrees(lane, &h.Head, h.Found):
+				r.expire(now)
+			}
 		}
 	}
 	return r.Fence(ctx, x, keys)

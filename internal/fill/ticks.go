@@ -77,20 +77,20 @@ func (k *ticks) prove(head fence.Tick, now, longest time.Duration) bool {
 	return false
 }
 
-// count has the store count, if that is due, without waiting for it.
-func (r *Reader) count(ctx context.Context) {
+// count has the store count in a lane, if that is due, without waiting for it.
+func (r *Reader) count(ctx context.Context, lane int) {
 	now := r.clock()
-	if !r.ticks.due(now) {
+	if !r.ticks[lane].due(now) {
 		return
 	}
 	// An error means that the Reader is closed.
 	_ = r.begin(ctx, confirmTimeout, func(ctx context.Context) {
 		sent := r.clock()
-		tick, err := r.store.Tick(ctx)
+		tick, err := r.store.Tick(ctx, lane)
 		if err != nil {
 			r.logger.DebugContext(ctx, "the store does not count", slog.String("error", err.Error()))
 			return
 		}
-		r.ticks.add(moment{tick: tick, sent: sent})
+		r.ticks[lane].add(moment{tick: tick, sent: sent})
 	})
 }

@@ -69,9 +69,6 @@ func (v *Value) seen() mvcc.Snapshot {
 // judge.
 func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, key Key, load LoadFunc, n *need) (Value, error) {
 	came := time.Now() // not began: what the read has waited for since is in no load from before
-	if n.bounded {
-		r.count(ctx)
-	}
 	for range attempts {
 		c, _ := r.names(ctx)
 		live, unusable := c.live(e)
@@ -88,25 +85,32 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 		if n.past {
 			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: came, began: began}, askedFor)
 		}
-		name := string(e.template.Append([]byte(live.prefix), args))
+		spelled, lane, unusable := c.spell(nil, live, e.template, args)
+		if unusable != 0 {
+			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: came, began: began}, unusable)
+		}
+		if n.bounded {
+			r.count(ctx, lane)
+		}
+		name := string(spelled)
 		head, found, text, err := r.store.ReadWithHead(ctx, name)
 		if err != nil {
 			if ctx.Err() != nil {
 				return Value{}, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
 			}
-			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: came, began: began}, r.failed(c, err))
+			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: came, began: began}, r.failed(c, lane, err))
 		}
-		if !found || head.Generation != c.names.generation || head.Revision != c.names.revision {
+		if !c.agrees(lane, &head, found) {
 			r.expire(c)
 			r.stats.dropped.Add(1)
 			continue
 		}
 		if record, err := fence.ParseRecord(text); err == nil && record.State.Live() {
-			if !r.stillConfirmed(c) {
+			if !r.stillConfirmed(c, lane) {
 				r.stats.dropped.Add(1)
 				continue
 			}
-			if r.vouched(n, &head, record.Coverage) {
+			if r.vouched(n, lane, &head, record.Coverage) {
 				r.stats.hits.Add(1)
 				return Value{
 					Found: record.State == fence.Live, Payload: record.Payload, Status: Hit, Name: name, record: text,

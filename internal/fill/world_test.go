@@ -174,12 +174,12 @@ func (w *world) move(roster *rule.Roster) {
 // confirm is a whole round of the daemon for what is visible now: INTENT, UNLINK, ADVANCE.
 func (w *world) confirm(names ...string) {
 	w.t.Helper()
-	tick, err := w.daemon.Tick(w.t.Context())
+	ticks, err := w.daemon.Ticks(w.t.Context())
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	snapshot, lsn := w.gate()
-	batch := redisstore.Batch{Expect: w.expected(), Wi: lsn, Si: snapshot, Names: names, Advance: lsn, Sa: snapshot, Tick: tick}
+	batch := redisstore.Batch{Expect: w.expected(), Wi: lsn, Si: snapshot, Names: names, Advance: lsn, Sa: snapshot, Ticks: ticks}
 	if _, err := w.daemon.Apply(w.t.Context(), batch); err != nil {
 		w.t.Fatal(err)
 	}
@@ -328,16 +328,16 @@ func (h *hooks) Read(ctx context.Context, name string) ([]byte, error) {
 	return text, err
 }
 
-func (h *hooks) Head(ctx context.Context) (fence.Head, bool, error) {
+func (h *hooks) Heads(ctx context.Context) []redisstore.LaneHead {
 	h.heads.Add(1)
-	return h.Store.Head(ctx)
+	return h.Store.Heads(ctx)
 }
 
 func (h *hooks) Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error) {
 	reply, err := h.Store.Lease(ctx, name, token, lasts)
 	if h.beforeHead != nil && err == nil {
 		h.beforeHead()
-		reply.Head, reply.HeadFound, err = h.Store.Head(ctx)
+		reply.Head, reply.HeadFound, err = redisstore.JoinHeads(h.Store.Heads(ctx))
 	}
 	if h.afterCall != nil {
 		h.afterCall("lease")

@@ -19,7 +19,7 @@ import (
 // count has the store count, as a reader that bounds staleness does.
 func (r *rig) count() fence.Tick {
 	r.t.Helper()
-	tick, err := r.store.Tick(r.t.Context())
+	tick, err := r.store.Tick(r.t.Context(), 0)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -152,9 +152,10 @@ func (s *session) connect(ctx context.Context) error {
 func (s *session) judge(ctx context.Context) error {
 	o := &s.p.opts
 	head, found, err := o.Store.Head(ctx)
-	if err != nil {
+	if err != nil && !errors.Is(err, redisstore.ErrSplit) {
 		return err
 	}
+	split := err != nil
 	s.found = found
 	if s.p.gap != "" {
 		if !found {
@@ -172,6 +173,9 @@ func (s *session) judge(ctx context.Context) error {
 	evidence.SlotCreated = !s.slot.Exists || s.slot.Lost
 	evidence.Confirmed = s.slot.Confirmed
 	cause := evidence.Gap()
+	if split {
+		cause = redisstore.ErrSplit.Error()
+	}
 	if cause == "" {
 		return nil
 	}
@@ -190,7 +194,24 @@ func (s *session) evidence(ctx context.Context, head fence.Head, found bool) (*E
 	}
 	e := &Evidence{HeadFound: found, Head: head, Identity: s.identity, Insert: insert, Publication: s.before}
 	e.Alive, e.Claimed, err = s.gate.Alive(ctx, s.p.opts.Namespace, head.Generation, head.Term)
+	for _, term := range otherTerms(head) {
+		if err != nil || !e.Claimed {
+			break
+		}
+		_, e.Claimed, err = s.gate.Alive(ctx, s.p.opts.Namespace, head.Generation, term)
+	}
 	return e, err
+}
+
+// otherTerms are those of lanes that a later daemon did not come to claim.
+func otherTerms(head fence.Head) []fence.Term {
+	var terms []fence.Term
+	for i := range head.Lanes {
+		if h := &head.Lanes[i]; h.Generation != "" && h.Term != head.Term && !slices.Contains(terms, h.Term) {
+			terms = append(terms, h.Term)
+		}
+	}
+	return terms
 }
 
 // acquire plans the entries, prepares publication and slot, and takes the slot, which only one daemon can hold.
@@ -322,7 +343,7 @@ func (s *session) claim(ctx context.Context) error {
 	}
 	if s.p.gap == "" {
 		stored, found, err := s.p.opts.Store.Head(ctx)
-		if err != nil {
+		if err != nil && !errors.Is(err, redisstore.ErrSplit) {
 			return err
 		}
 		if found {
@@ -334,6 +355,9 @@ func (s *session) claim(ctx context.Context) error {
 	head, found, err := s.store.Claim(ctx, term)
 	if errors.Is(err, redisstore.ErrSuperseded) {
 		return s.supersede(ctx, err, head, term)
+	}
+	if errors.Is(err, redisstore.ErrSplit) {
+		return &gapError{cause: redisstore.ErrSplit.Error()}
 	}
 	if err != nil {
 		return err
@@ -406,6 +430,7 @@ func (s *session) resume(ctx context.Context) error {
 	}
 	s.head.Publication = s.prepared.Fingerprint
 	s.names = apply.NewNames(s.p.opts.Namespace, s.roster(), s.versions)
+	s.names.Lanes(s.store.Generations())
 	return nil
 }
 
@@ -476,6 +501,7 @@ func (s *session) begin(ctx context.Context) error {
 		return err
 	}
 	s.names = apply.NewNames(s.p.opts.Namespace, s.roster(), s.versions)
+	s.names.Lanes(s.store.Generations())
 	s.p.gap, s.p.condemned = "", false
 	return nil
 }

@@ -131,6 +131,9 @@ func (s *session) roster() *rule.Roster {
 		Format: rule.RosterFormat, Generation: s.head.Generation, Term: string(s.head.Term), Revision: s.head.Revision,
 		Entries: map[string]*rule.Entry{},
 	}
+	if n := s.p.opts.Store.Lanes(); n > 1 {
+		r.Lanes = n
+	}
 	for _, e := range s.versions {
 		if e.Retained == 0 {
 			r.Entries[e.Name] = e

@@ -134,6 +134,9 @@ var errApart = errors.New("readers are led to another redis than the daemon: a f
 // together compares the history that the store's address leads to with the daemon's. Its connection may outlive a
 // failover for as long as the old master answers: an address that moves to another server leaves it where it is.
 func (s *session) together(ctx context.Context) error {
+	if s.replid == "" {
+		return nil // in a cluster each lane's connection is held against its owner
+	}
 	theirs, err := s.p.opts.Store.Replid(ctx)
 	if err != nil {
 		return fmt.Errorf("watch the store: %w", err)

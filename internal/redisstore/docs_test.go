@@ -98,7 +98,7 @@ func TestDocumentedLayouts(t *testing.T) {
 			t.Errorf("the digest of %+v is %s, documented as %s", e.Declared, got, e.Definition)
 		}
 	}
-	s := &Store{namespace: "shop"}
+	s := &Store{lanes: 1, namespace: "shop"}
 	u := Use{Entry: "product", Definition: roster.Retained[0].Definition}
 	if diff := cmp.Diff(blocks["use"][0], s.useKey(u)); diff != "" {
 		t.Errorf("use (-documented +written):\n%s", diff)

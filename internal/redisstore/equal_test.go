@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -89,19 +90,81 @@ func stored() *rapid.Generator[fence.Record] {
 	})
 }
 
+// theLane is the lane of a cluster in which scripts are held against fence.
+const theLane = 5
+
+// eachKind runs a test on one server, and on one lane of a cluster, whose errors are the Conn's.
+func eachKind(t *testing.T, test func(t *testing.T, url string)) {
+	t.Helper()
+	t.Run("server", func(t *testing.T) {
+		t.Parallel()
+		test(t, redistest.Shared(t).URL)
+	})
+	t.Run("lane", func(t *testing.T) {
+		t.Parallel()
+		test(t, redistest.StartCluster(t, 3, false).URL)
+	})
+}
+
+// connectLane connects to a store, or to the one lane of a cluster.
+func connectLane(ctx context.Context, s *Store) (*Conn, error) {
+	c, err := s.Connect(ctx)
+	if err == nil && s.lanes > 1 {
+		c.lanes = c.lanes[theLane : theLane+1]
+	}
+	return c, err
+}
+
+// node is a client of the server that has what is tested.
+func (s *Store) node(t interface{ Fatal(args ...any) }) rueidis.Client {
+	to, err := s.toLane(min(theLane, s.lanes-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to.client
+}
+
+// testKey is the name of a record, in the lane of a cluster that is tested.
+func (s *Store) testKey(n int) string {
+	for key := strconv.Itoa(n); ; key += "+" {
+		if s.lanes == 1 {
+			return s.testName(key)
+		}
+		if fence.LaneOf(key) == theLane {
+			return s.laneKey(theLane, generation+":e.v.a:"+key)
+		}
+	}
+}
+
+// confirmed confirms keys by script, and nothing else.
+func confirmed(ctx context.Context, c *Conn, keys ...Stamped) (Result, error) {
+	c.confirm(ctx, c.lanes, c.shares(c.lanes, nil, keys), nil, c.store.scripts.confirm,
+		func(k *Stamped) []string { return k.args(millis(leaseMargin)) })
+	return c.sum(c.lanes), c.outcome(c.lanes)
+}
+
 func TestScriptsOnRecordsEqualFence(t *testing.T) {
 	t.Parallel()
-	s := open(t, redistest.Shared(t))
+	eachKind(t, scriptsOnRecordsEqualFence)
+}
+
+func scriptsOnRecordsEqualFence(t *testing.T, url string) {
 	ctx := t.Context()
-	c, err := s.Connect(ctx)
+	s, err := Open(ctx, Options{URL: url, Namespace: redistest.Namespace(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	c, err := connectLane(ctx, s)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
+	client := s.node(t)
 	run := 0
 	rapid.Check(t, func(t *rapid.T) {
 		run++
-		name := s.testName(strconv.Itoa(run))
+		name := s.testKey(run)
 		var twin fence.Record
 		t.Repeat(map[string]func(*rapid.T){
 			"lease": func(t *rapid.T) {
@@ -165,12 +228,8 @@ func TestScriptsOnRecordsEqualFence(t *testing.T) {
 			},
 			"confirm": func(t *rapid.T) {
 				stamps := stamps().Draw(t, "stamps")
-				replies, err := c.confirm(ctx, false, nil, nil, []Stamped{{Name: name, Stamps: stamps}})
+				got, err := confirmed(ctx, c, Stamped{Name: name, Stamps: stamps})
 				if err != nil {
-					t.Fatal(err)
-				}
-				var got Result
-				if err := got.add(replies); err != nil {
 					t.Fatal(err)
 				}
 				var want []fence.InvalidateOutcome
@@ -183,35 +242,35 @@ func TestScriptsOnRecordsEqualFence(t *testing.T) {
 			},
 			"flush scripts": func(t *rapid.T) {
 				if rapid.IntRange(0, 9).Draw(t, "rarely") == 0 {
-					if err := s.client.Do(ctx, s.client.B().ScriptFlush().Build()).Error(); err != nil {
+					if err := client.Do(ctx, s.client.B().ScriptFlush().Build()).Error(); err != nil {
 						t.Fatal(err)
 					}
 				}
 			},
 			"put what is no record": func(t *rapid.T) {
-				if err := s.client.Do(ctx, s.client.B().Set().Key(name).Value("f2 of a later layout").Build()).Error(); err != nil {
+				if err := client.Do(ctx, s.client.B().Set().Key(name).Value("f2 of a later layout").Build()).Error(); err != nil {
 					t.Fatal(err)
 				}
 				// What nobody here can read may be a value, and goes with the first confirm.
-				if _, err := c.confirm(ctx, false, nil, nil, []Stamped{{Name: name, Stamps: stamps().Draw(t, "stamps")}}); err != nil {
+				if _, err := confirmed(ctx, c, Stamped{Name: name, Stamps: stamps().Draw(t, "stamps")}); err != nil {
 					t.Fatal(err)
 				}
 				twin = fence.Record{}
 			},
 			"unlink": func(t *rapid.T) {
-				if err := s.client.Do(ctx, s.client.B().Unlink().Key(name).Build()).Error(); err != nil {
+				if err := client.Do(ctx, s.client.B().Unlink().Key(name).Build()).Error(); err != nil {
 					t.Fatal(err)
 				}
 				twin = fence.Unlink(twin)
 			},
 			"put": func(t *rapid.T) {
 				twin = stored().Draw(t, "record")
-				if err := s.client.Do(ctx, s.client.B().Set().Key(name).Value(string(twin.Append(nil))).Build()).Error(); err != nil {
+				if err := client.Do(ctx, s.client.B().Set().Key(name).Value(string(twin.Append(nil))).Build()).Error(); err != nil {
 					t.Fatal(err)
 				}
 			},
 			"": func(t *rapid.T) {
-				text, err := s.client.Do(ctx, s.client.B().Get().Key(name).Build()).ToString()
+				text, err := client.Do(ctx, s.client.B().Get().Key(name).Build()).ToString()
 				absent := rueidis.IsRedisNil(err)
 				if err != nil && !absent {
 					t.Fatal(err)
@@ -324,18 +383,23 @@ func same(t rapid.TB, what string, got Result, outcomes []fence.InvalidateOutcom
 
 func TestScriptsOnHeadEqualFence(t *testing.T) {
 	t.Parallel()
-	server := redistest.Shared(t)
+	eachKind(t, scriptsOnHeadEqualFence)
+}
+
+//nolint:funlen // one action after the other
+func scriptsOnHeadEqualFence(t *testing.T, url string) {
 	ctx := t.Context()
 	namespace := redistest.Namespace(t)
 	run := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		run++
-		s, err := Open(ctx, Options{URL: server.URL, Namespace: fmt.Sprintf("%s-%d", namespace, run)})
+		s, err := Open(ctx, Options{URL: url, Namespace: fmt.Sprintf("%s-%d", namespace, run)})
 		if err != nil {
 			rt.Fatal(err)
 		}
 		defer s.Close()
-		c, err := s.Connect(ctx)
+		client := s.node(rt)
+		c, err := connectLane(ctx, s)
 		if err != nil {
 			rt.Fatal(err)
 		}
@@ -343,7 +407,7 @@ func TestScriptsOnHeadEqualFence(t *testing.T) {
 		if _, _, err := c.Claim(ctx, "0"); err != nil {
 			rt.Fatal(err)
 		}
-		replid := c.Replid()
+		replid, headKey := c.lanes[0].replid, s.headKey(c.lanes[0].number)
 		twin := fence.Shard{Replid: replid}
 		terms := rapid.SampledFrom([]fence.Term{fence.NewTerm(1, 9), fence.NewTerm(1, 1<<60), fence.NewTerm(2, 3)})
 		generations := rapid.SampledFrom([]string{generation, "00000000000000bb"})
@@ -351,7 +415,7 @@ func TestScriptsOnHeadEqualFence(t *testing.T) {
 		expected := func(t *rapid.T) (Expected, fence.Expected) {
 			// Mostly right, since what is refused is soon seen.
 			e := Expected{Generation: twin.Head.Generation, Term: twin.Head.Term, Wc: twin.Head.Wc}
-			c.replid = replid
+			c.lanes[0].replid = replid
 			switch rapid.IntRange(0, 11).Draw(t, "wrong") {
 			case 0:
 				e.Generation = generations.Draw(t, "generation")
@@ -360,9 +424,9 @@ func TestScriptsOnHeadEqualFence(t *testing.T) {
 			case 2:
 				e.Wc = positions.Draw(t, "wc")
 			case 3:
-				c.replid = "another history"
+				c.lanes[0].replid = "another history"
 			}
-			return e, fence.Expected{Generation: e.Generation, Term: e.Term, Wc: e.Wc, Replid: c.replid}
+			return e, fence.Expected{Generation: e.Generation, Term: e.Term, Wc: e.Wc, Replid: c.lanes[0].replid}
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"claim": func(t *rapid.T) {
@@ -382,6 +446,7 @@ func TestScriptsOnHeadEqualFence(t *testing.T) {
 				h.Wc = h.Wi
 				err := c.NewGeneration(ctx, h)
 				var outcome fence.HeadOutcome
+				h.Lane = c.lanes[0].generation
 				twin, outcome = fence.Begin(twin, h)
 				check(t, "NewGeneration", err, outcome, twin)
 			},
@@ -391,20 +456,20 @@ func TestScriptsOnHeadEqualFence(t *testing.T) {
 					Expect: e, Wi: positions.Draw(t, "wi"), Si: snapshots().Draw(t, "si"), All: rapid.IntRange(0, 3).Draw(t, "all") == 0,
 				}
 				for range rapid.IntRange(0, 3).Draw(t, "keys") {
-					b.Names = append(b.Names, s.testName(strconv.Itoa(rapid.IntRange(0, 4).Draw(t, "key"))))
+					b.Names = append(b.Names, s.testKey(rapid.IntRange(0, 4).Draw(t, "key")))
 				}
 				if rapid.Bool().Draw(t, "advance") {
 					b.Advance = positions.Draw(t, "advance")
 					if rapid.Bool().Draw(t, "with sa") {
 						b.Sa = snapshots().Draw(t, "sa")
-						b.Tick = ticks().Draw(t, "tick")
+						b.Ticks[c.lanes[0].number] = ticks().Draw(t, "tick")
 					}
 				}
 				_, err := c.Apply(ctx, b)
 				var outcome fence.HeadOutcome
-				twin, outcome = fence.Intent(twin, f, fence.Raise(b.raise()), b.Si)
+				twin, outcome = fence.Intent(twin, f, fence.Raise(b.raise(b.Names, b.Keys)), b.Si)
 				if b.Advance != 0 && outcome == fence.Applied {
-					twin, outcome = fence.Advance(twin, f, b.Advance, b.Sa, b.Tick)
+					twin, outcome = fence.Advance(twin, f, b.Advance, b.Sa, b.Ticks[c.lanes[0].number])
 				}
 				check(t, "Apply", err, outcome, twin)
 			},
@@ -417,24 +482,37 @@ func TestScriptsOnHeadEqualFence(t *testing.T) {
 				check(t, "Move", err, outcome, twin)
 			},
 			"evict": func(t *rapid.T) {
-				if err := s.client.Do(ctx, s.client.B().Del().Key(s.headKey()).Build()).Error(); err != nil {
+				if err := client.Do(ctx, s.client.B().Del().Key(headKey).Build()).Error(); err != nil {
 					t.Fatal(err)
 				}
 				twin.Head, twin.Found = fence.Head{}, false
 			},
+			"move the lane": func(t *rapid.T) {
+				if twin.Head.At == "" || rapid.IntRange(0, 3).Draw(t, "rarely") > 0 {
+					return
+				}
+				if err := client.Do(ctx, client.B().Hset().Key(headKey).FieldValue().FieldValue("at", "elsewhere").Build()).Error(); err != nil {
+					t.Fatal(err)
+				}
+				twin.Head.At = "elsewhere"
+			},
 			"lease": func(t *rapid.T) { // what a reader judges its load by
-				name := s.testName(strconv.Itoa(rapid.IntRange(0, 9).Draw(t, "key")))
+				name := s.testKey(rapid.IntRange(0, 9).Draw(t, "key"))
 				reply, err := s.Lease(ctx, name, token('a'), time.Second)
 				if err != nil {
 					t.Fatal(err)
 				}
 				want := twin.Head.For(fence.BucketOf(name))
+				if twin.Head.At != "" && twin.Head.At != replid { // it vouches for nothing
+					want, twin.Found = fence.Head{}, false
+					defer func() { twin.Found = true }()
+				}
 				if reply.HeadFound != twin.Found || reply.Head.Wi != want.Wi || !reply.Head.Si.Dominates(want.Si) || !want.Si.Dominates(reply.Head.Si) {
 					t.Fatalf("Lease answers HEAD %+v, fence has %+v", reply.Head, want)
 				}
 			},
 			"": func(t *rapid.T) {
-				got, err := s.client.Do(ctx, s.client.B().Hgetall().Key(s.headKey()).Build()).AsStrMap()
+				got, err := client.Do(ctx, s.client.B().Hgetall().Key(headKey).Build()).AsStrMap()
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -42,7 +42,7 @@ func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, url, namespace, want string }{
 		{"scheme", "http://localhost", "n", "scheme"},
-		{"several servers", "redis://a?addr=b:6379", "n", "cluster"},
+		{"cluster and database", "redis://a/3?addr=b:6379", "n", "database"},
 		{"empty namespace", "redis://localhost", "", "namespace"},
 		{"hash tag", "redis://localhost", "a{b}", "namespace"},
 		{"part of another", "redis://localhost", "a:b", "namespace"},
@@ -201,11 +201,11 @@ func TestFailover(t *testing.T) {
 	}
 	// T18: even where Wc is as expected, a history of another name is not the one that the confirms went to.
 	head.Wc = 100
-	next.replid = c.Replid()
+	next.lanes[0].replid = c.Replid()
 	if _, err = next.Apply(t.Context(), Batch{Expect: expect(head), Wi: 300, Si: sees(30), Advance: 300}); !errors.As(err, &mismatch) {
 		t.Fatalf("Apply in the belief of the old history = %v", err)
 	}
-	next.replid = mismatch.Replid
+	next.lanes[0].replid = mismatch.Replid
 	result, err := next.Apply(t.Context(), Batch{Expect: expect(head), Wi: 200, Si: sees(20), Names: []string{name}, Advance: 200})
 	if err != nil || result.Removed != 1 {
 		t.Fatalf("redelivery = %+v, %v; want the stale value removed", result, err)

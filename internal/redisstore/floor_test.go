@@ -1,6 +1,7 @@
 package redisstore
 
 import (
+	"slices"
 	"strconv"
 	"testing"
 
@@ -70,7 +71,7 @@ func BenchmarkIntent(b *testing.B) {
 			s := open(b, redistest.Shared(b))
 			c := connect(b, s)
 			h := begin(b, c, fence.NewTerm(1, 10))
-			all := s.client.B().Hset().Key(s.headKey()).FieldValue()
+			all := s.client.B().Hset().Key(s.headKey(0)).FieldValue()
 			for i := range fence.Bucket(fence.Buckets) {
 				all = all.FieldValue(i.Field(), fence.LSNText(1))
 			}
@@ -84,15 +85,17 @@ func BenchmarkIntent(b *testing.B) {
 			if n > raisedAtMost {
 				fields = []string{"wi"}
 			}
-			size, err := s.client.Do(b.Context(), s.client.B().MemoryUsage().Key(s.headKey()).Samples(0).Build()).AsInt64()
+			size, err := s.client.Do(b.Context(), s.client.B().MemoryUsage().Key(s.headKey(0)).Samples(0).Build()).AsInt64()
 			if err != nil {
 				b.Fatal(err)
 			}
 			next := h.Wc
 			for b.Loop() {
 				next++
-				args := append(c.expected(expect(h)), fence.LSNText(next), fence.SnapshotText(sees(10)))
-				if _, err := c.head(b.Context(), "intent", s.scripts.intent, append(args, fields...)...); err != nil {
+				c.heads(b.Context(), "intent", s.scripts.intent, c.lanes, func(k *lane) []string {
+					return slices.Concat(c.expected(k, expect(h)), []string{fence.LSNText(next), fence.SnapshotText(sees(10))}, fields)
+				})
+				if err := c.lanes[0].err; err != nil {
 					b.Fatal(err)
 				}
 			}

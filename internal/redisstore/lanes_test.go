@@ -14,22 +14,23 @@ import (
 	"github.com/freshet/freshet/mvcc"
 )
 
-// lane is one HEAD of several on a server: in a cluster each would have a hash tag, and the keys of its slot with it.
-type lane struct {
+// oneOf is one HEAD of several on a server: in a cluster each has a hash tag, and the keys of its slot with it.
+type oneOf struct {
 	head string
 	at   fence.Head
 }
 
 // advance is a batch over all lanes as a daemon would do it: every INTENT and the keys' UNLINK in one pipeline, then,
 // when all of that was answered, every ADVANCE in another one.
-func advance(ctx context.Context, c *Conn, lanes []lane, names []string) error {
+func advance(ctx context.Context, c *Conn, lanes []oneOf, names []string) error {
 	next := lanes[0].at.Wc + 1
+	l := c.lanes[0].link
 	phase := func(s script, args func(fence.Head) []string, more ...rueidis.Completed) error {
 		commands := make([]rueidis.Completed, 0, len(lanes)+len(more))
 		for i := range lanes {
-			commands = append(commands, c.eval(s, lanes[i].head, append(c.expected(expect(lanes[i].at)), args(lanes[i].at)...)...))
+			commands = append(commands, l.eval(s, []string{lanes[i].head}, append(c.expected(c.lanes[0], expect(lanes[i].at)), args(lanes[i].at)...)...))
 		}
-		replies, err := c.do(ctx, append(commands, more...))
+		replies, err := l.do(ctx, append(commands, more...))
 		if err != nil {
 			return err
 		}
@@ -42,12 +43,12 @@ func advance(ctx context.Context, c *Conn, lanes []lane, names []string) error {
 				return err
 			}
 		}
-		c.known[s.digest] = true
+		l.known[s.digest] = true
 		return nil
 	}
 	err := phase(c.store.scripts.intent, func(fence.Head) []string {
 		return []string{fence.LSNText(next), fence.SnapshotText(sees(mvcc.XID(next)))}
-	}, c.client.B().Unlink().Key(names...).Build())
+	}, l.client.B().Unlink().Key(names...).Build())
 	if err != nil {
 		return err
 	}
@@ -74,10 +75,10 @@ func BenchmarkLanes(b *testing.B) {
 			s := open(b, server)
 			c := connect(b, s)
 			head := begin(b, c, fence.NewTerm(1, 10))
-			lanes := make([]lane, n)
+			lanes := make([]oneOf, n)
 			for i := range lanes {
-				lanes[i] = lane{head: fmt.Sprintf("f:lanes:head:{%d}", i), at: head}
-				if err := s.client.Do(b.Context(), s.client.B().Copy().Source(s.headKey()).Destination(lanes[i].head).Build()).Error(); err != nil {
+				lanes[i] = oneOf{head: fmt.Sprintf("f:lanes:head:{%d}", i), at: head}
+				if err := s.client.Do(b.Context(), s.client.B().Copy().Source(s.headKey(0)).Destination(lanes[i].head).Build()).Error(); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -118,10 +119,10 @@ func TestLanes(t *testing.T) {
 	s := open(t, redistest.Shared(t))
 	c := connect(t, s)
 	head := begin(t, c, fence.NewTerm(1, 10))
-	lanes := make([]lane, 4)
+	lanes := make([]oneOf, 4)
 	for i := range lanes {
-		lanes[i] = lane{head: fmt.Sprintf("%shead:{%d}", s.prefix(), i), at: head}
-		if err := s.client.Do(t.Context(), s.client.B().Copy().Source(s.headKey()).Destination(lanes[i].head).Build()).Error(); err != nil {
+		lanes[i] = oneOf{head: fmt.Sprintf("%shead:{%d}", s.prefix(), i), at: head}
+		if err := s.client.Do(t.Context(), s.client.B().Copy().Source(s.headKey(0)).Destination(lanes[i].head).Build()).Error(); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -15,24 +15,36 @@ import (
 // Read reads a record's bytes with one plain GET, nil when it is not there.
 func (s *Store) Read(ctx context.Context, name string) ([]byte, error) {
 	// The client's own GET works out the key's cluster slot, which is most of what sending it costs and of no use with one server.
-	text, err := s.client.Do(ctx, s.client.B().Arbitrary("GET").Args(name).ReadOnly()).AsBytes()
+	to, err := s.to(name)
+	if err != nil {
+		return nil, fmt.Errorf("get record: %w", err)
+	}
+	text, err := to.client.Do(ctx, s.client.B().Arbitrary("GET").Args(name).ReadOnly()).AsBytes()
 	if err == nil || rueidis.IsRedisNil(err) {
 		return text, nil
 	}
-	return nil, fmt.Errorf("get record: %w", typed(err))
+	return nil, fmt.Errorf("get record: %w", to.typed(err))
 }
 
 // ReadWithHead reads HEAD and then a record's bytes, nil when it is not there: in one pipeline on one connection, in this
 // order, so that what HEAD vouches for is true of the record.
 func (s *Store) ReadWithHead(ctx context.Context, name string) (head fence.Head, found bool, text []byte, err error) {
-	replies := s.client.DoMulti(ctx, s.readHead(vouchedFields()),
-		s.client.B().Get().Key(name).Build())
-	if head, found, err = parseHead(replies[0], vouchedFields()); err != nil {
+	to, err := s.to(name)
+	if err != nil {
+		return fence.Head{}, false, nil, fmt.Errorf("read head: %w", err)
+	}
+	fields := s.headFields(vouchedFields())
+	replies := to.client.DoMulti(ctx, s.headFor(to.lane, fields, s.callAll), s.client.B().Get().Key(name).Build())
+	if isNoScript(replies[0].Error()) {
+		replies = to.client.DoMulti(ctx, s.headFor(to.lane, fields, s.sendAll), s.client.B().Get().Key(name).Build())
+	}
+	if head, found, err = parseHead(replies[0], fields); err != nil {
+		_ = to.typed(replies[0].Error())
 		return fence.Head{}, false, nil, err
 	}
 	text, err = replies[1].AsBytes()
 	if err != nil && !rueidis.IsRedisNil(err) {
-		return fence.Head{}, false, nil, fmt.Errorf("get record: %w", typed(err))
+		return fence.Head{}, false, nil, fmt.Errorf("get record: %w", to.typed(err))
 	}
 	return head, found, text, nil
 }
@@ -64,16 +76,23 @@ type LeaseReply struct {
 // Lease asks for the right to fill a key (R2) and reads HEAD after it. The token must be fresh: after an error it is
 // not used again.
 func (s *Store) Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (LeaseReply, error) {
+	to, err := s.to(name)
+	if err != nil {
+		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
+	}
 	args := []string{string(token), millis(lasts), millis(leaseMargin)}
 	bucket := fence.BucketOf(name)
-	fields := append(headFields(), bucket.Field())
-	replies := s.client.DoMulti(ctx, s.call(s.scripts.lease, name, args), s.readHead(fields))
-	if isNoScript(replies[0].Error()) {
-		replies = s.client.DoMulti(ctx, s.send(s.scripts.lease, name, args), s.readHead(fields))
+	fields := s.headFields(append(headFields(), bucket.Field()))
+	replies := to.client.DoMulti(ctx, s.call(s.scripts.lease, name, args), s.headFor(to.lane, fields, s.callAll))
+	switch {
+	case isNoScript(replies[0].Error()):
+		replies = to.client.DoMulti(ctx, s.send(s.scripts.lease, name, args), s.headFor(to.lane, fields, s.sendAll))
+	case isNoScript(replies[1].Error()): // of a lane: the lease is granted, or not, and HEAD read after it
+		replies[1] = to.client.Do(ctx, s.headFor(to.lane, fields, s.sendAll))
 	}
 	answer, err := replies[0].ToArray()
 	if err != nil {
-		return LeaseReply{}, fmt.Errorf("lease key: %w", typed(err))
+		return LeaseReply{}, fmt.Errorf("lease key: %w", to.typed(err))
 	}
 	if len(answer) != 3 {
 		return LeaseReply{}, fmt.Errorf("lease key: answer of %d parts: %w", len(answer), ErrRefused)
@@ -95,6 +114,7 @@ func (s *Store) Lease(ctx context.Context, name string, token fence.Token, lasts
 	}
 	reply.Granted, reply.Holder = granted == 1, reply.Record.Lease.Token
 	if reply.Head, reply.HeadFound, err = parseHead(replies[1], fields); err != nil {
+		_ = to.typed(replies[1].Error())
 		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
 	}
 	reply.Head = reply.Head.For(bucket)
@@ -125,9 +145,9 @@ func (s *Store) fill(ctx context.Context, name string, f FillRequest) (fence.Fil
 		string(f.Token), f.Coverage.String(), string(rune(f.State.Letter())), fence.EscapeVersion(f.RowVersion),
 		rueidis.BinaryString(f.Payload), millis(f.TTL),
 	}
-	reply := s.client.Do(ctx, s.call(s.scripts.fill, name, args))
-	if isNoScript(reply.Error()) {
-		reply = s.client.Do(ctx, s.send(s.scripts.fill, name, args))
+	reply, err := s.eval(ctx, s.scripts.fill, name, args)
+	if err != nil {
+		return 0, 0, fmt.Errorf("fill key: %w", err)
 	}
 	answer, err := reply.ToArray()
 	if err != nil {
@@ -160,9 +180,9 @@ func (s *Store) Release(ctx context.Context, name string, token fence.Token) err
 
 func (s *Store) release(ctx context.Context, name string, token fence.Token) (bool, error) {
 	args := []string{string(token)}
-	reply := s.client.Do(ctx, s.call(s.scripts.release, name, args))
-	if isNoScript(reply.Error()) {
-		reply = s.client.Do(ctx, s.send(s.scripts.release, name, args))
+	reply, err := s.eval(ctx, s.scripts.release, name, args)
+	if err != nil {
+		return false, fmt.Errorf("release lease: %w", err)
 	}
 	n, err := reply.AsInt64()
 	if err != nil {
@@ -175,24 +195,23 @@ func (s *Store) release(ctx context.Context, name string, token fence.Token) (bo
 // as the fence lives. A writer who does not know where its COMMIT will end gives the highest position there is.
 func (s *Store) Early(ctx context.Context, key Stamped) error {
 	args := key.args(millis(fenceLife), "1")
-	reply := s.client.Do(ctx, s.call(s.scripts.early, key.Name, args))
-	if isNoScript(reply.Error()) {
-		reply = s.client.Do(ctx, s.send(s.scripts.early, key.Name, args))
-	}
-	if err := reply.Error(); err != nil {
-		return fmt.Errorf("fence early: %w", typed(err))
+	if _, err := s.eval(ctx, s.scripts.early, key.Name, args); err != nil {
+		return fmt.Errorf("fence early: %w", err)
 	}
 	return nil
 }
 
-// Head reads HEAD, without the floors of buckets.
-func (s *Store) Head(ctx context.Context) (fence.Head, bool, error) {
-	return parseHead(s.client.Do(ctx, s.readHead(wholeHead())), wholeHead())
-}
-
-// Roster reads the roster's text.
-func (s *Store) Roster(ctx context.Context) (text []byte, found bool, err error) {
-	return rosterText(s.client.Do(ctx, s.client.B().Get().Key(s.rosterKey()).Build()))
+// eval calls a script on a key where it is, by its text when the server does not know the digest. Its error is typed.
+func (s *Store) eval(ctx context.Context, c script, key string, args []string) (rueidis.RedisResult, error) {
+	to, err := s.to(key)
+	if err != nil {
+		return rueidis.RedisResult{}, err
+	}
+	reply := to.client.Do(ctx, s.call(c, key, args))
+	if isNoScript(reply.Error()) {
+		reply = to.client.Do(ctx, s.send(c, key, args))
+	}
+	return reply, to.typed(reply.Error())
 }
 
 func rosterText(reply rueidis.RedisResult) (text []byte, found bool, err error) {
@@ -215,8 +234,24 @@ func wholeHead() []string { return append(headFields(), "pub", "sa", "st", "lt",
 // vouchedFields are those by which it is judged what HEAD says of a value that was read after it.
 func vouchedFields() []string { return []string{"gen", "rev", "sys", "tl", "si", "wc", "sa", "tick"} }
 
-func (s *Store) readHead(fields []string) rueidis.Completed {
-	return s.client.B().Hmget().Key(s.headKey()).Field(fields...).Build()
+func (s *Store) readHead(lane int, fields []string) rueidis.Completed {
+	return s.client.B().Hmget().Key(s.headKey(lane)).Field(fields...).Build()
+}
+
+// headFields are fields of HEAD, and in a cluster the lane's generation with them.
+func (s *Store) headFields(fields []string) []string {
+	if s.lanes > 1 {
+		fields = append(fields, "lane")
+	}
+	return fields
+}
+
+// headFor reads HEAD in one pipeline with a record. In a cluster a script does, which tells whether it is one.
+func (s *Store) headFor(lane int, fields []string, call func(c script, keys, args []string) rueidis.Completed) rueidis.Completed {
+	if s.lanes == 1 {
+		return s.readHead(lane, fields)
+	}
+	return call(s.scripts.look, s.headKeys(lane), fields)
 }
 
 func parseHead(reply rueidis.RedisResult, fields []string) (fence.Head, bool, error) {

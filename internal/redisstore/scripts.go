@@ -67,6 +67,9 @@ var luaMove string
 //go:embed lua/roster.lua
 var luaRoster string
 
+//go:embed lua/look.lua
+var luaLook string
+
 // The first line of a script says what Redis may refuse it for. A full Redis refuses LEASE and FILL before they do
 // anything; what the daemon writes must go on then, or a full cache would be a stale one.
 const (
@@ -89,7 +92,7 @@ func newScript(parts ...string) script {
 type scripts struct {
 	lease, fill, release, tick, register                         script
 	early, confirm, intent, advance, claim, begin, roster, moved script
-	draw                                                         script
+	draw, look                                                   script
 }
 
 func newScripts() *scripts {
@@ -111,5 +114,6 @@ func newScripts() *scripts {
 		roster:   daemon(luaRoster),
 		moved:    daemon(luaHead, luaMove),
 		draw:     daemon(luaDraw),
+		look:     daemon(luaHead, luaLook),
 	}
 }

@@ -10,11 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/freshet/freshet/internal/fence"
 )
 
 const (
@@ -37,8 +40,8 @@ const (
 // Options say which store to open.
 type Options struct {
 	// URL is redis://, rediss:// or unix://, of Redis or Valkey. With the parameter master_set it names Sentinels, further ones as
-	// addr, and user, password and database are those of the servers that they watch. With rediss:// sslrootcert, sslcert and
-	// sslkey name files, for all of them.
+	// addr, and user, password and database are those of the servers that they watch. With addr alone, or with cluster=true, it
+	// names nodes of a Redis Cluster. With rediss:// sslrootcert, sslcert and sslkey name files, for all of them.
 	URL              string
 	SentinelUsername string
 	SentinelPassword string
@@ -48,9 +51,11 @@ type Options struct {
 
 // Store is one namespace in one Redis.
 type Store struct {
-	client    rueidis.Client // the readers'
+	client    rueidis.Client // the readers'; in a cluster not for keys
 	sentinels *sentinels     // nil: the address is the server's own
+	cluster   *cluster       // nil: it is one server
 	namespace string
+	lanes     int // 1, or those of a cluster
 	scripts   *scripts
 	logger    *slog.Logger
 
@@ -74,17 +79,26 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{namespace: o.Namespace, scripts: newScripts(), logger: logger}
-	if option.Sentinel.MasterSet != "" {
+	s := &Store{namespace: o.Namespace, scripts: newScripts(), logger: logger, lanes: 1}
+	var seeds []string
+	switch {
+	case option.Sentinel.MasterSet != "":
 		if s.sentinels, err = openSentinels(ctx, option, o.SentinelUsername, o.SentinelPassword, logger); err != nil {
 			return nil, fmt.Errorf("open redis: %w", maskURL(err, o.URL))
 		}
 		// For the client it is one server, whose address is looked up whenever a connection is made.
 		option.InitAddress, option.Sentinel = []string{option.Sentinel.MasterSet}, rueidis.SentinelOption{}
 		option.DialCtxFn = s.sentinels.dial //nolint:forbidigo // the client's name for it
+	case clustered(option, o.URL):
+		if option.SelectDB != 0 {
+			return nil, errors.New("open redis: a Redis Cluster has no other database than 0")
+		}
+		s.lanes, seeds = fence.Lanes, option.InitAddress
+		option.InitAddress = seeds[:1]
 	}
 	s.option = timed(option, replyTimeout, dialTimeout, time.Second)
-	s.client, err = rueidis.NewClient(timed(option, readTimeout, readTimeout, pingGap))
+	option = timed(option, readTimeout, readTimeout, pingGap)
+	s.client, err = rueidis.NewClient(option)
 	if s.client == nil {
 		if s.sentinels != nil {
 			s.sentinels.close()
@@ -92,7 +106,17 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, fmt.Errorf("open redis: %w", maskURL(err, o.URL))
 	}
 	// An error together with a client is a server that is away now; the client dials again with the next command.
+	if seeds != nil {
+		option.InitAddress = seeds
+		s.cluster = openCluster(ctx, option, logger)
+	}
 	return s, nil
+}
+
+// clustered reports whether an address names nodes of a cluster.
+func clustered(option rueidis.ClientOption, address string) bool {
+	parsed, err := url.Parse(address)
+	return len(option.InitAddress) > 1 || err == nil && parsed.Query().Get("cluster") == "true"
 }
 
 // parseURL reads an address, and says how every client of this package behaves.
@@ -103,9 +127,6 @@ func parseURL(address string) (rueidis.ClientOption, error) {
 	}
 	if err := certify(&option, address); err != nil {
 		return option, err
-	}
-	if option.Sentinel.MasterSet == "" && len(option.InitAddress) != 1 {
-		return option, errors.New("parse redis url: cluster is not supported yet: name one server, or the Sentinels of one (master_set)")
 	}
 	option.ForceSingleClient = true
 	option.PipelineMultiplex = -1 // one connection: LEASE and the HEAD after it share it, and pipelines stay deep
@@ -130,7 +151,7 @@ func timed(option rueidis.ClientOption, reply, dial, gap time.Duration) rueidis.
 	return option
 }
 
-// dedicate takes a connection of the daemon's client.
+// dedicate takes a connection of the daemon's client. In a cluster it leads to the first node that is named.
 func (s *Store) dedicate() (rueidis.DedicatedClient, error) {
 	client, err := s.daemonClient()
 	if err != nil {
@@ -176,9 +197,9 @@ func (s *Store) Close() {
 	if s.sentinels != nil {
 		s.sentinels.close()
 	}
+	if s.cluster != nil {
+		s.cluster.close()
+	}
 }
 
-func (s *Store) prefix() string    { return "f:" + s.namespace + ":" }
-func (s *Store) headKey() string   { return s.prefix() + "head" }
-func (s *Store) rosterKey() string { return s.prefix() + "roster" }
-func (s *Store) tickKey() string   { return s.prefix() + "tick" }
+func (s *Store) prefix() string { return "f:" + s.namespace + ":" }

@@ -17,7 +17,7 @@ func TestSurvey(t *testing.T) {
 	s := open(t, server)
 	begin(t, connect(t, s), "00000001.0000000000000001")
 	const count = 3 * namesPerPage
-	want := []string{s.headKey()}
+	want := []string{s.headKey(0)}
 	for i := range count {
 		name := s.testName(fmt.Sprintf("k%d", i))
 		if err := s.client.Do(t.Context(), s.client.B().Set().Key(name).Value(strconv.Itoa(i)).Build()).Error(); err != nil {
@@ -65,7 +65,7 @@ func TestSurveyReads(t *testing.T) {
 	for _, words := range [][]string{
 		{"SET", "endless", "a\x00b"}, {"SET", "ending", "c", "PX", "60000"}, {"HSET", "hash", "g", "a\x00b", "f", "v"},
 	} {
-		if err := v.client.Do(t.Context(), v.client.B().Arbitrary(words...).Build()).Error(); err != nil {
+		if err := v.servers[0].client.Do(t.Context(), v.servers[0].client.B().Arbitrary(words...).Build()).Error(); err != nil {
 			t.Fatal(err)
 		}
 	}

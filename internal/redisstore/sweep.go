@@ -32,6 +32,9 @@ func (s *Store) Sweep(ctx context.Context, live func() Live) (int64, error) {
 
 func (s *Store) dead(name string, live *Live) bool {
 	rest := strings.TrimPrefix(name, s.prefix())
+	if s.lanes > 1 {
+		_, rest, _ = strings.Cut(rest, "}:")
+	}
 	if u, ok := parseUse(rest); ok {
 		return !slices.Contains(live.Retained, u)
 	}
@@ -44,15 +47,45 @@ func (s *Store) dead(name string, live *Live) bool {
 
 // DropAll removes every key of the namespace, HEAD first, so that nobody fills while it goes on.
 func (s *Store) DropAll(ctx context.Context) (int64, error) {
-	first, err := s.client.Do(ctx, s.client.B().Unlink().Key(s.headKey()).Build()).AsInt64()
-	if err != nil {
-		return 0, fmt.Errorf("drop namespace: %w", typed(err))
+	var first int64
+	for lane := range s.lanes {
+		to, err := s.toLane(lane)
+		if err != nil {
+			return first, fmt.Errorf("drop namespace: %w", err)
+		}
+		n, err := to.client.Do(ctx, s.client.B().Unlink().Key(s.headKey(lane)).Build()).AsInt64()
+		if err != nil {
+			return first, fmt.Errorf("drop namespace: %w", to.typed(err))
+		}
+		first += n
 	}
 	rest, err := s.remove(ctx, 0, func(names []string) []string { return names })
 	return first + rest, err
 }
 
+// remove removes those of the namespace's keys that are chosen, on every server.
 func (s *Store) remove(ctx context.Context, pause time.Duration, choose func(names []string) []string) (int64, error) {
+	var removed int64
+	seen := map[rueidis.Client]bool{}
+	for lane := range s.lanes {
+		to, err := s.toLane(lane)
+		if err != nil {
+			return removed, fmt.Errorf("sweep: %w", err)
+		}
+		if seen[to.client] {
+			continue
+		}
+		seen[to.client] = true
+		n, err := s.removeFrom(ctx, to.client, pause, choose)
+		removed += n
+		if err != nil {
+			return removed, err
+		}
+	}
+	return removed, nil
+}
+
+func (s *Store) removeFrom(ctx context.Context, client rueidis.Client, pause time.Duration, choose func(names []string) []string) (int64, error) {
 	var (
 		removed int64
 		cursor  uint64
@@ -60,12 +93,15 @@ func (s *Store) remove(ctx context.Context, pause time.Duration, choose func(nam
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	for {
-		page, err := s.client.Do(ctx, s.client.B().Scan().Cursor(cursor).Match(s.prefix()+"*").Count(namesPerUnlink).Build()).AsScanEntry()
+		page, err := client.Do(ctx, s.client.B().Scan().Cursor(cursor).Match(s.prefix()+"*").Count(namesPerUnlink).Build()).AsScanEntry()
 		if err != nil {
 			return removed, fmt.Errorf("sweep: scan: %w", typed(err))
 		}
-		if names := choose(page.Elements); len(names) > 0 {
-			n, err := s.client.Do(ctx, s.client.B().Unlink().Key(names...).Build()).AsInt64()
+		for _, names := range s.bySlot(client, page.Elements) {
+			if names = choose(names); len(names) == 0 {
+				continue
+			}
+			n, err := client.Do(ctx, s.client.B().Unlink().Key(names...).Build()).AsInt64()
 			if err != nil && !rueidis.IsRedisNil(err) {
 				return removed, fmt.Errorf("sweep: unlink: %w", typed(err))
 			}
@@ -81,4 +117,19 @@ func (s *Store) remove(ctx context.Context, pause time.Duration, choose func(nam
 			return removed, ctx.Err()
 		}
 	}
+}
+
+// bySlot divides names by what one command may name together. In a cluster it leaves out those that are of no lane, and those
+// whose lane is another node's now, which a move has left behind: this node would refuse to remove them.
+func (s *Store) bySlot(client rueidis.Client, names []string) [][]string {
+	if s.lanes == 1 {
+		return [][]string{names}
+	}
+	all := make([][]string, s.lanes)
+	for _, name := range names {
+		if to, err := s.to(name); err == nil && to.client == client {
+			all[to.lane] = append(all[to.lane], name)
+		}
+	}
+	return all
 }

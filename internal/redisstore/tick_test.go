@@ -17,7 +17,7 @@ func TestTicks(t *testing.T) {
 	head := begin(t, c, fence.NewTerm(1, 9))
 	count := func() fence.Tick {
 		t.Helper()
-		tick, err := s.Tick(t.Context())
+		tick, err := s.Tick(t.Context(), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -25,7 +25,7 @@ func TestTicks(t *testing.T) {
 	}
 	set := func(text string) {
 		t.Helper()
-		if err := s.client.Do(t.Context(), s.client.B().Set().Key(s.tickKey()).Value(text).Build()).Error(); err != nil {
+		if err := s.client.Do(t.Context(), s.client.B().Set().Key(s.tickKey(0)).Value(text).Build()).Error(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -43,8 +43,8 @@ func TestTicks(t *testing.T) {
 	if drawn.ID == first.ID || drawn.N != 1 {
 		t.Errorf("after a new beginning comes %v", drawn)
 	}
-	result, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 200, Si: sees(20), Advance: 100, Sa: sees(20), Tick: drawn})
-	if err != nil || result.Tick != drawn {
+	result, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 200, Si: sees(20), Advance: 100, Sa: sees(20), Ticks: fence.Ticks{drawn}})
+	if err != nil || result.Ticks[0] != drawn {
 		t.Errorf("Apply = %+v, %v", result, err)
 	}
 	name := s.testName("k")
@@ -52,7 +52,7 @@ func TestTicks(t *testing.T) {
 		t.Errorf("ReadWithHead = %+v, %t, %q, %v", h, found, text, err)
 	}
 	// Without Sa the tick stays as well.
-	if _, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 300, Si: sees(30), Advance: 300, Tick: count()}); err != nil {
+	if _, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 300, Si: sees(30), Advance: 300, Ticks: fence.Ticks{count()}}); err != nil {
 		t.Fatal(err)
 	}
 	leased(t, s, name, token('a'))
@@ -77,7 +77,7 @@ func TestTicks(t *testing.T) {
 			t.Errorf("after %q comes %v, want a new count", text, got)
 		}
 		set(text)
-		if got, err := c.Tick(t.Context()); err != nil || got != (fence.Tick{}) {
+		if got, err := c.Ticks(t.Context()); err != nil || got != (fence.Ticks{}) {
 			t.Errorf("the daemon reads %q as %v, %v", text, got, err)
 		}
 	}

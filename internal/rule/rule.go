@@ -142,6 +142,7 @@ type Roster struct {
 	Generation string            `json:"generation"` // 16 hexadecimal digits, random
 	Term       string            `json:"term"`
 	Revision   uint64            `json:"revision"`
+	Lanes      int               `json:"lanes,omitempty"` // that a cluster's keys are kept in; 0: there is one server
 	Entries    map[string]*Entry `json:"entries"`
 	// Retained are further versions of entries, which only libraries with another file than the daemon's use (D7).
 	Retained []*Entry `json:"retained,omitempty"`
@@ -208,5 +209,9 @@ func (r *Roster) Versions() iter.Seq[*Entry] {
 // KeyPrefix is what every key of a live entry starts with in the store:
 // f:<namespace>:<generation>:<entry>.<version>.<activation>:
 func KeyPrefix(namespace, generation string, e *Entry) string {
-	return "f:" + namespace + ":" + generation + ":" + e.Name + "." + e.Version + "." + e.Activation + ":"
+	return "f:" + namespace + ":" + generation + ":" + KeyTail(e)
 }
+
+// KeyTail is the part of a KeyPrefix that the entry gives.
+func KeyTail(e *Entry) string { return e.Name + "." + e.Version + "." + e.Activation + ":" }
+

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,12 +10,14 @@ import (
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 )
 
 // names are those of a roster that is or was in force.
 type names struct {
 	generation string
+	lanes      []string // the generations of a cluster's lanes
 	revision   uint64
 	entries    map[string]*live
 	prefixes   map[string]*live // by all of a name up to its key
@@ -31,11 +34,24 @@ type live struct {
 }
 
 func (n *names) inForce(h *fence.Head) bool {
-	return n != nil && n.generation == h.Generation && n.revision == h.Revision
+	return n != nil && n.generation == h.Generation && n.revision == h.Revision && slices.Equal(n.lanes, lanesOf(h))
 }
 
-func newNames(namespace string, r *rule.Roster, queries map[string]Query) (*names, error) {
-	n := &names{generation: r.Generation, revision: r.Revision, entries: map[string]*live{}, prefixes: map[string]*live{}}
+// lanesOf are the generations of lanes whose HEADs are in force; of others there is none, and readers use none of their names.
+func lanesOf(h *fence.Head) []string {
+	var lanes []string
+	for i := range h.Lanes {
+		own := ""
+		if h.Lanes[i].Revision == h.Revision {
+			own = h.Lanes[i].Lane
+		}
+		lanes = append(lanes, own)
+	}
+	return lanes
+}
+
+func newNames(namespace string, r *rule.Roster, lanes []string, queries map[string]Query) (*names, error) {
+	n := &names{generation: r.Generation, lanes: lanes, revision: r.Revision, entries: map[string]*live{}, prefixes: map[string]*live{}}
 	versions := slices.Clone(r.Retained)
 	for name, e := range r.Entries {
 		n.entries[name] = &live{entry: e}
@@ -55,7 +71,11 @@ func newNames(namespace string, r *rule.Roster, queries map[string]Query) (*name
 				return nil, fmt.Errorf("entry %s: %w", e.Name, err)
 			}
 		}
-		n.prefixes[rule.KeyPrefix(namespace, r.Generation, e)] = l
+		for lane, prefix := range fence.LanePrefixes(namespace, r.Generation, lanes, rule.KeyTail(e)) {
+			if len(lanes) == 0 || lanes[lane] != "" {
+				n.prefixes[prefix] = l
+			}
+		}
 	}
 	return n, nil
 }
@@ -87,8 +107,12 @@ func (n *names) have(entry string) bool {
 
 // find returns the live entry that a name belongs to, and the name's key; nil when readers would not use the name.
 func (n *names) find(name string) (l *live, key string) {
-	// f:<namespace>:<generation>:<entry>.<version>.<activation>:<key>; there is no colon in a part but the key.
-	const parts = 4
+	// f:<namespace>:<generation>:<entry>.<version>.<activation>:<key>; there is no colon in a part but the key. A lane's tag is
+	// another part.
+	parts := 4
+	if len(n.lanes) > 0 {
+		parts++
+	}
 	end := 0
 	for range parts {
 		i := strings.IndexByte(name[end:], ':')
@@ -125,6 +149,9 @@ func (l *live) arguments(key string) ([]keytext.Arg, bool) {
 // while the roster is not the one that HEAD names.
 func (v *verifier) look(ctx context.Context) (h fence.Head, inForce bool, err error) {
 	h, found, err := v.Store.Head(ctx)
+	if errors.Is(err, redisstore.ErrSplit) {
+		return h, false, nil
+	}
 	if err != nil || !found {
 		return h, false, err
 	}
@@ -142,7 +169,7 @@ func (v *verifier) look(ctx context.Context) (h fence.Head, inForce bool, err er
 	if roster.Generation != h.Generation || roster.Revision != h.Revision {
 		return h, false, nil
 	}
-	if v.names, err = newNames(v.Namespace, roster, v.Queries); err != nil {
+	if v.names, err = newNames(v.Namespace, roster, lanesOf(&h), v.Queries); err != nil {
 		return h, false, err
 	}
 	return h, true, nil

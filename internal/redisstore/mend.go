@@ -1,0 +1,148 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"github.com/redis/rueidis"
+
+	"github.com/freshet/freshet/internal/fence"
+)
+
+// dialled is what came of connecting to a node.
+type dialled struct {
+	link *link
+	err  error
+}
+
+// reachAll connects to every node that owns a lane.
+func (c *Conn) reachAll(ctx context.Context) error {
+	c.store.cluster.look(ctx)
+	for _, k := range c.lanes {
+		if o, err := c.store.cluster.at(k.number); err == nil {
+			c.dial(o.address)
+		}
+	}
+	reached := map[string]dialled{}
+	for address, dial := range c.dials {
+		reached[address] = <-dial
+		delete(c.dials, address)
+	}
+	errs := []error{}
+	for _, k := range c.lanes {
+		o, err := c.store.cluster.at(k.number)
+		if err == nil {
+			k.link, err = reached[o.address].link, reached[o.address].err
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("lane %d: %w", k.number, err))
+		}
+	}
+	if len(errs) == len(c.lanes) {
+		return errors.Join(errs...)
+	}
+	return nil
+}
+
+// dial begins to connect to a node, unless that is under way: one that does not answer holds nobody up.
+func (c *Conn) dial(address string) {
+	if c.dials[address] != nil {
+		return
+	}
+	dial := make(chan dialled, 1)
+	c.dials[address] = dial
+	go func() {
+		l, err := c.store.cluster.dedicate(c.store.option, address)
+		dial <- dialled{l, err}
+	}()
+}
+
+// dedicate connects to a node.
+func (c *cluster) dedicate(option rueidis.ClientOption, address string) (*link, error) {
+	option.InitAddress = []string{address}
+	if option.TLSConfig != nil {
+		option.TLSConfig = withServerName(option.TLSConfig, address)
+	}
+	client, err := rueidis.NewClient(option)
+	if err != nil {
+		if client != nil {
+			client.Close()
+		}
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	dedicated, _ := client.Dedicate()
+	l := &link{address: address, client: dedicated, of: client, known: map[string]bool{}}
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	defer cancel()
+	if _, err := l.do(ctx, []rueidis.Completed{dedicated.B().Ping().Build()}); err != nil {
+		l.end(err)
+		return nil, err
+	}
+	return l, nil
+}
+
+// Mend begins closed lanes anew, as far as they can be now: their owners answer, and their slots are not on the move. It returns how
+// many it opened. Everything that was confirmed must be visible in head's Si and end at or before its Wi; everything up to its Wc must be
+// confirmed. Nothing is delivered again to such a lane, since nothing of before is read in it any more. Processes that have not
+// noticed may go on with what was for a moment (R0), as after a move of names.
+func (c *Conn) Mend(ctx context.Context, head fence.Head, roster []byte) (opened int, err error) {
+	var lanes []*lane
+	for _, k := range c.lanes {
+		if !k.open && c.reachable(k) {
+			lanes = append(lanes, k)
+		}
+	}
+	if len(lanes) == 0 {
+		return 0, nil
+	}
+	revision := head.Revision
+	head.Revision = 0 // until the roster is there
+	if err = c.begin(ctx, lanes, head, ""); err == nil {
+		lanes = c.still(lanes)
+		err = c.drawTick(ctx, lanes)
+	}
+	if err == nil {
+		lanes = c.still(lanes)
+		err = c.move(ctx, lanes, c.self, roster, revision, head.Publication)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("mend lanes: %w", err)
+	}
+	for _, k := range c.still(lanes) {
+		opened++
+		c.store.logger.Info("a lane of the cluster is begun anew", slog.Int("lane", k.number), slog.String("node", k.link.address))
+	}
+	return opened, nil
+}
+
+// reachable reports whether a closed lane has a connection to its present owner, and has one made if not.
+func (c *Conn) reachable(k *lane) bool {
+	o, err := c.store.cluster.at(k.number)
+	if err != nil {
+		return false
+	}
+	if k.link != nil && k.link.address == o.address {
+		return true
+	}
+	at := slices.IndexFunc(c.lanes, func(other *lane) bool { return other.link != nil && other.link.address == o.address })
+	if at >= 0 {
+		k.link = c.lanes[at].link
+		return true
+	}
+	select {
+	case d := <-c.dials[o.address]:
+		delete(c.dials, o.address)
+		if d.err != nil {
+			c.store.cluster.doubt(k.number, d.err)
+			return false
+		}
+		k.link = d.link
+		return true
+	default:
+		c.dial(o.address)
+		return false
+	}
+}
