@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -383,4 +382,3 @@ func (w *world) master(lane int) *redistest.Server {
 	return w.redis.Owner(fence.Slot(lane))
 }
 
-func has(keys []string, key string) bool { return slices.Contains(keys, key) }

@@ -64,7 +64,8 @@ func startNode(tb testing.TB, epoch int, args ...string) *Server {
 	}
 	s := Start(tb, append([]string{
 		"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus), "--cluster-node-timeout", nodeTimeout,
-		"--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0", "--cluster-require-full-coverage", "no",
+		"--user", replicaUser, "on", ">" + replicaPassword, "+psync", "+replconf", "+ping",
+		"--masteruser", replicaUser, "--masterauth", replicaPassword, "--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0", "--cluster-require-full-coverage", "no",
 	}, args...)...)
 	s.bus = strconv.Itoa(bus)
 	s.Do(tb, "CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(epoch))
@@ -118,6 +119,13 @@ func (c *Cluster) Open(tb testing.TB, slot int, from, to *Server) *Move {
 	to.Do(tb, "CLUSTER", "SETSLOT", m.slot, "IMPORTING", from.NodeID(tb))
 	from.Do(tb, "CLUSTER", "SETSLOT", m.slot, "MIGRATING", to.NodeID(tb))
 	return m
+}
+
+// Cancel leaves the slot with its owner. What was moved stays where it is.
+func (m *Move) Cancel(tb testing.TB) {
+	tb.Helper()
+	m.from.Do(tb, "CLUSTER", "SETSLOT", m.slot, "STABLE")
+	m.to.Do(tb, "CLUSTER", "SETSLOT", m.slot, "STABLE")
 }
 
 // Keys are the slot's keys that are still where it comes from.
