@@ -164,6 +164,13 @@ func (a *app) printCheck(r *checked) {
 			memory = bytesText(p.MaxMemory)
 		}
 		a.printTable([][]string{{"redis      ", p.Server + " " + p.Version + ", memory " + memory + ", " + p.Policy}})
+		for _, n := range p.Nodes {
+			role := plural(len(n.Lanes), "lane")
+			if n.Of != "" {
+				role = "follows " + n.Of
+			}
+			a.printTable([][]string{{"  node     ", n.Address + ": " + role}})
+		}
 	}
 	if len(r.Entries) > 0 {
 		a.out("\n")

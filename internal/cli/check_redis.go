@@ -24,6 +24,16 @@ type redisFacts struct {
 	Policy    string         `json:"maxmemory_policy"`
 	Namespace string         `json:"namespace"`
 	Sentinel  *sentinelFacts `json:"sentinel,omitempty"`
+	Nodes     []nodeFacts    `json:"nodes,omitempty"` // of a Redis Cluster
+}
+
+// nodeFacts are what check saw of a node of a Redis Cluster.
+type nodeFacts struct {
+	Address   string `json:"address"`
+	Of        string `json:"of,omitempty"` // the master that it follows
+	Lanes     []int  `json:"lanes"`
+	MaxMemory int64  `json:"maxmemory"`
+	Policy    string `json:"maxmemory_policy"`
 }
 
 // sentinelFacts are what check saw of the Sentinels.
@@ -53,6 +63,10 @@ func (r *checked) checkRedis(ctx context.Context) {
 		return
 	}
 	defer store.Close()
+	if store.Clustered() {
+		r.checkCluster(ctx, store, namespace)
+		return
+	}
 	info, err := store.Info(ctx)
 	if err != nil {
 		do := "start Redis, or correct regions.redis.url"
@@ -65,24 +79,29 @@ func (r *checked) checkRedis(ctx context.Context) {
 	r.Redis = &redisFacts{
 		Server: info.Server, Version: info.Version, Role: info.Role, MaxMemory: info.MaxMemory, Policy: info.MaxMemoryPolicy, Namespace: namespace,
 	}
-	if why := info.Supported(); why != "" {
-		do := "use Redis 7.0 or Valkey 7.2, or newer: one server, or a master that Sentinels watch"
-		if info.Mode == "sentinel" {
+	if why := info.Supported(false); why != "" {
+		do := useNewer
+		switch info.Mode {
+		case "sentinel":
 			do = "add master_set=NAME to regions.redis.url; its other Sentinels are named by addr=HOST:PORT"
+		case "cluster":
+			do = "add ?cluster=true to regions.redis.url, and name further nodes by addr=HOST:PORT"
 		}
 		r.problem("redis", fmt.Sprintf("region %s: %s", region.Name, why), "", do)
 		return
 	}
 	r.judgeHistory(ctx, store, info)
-	r.judgeMemory(info)
+	r.judgeMemory("", info)
 	settings, err := store.Settings(ctx)
 	if err != nil {
 		r.problem("redis", fmt.Sprintf("region %s: %v", region.Name, err), "", "")
 		return
 	}
-	r.judgeLosses(settings)
+	r.judgeLosses("", settings)
 	r.judgeSentinels(store.Sentinels(ctx))
 }
+
+const useNewer = "use Redis 7.0 or Valkey 7.2, or newer: one server, a master that Sentinels watch, or a Redis Cluster"
 
 // judgeHistory refuses what would hide that a server lost history: then nothing could be vouched for.
 func (r *checked) judgeHistory(ctx context.Context, store *redisstore.Store, info redisstore.Info) {
@@ -109,42 +128,42 @@ func (r *checked) judgeHistory(ctx context.Context, store *redisstore.Store, inf
 	}
 }
 
-// judgeMemory says what a full server does under its policy.
-func (r *checked) judgeMemory(info redisstore.Info) {
+// judgeMemory says what a full server does under its policy. which names it, where there are several.
+func (r *checked) judgeMemory(which string, info redisstore.Info) {
 	policy := info.MaxMemoryPolicy
 	const do = "set maxmemory-policy to volatile-lru or another volatile one: all cached values have a TTL, and HEAD and roster have none"
 	switch {
 	case info.MaxMemory == 0:
-		r.note("redis", "maxmemory sets no limit", "a cache grows until the system stops it", "set maxmemory, and maxmemory-policy to one of the volatile ones")
+		r.note("redis", which+"maxmemory sets no limit", "a cache grows until the system stops it", "set maxmemory, and maxmemory-policy to one of the volatile ones")
 	case policy == "allkeys-random":
-		r.note("redis", "maxmemory-policy allkeys-random evicts what the daemon vouches with as readily as anything else",
+		r.note("redis", which+"maxmemory-policy allkeys-random evicts what the daemon vouches with as readily as anything else",
 			"each time it does, a new generation begins and everything cached is given up; nothing is stale by it", do)
 	case strings.HasPrefix(policy, "allkeys-"):
-		r.note("redis", "maxmemory-policy "+policy+" may evict what the daemon vouches with",
+		r.note("redis", which+"maxmemory-policy "+policy+" may evict what the daemon vouches with",
 			"it is used all the time and so goes late, but Redis only guesses; each time it does, a new generation begins and everything cached is given up; nothing is stale by it", do)
 	case policy == "noeviction":
-		r.note("redis", "maxmemory-policy is noeviction", "once the memory is full no new value is cached; invalidation goes on", do)
+		r.note("redis", which+"maxmemory-policy is noeviction", "once the memory is full no new value is cached; invalidation goes on", do)
 	}
 }
 
 // judgeLosses says what a restart may lose, and what keeps writes from being taken. Without settings nothing is known.
-func (r *checked) judgeLosses(settings map[string]string) {
+func (r *checked) judgeLosses(which string, settings map[string]string) {
 	rewind := r.conf.Source.Postgres.Rewind.Time
 	if oldest := longestSave(settings["save"]); oldest > rewind && settings["appendonly"] == "no" {
-		r.note("redis", fmt.Sprintf("a restart brings a dump back that may be older than %s (save %q)", oldest, settings["save"]),
+		r.note("redis", which+fmt.Sprintf("a restart brings a dump back that may be older than %s (save %q)", oldest, settings["save"]),
 			fmt.Sprintf("what it lacks is delivered again up to the rewind depth of %s; beyond that a new generation begins and everything cached is given up. Nothing is stale by it", rewind),
 			`raise source.postgres.rewind.time, or have nothing saved (save ""), which a restart comes back from just as empty`)
 	}
 	if settings["appendonly"] == "yes" {
 		switch settings["appendfsync"] {
 		case "always":
-			r.note("redis", "appendfsync is always", "each batch of invalidations waits for Redis' disk", "set appendfsync everysec: what a crash loses of it is delivered again")
+			r.note("redis", which+"appendfsync is always", "each batch of invalidations waits for Redis' disk", "set appendfsync everysec: what a crash loses of it is delivered again")
 		case "no":
-			r.note("redis", "appendfsync is no", "a crash of the machine may lose half a minute or more: beyond the rewind depth a new generation begins", "set appendfsync everysec")
+			r.note("redis", which+"appendfsync is no", "a crash of the machine may lose half a minute or more: beyond the rewind depth a new generation begins", "set appendfsync everysec")
 		}
 	}
 	if n, err := strconv.Atoi(settings["min-replicas-to-write"]); err == nil && n > 0 {
-		r.note("redis", fmt.Sprintf("min-replicas-to-write is %d", n),
+		r.note("redis", which+fmt.Sprintf("min-replicas-to-write is %d", n),
 			"while fewer replicas follow, Redis takes no invalidation, and what is cached grows stale up to its TTL; nothing counts as applied, and it is made up for afterwards",
 			"leave it at 0 unless a cut-off master must not take writes at all")
 	}

@@ -2,10 +2,13 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/freshet/freshet/internal/config"
+	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/faultproxy"
 	"github.com/freshet/freshet/internal/testkit/redistest"
 )
@@ -92,6 +95,9 @@ func TestCheckRefusesServers(t *testing.T) {
 	r = looked(t, redistest.Start(t, "--cluster-enabled", "yes").URL)
 	says(t, "problem", r.Problems, "node of a Redis Cluster")
 
+	r = looked(t, master.URL+"?cluster=true")
+	says(t, "problem", r.Problems, "cluster support disabled")
+
 	sentinels := master.Watch(t, 1, 1)
 	r = looked(t, sentinels.Servers[0].URL)
 	says(t, "problem", r.Problems, "is a Sentinel itself")
@@ -109,6 +115,41 @@ func TestCheckRefusesServers(t *testing.T) {
 	if do := r.Problems[0].Do; !strings.Contains(do, "docs/operations.md") {
 		t.Errorf("a user without INFO is told: %s", do)
 	}
+}
+
+// A cluster: every node has its own policies, and its part of the lanes.
+func TestCheckOfCluster(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, 3, true, "--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru")
+	r := looked(t, cluster.URL)
+	says(t, "problem", r.Problems)
+	says(t, "note", r.Notes)
+	lanes := 0
+	for _, n := range r.Redis.Nodes {
+		lanes += len(n.Lanes)
+	}
+	if len(r.Redis.Nodes) != 6 || lanes != 16 || r.Redis.Server == "" {
+		t.Errorf("check sees %+v", r.Redis)
+	}
+	cluster.Masters[1].Do(t, "CONFIG", "SET", "maxmemory-policy", "allkeys-random", "cluster-require-full-coverage", "yes")
+	cluster.Replicas[2].Do(t, "CONFIG", "SET", "maxmemory", "0")
+	cluster.Replicas[0].Stop(t)
+	r = looked(t, cluster.URL)
+	says(t, "problem", r.Problems, cluster.Replicas[0].Addr)
+	says(t, "note", r.Notes, "node "+cluster.Masters[1].Addr+": maxmemory-policy allkeys-random", cluster.Masters[1].Addr+": cluster-require-full-coverage",
+		"node "+cluster.Replicas[2].Addr+": maxmemory sets no limit", "node "+cluster.Masters[0].Addr+" has no replica")
+	for _, s := range cluster.All() {
+		if s != cluster.Replicas[0] {
+			s.Do(t, "CLUSTER", "DELSLOTS", "15872")
+		}
+	}
+	testkit.Eventually(t, 10*time.Second, func() error {
+		if r = looked(t, cluster.URL); len(r.Problems) != 3 {
+			return fmt.Errorf("problems: %+v", r.Problems)
+		}
+		return nil
+	})
+	says(t, "problem", r.Problems, cluster.Replicas[0].Addr, "1 of the cluster's 16384 slots have no node", "slot 15872, that of lane 15")
 }
 
 // An address behind which connections are spread over servers that know nothing of each other.

@@ -79,7 +79,7 @@ type Region struct {
 
 // Redis is one Redis or Valkey server, or one master that Sentinels watch.
 type Redis struct {
-	URL          URL    `yaml:"url"                     jsonschema:"example=redis://127.0.0.1:6379" jsonschema_description:"redis://[user:password@]host:port[/db], rediss:// for TLS (with ?sslrootcert=, sslcert= and sslkey= for certificates of your own), or unix:///path. With Sentinel: redis://[user:password@]sentinel1:26379[/db]?addr=sentinel2:26379&addr=sentinel3:26379&master_set=name, where user, password and database are those of the servers that the Sentinels watch."`
+	URL          URL    `yaml:"url"                     jsonschema:"example=redis://127.0.0.1:6379" jsonschema_description:"redis://[user:password@]host:port[/db], rediss:// for TLS (with ?sslrootcert=, sslcert= and sslkey= for certificates of your own), or unix:///path. With Sentinel: redis://[user:password@]sentinel1:26379[/db]?addr=sentinel2:26379&addr=sentinel3:26379&master_set=name, where user, password and database are those of the servers that the Sentinels watch. With Redis Cluster: redis://[user:password@]node1:6379?cluster=true&addr=node2:6379, where the nodes that are named need not be all."`
 	URLFile      string `yaml:"url_file,omitempty"      jsonschema:"example=/run/secrets/redis_url" jsonschema_description:"A file that holds the URL, instead of url."`
 	PasswordFile string `yaml:"password_file,omitempty" jsonschema:"example=/run/secrets/redis_password" jsonschema_description:"A file that holds the password, when the URL has none."`
 

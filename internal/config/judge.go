@@ -155,11 +155,14 @@ func (j *judge) redisURL(path string, r Redis) {
 	}
 	query := parsed.Query()
 	watched := query.Has("master_set")
+	clustered := !watched && (query.Has("addr") || query.Has("cluster"))
 	switch {
 	case watched && (query.Get("master_set") == "" || parsed.Scheme == "unix"):
 		j.fail(path+".url", "redis://sentinel1:26379?addr=sentinel2:26379&addr=sentinel3:26379&master_set=name", "master_set is the name of the master that the Sentinels of the URL watch")
-	case !watched && query.Has("addr"):
-		j.fail(path+".url", "name one standalone server, or add master_set when these are Sentinels", "not supported by this version: Cluster (addr)")
+	case query.Has("cluster") && (watched || query.Get("cluster") != "true"):
+		j.fail(path+".url", "redis://node1:6379?cluster=true&addr=node2:6379, or without cluster when it is something else", "cluster=true says that the URL names nodes of a Redis Cluster")
+	case clustered && (parsed.Scheme == "unix" || query.Has("db") || strings.Trim(parsed.Path, "/0") != ""):
+		j.fail(path+".url", "redis://node1:6379?cluster=true&addr=node2:6379", "a Redis Cluster is reached by host and port, and has no other database than 0")
 	case !watched && r.Sentinel != (Sentinel{}):
 		j.fail(path+".sentinel", "add master_set=name to the URL of the Sentinels, or remove sentinel", "the URL names no Sentinels")
 	case r.Sentinel.Username != "" && r.Sentinel.Password == "" && r.Sentinel.PasswordFile == "":

@@ -294,6 +294,7 @@ func describe(ctx context.Context, client rueidis.Client, address string) ([]mem
 // parseNodes reads the answer to CLUSTER NODES. host is where the asked node was reached, which it may not know itself.
 func parseNodes(text, host string) ([]member, error) {
 	var members []member
+	text = strings.TrimPrefix(text, "txt:") // how RESP3 says that it is text
 	for lines := bufio.NewScanner(strings.NewReader(text)); lines.Scan(); {
 		// id host:port@bus[,name] flags master ping pong epoch link slot...
 		const fixed = 8

@@ -347,7 +347,7 @@ func TestInfo(t *testing.T) {
 	if i.Role != "master" || i.MaxMemory != 100<<20 || i.MaxMemoryPolicy != "allkeys-lru" || i.UsedMemory == 0 || len(i.Replid) != 40 {
 		t.Errorf("Info = %+v", i)
 	}
-	if why := i.Supported(); why != "" {
+	if why := i.Supported(false); why != "" {
 		t.Errorf("Supported of the tests' own server = %q", why)
 	}
 	tests := []struct {
@@ -365,7 +365,7 @@ func TestInfo(t *testing.T) {
 		{"redis_version:unstable\r\n", "cannot be read"},
 	}
 	for _, tt := range tests {
-		got := parseInfo(tt.text).Supported()
+		got := parseInfo(tt.text).Supported(false)
 		if got == "" != (tt.want == "") || !strings.Contains(got, tt.want) {
 			t.Errorf("Supported(%q) = %q, want %q in it", tt.text, got, tt.want)
 		}

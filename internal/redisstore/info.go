@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/redis/rueidis"
 )
 
 // Info is what the check command asks a server about.
@@ -23,9 +25,9 @@ type Info struct {
 	UsedMemory      int64
 }
 
-// Supported says why freshet cannot use the server, or nothing: Redis 7.0 and Valkey 7.2 are the first whose scripts
-// can say that a full server must run them.
-func (i Info) Supported() string {
+// Supported says why freshet cannot use the server as what its address calls it, a node of a cluster or not, or nothing: Redis 7.0
+// and Valkey 7.2 are the first whose scripts can say that a full server must run them.
+func (i Info) Supported(clustered bool) string {
 	major, minor, ok := i.number()
 	switch {
 	case !ok:
@@ -36,8 +38,9 @@ func (i Info) Supported() string {
 		return fmt.Sprintf("Redis %s is too old: 7.0 is needed", i.Version)
 	case i.Mode == "sentinel":
 		return "it is a Sentinel itself, and the URL does not say which master it is asked for (master_set)"
+	case clustered && i.Mode == "cluster":
 	case i.Mode == "cluster":
-		return "it is a node of a Redis Cluster, which is not supported yet: keys would be looked for on nodes that do not hold them"
+		return "it is a node of a Redis Cluster, and the URL names it like a single server: keys would be looked for on nodes that do not hold them"
 	case i.Mode != "standalone":
 		return fmt.Sprintf("it runs in a mode that is not known here (%s)", i.Mode)
 	}
@@ -54,7 +57,11 @@ func (i Info) number() (major, minor int, ok bool) {
 
 // Info asks the server what it is.
 func (s *Store) Info(ctx context.Context) (Info, error) {
-	text, err := s.client.Do(ctx, s.client.B().Info().Build()).ToString()
+	return infoOf(ctx, s.client)
+}
+
+func infoOf(ctx context.Context, client rueidis.Client) (Info, error) {
+	text, err := client.Do(ctx, client.B().Info().Build()).ToString()
 	if err != nil {
 		return Info{}, fmt.Errorf("read server info: %w", typed(err))
 	}
@@ -102,8 +109,12 @@ func (s *Store) Servers(ctx context.Context) ([]string, error) {
 
 // Settings are settings of the server that decide what it loses; nil when the user may not ask for them.
 func (s *Store) Settings(ctx context.Context) (map[string]string, error) {
-	settings, err := s.client.Do(ctx, s.client.B().ConfigGet().Parameter(
-		"save", "appendonly", "appendfsync", "min-replicas-to-write", "replica-serve-stale-data").Build()).AsStrMap()
+	return settingsOf(ctx, s.client)
+}
+
+func settingsOf(ctx context.Context, client rueidis.Client) (map[string]string, error) {
+	settings, err := client.Do(ctx, client.B().ConfigGet().Parameter(
+		"save", "appendonly", "appendfsync", "min-replicas-to-write", "replica-serve-stale-data", "cluster-require-full-coverage").Build()).AsStrMap()
 	err = typed(err)
 	if errors.Is(err, ErrNoPermission) || errors.Is(err, ErrRefused) { // a service may have renamed the command
 		return nil, nil //nolint:nilnil // that nothing is known is an answer

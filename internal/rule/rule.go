@@ -214,4 +214,3 @@ func KeyPrefix(namespace, generation string, e *Entry) string {
 
 // KeyTail is the part of a KeyPrefix that the entry gives.
 func KeyTail(e *Entry) string { return e.Name + "." + e.Version + "." + e.Activation + ":" }
-

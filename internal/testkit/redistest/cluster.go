@@ -52,7 +52,15 @@ func StartCluster(tb testing.TB, masters int, withReplicas bool, args ...string)
 	for i, r := range c.Replicas {
 		c.Masters[i].CaughtUp(tb, r)
 	}
-	c.agree(tb, len(c.All()))
+	for _, s := range c.All() {
+		testkit.Eventually(tb, patience, func() error {
+			text, err := s.Ask(tb, "CLUSTER", "NODES").ToString()
+			if n := strings.Count(text, "slave "); err != nil || n != len(c.Replicas) {
+				return fmt.Errorf("node %s knows %d replicas: %w", s.Addr, n, err)
+			}
+			return nil
+		})
+	}
 	return c
 }
 
