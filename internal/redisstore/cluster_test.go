@@ -1,13 +1,19 @@
 package redisstore
 
 import (
+	"errors"
+	"fmt"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/redistest"
+	"github.com/freshet/freshet/mvcc"
 )
 
 // nameIn is a record's name in a lane of a cluster.
@@ -102,5 +108,229 @@ func TestLatestOwnerIsBelieved(t *testing.T) {
 		if believe(&now, claim("old", 1)); now.lanes[3].id != "old" {
 			t.Errorf("in doubt lane 3 is %q's", now.lanes[3].id)
 		}
+	}
+}
+
+// clustered is a store in a cluster of three masters, with a daemon that has begun a generation.
+func clusterStore(t *testing.T) (*redistest.Cluster, *Store, *Conn, fence.Head) {
+	t.Helper()
+	cluster := redistest.StartCluster(t, 3, false)
+	s, err := Open(t.Context(), Options{URL: cluster.URL, Namespace: redistest.Namespace(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	c := connect(t, s)
+	return cluster, s, c, begin(t, c, fence.NewTerm(1, 10))
+}
+
+// cached stores a value in each lane, and returns the names.
+func (s *Store) cached(t *testing.T, c *Conn, seen mvcc.XID) []string {
+	t.Helper()
+	names := make([]string, fence.Lanes)
+	for lane := range names {
+		names[lane] = s.nameIn(c, lane, "k")
+		leased(t, s, names[lane], token('a'))
+		if got := filled(t, s, names[lane], token('a'), seen); got != fence.Filled {
+			t.Fatalf("lane %d: Fill = %v", lane, got)
+		}
+	}
+	return names
+}
+
+// isLive reports whether a record has a value.
+func (s *Store) isLive(t *testing.T, name string) bool {
+	t.Helper()
+	r, err := s.Get(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.State.Live()
+}
+
+// T16, T23: while one node has not answered INTENT, nothing is confirmed on any.
+func TestIntentOnAllLanesComesFirst(t *testing.T) {
+	t.Parallel()
+	cluster, s, c, head := clusterStore(t)
+	names := s.cached(t, c, 10)
+	cluster.Masters[2].Freeze(t)
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 200, Si: sees(20), Names: names, Advance: 200})
+		done <- err
+	}()
+	wait(t, 300*time.Millisecond)
+	select {
+	case err := <-done:
+		t.Fatalf("Apply = %v while a node stands still", err)
+	default:
+	}
+	if !s.isLive(t, names[0]) {
+		t.Error("a key of another node was confirmed before every lane knew of the intent")
+	}
+	if h, _, _, err := s.ReadWithHead(t.Context(), names[0]); err != nil || h.Si.Xmax != 20 || h.Wc != 100 {
+		t.Errorf("HEAD of the lane = %+v, %v, want the intent alone", h, err)
+	}
+	cluster.Masters[2].Thaw(t)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	for lane, name := range names {
+		if s.isLive(t, name) {
+			t.Errorf("lane %d still has its value", lane)
+		}
+	}
+}
+
+// A lane whose slot is on the move is lost, and only it: the others are applied to. It is begun anew where it comes to lie, under a
+// generation of its own, and not before it has.
+func TestLaneOnTheMoveIsLost(t *testing.T) {
+	t.Parallel()
+	cluster, s, c, head := clusterStore(t)
+	const lane = 7
+	names := s.cached(t, c, 10)
+	before := c.Generations()
+	move := cluster.Open(t, fence.Slot(lane), cluster.Masters[1], cluster.Masters[0])
+	if _, err := s.Lease(t.Context(), names[lane], token('b'), time.Minute); err == nil {
+		t.Error("a reader is told a HEAD out of a slot that is on the move")
+	}
+	result, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 200, Si: sees(20), Names: names, Advance: 200})
+	if err != nil || c.Closed() != 1 || result.Removed != fence.Lanes-1 {
+		t.Fatalf("Apply = %+v, %v, %d lanes closed", result, err, c.Closed())
+	}
+	head.Wc = 200
+	anew := head
+	anew.Wi, anew.Si = 300, sees(30)
+	if opened, err := c.Mend(t.Context(), anew, []byte("{}")); opened != 0 || err != nil {
+		t.Errorf("Mend = %d, %v while the slot is on the move", opened, err)
+	}
+	move.Finish(t)
+	testkit.Eventually(t, 10*time.Second, func() error {
+		opened, err := c.Mend(t.Context(), anew, []byte("{}"))
+		if opened != 1 || err != nil {
+			return fmt.Errorf("Mend = %d, %w", opened, err)
+		}
+		return nil
+	})
+	after := c.Generations()
+	for i := range after {
+		if (after[i] == before[i]) != (i != lane) {
+			t.Errorf("lane %d: generation %s after %s", i, after[i], before[i])
+		}
+	}
+	name := s.nameIn(c, lane, "k")
+	reply := leased(t, s, name, token('c'))
+	if !reply.HeadFound || reply.Head.Wc != 200 || reply.Head.Wi != 300 || reply.Head.Lane != after[lane] || reply.Head.Revision != head.Revision {
+		t.Errorf("HEAD of the lane begun anew = %+v, %v", reply.Head, reply.HeadFound)
+	}
+	if _, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 400, Si: sees(40), Names: []string{name}, Advance: 400}); err != nil || c.Closed() != 0 {
+		t.Errorf("Apply = %v, %d lanes closed", err, c.Closed())
+	}
+	if got := filled(t, s, name, token('c'), 50); got != fence.NoLease {
+		t.Errorf("Fill under a lease that was confirmed away = %v", got)
+	}
+}
+
+// A daemon that was superseded in one lane steps down, whatever the others say.
+func TestSupersededInOneLane(t *testing.T) {
+	t.Parallel()
+	_, s, c, head := clusterStore(t)
+	later := connect(t, s)
+	later.lanes = later.lanes[4:5]
+	if _, _, err := later.Claim(t.Context(), fence.NewTerm(1, 11)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 200, Si: sees(20), Advance: 200}); !errors.Is(err, ErrSuperseded) {
+		t.Errorf("Apply = %v", err)
+	}
+	if _, _, err := connect(t, s).Claim(t.Context(), head.Term); !errors.Is(err, ErrSuperseded) {
+		t.Errorf("Claim = %v", err)
+	}
+}
+
+// A daemon that was stopped half-way has left lanes behind: with less confirmed, which is where the next one goes on; of an earlier
+// generation, which are given up; or, of one term, of two, which nobody can choose between.
+func TestLanesLeftBehind(t *testing.T) {
+	t.Parallel()
+	_, s, _, head := clusterStore(t)
+	some := connect(t, s)
+	some.lanes = some.lanes[:1]
+	if _, _, err := some.Claim(t.Context(), head.Term); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := some.Apply(t.Context(), Batch{Expect: expect(head), Wi: 300, Si: sees(30), Advance: 300}); err != nil {
+		t.Fatal(err)
+	}
+	next := connect(t, s)
+	got, found, err := next.Claim(t.Context(), fence.NewTerm(1, 11))
+	if err != nil || !found || got.Wc != 100 || next.Closed() != 0 || got.Lanes[0].Wc != 300 {
+		t.Fatalf("Claim = %+v, %v, %v, %d lanes closed; want to go on at the lowest", got, found, err, next.Closed())
+	}
+	got.Term = fence.NewTerm(1, 11)
+	if _, err := next.Apply(t.Context(), Batch{Expect: expect(got), Wi: 200, Si: sees(20), Advance: 200}); err != nil || next.Closed() != 0 {
+		t.Fatalf("Apply = %v, %d lanes closed", err, next.Closed())
+	}
+	if h, _, err := s.Head(t.Context()); err != nil || h.Wc != 200 || h.Lanes[0].Wc != 300 {
+		t.Errorf("HEAD = %+v, %v; none may go back", h, err)
+	}
+	other := head
+	other.Generation, other.Term = "00000000000000bb", fence.NewTerm(1, 11)
+	half := connect(t, s)
+	if err := half.begin(t.Context(), half.lanes[:2], other, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Head(t.Context()); !errors.Is(err, ErrSplit) {
+		t.Errorf("HEAD of two generations of one term: %v", err)
+	}
+	if _, _, err := connect(t, s).Claim(t.Context(), fence.NewTerm(1, 12)); !errors.Is(err, ErrSplit) {
+		t.Errorf("Claim = %v", err)
+	}
+}
+
+func TestClusterIsSweptSurveyedAndDropped(t *testing.T) {
+	t.Parallel()
+	cluster, s, c, _ := clusterStore(t)
+	names := s.cached(t, c, 10)
+	v, err := s.Survey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(v.Close)
+	walked := map[string]bool{}
+	if err := v.Walk(t.Context(), s.prefix()+"*", func(some []string) error {
+		for _, name := range some {
+			walked[name] = true
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	held, err := v.Read(t.Context(), names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for lane, name := range names {
+		if !walked[name] || !walked[s.headKey(lane)] || !held[lane].Found || len(held[lane].Text) == 0 {
+			t.Errorf("lane %d is not surveyed: %+v", lane, held[lane])
+		}
+	}
+	if h, found, err := v.Head(t.Context()); err != nil || !found || h.Wc != 100 {
+		t.Errorf("HEAD = %+v, %v, %v", h, found, err)
+	}
+	// What is left of a slot that was moved is nobody's, and does not hold up the rest.
+	move := cluster.Open(t, fence.Slot(7), cluster.Masters[1], cluster.Masters[0])
+	move.Key(t, names[7], "COPY")
+	move.Cancel(t)
+	prefix := func(lane int) string { return strings.TrimSuffix(names[lane], names[lane][strings.Index(names[lane], "e.v.a:"):]) }
+	removed, err := s.Sweep(t.Context(), func() Live { return Live{Prefixes: []string{prefix(3)}} })
+	if err != nil || removed != fence.Lanes-1 || !s.isLive(t, names[3]) || s.isLive(t, names[4]) {
+		t.Errorf("Sweep removes %d, %v", removed, err)
+	}
+	removed, err = s.DropAll(t.Context())
+	if err != nil || removed < fence.Lanes {
+		t.Errorf("DropAll removes %d, %v", removed, err)
+	}
+	if _, found, err := s.Head(t.Context()); found || err != nil {
+		t.Errorf("HEAD is found: %v, %v", found, err)
 	}
 }
