@@ -3,6 +3,7 @@ package redisstore
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -228,6 +229,43 @@ func TestLaneOnTheMoveIsLost(t *testing.T) {
 	}
 	if got := filled(t, s, name, token('c'), 50); got != fence.NoLease {
 		t.Errorf("Fill under a lease that was confirmed away = %v", got)
+	}
+}
+
+// A move that is given up brings the lane back to where it was, HEAD and all: but the daemon that met it has given the lane up, and another that
+// takes over then has to know.
+func TestMoveThatIsGivenUp(t *testing.T) {
+	t.Parallel()
+	for name, words := range map[string][]string{"head stayed": nil, "head went": {"REPLACE"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cluster, s, c, head := clusterStore(t)
+			const lane = 7
+			from, to := cluster.Masters[1], cluster.Masters[0]
+			move := cluster.Open(t, fence.Slot(lane), from, to)
+			if words != nil {
+				move.Key(t, s.headKey(lane), words...)
+			}
+			if _, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 200, Si: sees(20), Advance: 200}); err != nil || c.Closed() != 1 {
+				t.Fatalf("Apply = %v, %d lanes closed", err, c.Closed())
+			}
+			anew := head
+			anew.Wi, anew.Si = 300, sees(30)
+			if opened, err := c.Mend(t.Context(), anew, []byte("{}")); opened != 0 || err != nil {
+				t.Fatalf("Mend = %d, %v", opened, err)
+			}
+			for _, s := range []*redistest.Server{from, to} {
+				keys, err := s.Ask(t, "CLUSTER", "GETKEYSINSLOT", strconv.Itoa(fence.Slot(lane)), "10").AsStrSlice()
+				if err != nil || slices.ContainsFunc(keys, func(key string) bool { return strings.HasSuffix(key, ":head") }) {
+					t.Errorf("node %s has %v, %v", s.Addr, keys, err)
+				}
+			}
+			move.Cancel(t)
+			next := connect(t, s)
+			if _, found, err := next.Claim(t.Context(), fence.NewTerm(1, 11)); err != nil || !found || next.Closed() != 1 {
+				t.Errorf("Claim = %v, %v, %d lanes closed", found, err, next.Closed())
+			}
+		})
 	}
 }
 

@@ -100,7 +100,9 @@ func (c *Conn) Mend(ctx context.Context, head fence.Head, roster []byte) (opened
 	}
 	revision := head.Revision
 	head.Revision = 0 // until the roster is there
-	if err = c.begin(ctx, lanes, head, ""); err == nil {
+	err = c.begin(ctx, lanes, head, "")
+	c.abandon(ctx, lanes)
+	if err == nil {
 		lanes = c.still(lanes)
 		err = c.drawTick(ctx, lanes)
 	}
@@ -144,5 +146,42 @@ func (c *Conn) reachable(k *lane) bool {
 	default:
 		c.dial(o.address)
 		return false
+	}
+}
+
+// abandon removes the HEADs of lanes that are lost and could not be begun anew yet, because their slots are on the move. A move may be given up, and
+// the lane be where it was, HEAD and all: whoever takes over would not know that it is lost. This alone goes where it is sent. It is tried
+// again with every attempt.
+func (c *Conn) abandon(ctx context.Context, lanes []*lane) {
+	remove := c.store.scripts.abandon
+	for _, k := range lanes {
+		if k.open || k.link == nil {
+			continue
+		}
+		keys, args := []string{c.store.headKey(k.number)}, []string{string(c.self.Term)}
+		replies, _ := k.link.run(ctx, []script{remove}, func() []rueidis.Completed {
+			return []rueidis.Completed{k.link.eval(remove, keys, args...)}
+		})
+		if len(replies) != 1 {
+			continue // whoever comes next finds the connection broken
+		}
+		if answer, ok := rueidis.IsRedisErr(replies[0].Error()); ok {
+			if address, elsewhere := answer.IsAsk(); elsewhere {
+				c.abandonAt(ctx, address, c.store.sendAll(remove, keys, args))
+			}
+		}
+	}
+}
+
+// abandonAt does it on the node that the slot is on its way to.
+func (c *Conn) abandonAt(ctx context.Context, address string, command rueidis.Completed) {
+	client, err := c.store.cluster.reach(address)
+	if err != nil {
+		return
+	}
+	for _, reply := range client.DoMulti(ctx, client.B().Asking().Build(), command) {
+		if err := reply.Error(); err != nil {
+			c.store.logger.Debug("remove the head of a lost lane", slog.String("node", address), slog.Any("err", typed(err)))
+		}
 	}
 }

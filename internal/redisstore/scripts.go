@@ -70,6 +70,9 @@ var luaRoster string
 //go:embed lua/look.lua
 var luaLook string
 
+//go:embed lua/abandon.lua
+var luaAbandon string
+
 // The first line of a script says what Redis may refuse it for. A full Redis refuses LEASE and FILL before they do
 // anything; what the daemon writes must go on then, or a full cache would be a stale one.
 const (
@@ -92,7 +95,7 @@ func newScript(parts ...string) script {
 type scripts struct {
 	lease, fill, release, tick, register                         script
 	early, confirm, intent, advance, claim, begin, roster, moved script
-	draw, look                                                   script
+	draw, look, abandon                                          script
 }
 
 func newScripts() *scripts {
@@ -115,5 +118,6 @@ func newScripts() *scripts {
 		moved:    daemon(luaHead, luaMove),
 		draw:     daemon(luaDraw),
 		look:     daemon(luaHead, luaLook),
+		abandon:  daemon(luaAbandon),
 	}
 }
