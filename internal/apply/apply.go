@@ -452,6 +452,7 @@ func (a *Applier) maimed(now time.Time) bool {
 // What is cached in them after that was loaded under a snapshot that sees all of it, or on a standby which has replayed it: so nothing
 // need be delivered again. Readers may go on with what was before for as long as after a move of names.
 func (a *Applier) mend(ctx context.Context, seen view) error {
+	defer func() { a.opts.Stats.Closed.Store(int64(a.opts.Store.Closed())) }()
 	if !a.maimed(time.Now()) {
 		return nil
 	}

@@ -14,6 +14,7 @@ type Stats struct {
 	Kept         atomic.Uint64 // values that contained what was confirmed, and stayed
 	Moves        atomic.Uint64 // versions moved because a change could not be mapped
 	Mended       atomic.Uint64 // lanes of a cluster that were lost and begun anew
+	Closed       atomic.Int64  // lanes of a cluster that are lost now
 	Waiting      atomic.Int64  // parts that wait for a transaction to become visible
 	Wc           atomic.Uint64
 	Confirmed    atomic.Uint64

@@ -208,6 +208,9 @@ func (a *app) printStatus(st *daemon.Status) {
 		if !r.Fresh {
 			fresh = "NOT fresh: " + r.Reason
 		}
+		if r.LanesClosed > 0 {
+			fresh += fmt.Sprintf(", %d of 16 lanes are lost and read from the database", r.LanesClosed)
+		}
 		add("region "+r.Name, "applied %s, %s and %s behind, %s", orDash(r.AppliedLSN), bytesText(r.LagBytes),
 			short(time.Duration(r.LagSeconds*float64(time.Second))), fresh)
 	}

@@ -67,6 +67,8 @@ func figures() []figure {
 		{"freshet_confirmed_lag_bytes", "Log written and not yet confirmed to the slot.", gauge, func(st *Status) float64 { return float64(st.Source.ConfirmedBytes) }},
 		{"freshet_slot_retained_bytes", "Log that the server keeps for the slot.", gauge, func(st *Status) float64 { return float64(st.Source.RetainedBytes) }},
 		{"freshet_waiting_parts", "Batches that hold a commit which is not yet visible on the primary.", gauge, func(st *Status) float64 { return float64(st.Waiting) }},
+		{"freshet_lanes_closed", "Lanes of a Redis Cluster that are lost now; their keys are read from the database.", gauge, func(st *Status) float64 { return float64(st.Regions[0].LanesClosed) }},
+		{"freshet_lanes_begun_total", "Lanes of a Redis Cluster that were lost, by a failover or a moved slot, and begun anew.", count, func(st *Status) float64 { return float64(st.Regions[0].LanesBegun) }},
 		{"freshet_retained_versions", "Versions of entries that only libraries with another file use.", gauge, retainedVersions},
 		{"freshet_reads_hit_total", "Gateway reads served from the cache.", count, func(st *Status) float64 { return float64(st.Reads.Hits) }},
 		{"freshet_reads_miss_total", "Gateway reads that loaded.", count, func(st *Status) float64 { return float64(st.Reads.Misses) }},

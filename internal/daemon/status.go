@@ -55,6 +55,8 @@ type Region struct {
 	StalenessSeconds *float64 `json:"staleness_seconds,omitempty"`
 	Fresh            bool     `json:"fresh"` // it may vouch for what it serves
 	Reason           string   `json:"reason,omitempty"`
+	LanesClosed      int64    `json:"lanes_closed,omitempty"` // of a cluster: their keys are read from the database
+	LanesBegun       uint64   `json:"lanes_begun,omitempty"`  // lanes that were lost and begun anew
 }
 
 // Applied counts since the daemon began.
@@ -115,6 +117,7 @@ func (d *daemon) status() Status {
 	}
 	st.Objectives = d.objectives(&st.Status)
 	stats := p.pipeline.Stats()
+	region.LanesClosed, region.LanesBegun = stats.Closed.Load(), stats.Mended.Load()
 	st.Applied = Applied{
 		Transactions: stats.Transactions.Load(), Rows: p.pipeline.Rows().Load(), Batches: stats.Batches.Load(),
 		Keys: stats.Keys.Load(), Unlinked: stats.Unlinked.Load(), Kept: stats.Kept.Load(), Moves: stats.Moves.Load(),

@@ -25,6 +25,20 @@ func TestEveryLane(t *testing.T) {
 	if n := w.pipeline.Stats().Mended.Load(); n != 0 {
 		t.Errorf("%d lanes were begun anew", n)
 	}
+	// A bound is proved by the lane's own count, and a session follows from lane to lane.
+	session := &fill.Session{}
+	testkit.Eventually(t, patience, func() error {
+		for id := 1; id <= rows; id++ {
+			v, err := w.readers[0].GetUnder(t.Context(), "item", key(id), nil, &fill.Demand{Bounded: true, MaxStale: 2 * time.Second, Session: session})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v.Status != fill.Hit {
+				return fmt.Errorf("item %d in lane %d is %v under a bound", id, laneOf(id), v.Status)
+			}
+		}
+		return nil
+	})
 }
 
 // moved moves a lane's slot key by key, in the given order of HEAD and records, slowly enough for the daemon to meet it half-way.

@@ -26,6 +26,7 @@ import (
 	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/pgtest"
 	"github.com/freshet/freshet/internal/testkit/redistest"
+	"github.com/freshet/freshet/internal/verify"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -322,6 +323,7 @@ func (w *world) through(happens func()) {
 	w.standby.CatchUp(w.t)
 	w.settle()
 	hits := w.compare()
+	w.verified()
 	w.t.Logf("%d reads, %d hits; %d hits when all was settled; lanes begun anew: %d; replicas %v",
 		l.reads.Load(), l.hits.Load(), hits, w.pipeline.Stats().Mended.Load(), w.readers[1].Stats().Replicas)
 	if hits < rows {
@@ -329,6 +331,28 @@ func (w *world) through(happens func()) {
 	}
 	if l.hits.Load() == 0 {
 		w.t.Error("there were no hits")
+	}
+}
+
+// verified has freshet verify look at every key.
+func (w *world) verified() {
+	w.t.Helper()
+	survey, err := w.store.Survey(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer survey.Close()
+	truth, err := pgload.Open(w.t.Context(), w.url)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer truth.Close()
+	report, err := verify.Run(w.t.Context(), verify.Options{Namespace: w.namespace, Store: survey, Truth: truth})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if counts := report.Total; counts.Violations > 0 || counts.Undecided > 0 || counts.Fresh < rows/2 || report.Stopped != "" {
+		w.t.Errorf("verify: %+v", report)
 	}
 }
 
