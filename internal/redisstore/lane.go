@@ -123,10 +123,10 @@ func (s *Store) look(ctx context.Context, client rueidis.Client, lanes []int) []
 		}
 		return client.DoMulti(ctx, commands...)
 	}
-	replies := ask(s.callAll)
+	replies := ask(s.callRead)
 	for _, reply := range replies {
 		if isNoScript(reply.Error()) {
-			return ask(s.sendAll)
+			return ask(s.sendRead)
 		}
 	}
 	return replies
@@ -193,10 +193,11 @@ func (s *Store) Roster(ctx context.Context) (text []byte, found bool, err error)
 	return nil, false, err
 }
 
-func (s *Store) callAll(c script, keys, args []string) rueidis.Completed {
-	return s.client.B().Evalsha().Sha1(c.digest).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
+// callRead and sendRead call a script that only reads: whoever may read its keys may call it so.
+func (s *Store) callRead(c script, keys, args []string) rueidis.Completed {
+	return s.client.B().EvalshaRo().Sha1(c.digest).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
 }
 
-func (s *Store) sendAll(c script, keys, args []string) rueidis.Completed {
-	return s.client.B().Eval().Script(c.text).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
+func (s *Store) sendRead(c script, keys, args []string) rueidis.Completed {
+	return s.client.B().EvalRo().Script(c.text).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
 }

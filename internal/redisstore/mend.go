@@ -167,7 +167,7 @@ func (c *Conn) abandon(ctx context.Context, lanes []*lane) {
 		}
 		if answer, ok := rueidis.IsRedisErr(replies[0].Error()); ok {
 			if address, elsewhere := answer.IsAsk(); elsewhere {
-				c.abandonAt(ctx, address, c.store.sendAll(remove, keys, args))
+				c.abandonAt(ctx, address, c.store.send(remove, keys[0], args))
 			}
 		}
 	}

@@ -34,9 +34,9 @@ func (s *Store) ReadWithHead(ctx context.Context, name string) (head fence.Head,
 		return fence.Head{}, false, nil, fmt.Errorf("read head: %w", err)
 	}
 	fields := s.headFields(vouchedFields())
-	replies := to.client.DoMulti(ctx, s.headFor(to.lane, fields, s.callAll), s.client.B().Get().Key(name).Build())
+	replies := to.client.DoMulti(ctx, s.headFor(to.lane, fields, s.callRead), s.client.B().Get().Key(name).Build())
 	if isNoScript(replies[0].Error()) {
-		replies = to.client.DoMulti(ctx, s.headFor(to.lane, fields, s.sendAll), s.client.B().Get().Key(name).Build())
+		replies = to.client.DoMulti(ctx, s.headFor(to.lane, fields, s.sendRead), s.client.B().Get().Key(name).Build())
 	}
 	if head, found, err = parseHead(replies[0], fields); err != nil {
 		_ = to.typed(replies[0].Error())
@@ -83,12 +83,12 @@ func (s *Store) Lease(ctx context.Context, name string, token fence.Token, lasts
 	args := []string{string(token), millis(lasts), millis(leaseMargin)}
 	bucket := fence.BucketOf(name)
 	fields := s.headFields(append(headFields(), bucket.Field()))
-	replies := to.client.DoMulti(ctx, s.call(s.scripts.lease, name, args), s.headFor(to.lane, fields, s.callAll))
+	replies := to.client.DoMulti(ctx, s.call(s.scripts.lease, name, args), s.headFor(to.lane, fields, s.callRead))
 	switch {
 	case isNoScript(replies[0].Error()):
-		replies = to.client.DoMulti(ctx, s.send(s.scripts.lease, name, args), s.headFor(to.lane, fields, s.sendAll))
+		replies = to.client.DoMulti(ctx, s.send(s.scripts.lease, name, args), s.headFor(to.lane, fields, s.sendRead))
 	case isNoScript(replies[1].Error()): // of a lane: the lease is granted, or not, and HEAD read after it
-		replies[1] = to.client.Do(ctx, s.headFor(to.lane, fields, s.sendAll))
+		replies[1] = to.client.Do(ctx, s.headFor(to.lane, fields, s.sendRead))
 	}
 	answer, err := replies[0].ToArray()
 	if err != nil {

@@ -78,6 +78,7 @@ var luaAbandon string
 const (
 	refusedWhenFull = "#!lua\n"
 	allowedWhenFull = "#!lua flags=allow-oom\n"
+	readsOnly       = "#!lua flags=no-writes\n"
 )
 
 // script is called by its digest, and by its text when the server does not know the digest.
@@ -117,7 +118,7 @@ func newScripts() *scripts {
 		roster:   daemon(luaRoster),
 		moved:    daemon(luaHead, luaMove),
 		draw:     daemon(luaDraw),
-		look:     daemon(luaHead, luaLook),
+		look:     newScript(readsOnly, luaHead, luaLook),
 		abandon:  daemon(luaAbandon),
 	}
 }

@@ -5,5 +5,5 @@ local stored = redis.call('HGET', KEYS[1], 'term')
 if stored and stored > ARGV[1] and stored ~= ARGV[2] then return answer('superseded', id) end
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], unpack(ARGV, 3))
-if redis.call('HEXISTS', KEYS[1], 'lane') == 1 then redis.call('HSET', KEYS[1], 'at', id) end
+if redis.call('HGET', KEYS[1], 'lane') then redis.call('HSET', KEYS[1], 'at', id) end
 return answer('applied', id)
