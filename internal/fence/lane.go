@@ -28,14 +28,14 @@ func LaneNamespace(namespace string, lanes, lane int) string {
 	return namespace + ":{" + tags[lane] + "}"
 }
 
-// LaneOf is the lane of a key, of all lanes: the highest four bits of its CRC-32, as zlib has it. They say nothing about the
-// lowest bits of the name's, which give the bucket.
+// LaneOf is the lane of a key, of all lanes: the highest four bits of its CRC-32, as zlib has it, times 2,654,435,761 in 32 bits.
+// Without that, which CRC does not commute with, the keys of a lane that are alike would leave half of the buckets empty.
 func LaneOf[T string | []byte](key T) int {
 	crc := ^uint32(0)
 	for i := range len(key) {
 		crc = crc32.IEEETable[crc&0xff^uint32(key[i])] ^ crc>>8
 	}
-	return int(^crc >> 28)
+	return int(^crc * 2_654_435_761 >> 28)
 }
 
 // LaneIn is the lane whose tag a name has.
@@ -77,7 +77,7 @@ func Join(heads []Head) (joined Head, found, split bool) {
 		switch {
 		case h.Generation == "":
 		case !found || h.Term > joined.Term:
-			joined, found = *h, true
+			joined, found, split = *h, true, false
 		case h.Term == joined.Term && (h.Generation != joined.Generation || h.Publication != joined.Publication):
 			split = true
 		}

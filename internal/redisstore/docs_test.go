@@ -3,6 +3,7 @@ package redisstore
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -27,7 +28,7 @@ func TestDocumentedLayouts(t *testing.T) {
 			blocks[kind] = append(blocks[kind], strings.TrimSuffix(body, "\n"))
 		}
 	}
-	for kind, want := range map[string]int{"name": 1, "record": 5, "head": 1, "tick": 1, "json": 1, "use": 1} {
+	for kind, want := range map[string]int{"name": 1, "record": 5, "head": 1, "tick": 1, "json": 1, "use": 1, "lane": 1, "tags": 1} {
 		if len(blocks[kind]) != want {
 			t.Fatalf("docs/redis.md has %d examples of %q, want %d", len(blocks[kind]), kind, want)
 		}
@@ -92,6 +93,22 @@ func TestDocumentedLayouts(t *testing.T) {
 	name := rule.KeyPrefix("shop", h.Generation, roster.Entries["product"]) + "product:42"
 	if diff := cmp.Diff(blocks["name"][0], name); diff != "" {
 		t.Errorf("name (-documented +written):\n%s", diff)
+	}
+	generations := make([]string, fence.Lanes)
+	for i := range generations {
+		generations[i] = "0a1b2c3d4e5f6071"
+	}
+	inLane := fence.LanePrefixes("shop", h.Generation, generations, rule.KeyTail(roster.Entries["product"]))[fence.LaneOf("product:42")] + "product:42"
+	if diff := cmp.Diff(blocks["lane"][0], inLane); diff != "" {
+		t.Errorf("name in a lane (-documented +written):\n%s", diff)
+	}
+	var tags []string
+	for lane := range fence.Lanes {
+		_, tag, _ := strings.Cut(strings.TrimSuffix(fence.LaneNamespace("", fence.Lanes, lane), "}"), "{")
+		tags = append(tags, fmt.Sprintf("%s %d", tag, fence.Slot(lane)))
+	}
+	if diff := cmp.Diff(blocks["tags"][0], strings.Join(tags, "\n")); diff != "" {
+		t.Errorf("tags (-documented +used):\n%s", diff)
 	}
 	for e := range roster.Versions() {
 		if got := e.Declared.Digest(); got != e.Definition {
