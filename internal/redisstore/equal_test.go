@@ -289,14 +289,6 @@ func TestScriptsEqualFenceOnPlainRecords(t *testing.T) {
 	t.Parallel()
 	s := open(t, redistest.Shared(t))
 	c := connect(t, s)
-	confirm := func(keys []Stamped) (Result, error) {
-		replies, err := c.confirm(t.Context(), false, nil, nil, keys)
-		var result Result
-		if err == nil {
-			err = result.add(replies)
-		}
-		return result, err
-	}
 	seen := mvcc.Snapshot{Xmin: 5, Xmax: 9, Xip: []mvcc.XID{5, 7}}
 	for _, coverage := range []fence.Coverage{{Snapshot: seen}, {Replay: 7}, {}} {
 		for _, state := range []fence.State{fence.None, fence.Live, fence.Negative} {
@@ -325,11 +317,11 @@ func TestScriptsEqualFenceOnPlainRecords(t *testing.T) {
 						func() (fence.Record, fence.InvalidateOutcome) { return fence.Early(twin, stamp, true) },
 					},
 					{
-						"confirm", func() (Result, error) { return confirm(keys) },
+						"confirm", func() (Result, error) { return confirmed(t.Context(), c, keys...) },
 						func() (fence.Record, fence.InvalidateOutcome) { return fence.Confirm(twin, stamp) },
 					},
 					{
-						"confirm again", func() (Result, error) { return confirm(keys) },
+						"confirm again", func() (Result, error) { return confirmed(t.Context(), c, keys...) },
 						func() (fence.Record, fence.InvalidateOutcome) { return fence.Confirm(twin, stamp) },
 					},
 				} {
