@@ -248,7 +248,7 @@ func TestIntentComparesTheHistory(t *testing.T) {
 
 	// Now 15 is visible as well, and the daemon goes on where its connection leads, in the belief of the old history.
 	next := connect(t, after)
-	next.replid = c.replid
+	next.lanes[0].replid = c.lanes[0].replid
 	rest := Batch{Expect: expect(head), Wi: 300, Si: sees(21), Names: []string{hangs}, Advance: 300}
 	var mismatch *MismatchError
 	if _, err := next.Apply(t.Context(), rest); !errors.As(err, &mismatch) {
@@ -258,7 +258,7 @@ func TestIntentComparesTheHistory(t *testing.T) {
 		t.Fatalf("HEAD is %+v, %v, want it where it was", now, err)
 	}
 	// Had it taken the name from the answer to INTENT, and gone on:
-	next.replid = mismatch.Replid
+	next.lanes[0].replid = mismatch.Replid
 	if _, err := next.Apply(t.Context(), rest); err != nil {
 		t.Fatal(err)
 	}
