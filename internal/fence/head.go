@@ -27,7 +27,7 @@ type Expected struct {
 
 // strayed reports that HEAD was begun in another history. A lane that was moved key by key may have met, where it is now, what
 // an earlier move left behind, and one whose master failed over may have been on the way; HEAD knows nothing of either.
-func (s *Shard) strayed() bool { return s.Head.At != "" && s.Head.At != s.Replid }
+func (s Shard) strayed() bool { return s.Head.At != "" && s.Head.At != s.Replid }
 
 // HeadOutcome is the answer to a write of HEAD.
 type HeadOutcome uint8

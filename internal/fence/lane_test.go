@@ -2,6 +2,7 @@ package fence_test
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -87,7 +88,7 @@ func TestJoinVouchesForNoMoreThanEachLane(t *testing.T) {
 			h.Wc = mvcc.LSN(rapid.Uint64Range(1, 5).Draw(t, "wc"))
 			x := mvcc.XID(rapid.Uint64Range(1, 3).Draw(t, "sa"))
 			h.Sa, h.Si = mvcc.Snapshot{Xmin: x, Xmax: x}, mvcc.Snapshot{Xmin: x, Xmax: x}
-			h.Lane = strings.Repeat(fmt.Sprint(i), 16)
+			h.Lane = strings.Repeat(strconv.Itoa(i), 16)
 		}
 		joined, found, split := fence.Join(heads)
 		var latest fence.Term

@@ -106,7 +106,8 @@ func TestLatestOwnerIsBelieved(t *testing.T) {
 			t.Errorf("asked %v, lane 3 is %q's", order, got)
 		}
 		now.lanes[3].epoch = 0 // in doubt
-		if believe(&now, claim("old", 1)); now.lanes[3].id != "old" {
+		believe(&now, claim("old", 1))
+		if now.lanes[3].id != "old" {
 			t.Errorf("in doubt lane 3 is %q's", now.lanes[3].id)
 		}
 	}

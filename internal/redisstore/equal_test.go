@@ -149,6 +149,7 @@ func TestScriptsOnRecordsEqualFence(t *testing.T) {
 }
 
 func scriptsOnRecordsEqualFence(t *testing.T, url string) {
+	t.Helper()
 	ctx := t.Context()
 	s, err := Open(ctx, Options{URL: url, Namespace: redistest.Namespace(t)})
 	if err != nil {
@@ -380,6 +381,7 @@ func TestScriptsOnHeadEqualFence(t *testing.T) {
 
 //nolint:funlen // one action after the other
 func scriptsOnHeadEqualFence(t *testing.T, url string) {
+	t.Helper()
 	ctx := t.Context()
 	namespace := redistest.Namespace(t)
 	run := 0

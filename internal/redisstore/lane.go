@@ -116,7 +116,7 @@ func (s *Store) Heads(ctx context.Context) []LaneHead {
 
 // look reads the HEADs of lanes on one node.
 func (s *Store) look(ctx context.Context, client rueidis.Client, lanes []int) []rueidis.RedisResult {
-	ask := func(call func(c script, keys []string, args []string) rueidis.Completed) []rueidis.RedisResult {
+	ask := func(call func(c script, keys, args []string) rueidis.Completed) []rueidis.RedisResult {
 		commands := make([]rueidis.Completed, len(lanes))
 		for i, lane := range lanes {
 			commands[i] = call(s.scripts.look, s.headKeys(lane), laneHead())

@@ -23,7 +23,7 @@ func (c *Conn) reachAll(ctx context.Context) error {
 	c.store.cluster.look(ctx)
 	for _, k := range c.lanes {
 		if o, err := c.store.cluster.at(k.number); err == nil {
-			c.dial(o.address)
+			c.dial(ctx, o.address)
 		}
 	}
 	reached := map[string]dialled{}
@@ -47,21 +47,23 @@ func (c *Conn) reachAll(ctx context.Context) error {
 	return nil
 }
 
-// dial begins to connect to a node, unless that is under way: one that does not answer holds nobody up.
-func (c *Conn) dial(address string) {
+// dial begins to connect to a node, unless that is under way: one that does not answer holds nobody up. The connection
+// outlives ctx.
+func (c *Conn) dial(ctx context.Context, address string) {
 	if c.dials[address] != nil {
 		return
 	}
 	dial := make(chan dialled, 1)
 	c.dials[address] = dial
+	ctx = context.WithoutCancel(ctx)
 	go func() {
-		l, err := c.store.cluster.dedicate(c.store.option, address)
+		l, err := c.store.cluster.dedicate(ctx, c.store.option, address)
 		dial <- dialled{l, err}
 	}()
 }
 
 // dedicate connects to a node.
-func (c *cluster) dedicate(option rueidis.ClientOption, address string) (*link, error) {
+func (c *cluster) dedicate(ctx context.Context, option rueidis.ClientOption, address string) (*link, error) {
 	option.InitAddress = []string{address}
 	if option.TLSConfig != nil {
 		option.TLSConfig = withServerName(option.TLSConfig, address)
@@ -75,7 +77,7 @@ func (c *cluster) dedicate(option rueidis.ClientOption, address string) (*link, 
 	}
 	dedicated, _ := client.Dedicate()
 	l := &link{address: address, client: dedicated, of: client, known: map[string]bool{}}
-	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	if _, err := l.do(ctx, []rueidis.Completed{dedicated.B().Ping().Build()}); err != nil {
 		l.end(err)
@@ -91,7 +93,7 @@ func (c *cluster) dedicate(option rueidis.ClientOption, address string) (*link, 
 func (c *Conn) Mend(ctx context.Context, head fence.Head, roster []byte) (opened int, err error) {
 	var lanes []*lane
 	for _, k := range c.lanes {
-		if !k.open && c.reachable(k) {
+		if !k.open && c.reachable(ctx, k) {
 			lanes = append(lanes, k)
 		}
 	}
@@ -115,13 +117,13 @@ func (c *Conn) Mend(ctx context.Context, head fence.Head, roster []byte) (opened
 	}
 	for _, k := range c.still(lanes) {
 		opened++
-		c.store.logger.Info("a lane of the cluster is begun anew", slog.Int("lane", k.number), slog.String("node", k.link.address))
+		c.store.logger.InfoContext(ctx, "a lane of the cluster is begun anew", slog.Int("lane", k.number), slog.String("node", k.link.address))
 	}
 	return opened, nil
 }
 
 // reachable reports whether a closed lane has a connection to its present owner, and has one made if not.
-func (c *Conn) reachable(k *lane) bool {
+func (c *Conn) reachable(ctx context.Context, k *lane) bool {
 	o, err := c.store.cluster.at(k.number)
 	if err != nil {
 		return false
@@ -144,7 +146,7 @@ func (c *Conn) reachable(k *lane) bool {
 		k.link = d.link
 		return true
 	default:
-		c.dial(o.address)
+		c.dial(ctx, o.address)
 		return false
 	}
 }
@@ -181,7 +183,7 @@ func (c *Conn) abandonAt(ctx context.Context, address string, command rueidis.Co
 	}
 	for _, reply := range client.DoMulti(ctx, client.B().Asking().Build(), command) {
 		if err := reply.Error(); err != nil {
-			c.store.logger.Debug("remove the head of a lost lane", slog.String("node", address), slog.Any("err", typed(err)))
+			c.store.logger.DebugContext(ctx, "remove the head of a lost lane", slog.String("node", address), slog.Any("err", typed(err)))
 		}
 	}
 }

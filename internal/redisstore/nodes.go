@@ -43,7 +43,7 @@ func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
 	for i, m := range t.members {
 		n := &nodes[i]
 		*n = Node{Address: m.address, Of: addresses[m.of], Slots: m.slots, Failed: m.failed}
-		for lane, o := range t.lanes {
+		for lane, o := range &t.lanes {
 			if o.id == m.id {
 				n.Lanes = append(n.Lanes, lane)
 			}

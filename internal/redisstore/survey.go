@@ -50,7 +50,7 @@ func (s *Store) Survey(ctx context.Context) (*Survey, error) {
 		return v.pinged(ctx)
 	}
 	for lane := range s.lanes {
-		if _, err := v.server(lane); err != nil {
+		if _, err := v.server(ctx, lane); err != nil {
 			v.Close()
 			return nil, fmt.Errorf("survey: lane %d: %w", lane, err)
 		}
@@ -59,7 +59,7 @@ func (s *Store) Survey(ctx context.Context) (*Survey, error) {
 }
 
 // server is the connection to a lane's owner.
-func (v *Survey) server(lane int) (rueidis.DedicatedClient, error) {
+func (v *Survey) server(ctx context.Context, lane int) (rueidis.DedicatedClient, error) {
 	if v.store == nil || v.store.cluster == nil {
 		return v.servers[0].client, nil
 	}
@@ -72,7 +72,7 @@ func (v *Survey) server(lane int) (rueidis.DedicatedClient, error) {
 			return server.client, nil
 		}
 	}
-	l, err := v.store.cluster.dedicate(v.store.option, o.address)
+	l, err := v.store.cluster.dedicate(ctx, v.store.option, o.address)
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +147,7 @@ func (v *Survey) Roster(ctx context.Context) (text []byte, found bool, err error
 func (v *Survey) Walk(ctx context.Context, pattern string, visit func(names []string) error) error {
 	walked := map[rueidis.DedicatedClient]bool{}
 	for lane := range v.lanes() {
-		client, err := v.server(lane)
+		client, err := v.server(ctx, lane)
 		if err != nil {
 			return fmt.Errorf("scan keys: %w", err)
 		}
@@ -223,7 +223,7 @@ func (v *Survey) read(
 				continue // no reader looks for it
 			}
 		}
-		client, err := v.server(lane)
+		client, err := v.server(ctx, lane)
 		if err != nil {
 			return nil, fmt.Errorf("read keys: %w", err)
 		}

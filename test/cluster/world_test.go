@@ -189,7 +189,9 @@ func laneOf(id int) int { return fence.LaneOf("item:" + strconv.Itoa(id)) }
 
 // number is what a value says of the item.
 func number(v fill.Value) int {
-	var item struct{ N int }
+	var item struct {
+		N int `json:"n"`
+	}
 	_ = json.Unmarshal(v.Payload, &item)
 	return item.N
 }
@@ -213,14 +215,14 @@ func (w *world) work() *load {
 			if conn == nil {
 				return
 			}
-			defer func() { _ = conn.Close(context.Background()) }()
-			random := rand.New(rand.NewPCG(uint64(i), 7)) //nolint:gosec // a test's
+			defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+			random := rand.New(rand.NewPCG(uint64(i), 7))
 			for ctx.Err() == nil {
 				w.writeAndRead(ctx, conn, 1+random.IntN(rows), w.readers[random.IntN(2)])
 			}
 		})
 		l.all.Go(func() {
-			random := rand.New(rand.NewPCG(uint64(i), 8)) //nolint:gosec // a test's
+			random := rand.New(rand.NewPCG(uint64(i), 8))
 			for ctx.Err() == nil {
 				v, err := w.readers[i].Get(ctx, "item", key(1+random.IntN(rows)), nil)
 				if err != nil && ctx.Err() == nil {
@@ -405,4 +407,3 @@ func (w *world) nameOf(id int) string {
 func (w *world) master(lane int) *redistest.Server {
 	return w.redis.Owner(fence.Slot(lane))
 }
-

@@ -181,7 +181,7 @@ func (m *Move) Assign(tb testing.TB) {
 func (c *Cluster) FailOver(tb testing.TB, number int) {
 	tb.Helper()
 	testkit.Eventually(tb, patience, func() error {
-		if role := c.Replicas[number].info(tb, "replication", "role"); role != "master" {
+		if role := c.Replicas[number].info(tb, "role"); role != "master" {
 			return fmt.Errorf("the replica is a %s", role)
 		}
 		return nil

@@ -40,10 +40,10 @@ func (s *Server) Do(tb testing.TB, words ...string) {
 	}
 }
 
-// info is one field of INFO.
-func (s *Server) info(tb testing.TB, section, field string) string {
+// info is one field of what INFO says about replication.
+func (s *Server) info(tb testing.TB, field string) string {
 	tb.Helper()
-	text, err := s.Ask(tb, "INFO", section).ToString()
+	text, err := s.Ask(tb, "INFO", "replication").ToString()
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func (s *Server) Replica(tb testing.TB, args ...string) *Server {
 func (s *Server) CaughtUp(tb testing.TB, replica *Server) {
 	tb.Helper()
 	testkit.Eventually(tb, patience, func() error {
-		link, has, all := replica.info(tb, "replication", "master_link_status"), replica.offset(tb), s.offset(tb)
+		link, has, all := replica.info(tb, "master_link_status"), replica.offset(tb), s.offset(tb)
 		if link != "up" || has < all {
 			return fmt.Errorf("the replica's link is %s, and it has %d bytes of %d", link, has, all)
 		}
@@ -86,7 +86,7 @@ func (s *Server) CaughtUp(tb testing.TB, replica *Server) {
 
 func (s *Server) offset(tb testing.TB) int64 {
 	tb.Helper()
-	n, err := strconv.ParseInt(s.info(tb, "replication", "master_repl_offset"), 10, 64)
+	n, err := strconv.ParseInt(s.info(tb, "master_repl_offset"), 10, 64)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func (s *Server) ShutOut(tb testing.TB) {
 	s.Do(tb, "ACL", "SETUSER", replicaUser, "off")
 	s.Do(tb, "CLIENT", "KILL", "TYPE", "replica")
 	testkit.Eventually(tb, patience, func() error {
-		if n := s.info(tb, "replication", "connected_slaves"); n != "0" {
+		if n := s.info(tb, "connected_slaves"); n != "0" {
 			return fmt.Errorf("%s replicas are connected", n)
 		}
 		return nil

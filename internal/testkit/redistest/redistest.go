@@ -27,7 +27,7 @@ type Server struct {
 	server   *localserver.Redis
 	isShared bool
 	secure   *secure // nil: it speaks no TLS
-	bus      string // the port of a cluster's own traffic
+	bus      string  // the port of a cluster's own traffic
 }
 
 //nolint:gochecknoglobals // one server for each test process, ended by testkit.Main
