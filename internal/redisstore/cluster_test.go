@@ -360,10 +360,8 @@ func TestClusterIsSweptSurveyedAndDropped(t *testing.T) {
 	move := cluster.Open(t, fence.Slot(7), cluster.Masters[1], cluster.Masters[0])
 	move.Key(t, names[7], "COPY")
 	move.Cancel(t)
-	prefix := func(lane int) string {
-		return strings.TrimSuffix(names[lane], names[lane][strings.Index(names[lane], "e.v.a:"):])
-	}
-	removed, err := s.Sweep(t.Context(), func() Live { return Live{Prefixes: []string{prefix(3)}} })
+	kept, _, _ := strings.Cut(names[3], "e.v.a:")
+	removed, err := s.Sweep(t.Context(), func() Live { return Live{Prefixes: []string{kept}} })
 	if err != nil || removed != fence.Lanes-1 || !s.isLive(t, names[3]) || s.isLive(t, names[4]) {
 		t.Errorf("Sweep removes %d, %v", removed, err)
 	}
