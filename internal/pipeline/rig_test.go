@@ -143,6 +143,17 @@ func (r *rig) synchronous() {
 	if err := <-done; err != nil {
 		r.t.Fatal(err)
 	}
+	// The last probe is no commit that hangs any more, and the daemon that runs may not take it for one.
+	var end string
+	if err := look.QueryRow(r.t.Context(), `SELECT pg_current_wal_flush_lsn()::text`).Scan(&end); err != nil {
+		r.t.Fatal(err)
+	}
+	testkit.Eventually(r.t, patience, func() error {
+		if reached, err := mvcc.ParseLSN(end); err != nil || r.head().Wc < reached {
+			return fmt.Errorf("the probe, before %s, is not applied: %w", end, err)
+		}
+		return nil
+	})
 }
 
 // hang begins a statement whose commit hangs in synchronous replication, as synchronous has them. show ends the wait: the
