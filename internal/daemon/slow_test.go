@@ -15,7 +15,7 @@ import (
 // written, and whoever waited in vain is told so.
 func TestSlowLoadIsAnswered(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, false)
+	w := newWorld(t, true) // others' slots would wait for its transaction
 	w.configure(strings.Replace(entries, "load_timeout: 2s", "load_timeout: 62s", 1))
 	w.start()
 	w.ready()

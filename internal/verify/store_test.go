@@ -99,7 +99,7 @@ func TestEveryKindOfArgument(t *testing.T) {
 // TestPlantedStaleValueIsFound stores what the protocol keeps out.
 func TestPlantedStaleValueIsFound(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, pgtest.Shared(t), itemTables(), items)
+	r := newRig(t, pgtest.Start(t, pgtest.Options{}), itemTables(), items) // where nobody else's transactions are open
 	names := map[string]string{}
 	var old []fence.Record
 	for id := range 10 {
