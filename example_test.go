@@ -204,6 +204,33 @@ func ExampleMaxStale() {
 	// Output: cup
 }
 
+// A conditional read has the database say that what is cached is what it has. The value is sent only where it is not.
+func ExampleRevalidate() {
+	ctx := context.Background()
+	cache, err := freshet.Open(ctx, freshet.Options{Config: example.file})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer cache.Close()
+	lines, err := freshet.Entry[LineKey, Line](cache, "line")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for range 2 {
+		line, err := lines.Get(ctx, LineKey{Order: 7, Number: 2}, freshet.Revalidate())
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(line.SKU)
+	}
+	// Output:
+	// C-2
+	// C-2
+}
+
 // A transaction names the keys that it affects and that no rule can derive. They are invalidated with its commit.
 func ExampleCache_Commit() {
 	ctx := context.Background()

@@ -21,6 +21,7 @@ type ReadOption struct {
 	through *Session
 	bounded bool
 	stale   time.Duration
+	verify  bool
 	bypass  bool
 }
 
@@ -31,6 +32,11 @@ func After(token Token) ReadOption { return ReadOption{after: token} }
 // MaxStale has a read miss nothing that was committed more than d before it began. A cached value is returned only if the
 // daemon's account proves as much; no clock but this process's decides.
 func MaxStale(d time.Duration) ReadOption { return ReadOption{bounded: true, stale: max(d, 0)} }
+
+// Revalidate has a read return what the database has now: it asks, by a statement that begins after the call. Where a value
+// is cached the database is asked whether it has another, and sends it only then; either way the cache has what is right
+// afterwards, and knows since when.
+func Revalidate() ReadOption { return ReadOption{verify: true} }
 
 // Bypass has a read ask the database, past the cache, which it leaves as it is.
 func Bypass() ReadOption { return ReadOption{bypass: true} }
@@ -66,6 +72,7 @@ func (t *Typed[K, V]) read(ctx context.Context, r *request[K], load fill.LoadFun
 		if o.bounded && (!d.Bounded || o.stale < d.MaxStale) {
 			d.Bounded, d.MaxStale = true, o.stale
 		}
+		d.Revalidate = d.Revalidate || o.verify
 		d.Past = d.Past || o.bypass
 	}
 	return t.cache.reader.ReadUnder(ctx, t.name, r, load, &d)

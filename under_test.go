@@ -76,6 +76,19 @@ func TestReadOptions(t *testing.T) {
 		t.Errorf("a token of the future: %v", err)
 	}
 	under(28, freshet.After(freshet.Token{})) // names no transaction
+	s.reprice(t, 29)
+	under(28)
+	under(29, freshet.Revalidate())
+	under(29)
+	loads := cache.Stats()
+	under(29, freshet.Revalidate())
+	under(29, freshet.Revalidate(), freshet.MaxStale(time.Hour), freshet.Through(session))
+	if s := cache.Stats(); s.Unchanged != loads.Unchanged+2 || s.Renewals != loads.Renewals+2 {
+		t.Errorf("two reads of what had not changed: %+v, before %+v", s, loads)
+	}
+	if _, err := products.Get(t.Context(), 99, freshet.Revalidate()); !errors.Is(err, freshet.ErrNotFound) {
+		t.Errorf("no such row: %v", err)
+	}
 }
 
 // TestPlainHitAllocatesNoMore: options cost who uses them.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/freshet/freshet"
 	"github.com/freshet/freshet/internal/config"
@@ -39,7 +40,7 @@ entries:
   %s:
     key: %s:{id}
     depends_on: []
-`, s.namespace, s.url, s.slot, s.b.servers.redis.URL(), table, table, slowTable, slowTable, intentEntry, intentEntry)
+%s`, s.namespace, s.url, s.slot, s.b.servers.redis.URL(), table, table, slowTable, slowTable, intentEntry, intentEntry, comparedConfiguration())
 	path := filepath.Join(dir, "freshet.yaml")
 	return path, os.WriteFile(path, []byte(text), 0o600) //nolint:gosec // a folder of the benchmark's own
 }
@@ -61,12 +62,34 @@ func planned(path string) ([]*rule.Entry, error) {
 			e.Params[0].Type, e.Rules = keytext.Unknown, []rule.Rule{}
 		}
 		if d.Query != "" {
-			e.SQL = "SELECT id, v, n FROM public." + table + " WHERE id = $1"
+			of := table
+			if strings.HasPrefix(d.Name, pageTable) {
+				of = pageTable
+			}
+			e.SQL, e.Rules[0].Table = "SELECT id, v, n FROM public."+of+" WHERE id = $1", of
+			e.RowVersion = plannedVersion(d.Name, of)
 		}
 		e.Version = e.Hash()
 		entries = append(entries, e)
 	}
 	return entries, nil
+}
+
+// plannedVersion is the row version of an entry that conditional reads are measured on.
+func plannedVersion(name, of string) *rule.RowVersion {
+	columns := []string{"id", "v", "n"}
+	switch {
+	case strings.HasSuffix(name, declaredEntry):
+		return &rule.RowVersion{SQL: "SELECT id, v, n, (SELECT n::text) AS freshet_version FROM public." + of + " WHERE id = $1", Columns: columns}
+	case strings.HasSuffix(name, rowsEntry):
+		return &rule.RowVersion{
+			SQL: fmt.Sprintf(`SELECT id, v, n, CASE WHEN %[1]s.ctid IS NULL THEN '-' WHEN %[1]s.tableoid = 'public.%[1]s'::regclass
+				THEN (%[1]s.ctid::text || '/') || %[1]s.xmin::text END AS freshet_version, ARRAY[%[1]s.xmin::text::int8] AS freshet_xids
+				FROM public.%[1]s WHERE id = $1`, of),
+			Columns: columns, Tables: []string{"public." + of},
+		}
+	}
+	return nil
 }
 
 // application is a process that uses the library, beside the daemon's main loop.

@@ -92,6 +92,7 @@ func parts() []part {
 		{"latency", latency},
 		{"hit", hit},
 		{"demand", demand},
+		{"revalidate", revalidate},
 		{"hot", hot},
 		{"standby", standby},
 		{"killed", killed},

@@ -35,6 +35,7 @@ func newSubject(ctx context.Context, b *bench, name string, rows int) (*subject,
 		fmt.Sprintf(`INSERT INTO %s SELECT g, 'value ' || g, 0 FROM generate_series(1, %d) g`, table, rows),
 		fmt.Sprintf(`CREATE TABLE %s AS SELECT id, 0 AS n FROM %s`, quietTable, table),
 		`ALTER TABLE `+quietTable+` ADD PRIMARY KEY (id)`,
+		`CREATE TABLE `+pageTable+` (id int PRIMARY KEY, v text NOT NULL, n int NOT NULL)`,
 		`VACUUM ANALYZE `+table)
 	if err != nil {
 		return nil, err

@@ -28,10 +28,10 @@ type Reader interface {
 
 // Demand is what a request asks of a value. The zero Demand asks nothing.
 type Demand struct {
-	After    mvcc.Token    // contain this transaction; zero: none
-	Past     bool          // come from the database, past the cache
-	Bounded  bool          // miss nothing that was committed more than MaxStale before the request came
-	MaxStale time.Duration //
+	After      mvcc.Token    // contain this transaction; zero: none
+	Revalidate bool          // be what the database has, as it says after the request came
+	Bounded    bool          // miss nothing that was committed more than MaxStale before the request came
+	MaxStale   time.Duration //
 }
 
 // Value is what a Reader found.

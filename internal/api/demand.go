@@ -35,32 +35,27 @@ func demandOf(h http.Header) (d Demand, bad *problem) {
 }
 
 // cacheControl judges a request's Cache-Control (RFC 9111, 5.2.1): no-cache demands that the database is asked, and max-age
-// bounds staleness, in whole seconds. What is not a number of seconds is taken for the strictest.
-func cacheControl(headers []string) (d Demand) {
-	for _, header := range headers {
-		for directive := range strings.SplitSeq(header, ",") {
-			name, value, _ := strings.Cut(directive, "=")
-			switch strings.ToLower(strings.TrimSpace(name)) {
-			case "no-cache":
-				d.Past = true
-			case "max-age":
-				bound := seconds(value)
-				if !d.Bounded || bound < d.MaxStale {
-					d.Bounded, d.MaxStale = true, bound
-				}
+// bounds staleness, in whole seconds. What is not a number of seconds is taken for the strictest, and of several the strictest
+// counts (4.2.1). Nothing cached can be shown to miss nothing at all, so that max-age=0 demands what no-cache does.
+func cacheControl(lines []string) (d Demand) {
+	directives(lines, func(name, argument string) {
+		switch name {
+		case "no-cache":
+			d.Revalidate = true
+		case "max-age":
+			bound := seconds(argument)
+			if !d.Bounded || bound < d.MaxStale {
+				d.Bounded, d.MaxStale = true, bound
 			}
 		}
-	}
-	if d.Bounded && d.MaxStale == 0 {
-		d.Past = true // nothing cached can be shown to miss nothing at all
-	}
+	})
+	d.Revalidate = d.Revalidate || d.Bounded && d.MaxStale == 0
 	return d
 }
 
 // seconds reads delta-seconds (RFC 9111, 1.2.2); more than a year is a year.
 func seconds(text string) time.Duration {
 	const year = 365 * 24 * 60 * 60
-	text = strings.Trim(strings.TrimSpace(text), `"`)
 	n, err := strconv.ParseUint(text, 10, 64)
 	switch {
 	case err != nil && text != "" && strings.Trim(text, "0123456789") == "":

@@ -2,13 +2,10 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"log/slog"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -126,6 +123,7 @@ func (s *server) problemFor(ctx context.Context, name string, err error) problem
 func (s *server) answer(w http.ResponseWriter, r *http.Request, name string, v Value) outcome {
 	h := w.Header()
 	h.Set("Cache-Control", "private, no-cache")
+	h.Set("Vary", tokenHeader) // one that asks for a later write is answered with another value
 	h.Set("Freshet-Status", v.Status)
 	age := time.Duration(0)
 	if !v.Filled.IsZero() {
@@ -142,46 +140,21 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, name string, v V
 		return done
 	}
 	tag := entityTag(v.Payload)
-	h.Set("ETag", tag)
-	if matches(r.Header.Values("If-None-Match"), tag) {
-		done.code = http.StatusNotModified
+	switch done.code = precondition(r.Header, tag); done.code {
+	case http.StatusPreconditionFailed:
+		problem{
+			Type: problemPrecondition, Title: "Precondition failed", Status: done.code, Entry: name,
+			Detail: "The value has none of the entity tags in If-Match.",
+		}.write(w)
+		return done
+	case http.StatusNotModified:
+		// All that 200 would say about caching goes along, and nothing about the representation but its tag (RFC 9110, 15.4.5).
+		h.Set("ETag", tag)
 		w.WriteHeader(done.code)
 		return done
 	}
+	h.Set("ETag", tag)
 	h.Set("Content-Type", "application/json")
 	send(w, done.code, v.Payload)
 	return done
-}
-
-// entityTag is the strong validator of a body: the digest of the bytes sent. They are sent without any content coding.
-func entityTag(body []byte) string {
-	const bytes = 16
-	sum := sha256.Sum256(body)
-	return `"` + base64.RawURLEncoding.EncodeToString(sum[:bytes]) + `"`
-}
-
-// matches judges If-None-Match (RFC 9110, 13.1.2): "*", or a list of entity tags under weak comparison.
-func matches(headers []string, tag string) bool {
-	for _, header := range headers {
-		rest := strings.TrimSpace(header)
-		if rest == "*" {
-			return true
-		}
-		for rest != "" {
-			rest = strings.TrimLeft(rest, ", \t")
-			opaque := strings.TrimPrefix(rest, "W/")
-			if !strings.HasPrefix(opaque, `"`) {
-				break // not a list of entity tags
-			}
-			length := strings.IndexByte(opaque[1:], '"')
-			if length < 0 {
-				break
-			}
-			if opaque[:length+2] == tag {
-				return true
-			}
-			rest = opaque[length+2:]
-		}
-	}
-	return false
 }

@@ -16,6 +16,7 @@ const (
 	problemLoad         = "urn:freshet:problem:load-failed"
 	problemToken        = "urn:freshet:problem:invalid-token" //nolint:gosec // a name, no secret
 	problemNotReached   = "urn:freshet:problem:token-not-reached"
+	problemPrecondition = "urn:freshet:problem:precondition-failed"
 	problemUnauthorized = "urn:freshet:problem:unauthorized"
 	problemMethod       = "urn:freshet:problem:method-not-allowed"
 	problemNoRoute      = "urn:freshet:problem:no-such-resource"

@@ -10,7 +10,7 @@ import (
 
 // meets says whether a strategy meets an entry's max_staleness, and why or under what condition.
 type meets struct {
-	Strategy string `json:"strategy"` // ttl, log, write_through or bounded_reads
+	Strategy string `json:"strategy"` // ttl, log, write_through, bounded_reads or revalidation
 	Meets    bool   `json:"meets"`
 	Why      string `json:"why"`
 }
@@ -45,6 +45,7 @@ func (f *entryFacts) objective(c *config.Config, name string) {
 	f.Strategies = []meets{
 		ttl, log, through,
 		{"bounded_reads", true, fmt.Sprintf("a read with MaxStale(%s) asks the database when the cache cannot prove it", tolerated)},
+		{"revalidation", true, "a read with Revalidate(), or no-cache, asks the database each time, which sends only what has changed"},
 	}
 	f.Meets = fmt.Sprintf("met by the log while a daemon runs and is less than %s behind", tolerated)
 	if f.Strategy == "intents" {

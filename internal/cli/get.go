@@ -24,7 +24,7 @@ type got struct {
 	Args   []*string       `json:"args"` // in canonical text; null is NULL
 	Found  bool            `json:"found"`
 	Value  json.RawMessage `json:"value"`
-	Status string          `json:"status"`           // hit, miss or bypass
+	Status string          `json:"status"`           // hit, miss, revalidated or bypass
 	Reason string          `json:"reason,omitempty"` // why the cache could not be used, or was not filled
 	State  string          `json:"state"`            // of the record after the read: none, live, negative, stale, stale_negative
 	Stamp  string          `json:"stamp"`            // the coverage: which transactions the value contains
@@ -37,9 +37,10 @@ type got struct {
 
 func (a *app) get() *cobra.Command {
 	var (
-		nulls    []string
-		after    string
-		maxStale time.Duration
+		nulls      []string
+		after      string
+		maxStale   time.Duration
+		revalidate bool
 	)
 	cmd := a.jsonFlag(&cobra.Command{
 		Use:   "get ENTRY [ARG...]",
@@ -48,13 +49,14 @@ func (a *app) get() *cobra.Command {
 			"Arguments follow the order of the entry's key and are written as PostgreSQL writes the type's text.\n" +
 			"--after has the value contain the transaction that a token names; it may take until the entry's load_timeout.\n" +
 			"--max-stale has it miss nothing that was committed longer ago; only a daemon that runs can prove so much of a\n" +
-			"cached value to a reader that has been there for a moment, which this command has not: it reads the database.",
+			"cached value to a reader that has been there for a moment, which this command has not: it asks the database.\n" +
+			"--revalidate asks the database whether it still has what is cached.",
 		Example: "  freshet get product 42\n  freshet get user_profile 7 --json\n  freshet get page home --null lang\n" +
 			"  freshet get product 42 --after 7351234567890123456.00000001.748\n  freshet get product 42 --max-stale 2s",
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeEntry,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d := fill.Demand{Bounded: cmd.Flags().Changed("max-stale"), MaxStale: maxStale}
+			d := fill.Demand{Revalidate: revalidate, Bounded: cmd.Flags().Changed("max-stale"), MaxStale: maxStale}
 			if after != "" {
 				token, err := mvcc.ParseToken(after)
 				if err != nil {
@@ -70,6 +72,7 @@ func (a *app) get() *cobra.Command {
 	})
 	cmd.Flags().StringSliceVar(&nulls, "null", nil, "`names` of parameters that are NULL; they have no ARG")
 	cmd.Flags().StringVar(&after, "after", "", "the `token` of a transaction that the value has to contain")
+	cmd.Flags().BoolVar(&revalidate, "revalidate", false, "have the database say that the value is what it has")
 	cmd.Flags().DurationVar(&maxStale, "max-stale", 0, "how long ago what the value misses may have been committed at most")
 	return cmd
 }

@@ -122,6 +122,7 @@ type Defaults struct {
 	TTLJitter   *Percent      `yaml:"ttl_jitter,omitempty"   jsonschema:"default=10%" jsonschema_description:"How much of the TTL is random, so that values loaded together do not expire together: 0% to 90%."`
 	NegativeTTL time.Duration `yaml:"negative_ttl,omitempty" jsonschema:"default=30s" jsonschema_description:"How long \"no such row\" may stay cached at most."`
 	LoadTimeout time.Duration `yaml:"load_timeout,omitempty" jsonschema:"default=2s"  jsonschema_description:"How long a load from the database may take; nobody waits for a value longer."`
+	OnUnproved  OnUnproved    `yaml:"on_unproved,omitempty"  jsonschema:"default=revalidate" jsonschema_description:"What a read does that asks for more than the cached value can be shown to be (a bound, a token, a session): revalidate asks the database whether the value is still what it has, and for another one only; load loads it anew. Either is as fresh."`
 }
 
 // Entry is one kind of cached thing. Exactly one of Query and DependsOn is set.
@@ -135,9 +136,10 @@ type Entry struct {
 	NegativeTTL   time.Duration       `yaml:"negative_ttl,omitempty"  jsonschema:"example=30s" jsonschema_description:"How long \"no such row\" may stay cached at most. Default: that of defaults."`
 	LoadTimeout   time.Duration       `yaml:"load_timeout,omitempty"  jsonschema:"example=2s" jsonschema_description:"How long a load may take. Default: that of defaults."`
 	MaxStaleness  time.Duration       `yaml:"max_staleness,omitempty" jsonschema:"example=5s" jsonschema_description:"What its readers tolerate: an objective. freshet check says what meets it, the daemon exports whether it is met. Reads that must not exceed it say so themselves."`
+	OnUnproved    OnUnproved          `yaml:"on_unproved,omitempty"   jsonschema:"example=load" jsonschema_description:"What a read does that asks for more than the cached value can be shown to be. Default: that of defaults."`
 	OnChange      OnChange            `yaml:"on_change,omitempty"     jsonschema:"default=drop" jsonschema_description:"What an invalidation does: drop. (refresh and serve_stale: not supported by this version.)"`
 	UnsafeIgnore  []string            `yaml:"unsafe_ignore,omitempty" jsonschema:"example=[products.views]" jsonschema_description:"Columns (table.column) whose changes are ignored. A value may then stay outdated in them until its TTL; explain says so."`
-	RowVersion    string              `yaml:"row_version,omitempty"   jsonschema_description:"Column or expression for conditional reads." later:"row versions"`
+	RowVersion    string              `yaml:"row_version,omitempty"   jsonschema:"example=updated_at" jsonschema_description:"A column, or an expression over columns of the query's tables, that changes whenever the value does: conditional reads then need not look at the value itself. Without it they compare stored row versions, or a digest."`
 	Rules         map[string]RuleKind `yaml:"rules,omitempty"         jsonschema_description:"How changes of a table find their keys: tags, lookup or broad." later:"rules of the kinds tags, lookup and broad"`
 	AllowBroad    []string            `yaml:"allow_broad,omitempty"   jsonschema_description:"Tables whose every change may drop all keys." later:"broad rules"`
 	DependsOnTime *DependsOnTime      `yaml:"depends_on_time,omitempty" jsonschema_description:"Required when the query uses now()." later:"queries that depend on the time"`
@@ -175,7 +177,7 @@ func (c *Config) Declared() []rule.Declared {
 	declared := make([]rule.Declared, 0, len(c.Entries))
 	for _, name := range c.Names() {
 		e := c.Entries[name]
-		d := rule.Declared{Name: name, Key: e.Key, Query: e.Query, Result: e.Result, UnsafeIgnore: e.UnsafeIgnore}
+		d := rule.Declared{Name: name, Key: e.Key, Query: e.Query, Result: e.Result, UnsafeIgnore: e.UnsafeIgnore, RowVersion: e.RowVersion}
 		if e.DependsOn != nil {
 			d.DependsOn = []rule.Dependency{}
 		}

@@ -121,7 +121,10 @@ func TestErrors(t *testing.T) {
 		{"unsafe_ignore", minimal + "    unsafe_ignore: [views]\n", []string{`f.yaml:9:21: entries.product.unsafe_ignore.0: "views" does not name a column`}},
 		{"refresh", minimal + "    on_change: refresh\n", []string{"f.yaml:9:16: entries.product.on_change: not supported by this version: refresh"}},
 		{"serve_stale", minimal + "    on_change: {serve_stale: {for: 2s}}\n", []string{"f.yaml:9:5: entries.product.on_change: not supported by this version: {serve_stale: {for: 2s}}"}},
-		{"row_version", minimal + "    row_version: p.updated_at\n", []string{"f.yaml:9:5: entries.product.row_version: not supported by this version: row versions"}},
+		{"row_version of code", replace(query, "    depends_on: []\n    row_version: p.updated_at\n"), []string{
+			"f.yaml:9:18: entries.product.row_version: row_version is for entries with a query: what code loads is compared byte by byte",
+		}},
+		{"on_unproved", minimal + "    on_unproved: reload\n", []string{`f.yaml:9:18: entries.product.on_unproved: "reload": it is one of: revalidate, load`}},
 		{"rules", minimal + "    rules: {categories: lookup}\n", []string{"f.yaml:9:5: entries.product.rules: not supported by this version: rules of the kinds tags, lookup and broad"}},
 		{"allow_broad", minimal + "    allow_broad: [products]\n", []string{"f.yaml:9:5: entries.product.allow_broad: not supported by this version: broad rules"}},
 		{"depends_on_time", minimal + "    depends_on_time: {max_age: 30s}\n", []string{"f.yaml:9:5: entries.product.depends_on_time: not supported by this version: queries that depend on the time"}},

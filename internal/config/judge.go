@@ -248,6 +248,9 @@ func (j *judge) entry(path, name string, e Entry) {
 		j.fail(path+".query", "add query, or depends_on for values that application code loads (depends_on: [] when only their writers know of changes)",
 			"the entry has neither query nor depends_on")
 	}
+	if e.RowVersion != "" && !query {
+		j.fail(path+".row_version", "remove it", "row_version is for entries with a query: what code loads is compared byte by byte")
+	}
 	if e.Key == "" {
 		j.fail(path+".key", "key: "+name+":{id}", "the key is missing")
 		return

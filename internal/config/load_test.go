@@ -56,13 +56,16 @@ func TestDefaults(t *testing.T) {
 			URL: "postgres://app@db/shop", Slot: "freshet", Publication: "freshet",
 			Rewind: Rewind{Time: 30 * time.Second, WAL: 256 << 20},
 		}},
-		Regions:  []Region{{Name: "local", Redis: Redis{URL: "redis://127.0.0.1:6379"}}},
-		Listen:   "127.0.0.1:7780",
-		Defaults: Defaults{TTL: time.Hour, TTLJitter: new(Percent(10)), NegativeTTL: 30 * time.Second, LoadTimeout: 2 * time.Second},
+		Regions: []Region{{Name: "local", Redis: Redis{URL: "redis://127.0.0.1:6379"}}},
+		Listen:  "127.0.0.1:7780",
+		Defaults: Defaults{
+			TTL: time.Hour, TTLJitter: new(Percent(10)), NegativeTTL: 30 * time.Second, LoadTimeout: 2 * time.Second,
+			OnUnproved: UnprovedRevalidate,
+		},
 		Entries: map[string]Entry{"product": {
 			Key: "product:{id}", Query: "SELECT id FROM products WHERE id = @id", Result: rule.One,
 			TTL: time.Hour, TTLJitter: new(Percent(10)), NegativeTTL: 30 * time.Second, LoadTimeout: 2 * time.Second,
-			OnChange: OnChange{Kind: Drop},
+			OnUnproved: UnprovedRevalidate, OnChange: OnChange{Kind: Drop},
 		}},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Config{})); diff != "" {
@@ -78,6 +81,8 @@ func TestEntriesTakeTheirOwnBeforeTheDefaults(t *testing.T) {
     max_staleness: 5s
     result: many
     on_change: drop
+    on_unproved: revalidate
+    row_version: updated_at
     unsafe_ignore: [products.views]
   invoice:
     key: invoice:{id}
@@ -86,9 +91,12 @@ func TestEntriesTakeTheirOwnBeforeTheDefaults(t *testing.T) {
     depends_on:
       - {table: invoices, key: "{id}"}
       - {table: invoice_lines, key: "{invoice_id}"}
-defaults: {ttl: 2h, ttl_jitter: 25%, negative_ttl: 1m, load_timeout: 3s}
+defaults: {ttl: 2h, ttl_jitter: 25%, negative_ttl: 1m, load_timeout: 3s, on_unproved: load}
 `)
 	product, invoice := c.Entries["product"], c.Entries["invoice"]
+	if product.OnUnproved != UnprovedRevalidate || invoice.OnUnproved != UnprovedLoad {
+		t.Errorf("on_unproved = %q, %q", product.OnUnproved, invoice.OnUnproved)
+	}
 	type line struct {
 		TTL, Negative, Timeout time.Duration
 		Jitter                 float64
@@ -106,7 +114,7 @@ defaults: {ttl: 2h, ttl_jitter: 25%, negative_ttl: 1m, load_timeout: 3s}
 	}
 	wantDeclared := []rule.Declared{
 		{Name: "invoice", Key: "invoice:{id}", Result: rule.One, DependsOn: []rule.Dependency{{Table: "invoices", Key: "{id}"}, {Table: "invoice_lines", Key: "{invoice_id}"}}},
-		{Name: "product", Key: "product:{id}", Query: "SELECT id FROM products WHERE id = @id", Result: rule.Many, UnsafeIgnore: []string{"products.views"}},
+		{Name: "product", Key: "product:{id}", Query: "SELECT id FROM products WHERE id = @id", Result: rule.Many, UnsafeIgnore: []string{"products.views"}, RowVersion: "updated_at"},
 	}
 	if diff := cmp.Diff(wantDeclared, c.Declared()); diff != "" {
 		t.Errorf("Declared (-want +got):\n%s", diff)

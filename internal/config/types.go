@@ -208,6 +208,15 @@ func (o OnChange) String() string {
 // MarshalText is String.
 func (o OnChange) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
 
+// OnUnproved is what a read does that asks for more than the cached value can be shown to be.
+type OnUnproved string
+
+// The kinds of OnUnproved.
+const (
+	UnprovedRevalidate OnUnproved = "revalidate" // ask the database for another value than the cached one
+	UnprovedLoad       OnUnproved = "load"       // ask it for the value
+)
+
 // RuleKind is how changes of a table find the keys that they affect.
 type RuleKind string
 
@@ -230,6 +239,8 @@ func scalar(text string, target any) (known bool, err error) {
 		*v, err = oneOf(text, rule.One, rule.Many)
 	case *RuleKind:
 		*v, err = oneOf[RuleKind](text, "tags", "lookup", "broad")
+	case *OnUnproved:
+		*v, err = oneOf(text, UnprovedRevalidate, UnprovedLoad)
 	case *OnChange:
 		v.Kind, err = oneOf(text, Drop, Refresh)
 	default:

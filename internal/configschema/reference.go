@@ -96,6 +96,8 @@ func form(f field, path string) string {
 		return "secret"
 	case reflect.TypeFor[rule.Result]():
 		return "`one`, `many`"
+	case reflect.TypeFor[config.OnUnproved]():
+		return "`revalidate`, `load`"
 	case reflect.TypeFor[config.OnChange]():
 		return "`drop`"
 	}

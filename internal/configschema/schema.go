@@ -55,6 +55,8 @@ func scalarSchema(t reflect.Type) *jsonschema.Schema {
 		return &jsonschema.Schema{Type: "string"}
 	case reflect.TypeFor[rule.Result]():
 		return word(string(rule.One), string(rule.Many))
+	case reflect.TypeFor[config.OnUnproved]():
+		return word(string(config.UnprovedRevalidate), string(config.UnprovedLoad))
 	case reflect.TypeFor[config.RuleKind]():
 		return word("tags", "lookup", "broad")
 	case reflect.TypeFor[config.OnChange]():

@@ -72,7 +72,7 @@ bus:
   nats: {embedded: {dir: ./freshet-data}, replicas: 3}
 listen: 127.0.0.1:7780
 auth: {token_file: /run/secrets/freshet}
-defaults: {ttl: 1h, ttl_jitter: 10%, negative_ttl: 30s, load_timeout: 2s}
+defaults: {ttl: 1h, ttl_jitter: 10%, negative_ttl: 30s, load_timeout: 2s, on_unproved: load}
 entries:
   product:
     key: product:{id}
@@ -86,6 +86,7 @@ entries:
     ttl: ${TTL:-1m}
     negative_ttl: 30s
     on_change: refresh
+    on_unproved: revalidate
     row_version: p.updated_at
     rules: {categories: lookup}
     allow_broad: [products]
@@ -127,6 +128,7 @@ func TestSchemaRefuses(t *testing.T) {
 		{"bad percentage", "10%", "ten"},
 		{"bad size", "256MiB", "256MB"},
 		{"bad result", "result: many", "result: two"},
+		{"bad on_unproved", "on_unproved: revalidate", "on_unproved: reload"},
 		{"bad on_change", "on_change: refresh", "on_change: renew"},
 		{"no query", "    query: SELECT id, name, price FROM products WHERE id = @id\n", ""},
 		{"no key", "    key: product:{id}\n", ""},

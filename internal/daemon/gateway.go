@@ -43,7 +43,7 @@ func (g *gateway) Read(ctx context.Context, entry string, args []keytext.Arg, d 
 	if err != nil {
 		return api.Value{}, err
 	}
-	demand := fill.Demand{Past: d.Past, Bounded: d.Bounded, MaxStale: d.MaxStale}
+	demand := fill.Demand{Revalidate: d.Revalidate, Bounded: d.Bounded, MaxStale: d.MaxStale}
 	if !d.After.IsZero() {
 		demand.After = []mvcc.Token{d.After}
 	}

@@ -74,6 +74,8 @@ func figures() []figure {
 		{"freshet_reads_miss_total", "Gateway reads that loaded.", count, func(st *Status) float64 { return float64(st.Reads.Misses) }},
 		{"freshet_loads_total", "Loads from the database by the gateway.", count, func(st *Status) float64 { return float64(st.Reads.Loads) }},
 		{"freshet_fills_total", "Loaded values that the store took.", count, func(st *Status) float64 { return float64(st.Reads.Fills) }},
+		{"freshet_revalidations_total", "Loads that compared a cached value with the database's.", count, func(st *Status) float64 { return float64(st.Reads.Revalidations) }},
+		{"freshet_revalidations_unchanged_total", "Of them, those that found the same value.", count, func(st *Status) float64 { return float64(st.Reads.Unchanged) }},
 	}
 }
 

@@ -49,6 +49,8 @@ const (
 	LeaseEnded              // the lease is there and has ended
 	NotCovering             // a fence asks for a transaction that the load did not see
 	NotNewer                // the live value may be newer than the load
+	Renewed                 // of a RENEW: the live value has the load's coverage now
+	NoValue                 // of a RENEW: the lease is there, and the value over which it was granted is not
 )
 
 // String names the outcome.
@@ -64,6 +66,10 @@ func (o FillOutcome) String() string {
 		return "not_covering"
 	case NotNewer:
 		return "not_newer"
+	case Renewed:
+		return "renewed"
+	case NoValue:
+		return "no_value"
 	}
 	return fmt.Sprintf("FillOutcome(%d)", uint8(o))
 }
@@ -81,21 +87,29 @@ type Filling struct {
 // fence and that is at least as new as the live value that it replaces. What was accepted covers the fences, so they
 // go together with the lease.
 func Fill(r Record, f Filling, now int64) (Record, FillOutcome) {
-	if r.Lease.IsZero() || r.Lease.Token != f.Token {
-		return r, NoLease
-	}
-	if !r.Lease.LiveAt(now) {
-		return r, LeaseEnded
-	}
-	for _, x := range r.Fences {
-		if !f.Coverage.Covers(x) {
-			return r, NotCovering
-		}
-	}
-	if r.State.Live() && !f.Coverage.Dominates(r.Coverage) {
-		return r, NotNewer
+	if refused := refuse(&r, f.Token, f.Coverage, now); refused != 0 {
+		return r, refused
 	}
 	return Record{State: f.State, Coverage: f.Coverage, RowVersion: f.RowVersion, Filled: now, Payload: f.Payload}, Filled
+}
+
+// refuse says why a load may not decide what the record's value is, 0 when it may.
+func refuse(r *Record, token Token, c Coverage, now int64) FillOutcome {
+	if r.Lease.IsZero() || r.Lease.Token != token {
+		return NoLease
+	}
+	if !r.Lease.LiveAt(now) {
+		return LeaseEnded
+	}
+	for _, x := range r.Fences {
+		if !c.Covers(x) {
+			return NotCovering
+		}
+	}
+	if r.State.Live() && !c.Dominates(r.Coverage) {
+		return NotNewer
+	}
+	return 0
 }
 
 // Release gives an unused lease back, so that the next reader need not wait for its end. It reports whether the lease

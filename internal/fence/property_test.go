@@ -1,6 +1,7 @@
 package fence
 
 import (
+	"bytes"
 	"slices"
 	"testing"
 
@@ -100,7 +101,7 @@ type twin struct {
 	live   bool
 }
 
-// TestFillAgainstTwin holds Acquire, Fill, Release and Confirm against a machine that is written from the rules' text
+// TestFillAgainstTwin holds Acquire, Fill, Renew, Release and Confirm against a machine that is written from the rules' text
 // and shares no code with them but the question what a coverage contains.
 func TestFillAgainstTwin(t *testing.T) {
 	t.Parallel()
@@ -150,6 +151,34 @@ func TestFillAgainstTwin(t *testing.T) {
 				}
 				if got != want {
 					t.Fatalf("Fill = %v, want %v", got, want)
+				}
+			},
+			"renew": func(t *rapid.T) {
+				n := Renewing{Token: tokens().Draw(t, "token"), Coverage: coverages().Draw(t, "coverage"), RowVersion: "new"}
+				before := r
+				var got FillOutcome
+				r, got = Renew(r, n, now)
+				want := Renewed
+				switch {
+				case w.lease != n.Token:
+					want = NoLease
+				case now >= w.ends:
+					want = LeaseEnded
+				case slices.ContainsFunc(w.fences, func(x Stamp) bool { return !n.Coverage.Covers(x) }):
+					want = NotCovering
+				case w.live && !n.Coverage.Dominates(*w.value):
+					want = NotNewer
+				case !w.live:
+					want = NoValue
+				default:
+					w = twin{value: &n.Coverage, live: true}
+					same := r.State == before.State && bytes.Equal(r.Payload, before.Payload)
+					if !same || r.RowVersion != "new" || r.Filled != now || !r.Coverage.Dominates(n.Coverage) || !n.Coverage.Dominates(r.Coverage) {
+						t.Fatalf("Renew made %+v of %+v", r, before)
+					}
+				}
+				if got != want {
+					t.Fatalf("Renew = %v, want %v", got, want)
 				}
 			},
 			"release": func(t *rapid.T) {

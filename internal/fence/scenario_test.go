@@ -19,6 +19,7 @@ var update = flag.Bool("update", false, "write what the scenarios answer into th
 // TestScenarios runs testdata/*.txt. A line is a command, an indented line what it answered; "#" is prose. The commands:
 //
 //	lease TOKEN for N              fill TOKEN COVERAGE [negative]   release TOKEN     unlink
+//	renew TOKEN COVERAGE
 //	early XID END [cached]         confirm XID END                  fence XID END     stale            tick N
 //	head GEN TERM WC SI            claim TERM                       begin GEN TERM WC SI
 //	intent GEN TERM WC HISTORY: WI SI                               advance GEN TERM WC HISTORY: WC [SA]
@@ -140,6 +141,10 @@ func (s *scenario) run(f []string) string {
 		filling.Coverage = s.coverage(f[2:])
 		var o FillOutcome
 		s.r, o = Fill(s.r, filling, s.now)
+		return fmt.Sprintf("%s: %s", o, s.record())
+	case "renew":
+		var o FillOutcome
+		s.r, o = Renew(s.r, Renewing{Token: s.token(f[1]), Coverage: s.coverage(f[2:])}, s.now)
 		return fmt.Sprintf("%s: %s", o, s.record())
 	case "release":
 		var was bool

@@ -62,13 +62,18 @@ func (r *Reader) alone(ctx context.Context, w *want, why bypassReason) (Value, e
 	if t.err != nil {
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, t.err)
 	}
+	status := Bypass
+	if t.loaded.Same != pgload.Different {
+		status = Revalidated
+	}
 	return Value{
-		Found: t.loaded.Found, Payload: t.loaded.Payload, Status: Bypass, Reason: why.String(),
+		Found: t.loaded.Found, Payload: t.loaded.Payload, Status: status, Reason: why.String(),
 		coverage: t.loaded.Coverage, server: t.loaded.Server,
 	}, nil
 }
 
-// board joins the load of the key that began after the reader came, or has yet to, or makes one.
+// board joins the load of the key that began after the reader came, or has yet to, or makes one. Whatever that compares
+// with, it ends with the value that there is.
 func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
 	key := w.e.name + "\x00"
 	if w.l != nil {

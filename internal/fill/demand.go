@@ -18,7 +18,10 @@ type Demand struct {
 	Session  *Session     // be no older than what the session has seen
 	Bounded  bool         // miss nothing that was committed more than MaxStale before the read began
 	MaxStale time.Duration
-	Past     bool // come from the database by a load of its own, which begins after the call and fills nothing
+	// Revalidate asks for what the database has now, by a statement that begins after the call. It fills the cache like a
+	// miss, and a value that is cached is not fetched if it is still right.
+	Revalidate bool
+	Past       bool // come from the database by a load of its own, which begins after the call and fills nothing
 }
 
 var (
@@ -39,14 +42,22 @@ type need struct {
 	stale   time.Duration
 	past    bool
 	sent    time.Duration // by the Reader's clock, before anything was asked
+	verify  bool          // by the database, whatever HEAD says
+	// compares: a cached value that does not meet the need is compared with the database's, and not just replaced by it.
+	compares bool
 }
 
 // need resolves a demand, nil when nothing is asked.
-func (r *Reader) need(d *Demand) *need {
-	if len(d.After) == 0 && d.Session == nil && !d.Bounded && !d.Past {
+func (r *Reader) need(e *declared, d *Demand) *need {
+	if len(d.After) == 0 && d.Session == nil && !d.Bounded && !d.Revalidate && !d.Past {
 		return nil
 	}
-	n := &need{tokens: d.After, session: d.Session, bounded: d.Bounded, stale: d.MaxStale, past: d.Past, sent: r.clock()}
+	n := &need{
+		tokens: d.After, session: d.Session, bounded: d.Bounded, stale: d.MaxStale, past: d.Past, sent: r.clock(), compares: e.revalidates(d),
+	}
+	if d.Revalidate {
+		n.verify, n.bounded, n.stale = true, true, 0
+	}
 	if d.Session != nil {
 		d.Session.ask(n)
 	}
@@ -68,7 +79,20 @@ func (r *Reader) vouched(n *need, lane int, head *fence.Head, c fence.Coverage) 
 			return false
 		}
 	}
-	return !n.bounded || r.ticks[lane].prove(head.Tick, r.clock(), n.stale)
+	return !n.bounded || !n.verify && r.bounds(n, lane, head, c)
+}
+
+// bounds reports whether a live value is within the bound: because HEAD has reached a count that this process asked for, or
+// because the value contains what a load of this process has seen.
+func (r *Reader) bounds(n *need, lane int, head *fence.Head, c fence.Coverage) bool {
+	now := r.clock()
+	return head.Tick.ID != "" && r.ticks[lane].prove(head.Tick, now, n.stale) ||
+		r.sights.prove(pgload.Server{System: head.System, Timeline: head.Timeline}, c, now, n.stale)
+}
+
+// asksNothingOfHead reports that no cached value can meet the need, whatever HEAD says: the database is to be asked.
+func (n *need) asksNothingOfHead() bool {
+	return n.verify && len(n.tokens) == 0 && n.session == nil
 }
 
 // covered reports whether the live value in a LEASE's answer meets the need by what it covers alone: what HEAD vouches for
@@ -78,7 +102,7 @@ func (r *Reader) covered(n *need, c *confirmation, reply *redisstore.LeaseReply)
 		return true
 	}
 	h := &reply.Head
-	return !n.bounded && reply.HeadFound && h.Generation == c.names.generation &&
+	return reply.HeadFound && h.Generation == c.names.generation &&
 		r.vouched(n, 0, &fence.Head{System: h.System, Timeline: h.Timeline}, reply.Record.Coverage)
 }
 
@@ -108,12 +132,15 @@ func (n *need) shown(server pgload.Server, snapshot mvcc.Snapshot) error {
 	return nil
 }
 
+// precedes reports that a flight began before what the need allows: its row is not worth waiting for.
+func (n *need) precedes(f *flight) bool { return n != nil && n.bounded && f.sent < n.sent-n.stale }
+
 // joins reports whether the row of a flight that another read began meets the need. A nil need is met.
 func (n *need) joins(f *flight) bool {
 	switch {
 	case n == nil, f.err != nil: // the database's failure is everybody's
 		return true
-	case n.bounded && f.sent < n.sent-n.stale:
+	case n.precedes(f):
 		return false
 	}
 	return n.shown(f.loaded.Server, f.loaded.Coverage.Snapshot) == nil

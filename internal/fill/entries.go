@@ -13,6 +13,7 @@ func Entries(c *config.Config) map[string]Entry {
 		e := c.Entries[declared.Name]
 		all[declared.Name] = Entry{
 			Declared: declared, TTL: e.TTL, NegativeTTL: e.NegativeTTL, Jitter: e.TTLJitter.Fraction(), LoadTimeout: e.LoadTimeout,
+			LoadUnproved: e.OnUnproved == config.UnprovedLoad,
 		}
 	}
 	return all

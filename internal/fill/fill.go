@@ -35,6 +35,7 @@ type Records interface { //nolint:interfacebloat // what one key's record goes t
 	Tick(ctx context.Context, lane int) (fence.Tick, error)
 	Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error)
 	Fill(ctx context.Context, name string, f redisstore.FillRequest) (fence.FillOutcome, error)
+	Renew(ctx context.Context, name string, q redisstore.RenewRequest) (fence.FillOutcome, error)
 	Release(ctx context.Context, name string, token fence.Token) error
 	Early(ctx context.Context, key redisstore.Stamped) error
 }
@@ -50,6 +51,7 @@ type Names interface {
 // Loader is what reading needs of the database.
 type Loader interface {
 	Load(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (pgload.Loaded, error)
+	LoadChanged(ctx context.Context, q pgload.Query, args []keytext.Arg, known pgload.Known) (pgload.Loaded, error)
 	LoadFunc(ctx context.Context, load LoadFunc) (pgload.Loaded, error)
 	Types(ctx context.Context, sql string) ([]keytext.Type, error)
 	Visible(ctx context.Context) (mvcc.Snapshot, pgload.Server, error)
@@ -65,6 +67,9 @@ type Entry struct {
 	NegativeTTL time.Duration
 	Jitter      float64 // share of a TTL that is random; it only shortens
 	LoadTimeout time.Duration
+	// LoadUnproved has a read load a cached value anew that it cannot be shown to meet its demand, instead of comparing it with
+	// the database's.
+	LoadUnproved bool
 }
 
 // Options say what to read and from where. Store, Loader and Entries are needed.
@@ -92,10 +97,11 @@ type Status uint8
 
 // The statuses of a value.
 const (
-	_      Status = iota
-	Hit           // from the store
-	Miss          // from the database, under a lease
-	Bypass        // from the database; the cache could not be used, for Value.Reason
+	_           Status = iota
+	Hit                // from the store
+	Miss               // from the database, under a lease
+	Bypass             // from the database; the cache could not be used, for Value.Reason
+	Revalidated        // from the store, and the database has said that it has the same
 )
 
 // String is the status as HTTP answers spell it.
@@ -107,6 +113,8 @@ func (s Status) String() string {
 		return "miss"
 	case Bypass:
 		return "bypass"
+	case Revalidated:
+		return "revalidated"
 	}
 	return fmt.Sprintf("Status(%d)", uint8(s))
 }
@@ -116,7 +124,7 @@ type Value struct {
 	Found   bool
 	Payload []byte
 	Status  Status
-	Reason  string // of a Bypass, or why a Miss was not filled
+	Reason  string // of a Bypass, or why a Miss was not filled, or what was Revalidated not renewed
 	Name    string // the key in the store; empty when there is none
 
 	coverage  fence.Coverage // of a load, or of a hit under a demand
@@ -165,7 +173,8 @@ type Reader struct {
 	stats     counters
 	clock     func() time.Duration
 	ticks     [fence.Lanes]ticks // by lane
-	lanesOf   int                // the store
+	sights    sights
+	lanesOf   int // the store
 
 	confirmed atomic.Pointer[confirmation]
 	asking    chan struct{} // held by whoever confirms the roster

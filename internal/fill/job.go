@@ -50,7 +50,7 @@ func (r *Reader) load(ctx context.Context, w *want, reply *redisstore.LeaseReply
 			return loaded, nil
 		}
 	}
-	loaded, err := r.ask(ctx, w)
+	loaded, err := r.compare(ctx, w)
 	var query *pgload.QueryError
 	if errors.As(err, &query) && query.Code == invalidText && w.e.unchecked(w.l) {
 		err = fmt.Errorf("%w: %w", ErrArguments, err)

@@ -54,6 +54,7 @@ type want struct {
 	args []keytext.Arg
 	load LoadFunc
 	n    *need
+	over *kept // that a conditional read compares the database's value with; nil: it is not one, or nothing is kept
 
 	came  time.Time   // the value has to be as new as that
 	began time.Time   // the read, whose load timeout goes on from there
@@ -88,7 +89,9 @@ func (r *Reader) miss(ctx context.Context, w *want) (v Value, again bool, err er
 				r.release(ctx, w.name, token)
 			}
 			return r.found(w, reply.Record, &reply.Head)
-		case reply.Granted:
+		}
+		w.over = w.n.keeps(w.c, &reply)
+		if reply.Granted {
 			v, err = r.loadLeased(ctx, w, token, &reply)
 			return v, false, err
 		}
@@ -174,7 +177,7 @@ func (r *Reader) flight(holder fence.Token) *flight {
 func (r *Reader) join(
 	ctx context.Context, w *want, f *flight, reply *redisstore.LeaseReply,
 ) (v Value, fits bool, err error) {
-	if !f.knows(reply.Record.Fences) {
+	if !f.knows(reply.Record.Fences) || w.n.precedes(f) {
 		return Value{}, false, nil // it may have been under way for long, and most likely misses what was fenced since
 	}
 	if err := f.wait(ctx, w.timer); err != nil {
@@ -270,7 +273,7 @@ func (r *Reader) poll(ctx context.Context, name string, holder fence.Token) (fen
 
 // take begins the flight of a lease that was granted. What a need asks for is shown by a snapshot of the primary alone.
 func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *redisstore.LeaseReply) (*flight, error) {
-	f := &flight{ready: make(chan struct{}), done: make(chan struct{}), fences: reply.Record.Fences}
+	f := &flight{ready: make(chan struct{}), done: make(chan struct{}), sent: r.clock(), fences: reply.Record.Fences}
 	r.mu.Lock()
 	r.flights[token] = f
 	r.mu.Unlock()
@@ -287,10 +290,10 @@ func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *re
 	}
 	err := r.begin(ctx, w.e.LoadTimeout, func(ctx context.Context) {
 		defer end()
-		f.sent = r.clock()
 		f.loaded, f.err = r.load(ctx, w, from) // R3: after the grant
 		if f.err == nil {
 			f.reason = r.judge(f, w.c, r.laneOf(w.name), head, headFound)
+			r.saw(w.n, f)
 		}
 		close(f.ready)
 		if f.reason != 0 {
@@ -354,13 +357,14 @@ func (r *Reader) fits(f *flight, c *confirmation, reply *redisstore.LeaseReply) 
 func (r *Reader) fill(ctx context.Context, w *want, f *flight, token fence.Token) (why refusal) {
 	request := redisstore.FillRequest{
 		Token: token, Coverage: f.loaded.Coverage, State: fence.Live, Payload: f.loaded.Payload, TTL: w.e.shorten(w.e.TTL),
+		RowVersion: f.loaded.Version,
 	}
 	if !f.loaded.Found {
 		request.State, request.Payload, request.TTL = fence.Negative, nil, w.e.shorten(w.e.NegativeTTL)
 	}
 	ctx, cancel := context.WithTimeout(ctx, fillTimeout)
 	defer cancel()
-	outcome, err := r.store.Fill(ctx, w.name, request)
+	outcome, err := r.write(ctx, w.name, request, f.loaded.Same != pgload.Different)
 	switch {
 	case err != nil:
 		why = refusedStore
@@ -406,8 +410,12 @@ func (f *flight) value(w *want) (Value, error) {
 			why = refusedStore // it has not answered in time
 		}
 	}
+	status := Miss
+	if f.loaded.Same != pgload.Different {
+		status = Revalidated
+	}
 	return Value{
-		Found: f.loaded.Found, Payload: f.loaded.Payload, Status: Miss, Reason: why.String(),
+		Found: f.loaded.Found, Payload: f.loaded.Payload, Status: status, Reason: why.String(),
 		coverage: f.loaded.Coverage, server: f.loaded.Server, Name: w.name,
 	}, nil
 }

@@ -62,7 +62,7 @@ regions: [{name: local, redis: {url: redis://127.0.0.1}}]
 defaults: {ttl: 1h, negative_ttl: 5s, load_timeout: 3s, ttl_jitter: 20%}
 entries:
   product: {key: "product:{id}", query: SELECT id FROM products WHERE id = @id, ttl: 10m}
-  code: {key: "code:{id}", depends_on: [{table: products, key: "{id}"}], result: many}
+  code: {key: "code:{id}", depends_on: [{table: products, key: "{id}"}], result: many, on_unproved: load}
 `), func(string) (string, bool) { return "", false })
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +73,7 @@ entries:
 	code := fill.Entry{Declared: rule.Declared{
 		Name: "code", Key: "code:{id}", Result: rule.Many, DependsOn: []rule.Dependency{{Table: "products", Key: "{id}"}},
 	}}
-	product.TTL, code.TTL = 10*time.Minute, 60*time.Minute
+	product.TTL, code.TTL, code.LoadUnproved = 10*time.Minute, 60*time.Minute, true
 	for _, e := range []*fill.Entry{&product, &code} {
 		e.NegativeTTL, e.LoadTimeout, e.Jitter = 5*time.Second, 3*time.Second, 0.2
 	}

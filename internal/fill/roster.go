@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/freshet/freshet/internal/redisstore"
@@ -46,6 +47,8 @@ type live struct {
 	entry  *rule.Entry
 	prefix string // of names on one server
 	tail   string // the entry's part of it
+	// unversioned: the database has refused the query with row versions, say for want of a privilege on a column.
+	unversioned atomic.Bool
 }
 
 func (c *confirmation) age() time.Duration { return awake() - c.sent }

@@ -103,6 +103,8 @@ func (f refusal) String() string {
 type counters struct {
 	hits, misses, loads, loadErrors, fills, waits, joins, dropped, unproven, corrupt, refreshes, refreshed atomic.Uint64
 
+	revalidations, unchanged, renewals atomic.Uint64
+
 	refused  [refusals]atomic.Uint64
 	bypassed [bypassReasons]atomic.Uint64
 	replicas [replicaOutcomes]atomic.Uint64
@@ -110,21 +112,27 @@ type counters struct {
 
 // Stats are counts since the Reader was made.
 type Stats struct {
-	Hits       uint64            `json:"hits"`
-	Misses     uint64            `json:"misses"`      // reads that found nothing live
-	Loads      uint64            `json:"loads"`       // statements sent to the database
-	LoadErrors uint64            `json:"load_errors"` // of them, failed
-	Fills      uint64            `json:"fills"`       // values stored
-	Waits      uint64            `json:"waits"`       // reads that waited for another's lease
-	Joins      uint64            `json:"joins"`       // of them, served by a load of this process
-	Dropped    uint64            `json:"dropped"`     // replies dropped because names were not confirmed any more
-	Unproven   uint64            `json:"unproven"`    // cached values that could not be shown to meet what a read asked for
-	Corrupt    uint64            `json:"corrupt"`     // records that were not readable
-	Refreshes  uint64            `json:"refreshes"`   // loads that writers asked for after their commit
-	Refreshed  uint64            `json:"refreshed"`   // of them, stored
-	Refused    map[string]uint64 `json:"refused"`     // loads under a lease that were not stored, by reason
-	Bypassed   map[string]uint64 `json:"bypassed"`    // reads without the cache, by reason
-	Replicas   map[string]uint64 `json:"replicas"`    // loads that a replica might have had, by what became of that
+	Hits       uint64 `json:"hits"`
+	Misses     uint64 `json:"misses"`      // reads that found nothing live, or nothing that was shown to be what they asked for
+	Loads      uint64 `json:"loads"`       // statements sent to the database
+	LoadErrors uint64 `json:"load_errors"` // of them, failed
+	Fills      uint64 `json:"fills"`       // values stored
+	Waits      uint64 `json:"waits"`       // reads that waited for another's lease
+	Joins      uint64 `json:"joins"`       // of them, served by a load of this process
+	Dropped    uint64 `json:"dropped"`     // replies dropped because names were not confirmed any more
+	Unproven   uint64 `json:"unproven"`    // cached values that could not be shown to meet what a read asked for
+	Corrupt    uint64 `json:"corrupt"`     // records that were not readable
+	// Revalidations are loads that compared a cached value with the database's; Unchanged, of them, those that found the same;
+	// Renewals the fills (which they are among) for which no value had to be sent to the store.
+	Revalidations uint64 `json:"revalidations"`
+	Unchanged     uint64 `json:"unchanged"`
+	Renewals      uint64 `json:"renewals"`
+
+	Refreshes uint64            `json:"refreshes"` // loads that writers asked for after their commit
+	Refreshed uint64            `json:"refreshed"` // of them, stored
+	Refused   map[string]uint64 `json:"refused"`   // loads under a lease that were not stored, by reason
+	Bypassed  map[string]uint64 `json:"bypassed"`  // reads without the cache, by reason
+	Replicas  map[string]uint64 `json:"replicas"`  // loads that a replica might have had, by what became of that
 }
 
 // Stats returns the counts. Every reason is in the maps, also with zero.
@@ -134,6 +142,7 @@ func (r *Reader) Stats() Stats {
 		Hits: c.hits.Load(), Misses: c.misses.Load(), Loads: c.loads.Load(), LoadErrors: c.loadErrors.Load(), Fills: c.fills.Load(),
 		Waits: c.waits.Load(), Joins: c.joins.Load(), Dropped: c.dropped.Load(), Unproven: c.unproven.Load(), Corrupt: c.corrupt.Load(),
 		Refreshes: c.refreshes.Load(), Refreshed: c.refreshed.Load(),
+		Revalidations: c.revalidations.Load(), Unchanged: c.unchanged.Load(), Renewals: c.renewals.Load(),
 		Refused: map[string]uint64{}, Bypassed: map[string]uint64{},
 		Replicas: map[string]uint64{},
 	}

@@ -53,9 +53,10 @@ func (w *world) after(token mvcc.Token) mvcc.Token {
 
 func after(tokens ...mvcc.Token) *fill.Demand { return &fill.Demand{After: tokens} }
 
-// under reads product id under a demand and checks what comes.
+// under reads product id under a demand and checks what comes. What the process has seen itself counts for nothing.
 func under(t *testing.T, r *fill.Reader, id int, d *fill.Demand, status fill.Status, payload string) {
 	t.Helper()
+	r.ForgetSights()
 	v, err := r.GetUnder(t.Context(), "product", arg(strconv.Itoa(id)), nil, d)
 	if err != nil {
 		t.Fatal(err)

@@ -20,13 +20,13 @@ func waitable(err error) bool { return errors.Is(err, ErrTokenNotReached) }
 // the database shows, which fills the cache like any other load. A transaction that the database does not show yet is
 // waited for, within the load timeout of the entry; then the error is ErrTokenNotReached.
 func (r *Reader) ReadUnder(ctx context.Context, entry string, key Key, load LoadFunc, d *Demand) (Value, error) {
-	n := r.need(d)
-	if n == nil {
-		return r.Read(ctx, entry, key, load)
-	}
 	e := r.entries[entry]
 	if e == nil {
 		return Value{}, fmt.Errorf("entry %s: %w", entry, ErrUnknownEntry)
+	}
+	n := r.need(e, d)
+	if n == nil {
+		return r.Read(ctx, entry, key, load)
 	}
 	began := time.Now()
 	for pause := firstPause; ; pause = longestPause {
@@ -82,23 +82,34 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 		if err != nil {
 			return Value{}, err
 		}
+		var name string
+		want := func() *want {
+			return &want{e: e, l: live, c: c, name: name, args: slices.Clone(args), load: load, n: n, came: came, began: began}
+		}
 		if n.past {
-			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: came, began: began}, askedFor)
+			return r.bypass(ctx, want(), askedFor)
 		}
 		spelled, lane, unusable := c.spell(nil, live, e.template, args)
 		if unusable != 0 {
-			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: came, began: began}, unusable)
+			return r.bypass(ctx, want(), unusable)
 		}
-		if n.bounded {
+		name = string(spelled)
+		if n.asksNothingOfHead() {
+			v, again, err := r.miss(ctx, want())
+			if again {
+				continue
+			}
+			return v, err
+		}
+		if n.bounded && !n.verify {
 			r.count(ctx, lane)
 		}
-		name := string(spelled)
 		head, found, text, err := r.store.ReadWithHead(ctx, name)
 		if err != nil {
 			if ctx.Err() != nil {
 				return Value{}, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
 			}
-			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: came, began: began}, r.failed(c, lane, err))
+			return r.bypass(ctx, want(), r.failed(c, lane, err))
 		}
 		if !c.agrees(lane, &head, found) {
 			r.expire(c)
@@ -122,7 +133,7 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 		if err := r.refuseForeign(ctx, e, n, &head); err != nil {
 			return Value{}, err
 		}
-		v, again, err := r.miss(ctx, &want{e: e, l: live, c: c, name: name, args: slices.Clone(args), load: load, n: n, came: came, began: began})
+		v, again, err := r.miss(ctx, want())
 		if again {
 			continue
 		}

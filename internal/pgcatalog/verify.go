@@ -30,7 +30,9 @@ func (e *DisagreementError) Error() string {
 // parameters, which have to be the planned ones. A temporary view, in a transaction that is rolled back, tells the
 // columns that are read: each has to be in the rules or among the ignored ones (schema.table.column). It also tells
 // whether an operator, a cast or a function of a user came in, which a plan never means. Verify needs the privilege to
-// create temporary tables, on a primary. Entries that code loads have no query to verify.
+// create temporary tables, on a primary. Entries that code loads have no query to verify. Of row versions it also sees that
+// they are text, beside the entry's own columns; physical ones are given up where a table keeps its rows in something else
+// than PostgreSQL's heap.
 func Verify(ctx context.Context, conn *pgx.Conn, e *rule.Entry, ignored ...string) error {
 	if e.SQL == "" {
 		return nil
@@ -39,7 +41,10 @@ func Verify(ctx context.Context, conn *pgx.Conn, e *rule.Entry, ignored ...strin
 	if err != nil {
 		return err
 	}
-	return verifyReads(ctx, conn, e, types, ignored)
+	if err := verifyReads(ctx, conn, e, types, ignored); err != nil {
+		return err
+	}
+	return verifyRowVersion(ctx, conn, e)
 }
 
 // verifyTypes compares the types of the parameters and returns their names in SQL.

@@ -18,26 +18,34 @@ import (
 
 // Load runs an entry's query and returns its result as JSON built by PostgreSQL: an object, or an array.
 func (l *Loader) Load(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (Loaded, error) {
+	loaded, _, err := l.run(ctx, func(withServer bool) string { return wrap(sql, result, withServer) }, args)
+	return loaded, err
+}
+
+// run asks for a value by a statement that says about itself what stateColumns do, and, if asked to, serverColumns.
+func (l *Loader) run(ctx context.Context, sql func(withServer bool) string, args []keytext.Arg) (Loaded, state, error) {
 	conn, link, err := l.acquire(ctx)
 	if err != nil {
-		return Loaded{}, err
+		return Loaded{}, state{}, err
 	}
 	defer conn.Release()
+	var (
+		loaded Loaded
+		s      state
+	)
 	if !link.adapt {
-		loaded, s, err := l.plain(ctx, conn, link, wrap(sql, result, link.pooled), args)
-		if err != nil {
-			return Loaded{}, err
+		if loaded, s, err = l.plain(ctx, conn, link, sql(link.pooled), args); err != nil {
+			return Loaded{}, state{}, err
 		}
-		if usual(text(s.settings)) || l.owned && !link.pooled || conn.Conn().PgConn().TxStatus() != 'I' {
-			return s.finish(loaded, link)
+		link.adapt = !usual(text(s.settings)) && (!l.owned || link.pooled) && conn.Conn().PgConn().TxStatus() == 'I'
+	}
+	if link.adapt {
+		if loaded, s, err = adapted(ctx, conn.Conn().PgConn(), sql(link.pooled), args); err != nil {
+			return Loaded{}, state{}, err
 		}
-		link.adapt = true
 	}
-	loaded, s, err := adapted(ctx, conn.Conn().PgConn(), wrap(sql, result, link.pooled), args)
-	if err != nil {
-		return Loaded{}, err
-	}
-	return s.finish(loaded, link)
+	loaded, err = s.finish(loaded, link)
+	return loaded, s, err
 }
 
 // finish says which server a value is from, and whether it may be cached.
@@ -139,12 +147,16 @@ func wrap(sql string, result rule.Result, withServer bool) string {
 		columns += ", " + serverColumns
 	}
 	if result == rule.Many {
-		return "SELECT coalesce('[' || pg_catalog.string_agg(pg_catalog.row_to_json(freshet_q)::text, ',') || ']', '[]'), " +
-			columns + " FROM (" + sql + "\n) freshet_q"
+		return "SELECT " + list("pg_catalog.row_to_json(freshet_q)") + ", " + columns + " FROM (" + sql + "\n) freshet_q"
 	}
 	// Two rows are enough to know that there are too many.
 	return "SELECT freshet_r.j, " + columns + " FROM (SELECT 1) freshet_o LEFT JOIN LATERAL (" +
 		"SELECT pg_catalog.row_to_json(freshet_q)::text AS j FROM (" + sql + "\n) freshet_q LIMIT 2) freshet_r ON true"
+}
+
+// list makes an array of the rows' objects.
+func list(object string) string {
+	return "coalesce('[' || pg_catalog.string_agg(" + object + "::text, ',') || ']', '[]')"
 }
 
 // Describe asks the server for the types of a query's parameters, by preparing it.

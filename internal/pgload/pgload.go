@@ -33,7 +33,9 @@ type Loaded struct {
 	Found    bool
 	Payload  []byte // JSON
 	Coverage fence.Coverage
-	Server   Server // whom the connection is to
+	Server   Server   // whom the connection is to
+	Same     Sameness // of a comparison (LoadChanged)
+	Version  string   // of a comparison: the row version, of the known value too where that is the same; empty: there is none
 	// Refuse says why the value may be given to its caller only, and not be filled. Empty: it may be filled. The coverage
 	// may be known all the same.
 	Refuse string
@@ -56,6 +58,9 @@ func open(ctx context.Context, url string, cancelWait time.Duration) (*Loader, e
 	}
 	if config.ConnConfig.RuntimeParams["application_name"] == "" {
 		config.ConnConfig.RuntimeParams["application_name"] = "freshet"
+	}
+	if config.ConnConfig.RuntimeParams["client_encoding"] == "" {
+		config.ConnConfig.RuntimeParams["client_encoding"] = "UTF8" // JSON is; a database need not be
 	}
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = connectTimeout

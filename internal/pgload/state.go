@@ -44,21 +44,35 @@ const serverColumns = `(SELECT system_identifier::text FROM pg_catalog.pg_contro
 		   FROM pg_catalog.pg_control_checkpoint() c, pg_catalog.pg_control_recovery() r, pg_catalog.pg_stat_get_wal_receiver() w)
 	ELSE (` + wal.TimelineSQL + `)::text END`
 
-// state is what stateColumns, and serverColumns after them, say.
+// noServerColumns stand for serverColumns where something comes after them.
+const noServerColumns = "NULL::text, NULL::text"
+
+// state is what stateColumns, and serverColumns after them, say, and after those a comparison.
 type state struct {
 	snapshot, standby, own, settings, pid *string
 
 	system, timeline *string
+
+	same, version, rows *string
+}
+
+// columns are where it all goes, in the order of the statement.
+func (s *state) columns() []**string {
+	return []**string{&s.snapshot, &s.standby, &s.own, &s.settings, &s.pid, &s.system, &s.timeline, &s.same, &s.version, &s.rows}
 }
 
 // targets are where a statement's columns go, of which it has so many.
 func (s *state) targets(columns int) []any {
-	return []any{&s.snapshot, &s.standby, &s.own, &s.settings, &s.pid, &s.system, &s.timeline}[:columns]
+	targets := make([]any, columns)
+	for i, to := range s.columns()[:columns] {
+		targets[i] = to
+	}
+	return targets
 }
 
 // read takes the same from an exchange's row, past its first column.
 func (s *state) read(row [][]byte) {
-	for i, to := range []**string{&s.snapshot, &s.standby, &s.own, &s.settings, &s.pid, &s.system, &s.timeline} {
+	for i, to := range s.columns() {
 		*to = nil
 		if i+1 < len(row) && row[i+1] != nil {
 			text := string(row[i+1])

@@ -15,6 +15,12 @@ func (c *compiler) dependsOn() (*Compiled, error) {
 	if len(c.declared.UnsafeIgnore) > 0 {
 		return nil, &refusal{at: nowhere, what: "unsafe_ignore needs a query", why: "every column of a depends_on table counts", do: "Remove unsafe_ignore."}
 	}
+	if c.declared.RowVersion != "" {
+		return nil, &refusal{
+			at: nowhere, what: "row_version needs a query", why: "only the code that loads the entry knows its rows; what it loads is compared byte by byte",
+			do: "Remove row_version.",
+		}
+	}
 	compiled := &Compiled{}
 	entry := &rule.Entry{
 		Name: c.declared.Name, Definition: c.declared.Digest(), Key: c.declared.Key, Result: c.declared.Result,

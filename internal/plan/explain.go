@@ -21,6 +21,8 @@ type Explain struct {
 	Warnings []string       `json:"warnings"`
 	Version  string         `json:"version"`
 	SQL      string         `json:"sql,omitempty"`
+	// Conditional says what a conditional read compares.
+	Conditional string `json:"conditional"`
 }
 
 // TableExplain says what changes of one table do to the entry's keys, and why.
@@ -116,7 +118,20 @@ func (c *Compiled) Explain() Explain {
 	return Explain{
 		Entry: c.Entry.Name, Key: c.Entry.Key, Params: append([]rule.Param{}, c.Entry.Params...), Verdict: verdict,
 		Tables: c.Tables, Warnings: append([]string{}, c.Warnings...), Version: c.Entry.Version, SQL: c.Entry.SQL,
+		Conditional: c.conditional(),
 	}
+}
+
+func (c *Compiled) conditional() string {
+	switch v := c.Entry.RowVersion; {
+	case c.Entry.SQL == "":
+		return "what code loads"
+	case v == nil:
+		return "a digest of the value"
+	case v.Physical():
+		return "the stored versions of its rows, or a digest of the value"
+	}
+	return "row_version, or a digest of the value"
 }
 
 // Text renders the explanation for a terminal.
@@ -161,6 +176,7 @@ func (e Explain) Text() string {
 		b.WriteString(" replica identity\n")
 		writeTable(&b, identities)
 	}
+	fmt.Fprintf(&b, " conditional reads compare %s\n", e.Conditional)
 	for _, w := range e.Warnings {
 		fmt.Fprintf(&b, " warning: %s\n", w)
 	}

@@ -215,8 +215,15 @@ func (c *compiler) finish(q *query) (*Compiled, error) {
 		return nil, err
 	}
 	c.warnAboutOrder(q)
+	declared, err := c.declaredVersion(q)
+	if err != nil {
+		return nil, err
+	}
 	// The canonical text comes last: it edits the tree.
 	if entry.SQL, err = c.canonical(); err != nil {
+		return nil, err
+	}
+	if entry.RowVersion, err = c.rowVersion(q, declared); err != nil {
 		return nil, err
 	}
 	for _, v := range c.views {

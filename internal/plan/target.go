@@ -344,7 +344,12 @@ func (c *compiler) canonical() (string, error) {
 	for _, edit := range c.reading.edits {
 		edit()
 	}
-	text, err := pg_query.Deparse(c.tree)
+	return publish(c.tree)
+}
+
+// publish writes a tree's text, and sees that it reads as the tree.
+func publish(tree *pg_query.ParseResult) (string, error) {
+	text, err := pg_query.Deparse(tree)
 	if err != nil {
 		return "", fmt.Errorf("write the canonical query: %w", err)
 	}
@@ -352,7 +357,7 @@ func (c *compiler) canonical() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the canonical query back: %w", err)
 	}
-	planned, ok := proto.Clone(c.tree.GetStmts()[0].GetStmt()).(*pg_query.Node)
+	planned, ok := proto.Clone(tree.GetStmts()[0].GetStmt()).(*pg_query.Node)
 	if !ok || len(again.GetStmts()) != 1 {
 		return "", &refusal{at: nowhere, what: "the canonical query does not read as planned"}
 	}

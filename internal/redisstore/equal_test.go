@@ -162,11 +162,17 @@ func scriptsOnRecordsEqualFence(t *testing.T, url string) {
 	}
 	t.Cleanup(c.Close)
 	client := s.node(t)
-	run := 0
+	run, outcomes := 0, map[fence.FillOutcome]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		run++
 		name := s.testKey(run)
 		var twin fence.Record
+		put := func(t *rapid.T, r fence.Record) {
+			t.Helper()
+			if err := client.Do(ctx, s.client.B().Set().Key(name).Value(string(r.Append(nil))).Build()).Error(); err != nil {
+				t.Fatal(err)
+			}
+		}
 		t.Repeat(map[string]func(*rapid.T){
 			"lease": func(t *rapid.T) {
 				tok := someToken().Draw(t, "token")
@@ -201,6 +207,37 @@ func scriptsOnRecordsEqualFence(t *testing.T, url string) {
 				if got != want {
 					t.Fatalf("Fill = %v, fence says %v", got, want)
 				}
+			},
+			"renew": func(t *rapid.T) {
+				if rapid.IntRange(0, 7).Draw(t, "over another") > 0 {
+					twin = stored().Draw(t, "record")
+					if twin.Lease.IsZero() {
+						twin.Lease = fence.Lease{Token: token('a'), End: 1 << 62}
+					}
+					put(t, twin)
+				}
+				q := RenewRequest{
+					Token: someToken().Draw(t, "token"), Coverage: coverages().Draw(t, "coverage"),
+					RowVersion: rapid.SampledFrom([]string{"", "-", "7 8"}).Draw(t, "version"), TTL: time.Hour,
+				}
+				// Mostly with what may be accepted, since what is refused is soon seen.
+				if rapid.IntRange(0, 7).Draw(t, "held") > 0 && !twin.Lease.IsZero() {
+					q.Token = twin.Lease.Token
+				}
+				if rapid.Bool().Draw(t, "late") {
+					last := 1<<62 + mvcc.XID(rapid.Uint64Range(5, 40).Draw(t, "last"))
+					q.Coverage = fence.Coverage{Snapshot: mvcc.Snapshot{Xmin: last, Xmax: last}}
+				}
+				got, now, err := s.renew(ctx, name, q)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var want fence.FillOutcome
+				twin, want = fence.Renew(twin, fence.Renewing{Token: q.Token, Coverage: q.Coverage, RowVersion: q.RowVersion}, now)
+				if got != want {
+					t.Fatalf("Renew = %v, fence says %v", got, want)
+				}
+				outcomes[got]++
 			},
 			"release": func(t *rapid.T) {
 				tok := someToken().Draw(t, "token")
@@ -266,9 +303,7 @@ func scriptsOnRecordsEqualFence(t *testing.T, url string) {
 			},
 			"put": func(t *rapid.T) {
 				twin = stored().Draw(t, "record")
-				if err := client.Do(ctx, s.client.B().Set().Key(name).Value(string(twin.Append(nil))).Build()).Error(); err != nil {
-					t.Fatal(err)
-				}
+				put(t, twin)
 			},
 			"": func(t *rapid.T) {
 				text, err := client.Do(ctx, s.client.B().Get().Key(name).Build()).ToString()
@@ -282,6 +317,11 @@ func scriptsOnRecordsEqualFence(t *testing.T, url string) {
 			},
 		})
 	})
+	for outcome := fence.NoLease; outcome <= fence.NoValue; outcome++ {
+		if outcomes[outcome] == 0 {
+			t.Errorf("no RENEW was answered with %v: the commands are not random enough", outcome)
+		}
+	}
 }
 
 // What the scripts decide first, before they look at all of a record: every way in which one transaction can lie to a

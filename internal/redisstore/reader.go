@@ -149,27 +149,7 @@ func (s *Store) fill(ctx context.Context, name string, f FillRequest) (fence.Fil
 	if err != nil {
 		return 0, 0, fmt.Errorf("fill key: %w", err)
 	}
-	answer, err := reply.ToArray()
-	if err != nil {
-		return 0, 0, fmt.Errorf("fill key: %w", typed(err))
-	}
-	if len(answer) != 2 {
-		return 0, 0, fmt.Errorf("fill key: answer of %d parts: %w", len(answer), ErrRefused)
-	}
-	now, err := clock(answer[1])
-	if err != nil {
-		return 0, 0, fmt.Errorf("fill key: %w", err)
-	}
-	text, err := answer[0].ToString()
-	if err != nil {
-		return 0, 0, fmt.Errorf("fill key: %w", typed(err))
-	}
-	for _, outcome := range []fence.FillOutcome{fence.Filled, fence.NoLease, fence.LeaseEnded, fence.NotCovering, fence.NotNewer} {
-		if outcome.String() == text {
-			return outcome, now, nil
-		}
-	}
-	return 0, 0, fmt.Errorf("fill key: answer %q: %w", text, ErrRefused)
+	return fillOutcome("fill key", reply)
 }
 
 // Release gives a lease back that will not be used, so that the next reader need not wait for its end.
@@ -226,10 +206,12 @@ func rosterText(reply rueidis.RedisResult) (text []byte, found bool, err error) 
 }
 
 // headFields are those that a reader judges by.
-func headFields() []string { return []string{"gen", "term", "rev", "sys", "tl", "wi", "si", "wc"} }
+func headFields() []string {
+	return []string{"gen", "term", "rev", "sys", "tl", "wi", "si", "wc", "sa"}
+}
 
 // wholeHead are all fields but the floors of buckets.
-func wholeHead() []string { return append(headFields(), "pub", "sa", "st", "lt", "tick") }
+func wholeHead() []string { return append(headFields(), "pub", "st", "lt", "tick") }
 
 // vouchedFields are those by which it is judged what HEAD says of a value that was read after it.
 func vouchedFields() []string { return []string{"gen", "rev", "sys", "tl", "si", "wc", "sa", "tick"} }

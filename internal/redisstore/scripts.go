@@ -22,6 +22,12 @@ var luaLease string
 //go:embed lua/fill.lua
 var luaFill string
 
+//go:embed lua/admit.lua
+var luaAdmit string
+
+//go:embed lua/renew.lua
+var luaRenew string
+
 //go:embed lua/release.lua
 var luaRelease string
 
@@ -73,7 +79,7 @@ var luaLook string
 //go:embed lua/abandon.lua
 var luaAbandon string
 
-// The first line of a script says what Redis may refuse it for. A full Redis refuses LEASE and FILL before they do
+// The first line of a script says what Redis may refuse it for. A full Redis refuses LEASE, FILL and RENEW before they do
 // anything; what the daemon writes must go on then, or a full cache would be a stale one.
 const (
 	refusedWhenFull = "#!lua\n"
@@ -94,7 +100,7 @@ func newScript(parts ...string) script {
 
 // scripts are all scripts of a store.
 type scripts struct {
-	lease, fill, release, tick, register                         script
+	lease, fill, renew, release, tick, register                  script
 	early, confirm, intent, advance, claim, begin, roster, moved script
 	draw, look, abandon                                          script
 }
@@ -105,7 +111,8 @@ func newScripts() *scripts {
 	}
 	return &scripts{
 		lease:    newScript(refusedWhenFull, luaRecord, luaLease),
-		fill:     newScript(refusedWhenFull, luaRecord, luaSnapshot, luaFill),
+		fill:     newScript(refusedWhenFull, luaRecord, luaSnapshot, luaAdmit, luaFill),
+		renew:    newScript(refusedWhenFull, luaRecord, luaSnapshot, luaAdmit, luaRenew),
 		release:  newScript(allowedWhenFull, luaRecord, luaRelease),
 		register: newScript(allowedWhenFull, luaRegister),
 		tick:     newScript(allowedWhenFull, luaTick),

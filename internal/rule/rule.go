@@ -34,6 +34,7 @@ type Declared struct {
 	// DependsOn is for values that code loads. Empty, and not nil: no table affects them, only their writers' intents.
 	DependsOn    []Dependency `json:"depends_on,omitempty"`
 	UnsafeIgnore []string     `json:"unsafe_ignore,omitempty"`
+	RowVersion   string       `json:"row_version,omitempty"` // of a query: what conditional reads compare; empty: what freshet finds by itself
 }
 
 // Dependency is one line of depends_on: changes of a row of Table affect the key that Key spells with its columns.
@@ -74,6 +75,8 @@ type Entry struct {
 	Rules      []Rule  `json:"rules"`
 	// Views are those that the query reads through. Replacing one puts nothing into the log.
 	Views []View `json:"views,omitempty"`
+	// RowVersion is what conditional reads compare; nil: the bytes, by a digest.
+	RowVersion *RowVersion `json:"row_version,omitempty"`
 	// Shape is a digest of what the catalog said of the tables and columns that the query reads. It makes the version
 	// change with the schema: altering a column's type, or swapping a table by renaming, puts no row into the log.
 	Shape string `json:"shape,omitempty"`
@@ -92,11 +95,12 @@ type Entry struct {
 	Retained int64 `json:"retained,omitempty"`
 }
 
-// Hash computes the Version: it changes with anything that could change what a cached value means.
+// Hash computes the Version: it changes with anything that could change what a cached value means. A row version that is
+// declared is in Definition; a physical one follows from the SQL.
 func (e *Entry) Hash() string {
 	plain := *e
 	plain.Version, plain.Activation, plain.Content, plain.Suspended = "", "", "", ""
-	plain.Declared, plain.Keep, plain.Retained = nil, 0, 0
+	plain.Declared, plain.Keep, plain.Retained, plain.RowVersion = nil, 0, 0, nil
 	return digest(&plain)
 }
 

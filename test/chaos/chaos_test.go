@@ -152,13 +152,13 @@ func (w *world) logs() {
 
 // unseen are the things of which a run must have had some, and did not.
 func (w *world) unseen() (none []string) {
-	c := &w.counts
+	c, stats := &w.counts, w.library.cache.Stats()
 	for name, n := range map[string]int64{
 		"commits": c.committed.Load(), "commits of psql": c.psql.Load(), "commits in two phases": c.prepared.Load(), "strict commits": c.strict.Load(),
 		"reads judged by what was applied": c.judgedApplied.Load(), "reads judged while nothing was broken": c.judged.Load(),
 		"values judged by what they claim": c.witnessed.Load(), "values of the replica": c.witnessedReplica.Load(), "reads by token": c.byToken.Load(),
-		"reads by a bound": c.byBound.Load(), "reads held against strict commits": c.byStrict.Load(), "reads through sessions": c.bySession.Load(),
-		"sessions": c.chapters.Load(), "refused fills": int64(refusedFills(w.library.cache.Stats().Refused)),
+		"reads by a bound": c.byBound.Load(), "conditional reads": c.byDatabase.Load(), "renewals": int64(stats.Renewals), "reads held against strict commits": c.byStrict.Load(), "reads through sessions": c.bySession.Load(),
+		"sessions": c.chapters.Load(), "refused fills": int64(refusedFills(stats.Refused)),
 	} {
 		if n == 0 {
 			none = append(none, name)
@@ -192,8 +192,9 @@ func (w *world) summary() {
 	w.t.Logf("reads %d, failed %d; library: hits %d, loads %d, fills %d, refused fills %d (%v), replicas %v; gateway: hits %d, others %d",
 		c.reads.Load(), c.failedReads.Load(), stats.Hits, stats.Loads, stats.Fills, refusedFills(stats.Refused), stats.Refused, stats.Replicas, c.gatewayHits.Load(), c.gatewayOthers.Load())
 	w.t.Logf("judged: by what was applied %d, by a bound of %v while nothing was broken %d, by what they claim to contain %d, from a replica %d, "+
-		"by token %d, by a bound %d, by strict commits %d, through sessions %d (%d)", c.judgedApplied.Load(), bound, c.judged.Load(), c.witnessed.Load(),
-		c.witnessedReplica.Load(), c.byToken.Load(), c.byBound.Load(), c.byStrict.Load(), c.bySession.Load(), c.chapters.Load())
+		"by token %d, by a bound %d, conditional reads %d (%d unchanged, %d renewed), by strict commits %d, through sessions %d (%d)", c.judgedApplied.Load(), bound, c.judged.Load(), c.witnessed.Load(),
+		c.witnessedReplica.Load(), c.byToken.Load(), c.byBound.Load(), c.byDatabase.Load(), stats.Unchanged, stats.Renewals, c.byStrict.Load(),
+		c.bySession.Load(), c.chapters.Load())
 	w.t.Logf("at rest %d times, records compared %d, found fresh by verify %d, generations %d, daemons %d, applications %d",
 		c.quiescent.Load(), c.compared.Load(), c.verified.Load(), len(c.generations), c.daemons.Load(), w.applications)
 	w.t.Logf("faults: %s", strings.Join(names, "; "))

@@ -138,6 +138,7 @@ type promise struct {
 	after   int64         // this version of the item, which the transaction of a token made
 	bounded bool          // what was committed longer before than stale
 	stale   time.Duration // 0: everything that was committed
+	again   bool          // since it was compared with the database
 }
 
 // sees reports whether the read must see the change, and by which promise.
@@ -147,7 +148,7 @@ func (p *promise) sees(c *change, bound time.Duration) (by string, must bool) {
 	case c.version <= p.after:
 		return "it was asked for by token", true
 	case p.bounded && !c.at.After(p.at.Add(-p.stale)):
-		return fmt.Sprintf("it was asked for by a bound of %v", p.stale), true
+		return fmt.Sprintf("it was asked for by a bound of %v (compared with the database: %v)", p.stale, p.again), true
 	case p.strict && c.strict && c.at.Before(p.at):
 		return "it was a strict commit", true
 	case c.end != 0 && c.end <= p.applied:

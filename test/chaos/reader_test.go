@@ -27,7 +27,8 @@ type ask struct {
 	after   freshet.Token
 	bounded bool
 	stale   time.Duration
-	past    bool // from the database
+	past    bool // from the database alone; over HTTP there is no such thing
+	again   bool // compared with the database
 	session *freshet.Session
 }
 
@@ -40,6 +41,9 @@ func (a *ask) options() (options []freshet.ReadOption) {
 	}
 	if a.past {
 		options = append(options, freshet.Bypass())
+	}
+	if a.again {
+		options = append(options, freshet.Revalidate())
 	}
 	if a.session != nil {
 		options = append(options, freshet.Through(a.session))
@@ -55,7 +59,7 @@ func (a *ask) headers() http.Header {
 	if a.bounded {
 		h.Add("Cache-Control", fmt.Sprintf("max-age=%d", a.stale/time.Second))
 	}
-	if a.past {
+	if a.again {
 		h.Add("Cache-Control", "no-cache")
 	}
 	return h
@@ -155,13 +159,16 @@ func (g *gateway) read(ctx context.Context, entry string, id int64, a *ask) (str
 }
 
 // wants is what the next read asks, of which item, and which version of it the token's transaction made. Tokens are for
-// the items with an odd number: a read with one brings what is cached up to date, and so hides what a bound would let
-// pass.
+// the items with an odd number, and so are conditional reads: they bring what is cached up to date, and so hide what a
+// bound would let pass.
 func (w *world) wants(source *rand.Rand, seconds bool) (id int64, a ask, after int64) {
 	id = someID(source, items)
 	choose := source.IntN(10)
-	if choose == 0 {
+	switch {
+	case choose == 0 && !seconds:
 		return id, ask{past: true}, 0
+	case id%2 == 1 && choose >= 7:
+		return id, ask{again: true}, 0
 	}
 	if c, ok := w.ledger.recent(source.IntN(4)); ok && choose < 4 {
 		for _, wrote := range slices.Sorted(maps.Keys(c.wrote)) {
@@ -194,7 +201,7 @@ func (w *world) readOn(ctx context.Context, name string, r reader, source *rand.
 		versioned := entry == "item" || entry == "coded" // these have the version in them
 		if versioned {
 			id, a, p.after = w.wants(source, seconds)
-			p.bounded, p.stale = a.bounded || a.past, a.stale
+			p.bounded, p.stale, p.again = a.bounded || a.past || a.again, a.stale, a.again
 		}
 		p.at = time.Now()
 		value, err := r.read(ctx, entry, id, &a)
@@ -252,7 +259,10 @@ func (w *world) count(p *promise) {
 	if p.after != 0 {
 		w.counts.byToken.Add(1)
 	}
-	if p.bounded {
+	switch {
+	case p.again:
+		w.counts.byDatabase.Add(1)
+	case p.bounded:
 		w.counts.byBound.Add(1)
 	}
 	if p.strict {

@@ -80,6 +80,7 @@ type counts struct {
 	// Reads that were held against something.
 	judged, judgedApplied, witnessed, witnessedReplica atomic.Int64
 	byToken, byBound, byStrict, bySession, chapters    atomic.Int64
+	byDatabase                                         atomic.Int64
 
 	mu          sync.Mutex
 	faults      map[string]int

@@ -39,6 +39,27 @@ func TestEveryLane(t *testing.T) {
 		}
 		return nil
 	})
+	// What the primary showed is renewed where it is, when it is compared again.
+	w.primary.Exec(t, w.url, `UPDATE item SET n = n + 1`)
+	w.settle()
+	testkit.Eventually(t, patience, func() error {
+		for id := 1; id <= rows; id++ {
+			if v, err := w.readers[0].Get(t.Context(), "item", key(id), nil); err != nil || v.Status != fill.Hit {
+				return fmt.Errorf("item %d is %v (%s), %w", id, v.Status, v.Reason, err)
+			}
+		}
+		return nil
+	})
+	before := w.readers[0].Stats()
+	for id := 1; id <= rows; id++ {
+		v, err := w.readers[0].GetUnder(t.Context(), "item", key(id), nil, &fill.Demand{Revalidate: true})
+		if err != nil || v.Status != fill.Revalidated {
+			t.Errorf("item %d in lane %d is %v (%s) when it is compared, %v", id, laneOf(id), v.Status, v.Reason, err)
+		}
+	}
+	if n := w.readers[0].Stats().Renewals - before.Renewals; n != rows {
+		t.Errorf("%d renewals of %d items", n, rows)
+	}
 }
 
 // moved moves a lane's slot key by key, in the given order of HEAD and records, slowly enough for the daemon to meet it half-way.

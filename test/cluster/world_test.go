@@ -204,7 +204,8 @@ type load struct {
 	hits   atomic.Int64
 }
 
-// work has some write, each of whom then reads what was written with a token, through either process, and others read anything.
+// work has some write, each of whom then reads what was written, with a token or compared with the database, through either
+// process, and others read anything.
 func (w *world) work() *load {
 	l := &load{}
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -263,14 +264,18 @@ func (w *world) writeAndRead(ctx context.Context, conn *pgx.Conn, id int, r *fil
 		return
 	}
 	token := mvcc.Token{System: w.system, Timeline: 1, XID: xid}
-	v, err := r.GetUnder(ctx, "item", key(id), nil, &fill.Demand{After: []mvcc.Token{token}})
+	demand := &fill.Demand{After: []mvcc.Token{token}}
+	if n%4 == 0 {
+		demand = &fill.Demand{Revalidate: true} // it is committed, so that the database has it
+	}
+	v, err := r.GetUnder(ctx, "item", key(id), nil, demand)
 	if ctx.Err() != nil {
 		return
 	}
 	if err != nil {
-		w.t.Errorf("read with a token: %v", err)
+		w.t.Errorf("read under %+v: %v", demand, err)
 	} else if number(v) < n {
-		w.t.Errorf("item %d is %s (%v) under a token of %d", id, v.Payload, v.Status, n)
+		w.t.Errorf("item %d is %s (%v) under %+v, after %d was written", id, v.Payload, v.Status, demand, n)
 	}
 }
 

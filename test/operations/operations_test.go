@@ -222,6 +222,9 @@ func commits(t *testing.T, config, database string) {
 	if err != nil || token.After == 0 || !strings.HasPrefix(token.String(), text+".") || cache.Stats().Refreshed != 1 {
 		t.Errorf("Commit() = %v, %v, and in SQL %s; %+v", token, err, text, cache.Stats())
 	}
+	if _, err := products.Get(t.Context(), 42, freshet.Revalidate()); err != nil || cache.Stats().Renewals != 1 {
+		t.Errorf("a conditional read: %v, %+v", err, cache.Stats())
+	}
 }
 
 func freshetRuns(t *testing.T, config string, args ...string) {

@@ -67,15 +67,16 @@ func TestPromises(t *testing.T) {
 			t.Errorf("session %d: %v", n, err)
 		}
 	}
-	t.Logf("%d commits; reads: %d by token, %d through sessions, %d bounded", len(w.commits), done.token.Load(), done.session.Load(), done.bounded.Load())
-	for _, n := range []int64{done.token.Load(), done.session.Load(), done.bounded.Load()} {
+	t.Logf("%d commits; reads: %d by token, %d through sessions, %d bounded, %d revalidated", len(w.commits), done.token.Load(), done.session.Load(),
+		done.bounded.Load(), done.revalidated.Load())
+	for _, n := range []int64{done.token.Load(), done.session.Load(), done.bounded.Load(), done.revalidated.Load()} {
 		if n < 50 {
 			t.Errorf("only %d reads of a kind", n)
 		}
 	}
 }
 
-type counts struct{ token, session, bounded atomic.Int64 }
+type counts struct{ token, session, bounded, revalidated atomic.Int64 }
 
 func (w *world) writes(ctx context.Context, r *rand.Rand) error {
 	for ctx.Err() == nil {
@@ -190,6 +191,11 @@ func (r *reader) read(ctx context.Context) error {
 	}
 	if choose == 8 {
 		options = append(options, freshet.Bypass())
+	}
+	if r.random.IntN(4) == 0 {
+		options, asked = append(options, freshet.Revalidate()), asked+" revalidated"
+		least = max(least, r.w.settledBefore(id, time.Now()))
+		r.counts.revalidated.Add(1)
 	}
 	got, err := r.items.Get(ctx, id, options...)
 	if err != nil {

@@ -60,6 +60,7 @@ func Cases(folder string) ([]Case, error) {
 				Key   string `yaml:"key"`
 			} `yaml:"depends_on"`
 			UnsafeIgnore []string     `yaml:"unsafe_ignore"`
+			RowVersion   string       `yaml:"row_version"`
 			Classes      []rule.Class `yaml:"classes"`
 		}
 		if err := yaml.UnmarshalWithOptions(text, &entry, yaml.Strict()); err != nil {
@@ -69,6 +70,7 @@ func Cases(folder string) ([]Case, error) {
 		c.Name = filepath.Base(folder) + "/" + filepath.Base(c.Dir)
 		c.Declared = rule.Declared{
 			Name: filepath.Base(c.Dir), Key: entry.Key, Query: entry.Query, Result: rule.Result(entry.Result), UnsafeIgnore: entry.UnsafeIgnore,
+			RowVersion: entry.RowVersion,
 		}
 		if entry.Result == "" {
 			c.Declared.Result = rule.One
