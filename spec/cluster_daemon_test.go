@@ -1,6 +1,8 @@
 package spec
 
 import (
+	"slices"
+
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/mvcc"
 )
@@ -22,18 +24,27 @@ func (x *clusterExplorer) daemon(s *clusterState, i int) {
 	}
 }
 
-// judge is the comparison that every write of HEAD makes, and an idle daemon.
-func (x *clusterExplorer) judge(s *clusterState, d *clusterDaemon, unit uint8) (*vouch, fence.HeadOutcome) {
+// send gives a write of HEAD, or a comparison, to the server that has it. Whatever keeps it from being done is a mismatch.
+func (x *clusterExplorer) send(
+	s *clusterState, unit uint8, script func(fence.Shard) (fence.Shard, fence.HeadOutcome),
+) (v *server, h *vouch, outcome fence.HeadOutcome) {
 	v, h, asked := x.headAt(s, unit)
-	b := &d.units[unit]
-	switch {
-	case asked && !x.follow,
-		x.refuses && s.slots[unit].open,
-		x.bound && h.at != v.history,
-		x.tallied && h.moved != v.migrated:
-		return h, fence.Mismatch
+	if asked && !x.follow || x.refuses && s.slots[unit].open || x.tallied && h.found && h.moved != v.migrated {
+		return v, h, fence.Mismatch
 	}
-	return h, fence.Compare(x.shard(v, h), x.expected(d.term, b))
+	written, outcome := script(x.shard(v, h))
+	if outcome == fence.Applied {
+		h.wrote(written)
+	}
+	return v, h, outcome
+}
+
+// compare is what an idle daemon asks.
+func (x *clusterExplorer) compare(s *clusterState, d *clusterDaemon, unit uint8) (*vouch, fence.HeadOutcome) {
+	_, h, outcome := x.send(s, unit, func(shard fence.Shard) (fence.Shard, fence.HeadOutcome) {
+		return shard, fence.Compare(shard, x.expected(d.term, &d.units[unit]))
+	})
+	return h, outcome
 }
 
 func (x *clusterExplorer) expected(term uint8, b *believed) fence.Expected {
@@ -59,7 +70,7 @@ func (x *clusterExplorer) tend(s *clusterState, i int, u uint8) {
 	b := &d.units[u]
 	switch b.state {
 	case claimed:
-		h, outcome := x.judge(&n, d, u)
+		h, outcome := x.compare(&n, d, u)
 		if outcome != fence.Applied {
 			x.refused(d, u, outcome)
 			x.emit(&n, "daemon %d: compares HEAD of %d: %s", i+1, u, outcome)
@@ -109,17 +120,12 @@ func (x *clusterExplorer) seen(n *clusterState, i int, u uint8) {
 
 func (x *clusterExplorer) claim(n *clusterState, i int, u uint8) {
 	d := &n.daemons[i]
-	v, h, asked := x.headAt(n, u)
-	outcome := fence.Mismatch
-	if x.bound && x.promoted && h.at == v.continues {
+	if v, h, _ := x.headAt(n, u); x.promoted && h.at == v.continues {
 		h.at = v.history
 	}
-	if !asked || x.follow {
-		_, outcome = fence.Claim(x.shard(v, h), x.terms[d.term])
-	}
-	if x.bound && h.at != v.history || x.refuses && n.slots[u].open || x.tallied && h.moved != v.migrated {
-		outcome = fence.Mismatch
-	}
+	v, h, outcome := x.send(n, u, func(shard fence.Shard) (fence.Shard, fence.HeadOutcome) {
+		return fence.Claim(shard, x.terms[d.term])
+	})
 	switch outcome {
 	case fence.Superseded:
 		*d = clusterDaemon{pc: daemonDown, term: d.term}
@@ -147,14 +153,18 @@ func (x *clusterExplorer) begin(n *clusterState, i int, u uint8) {
 	if int(n.gens)+1 >= maxGens {
 		panic("spec: more generations than the model holds")
 	}
-	_, outcome := fence.Begin(x.shard(v, h), fence.Head{Term: x.terms[d.term]})
+	written, outcome := fence.Begin(x.shard(v, h), fence.Head{
+		Generation: x.generations[n.gens+1], Lane: x.generations[n.gens+1], Term: x.terms[d.term],
+		Wi: mvcc.LSN(n.flushed), Wc: mvcc.LSN(wc), Si: x.snapshots[n.visible],
+	})
 	if outcome != fence.Applied {
 		*d = clusterDaemon{pc: daemonDown, term: d.term}
 		x.emit(n, "daemon %d: begins a generation of %d: %s", i+1, u, outcome)
 		return
 	}
 	n.gens++
-	*h = vouch{found: true, gen: n.gens, term: d.term, wi: n.flushed, wc: wc, si: n.visible, at: v.history, moved: v.migrated}
+	*h = vouch{found: true, gen: n.gens, term: d.term, at: uint8(slices.Index(x.replids[:], written.Head.At)), moved: v.migrated}
+	h.wrote(written)
 	d.units[u] = believed{state: claimed, gen: h.gen, at: h.at, wc: wc, done: n.visible, waiting: !x.hasty}
 	x.emit(n, "daemon %d: begins generation %d of %d, from %d", i+1, h.gen, u, wc)
 }
@@ -232,37 +242,34 @@ func (x *clusterExplorer) goOn(s *clusterState, i int) {
 		x.emit(&n, "daemon %d: confirms in %d, and is redirected", i+1, p.unit)
 		return
 	}
-	h, outcome := x.judge(&n, d, p.unit)
-	what := "ADVANCE"
-	if p.what == phaseIntent {
-		what = "INTENT"
+	what, script := "ADVANCE", func(shard fence.Shard) (fence.Shard, fence.HeadOutcome) {
+		return fence.Advance(shard, x.expected(d.term, b), mvcc.LSN(advance), mvcc.Snapshot{}, fence.Tick{})
 	}
+	if p.what == phaseIntent {
+		what, script = "INTENT", func(shard fence.Shard) (fence.Shard, fence.HeadOutcome) {
+			raise := fence.Raise{All: true}
+			for position := range d.delivered {
+				if batch.has(s.log[position]) {
+					raise.To = mvcc.LSN(position) + 1
+				}
+			}
+			return fence.Intent(shard, x.expected(d.term, b), raise, x.snapshots[d.gate])
+		}
+	}
+	_, h, outcome := x.send(&n, p.unit, script)
 	switch {
 	case outcome != fence.Applied:
 		x.refused(d, p.unit, outcome)
-		if d.pc == daemonDown {
-			break
-		}
-		if x.perMaster {
+		if x.perMaster && d.pc != daemonDown {
 			x.over(d)
-		} else {
-			x.skip(d)
 		}
-	case p.what == phaseIntent:
-		to := uint8(0)
-		for position := range d.delivered {
-			if batch.has(s.log[position]) {
-				to = position + 1
-			}
-		}
-		h.wi, h.si = max(h.wi, to), h.si|d.gate
-		x.skip(d)
-	default:
+	case p.what == phaseAdvance:
 		b.done |= batch
-		b.wc, h.wc = advance, advance
-		if !b.waiting {
+		if b.wc = advance; !b.waiting {
 			h.promised = advance
 		}
+	}
+	if d.pc == daemonBatch {
 		x.skip(d)
 	}
 	x.emit(&n, "daemon %d: %s of %d: %s, Wi %d, Wc %d", i+1, what, p.unit, outcome, h.wi, h.wc)

@@ -251,9 +251,18 @@ func (x *clusterExplorer) shard(v *server, h *vouch) fence.Shard {
 	if !h.found {
 		return fence.Shard{Replid: x.replids[v.history]}
 	}
-	return fence.Shard{Found: true, Replid: x.replids[v.history], Head: fence.Head{
+	s := fence.Shard{Found: true, Replid: x.replids[v.history], Head: fence.Head{
 		Generation: x.generations[h.gen], Term: x.terms[h.term], Wi: mvcc.LSN(h.wi), Wc: mvcc.LSN(h.wc), Si: x.snapshots[h.si],
 	}}
+	if x.bound {
+		s.Head.Lane, s.Head.At = s.Head.Generation, x.replids[h.at]
+	}
+	return s
+}
+
+// wrote takes over what a script has written of HEAD.
+func (h *vouch) wrote(s fence.Shard) {
+	h.wi, h.wc, h.si = uint8(s.Head.Wi), uint8(s.Head.Wc), seen(s.Head.Si)
 }
 
 func (x *clusterExplorer) initial() clusterState {

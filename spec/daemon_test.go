@@ -425,7 +425,7 @@ func (t *turn) claim() {
 		r := &n.redis
 		*m = daemon{
 			pc: daemonIdle, term: d.term, gen: r.gen, rev: r.rev, name: r.rosterName, other: r.rosterOther, wc: r.wc, replid: r.replid,
-			done: n.upTo(r.wc), epoch: t.s.epoch, admitted: !r.suspended || t.without.admitAgain && t.s.published,
+			done: n.upTo(r.wc), epoch: t.s.epoch, admitted: t.adds && (!r.suspended || t.without.admitAgain && t.s.published),
 		}
 		t.drawCount(n)
 		if t.without.forgetDone {
