@@ -29,6 +29,7 @@ const applicationVariable = "FRESHET_TEST_APPLICATION"
 
 type job struct {
 	Config   string `json:"config"`
+	Primary  string `json:"primary"` // a configuration that does not load from the replica
 	Database string `json:"database"`
 	Seed     uint64 `json:"seed"`
 	Number   uint64 `json:"number"`
@@ -55,6 +56,7 @@ const quietLock = -1
 type worker struct {
 	job   job
 	lib   *library
+	sure  *library // does not load from the replica
 	pool  *pgxpool.Pool
 	weak  atomic.Bool // the fences of the latest commit may not have been put up again
 	end   context.CancelFunc
@@ -75,6 +77,10 @@ func work(ctx context.Context, text string) error {
 		return err
 	}
 	defer x.lib.close()
+	if x.sure, err = openLibrary(ctx, x.job.Primary, nil); err != nil {
+		return err
+	}
+	defer x.sure.close()
 	if x.pool, err = pgxpool.New(ctx, x.job.Database); err != nil {
 		return err
 	}
@@ -115,14 +121,18 @@ func (x *worker) tell(r *report) {
 
 func (x *worker) read(ctx context.Context, source *rand.Rand) {
 	for ctx.Err() == nil {
-		x.readOne(ctx, []string{"item", "coded"}[source.IntN(2)], someID(source, items), &ask{}, 0)
+		x.readOne(ctx, []string{"item", "coded", "sure"}[source.IntN(3)], someID(source, items), &ask{}, 0)
 		wait(ctx, time.Duration(source.Int64N(int64(8*time.Millisecond))))
 	}
 }
 
 func (x *worker) readOne(ctx context.Context, entry string, id int64, a *ask, after int64) {
 	r := &report{Entry: entry, ID: id, Began: time.Now(), After: after}
-	value, err := x.lib.read(ctx, entry, id, a)
+	lib := x.lib
+	if entry == "sure" {
+		lib = x.sure
+	}
+	value, err := lib.read(ctx, entry, id, a)
 	if ctx.Err() != nil {
 		return
 	}
@@ -175,6 +185,9 @@ func (x *worker) transaction(ctx context.Context, source *rand.Rand) error {
 			options = append(options, freshet.Refresh())
 		}
 		keys = append(keys, x.lib.coded.Key(id, options...), x.lib.typed["item"].Key(id, options...))
+		if r.Strict { // and not loaded anew: that would be from the replica
+			keys = append(keys, x.lib.typed["sure"].Key(id, freshet.Strict()))
+		}
 	}
 	if len(r.Wrote) == 0 {
 		return nil
@@ -188,7 +201,7 @@ func (x *worker) transaction(ctx context.Context, source *rand.Rand) error {
 	r.Token = token.String()
 	x.tell(r)
 	for id, version := range r.Wrote {
-		x.readOne(ctx, []string{"item", "coded"}[source.IntN(2)], id, &ask{after: token}, version)
+		x.readOne(ctx, []string{"item", "coded", "sure"}[source.IntN(3)], id, &ask{after: token}, version)
 		break
 	}
 	return nil
@@ -218,7 +231,7 @@ func (w *world) startApplication() *application {
 	number := w.applications
 	w.mu.Unlock()
 	a, err := w.launch(&job{
-		Config: w.readerFile, Seed: w.seed, Number: number, Database: w.throughProxy(w.links.readerDatabase),
+		Config: w.readerFile, Primary: w.primaryFile, Seed: w.seed, Number: number, Database: w.throughProxy(w.links.readerDatabase),
 	})
 	if err != nil {
 		w.t.Fatalf("start application: %v", err)

@@ -186,9 +186,9 @@ func (w *world) summary() {
 		names = append(names, fmt.Sprintf("%s %d", name, n))
 	}
 	slices.Sort(names)
-	w.t.Logf("transactions %d, of psql %d, rolled back %d, in two phases %d, strict %d; undone by faults or deadlocks %d, known only from the database %d; "+
+	w.t.Logf("transactions %d, of psql %d, rolled back %d, in two phases %d, strict %d; undone by faults or deadlocks %d, known only from the database %d, cached and lost by a crash %d; "+
 		"of all %d stayed open a while, %d truncated", c.committed.Load(), c.psql.Load(), c.rolledBack.Load(), c.prepared.Load(), c.strict.Load(),
-		c.undone.Load(), c.settled.Load(), c.long.Load(), c.truncates.Load())
+		c.undone.Load(), c.settled.Load(), c.lost.Load(), c.long.Load(), c.truncates.Load())
 	w.t.Logf("reads %d, failed %d; library: hits %d, loads %d, fills %d, refused fills %d (%v), replicas %v; gateway: hits %d, others %d",
 		c.reads.Load(), c.failedReads.Load(), stats.Hits, stats.Loads, stats.Fills, refusedFills(stats.Refused), stats.Refused, stats.Replicas, c.gatewayHits.Load(), c.gatewayOthers.Load())
 	w.t.Logf("judged: by what was applied %d, by a bound of %v while nothing was broken %d, by what they claim to contain %d, from a replica %d, "+

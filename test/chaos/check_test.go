@@ -203,7 +203,7 @@ func (w *world) keys(ctx context.Context) ([]string, error) {
 
 // compareReads reads every key through library and gateway.
 func (w *world) compareReads(ctx context.Context, expected truth) error {
-	for name, r := range map[string]reader{"library": w.library, "gateway": &gateway{w}} {
+	for name, r := range map[string]reader{"library": w.library, "library on the primary": w.onPrimary, "gateway": &gateway{w}} {
 		seen := map[string]bool{}
 		for _, entry := range r.entries() {
 			if seen[entry] {

@@ -10,7 +10,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/freshet/freshet/internal/testkit/servetest"
 )
@@ -272,22 +275,31 @@ func freezeDatabase(w *world, r *rand.Rand) error {
 
 // crashDatabase kills the database just after a commit that nobody waits for was read and cached. It is lost.
 func crashDatabase(w *world, r *rand.Rand) error {
-	err := w.killUnflushed()
+	read, err := w.killUnflushed()
 	w.some(r, 500*time.Millisecond)
 	w.pg.Start(w.t)
+	if err != nil {
+		return err
+	}
+	left, err := w.query(w.t.Context(), "SELECT v::text FROM items WHERE id > 4")
+	for _, version := range read {
+		if !slices.Contains(left, version) {
+			w.counts.lost.Add(1)
+		}
+	}
 	return err
 }
 
-// killUnflushed kills the database whatever goes wrong. Nobody else writes meanwhile: any other commit would flush the
-// one that is to be lost.
-func (w *world) killUnflushed() error {
+// killUnflushed kills the database whatever goes wrong, and returns the versions that were cached of the lost commit.
+// Nobody else writes meanwhile: any other commit would flush that one.
+func (w *world) killUnflushed() (read []string, err error) {
 	w.writing.Lock()
 	defer w.writing.Unlock()
 	defer w.pg.Kill(w.t)
 	ctx := w.t.Context()
 	conn, err := w.connect(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = conn.Close(ctx) }()
 	for _, sql := range []string{
@@ -295,17 +307,35 @@ func (w *world) killUnflushed() error {
 		"UPDATE items SET v = nextval('versions'), name = 'never was' WHERE id > 4",
 	} {
 		if _, err := conn.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("%s: %w", sql, err)
+			return nil, fmt.Errorf("%s: %w", sql, err)
 		}
 	}
 	names, err := w.keys(ctx)
 	for _, name := range names {
 		err = errors.Join(err, w.do("DEL", name))
 	}
-	for id := int64(5); id <= items && err == nil; id++ {
-		_, err = w.library.read(ctx, "item", id, &ask{})
+	if err != nil {
+		return nil, err
 	}
-	return err
+	var (
+		group errgroup.Group
+		mu    sync.Mutex
+	)
+	for id := int64(5); id <= items; id++ {
+		group.Go(func() error { // not from the replica, which does not have it
+			value, err := w.onPrimary.read(ctx, "sure", id, &ask{})
+			if err != nil || value == "" {
+				return err
+			}
+			version, err := versionOf(value)
+			mu.Lock()
+			defer mu.Unlock()
+			read = append(read, strconv.FormatInt(version, 10))
+			return err
+		})
+	}
+	err = group.Wait()
+	return read, err
 }
 
 // hangCommits has commits wait for a standby that is not there: they are in the log, and the daemon reads them, before

@@ -3,6 +3,7 @@ package chaos
 import (
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -100,8 +101,12 @@ func network(l link, h harm) func(*world, *rand.Rand) error {
 }
 
 // configure is a configuration for those who reach the servers through the proxies.
-func (w *world) configure(redis, database, replica *faultproxy.Proxy) string {
-	return fmt.Sprintf("namespace: %s\ndatabase: {url: %q, replicas: [%q]}\nsource: {postgres: {slot: %s, publication: chaos, rewind: {time: 10s}}}\n"+
-		"regions: [{name: local, redis: {url: %q}}]\nlisten: 127.0.0.1:0\n%s", namespace, w.throughProxy(database), w.throughProxy(replica), slot,
+func (w *world) configure(redis, database *faultproxy.Proxy, replicas ...*faultproxy.Proxy) string {
+	urls := make([]string, len(replicas))
+	for i, p := range replicas {
+		urls[i] = strconv.Quote(w.throughProxy(p))
+	}
+	return fmt.Sprintf("namespace: %s\ndatabase: {url: %q, replicas: [%s]}\nsource: {postgres: {slot: %s, publication: chaos, rewind: {time: 10s}}}\n"+
+		"regions: [{name: local, redis: {url: %q}}]\nlisten: 127.0.0.1:0\n%s", namespace, w.throughProxy(database), strings.Join(urls, ", "), slot,
 		strings.Replace(w.redis.URL, w.redis.Addr, redis.Addr, 1), entries)
 }

@@ -168,7 +168,7 @@ func (w *world) supersede(ctx context.Context, ids ...int64) (old planted, err e
 		return nil, err
 	}
 	defer tx.Rollback(ctx)
-	old = planted{"item": {}, "coded": {}}
+	old = planted{"item": {}, "coded": {}, "sure": {}}
 	changed := map[int64]change{}
 	for _, id := range ids {
 		for _, sql := range []string{
@@ -183,7 +183,7 @@ func (w *world) supersede(ctx context.Context, ids ...int64) (old planted, err e
 			(SELECT id, name, price, v FROM items WHERE id = $1) q`, id).Scan(&item, &coded); err != nil {
 			return nil, err
 		}
-		old["item"][id], old["coded"][id] = item, coded
+		old["item"][id], old["coded"][id], old["sure"][id] = item, coded, coded
 		var version int64
 		if err := tx.QueryRow(ctx, "UPDATE items SET v = nextval('versions') WHERE id = $1 RETURNING v", id).Scan(&version); err != nil {
 			return nil, err

@@ -68,12 +68,16 @@ func (a *ask) headers() http.Header {
 // library reads through the Go library, in this process.
 type library struct {
 	cache *freshet.Cache
+	reads []string // entries that it can read, some more often than others
 	typed map[string]*freshet.Typed[int64, json.RawMessage]
 	coded *freshet.Typed[int64, coded]
 }
 
 func openLibrary(ctx context.Context, file string, logger *slog.Logger) (*library, error) {
-	l := &library{typed: map[string]*freshet.Typed[int64, json.RawMessage]{}}
+	l := &library{
+		reads: []string{"item", "item", "person", "category", "rate", "coded", "coded"},
+		typed: map[string]*freshet.Typed[int64, json.RawMessage]{},
+	}
 	var err error
 	if l.cache, err = freshet.Open(ctx, freshet.Options{Config: file, Logger: logger}); err != nil {
 		return nil, fmt.Errorf("open library: %w", err)
@@ -130,9 +134,7 @@ func (l *library) read(ctx context.Context, entry string, id int64, a *ask) (str
 	return string(text), err
 }
 
-func (l *library) entries() []string {
-	return []string{"item", "item", "person", "category", "rate", "coded", "coded"}
-}
+func (l *library) entries() []string { return l.reads }
 
 // gateway reads over HTTP, from any of the daemons that are meant to run.
 type gateway struct{ w *world }
@@ -198,7 +200,7 @@ func (w *world) readOn(ctx context.Context, name string, r reader, source *rand.
 			p  promise
 			id = someID(source, sizes()[entry])
 		)
-		versioned := entry == "item" || entry == "coded" // these have the version in them
+		versioned := entry == "item" || entry == "coded" || entry == "sure" // these have the version in them
 		if versioned {
 			id, a, p.after = w.wants(source, seconds)
 			p.bounded, p.stale, p.again = a.bounded || a.past || a.again, a.stale, a.again
@@ -231,8 +233,8 @@ func (w *world) judge(ctx context.Context, name, entry string, id int64, value s
 	seen, believed := w.applied.before(p.at)
 	if believed {
 		p.applied = seen.wc
-		// Code loads from the database alone, never from a replica that may lag behind a fence which has ended.
-		p.strict = entry == "coded"
+		// The others are loaded also from a replica, which may lag behind a fence that has ended.
+		p.strict = entry == "sure"
 		w.counts.judgedApplied.Add(1)
 	}
 	if whole := w.calm.Load(); whole != nil && whole.Before(p.at) {

@@ -34,7 +34,8 @@ INSERT INTO addresses SELECT g, 'city ' || g FROM generate_series(1, %PEOPLE%, 3
 INSERT INTO rates SELECT n, 10 * n FROM generate_series(1, %RATES%) n`
 
 // An entry of each kind: a single table; a join with one that may be missing; many rows; a small table that is
-// truncated; one that application code loads, slowly. What is missing is cached too.
+// truncated; one that application code loads, slowly; one that nobody reads who loads from the replica. What is missing is
+// cached too.
 const entries = `
 defaults: {ttl: 1h, negative_ttl: 1h, load_timeout: 3s}
 entries:
@@ -56,6 +57,9 @@ entries:
   rate:
     key: rate:{code}
     query: SELECT code, ratio FROM rates WHERE code = @code
+  sure:
+    key: sure:{id}
+    query: SELECT id, v FROM items WHERE id = @id
   coded:
     key: coded:{id}
     depends_on:
@@ -64,7 +68,7 @@ entries:
 
 // names of the entries, and how many keys each has.
 func sizes() map[string]int64 {
-	return map[string]int64{"item": items, "person": people, "category": categories, "rate": rates, "coded": items}
+	return map[string]int64{"item": items, "person": people, "category": categories, "rate": rates, "coded": items, "sure": items}
 }
 
 // truths are the queries that say what each key's value is, written down once more, without freshet.
@@ -79,6 +83,7 @@ func truths() map[string]string {
 		"category": `(SELECT coalesce('[' || string_agg(row_to_json(q)::text, ',') || ']', '[]')
 			FROM (SELECT id, name, v FROM items WHERE category = g ORDER BY id) q)`,
 		"rate":  one("SELECT code, ratio FROM rates WHERE code = g"),
+		"sure":  one("SELECT id, v FROM items WHERE id = g"),
 		"coded": `(SELECT '{"id":' || id || ',"v":' || v || '}' FROM items WHERE id = g)`,
 	}
 }

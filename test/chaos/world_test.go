@@ -43,6 +43,7 @@ type world struct {
 	url   string
 	// The configurations of daemons and of applications, which reach the servers by ways of their own.
 	daemonFile, readerFile string
+	primaryFile            string // of applications that do not load from the replica
 	links                  *links
 	clocks                 *clocks
 	replica                *pgtest.StandbyServer // of the goroutine that breaks things
@@ -60,6 +61,7 @@ type world struct {
 	violations  violations
 	truncated   atomic.Int64 // when, as UnixNano
 	library     *library
+	onPrimary   *library // does not load from the replica
 	psql        *psql
 	application *application
 
@@ -76,7 +78,7 @@ type counts struct {
 	prepared, psql, strict, settled                atomic.Int64
 	reads, failedReads, compared                   atomic.Int64
 	gatewayHits, gatewayOthers, daemons, quiescent atomic.Int64
-	verified                                       atomic.Int64
+	verified, lost                                 atomic.Int64
 	// Reads that were held against something.
 	judged, judgedApplied, witnessed, witnessedReplica atomic.Int64
 	byToken, byBound, byStrict, bySession, chapters    atomic.Int64
@@ -149,10 +151,11 @@ func newWorld(t *testing.T, seed uint64) *world {
 	w.links = newLinks(t, w.redis.Addr, fmt.Sprintf("127.0.0.1:%d", w.pg.Port))
 	w.follow()
 	dir := t.TempDir()
-	w.daemonFile, w.readerFile = filepath.Join(dir, "daemon.yaml"), filepath.Join(dir, "application.yaml")
+	w.daemonFile, w.readerFile, w.primaryFile = filepath.Join(dir, "daemon.yaml"), filepath.Join(dir, "application.yaml"), filepath.Join(dir, "primary.yaml")
 	for file, text := range map[string]string{
-		w.daemonFile: w.configure(w.links.daemonRedis, w.links.daemonDatabase, w.links.daemonReplica),
-		w.readerFile: w.configure(w.links.readerRedis, w.links.readerDatabase, w.links.readerReplica),
+		w.daemonFile:  w.configure(w.links.daemonRedis, w.links.daemonDatabase, w.links.daemonReplica),
+		w.readerFile:  w.configure(w.links.readerRedis, w.links.readerDatabase, w.links.readerReplica),
+		w.primaryFile: w.configure(w.links.readerRedis, w.links.readerDatabase),
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -316,16 +319,24 @@ func (w *world) whole(ctx context.Context) error {
 // load starts writers and readers; the function that it returns stops them.
 func (w *world) load() (stop func()) {
 	w.t.Helper()
-	const writers, libraryReaders, gatewayReaders, witnesses, sessions = 3, 2, 2, 1, 1
+	const writers, libraryReaders, gatewayReaders, witnesses, sessions = 3, 1, 2, 1, 1
 	lib, err := openLibrary(w.t.Context(), w.readerFile, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	x, err := openWitness(w.t.Context(), w)
+	onPrimary, err := openLibrary(w.t.Context(), w.primaryFile, nil)
 	if err != nil {
 		lib.close()
 		w.t.Fatal(err)
 	}
+	onPrimary.reads = []string{"sure"}
+	x, err := openWitness(w.t.Context(), w)
+	if err != nil {
+		onPrimary.close()
+		lib.close()
+		w.t.Fatal(err)
+	}
+	w.library, w.onPrimary = lib, onPrimary
 	ctx, cancel := context.WithCancel(w.t.Context())
 	var working sync.WaitGroup
 	source := func(kind, n int) *rand.Rand { return rand.New(rand.NewPCG(w.seed, uint64(kind*100+n))) }
@@ -339,6 +350,7 @@ func (w *world) load() (stop func()) {
 	for n := range libraryReaders {
 		working.Go(func() { w.readOn(ctx, "library", lib, source(2, n)) })
 	}
+	working.Go(func() { w.readOn(ctx, "library on the primary", onPrimary, source(2, libraryReaders)) })
 	for n := range gatewayReaders {
 		working.Go(func() { w.readOn(ctx, "gateway", &gateway{w}, source(3, n)) })
 	}
@@ -354,12 +366,12 @@ func (w *world) load() (stop func()) {
 	working.Go(func() { w.psql.run(ctx) })
 	w.application = w.startApplication()
 	working.Go(func() { w.applied.watch(ctx, w.store) })
-	w.library = lib
 	return sync.OnceFunc(func() {
 		cancel()
 		working.Wait()
 		w.application.stop()
 		x.close()
+		onPrimary.close()
 		lib.close()
 	})
 }
