@@ -124,12 +124,36 @@ func (w *world) phase(d *servetest.Daemon, want string) error {
 	})
 }
 
-func takeOver(w *world, r *rand.Rand) error {
+// pair starts a daemon beside the one that runs, and says which of them follows the log and which waits: the first may
+// have lost its place an instant ago.
+func (w *world) pair() (active, waiting *servetest.Daemon, err error) {
 	if err := w.settled(); err != nil {
-		return err
+		return nil, nil, err
 	}
 	old, next := w.first(), w.serve()
-	if err := w.phase(next, "standby"); err != nil {
+	err = until(w.t.Context(), func(ctx context.Context) error {
+		a, err := old.Status(ctx)
+		if err != nil {
+			return err
+		}
+		b, err := next.Status(ctx)
+		switch {
+		case err != nil:
+		case a.Phase == "streaming" && b.Phase == "standby":
+			active, waiting = old, next
+		case a.Phase == "standby" && b.Phase == "streaming":
+			active, waiting = next, old
+		default:
+			err = fmt.Errorf("daemon %s: %s (%s), daemon %s: %s (%s)", old.Name, a.Phase, a.Problem, next.Name, b.Phase, b.Problem)
+		}
+		return err
+	})
+	return active, waiting, err
+}
+
+func takeOver(w *world, r *rand.Rand) error {
+	old, next, err := w.pair()
+	if err != nil {
 		return err
 	}
 	w.some(r, 500*time.Millisecond)
@@ -140,17 +164,13 @@ func takeOver(w *world, r *rand.Rand) error {
 
 // zombie has a daemon frozen for so long that another one takes its place, and then go on where it was.
 func zombie(w *world, r *rand.Rand) error {
-	if err := w.settled(); err != nil {
-		return err
-	}
-	old, next := w.first(), w.serve()
-	if err := w.phase(next, "standby"); err != nil {
+	old, next, err := w.pair()
+	if err != nil {
 		return err
 	}
 	w.dismiss(old) // its gateway does not answer
 	old.Freeze()
-	err := w.endWalsender()
-	if err == nil {
+	if err = w.endWalsender(); err == nil {
 		err = w.phase(next, "streaming")
 	}
 	w.some(r, 500*time.Millisecond)
