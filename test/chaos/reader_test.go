@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/freshet/freshet"
@@ -222,6 +223,35 @@ func (w *world) readOn(ctx context.Context, name string, r reader, source *rand.
 			w.judge(ctx, name, entry, id, value, p)
 		}
 		wait(ctx, time.Duration(source.Int64N(int64(4*time.Millisecond))))
+	}
+}
+
+// crowd has several read one item at about the same time, again and again, so that they wait for one another's loads, which
+// are slow.
+func (w *world) crowd(ctx context.Context, l *library, source *rand.Rand) {
+	const many = 6
+	for ctx.Err() == nil {
+		id := 1 + source.Int64N(hot)
+		var reading sync.WaitGroup
+		for range many {
+			late := time.Duration(source.Int64N(int64(60 * time.Millisecond)))
+			reading.Go(func() {
+				wait(ctx, late)
+				began := time.Now()
+				value, err := l.read(ctx, "coded", id, &ask{})
+				if ctx.Err() != nil {
+					return
+				}
+				if err == nil {
+					w.judge(ctx, "library, in a crowd", "coded", id, value, promise{at: began})
+				} else if w.wholeSince(began) {
+					w.violation("while nothing was broken, reading %s in a crowd failed: %v", keyOf("coded", id), err)
+				}
+			})
+		}
+		reading.Wait()
+		w.counts.reads.Add(many)
+		wait(ctx, time.Duration(source.Int64N(int64(100*time.Millisecond))))
 	}
 }
 

@@ -351,6 +351,7 @@ func (w *world) load() (stop func()) {
 		working.Go(func() { w.readOn(ctx, "library", lib, source(2, n)) })
 	}
 	working.Go(func() { w.readOn(ctx, "library on the primary", onPrimary, source(2, libraryReaders)) })
+	working.Go(func() { w.crowd(ctx, lib, source(2, 50)) })
 	for n := range gatewayReaders {
 		working.Go(func() { w.readOn(ctx, "gateway", &gateway{w}, source(3, n)) })
 	}

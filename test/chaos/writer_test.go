@@ -265,9 +265,11 @@ func (t *transaction) text() string { return strconv.FormatUint(t.rand.Uint64(),
 
 func (t *transaction) id(of int64) int64 { return someID(t.rand, of) }
 
+// hot is how many keys are written and read more than all others.
+const hot = 4
+
 // someID is a key: every other time one of a few that are hot, so that loads are overtaken by writes.
 func someID(r *rand.Rand, of int64) int64 {
-	const hot = 4
 	if r.IntN(2) == 0 {
 		of = min(of, hot)
 	}
