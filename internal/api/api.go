@@ -55,11 +55,18 @@ type Health interface {
 	Ready() error
 }
 
+// Reloader has the daemon read its file again.
+type Reloader interface {
+	// Reload applies the file and says what changed, as a value that marshals to JSON. ErrNotApplied: the one before stays in force.
+	Reload(ctx context.Context) (any, error)
+}
+
 // Options are what New needs. All fields but Token are required.
 type Options struct {
 	Reader  Reader
 	Status  StatusSource
 	Health  Health
+	Reload  Reloader
 	Metrics *Metrics
 	Scrape  http.Handler // answers GET /metrics
 	Token   string       // bearer token that every request but the probes must carry; empty: none
@@ -106,6 +113,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if allowed(w, r) {
 			s.writeJSON(w, r, http.StatusOK, s.Status.Status())
 		}
+	case path == "/v1/reload":
+		s.reload(w, r)
 	case path == "/metrics":
 		if allowed(w, r) {
 			s.Scrape.ServeHTTP(w, r)

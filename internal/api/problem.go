@@ -8,20 +8,22 @@ import (
 
 // The types of problems, stable for programs: docs/json.md lists them.
 const (
-	problemNoEntry      = "urn:freshet:problem:entry-not-declared"
-	problemNoRow        = "urn:freshet:problem:row-not-found"
-	problemArguments    = "urn:freshet:problem:invalid-arguments"
-	problemByCode       = "urn:freshet:problem:entry-loaded-by-code"
-	problemUnavailable  = "urn:freshet:problem:unavailable"
-	problemLoad         = "urn:freshet:problem:load-failed"
-	problemToken        = "urn:freshet:problem:invalid-token" //nolint:gosec // a name, no secret
-	problemNotReached   = "urn:freshet:problem:token-not-reached"
-	problemPrecondition = "urn:freshet:problem:precondition-failed"
-	problemUnauthorized = "urn:freshet:problem:unauthorized"
-	problemMethod       = "urn:freshet:problem:method-not-allowed"
-	problemNoRoute      = "urn:freshet:problem:no-such-resource"
-	problemUnhealthy    = "urn:freshet:problem:unhealthy"
-	problemInternal     = "urn:freshet:problem:internal"
+	problemNoEntry       = "urn:freshet:problem:entry-not-declared"
+	problemNoRow         = "urn:freshet:problem:row-not-found"
+	problemArguments     = "urn:freshet:problem:invalid-arguments"
+	problemByCode        = "urn:freshet:problem:entry-loaded-by-code"
+	problemUnavailable   = "urn:freshet:problem:unavailable"
+	problemLoad          = "urn:freshet:problem:load-failed"
+	problemToken         = "urn:freshet:problem:invalid-token" //nolint:gosec // a name, no secret
+	problemNotReached    = "urn:freshet:problem:token-not-reached"
+	problemPrecondition  = "urn:freshet:problem:precondition-failed"
+	problemUnauthorized  = "urn:freshet:problem:unauthorized"
+	problemMethod        = "urn:freshet:problem:method-not-allowed"
+	problemNoRoute       = "urn:freshet:problem:no-such-resource"
+	problemUnhealthy     = "urn:freshet:problem:unhealthy"
+	problemNotApplied    = "urn:freshet:problem:file-not-applied"
+	problemForeignOrigin = "urn:freshet:problem:foreign-origin"
+	problemInternal      = "urn:freshet:problem:internal"
 )
 
 // problem is the body of an error (RFC 9457).

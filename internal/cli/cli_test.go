@@ -57,7 +57,7 @@ func TestEveryJSONFieldIsDocumented(t *testing.T) {
 	doc := string(text)
 	for command, v := range map[string]reflect.Type{
 		"check": reflect.TypeFor[checked](), "explain": reflect.TypeFor[explained](), "get": reflect.TypeFor[got](),
-		"status": reflect.TypeFor[daemon.Status](), "version": reflect.TypeFor[build](), "verify": reflect.TypeFor[verify.Report](),
+		"status": reflect.TypeFor[daemon.Status](), "version": reflect.TypeFor[build](), "verify": reflect.TypeFor[verify.Report](), "reload": reflect.TypeFor[daemon.Reloaded](),
 	} {
 		names := jsonNames(v)
 		if len(names) < 5 {

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -24,7 +27,8 @@ func (a *app) serve() *cobra.Command {
 		Short: "Run the daemon: follow the log, keep the cache fresh, serve the gateway",
 		Long: "serve follows the database's log, removes from the cache what each committed transaction affects, and serves\n" +
 			"the gateway. It runs until SIGINT or SIGTERM, then answers what it has begun to answer, applies what it has read,\n" +
-			"and confirms it to the database. A second signal ends it at once; nothing is lost by that.",
+			"and confirms it to the database. A second signal ends it at once; nothing is lost by that. SIGHUP has it read its file\n" +
+			"again, as freshet reload does.",
 		Example: "  freshet serve\n  freshet serve --config /etc/freshet.yaml --log-format json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -39,7 +43,10 @@ func (a *app) serve() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			err = daemon.Run(cmd.Context(), daemon.Options{Config: c, Logger: logger})
+			reload := make(chan os.Signal, 1)
+			signal.Notify(reload, syscall.SIGHUP)
+			defer signal.Stop(reload)
+			err = daemon.Run(cmd.Context(), daemon.Options{Config: c, Load: a.load, Reload: reload, Logger: logger})
 			if errors.Is(err, pipeline.ErrRefused) {
 				return &exitError{code: exitUsage, err: err, try: "freshet check"}
 			}

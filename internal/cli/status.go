@@ -67,9 +67,21 @@ func (a *app) runStatus(ctx context.Context) error {
 func askDaemon(ctx context.Context, c *config.Config) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+reachable(c.Listen)+"/v1/status", http.NoBody)
+	status, body, err := callDaemon(ctx, c, http.MethodGet, "/v1/status")
 	if err != nil {
-		return nil, fmt.Errorf("ask the daemon: %w", err)
+		return nil, err
+	}
+	if status != http.StatusOK || !json.Valid(body) {
+		return nil, fmt.Errorf("ask the daemon: %s answers %d %s", c.Listen, status, http.StatusText(status))
+	}
+	return body, nil
+}
+
+// callDaemon makes a request to the daemon at the configured address.
+func callDaemon(ctx context.Context, c *config.Config, method, path string) (status int, body []byte, err error) {
+	request, err := http.NewRequestWithContext(ctx, method, "http://"+reachable(c.Listen)+path, http.NoBody)
+	if err != nil {
+		return 0, nil, fmt.Errorf("ask the daemon: %w", err)
 	}
 	if token := c.Auth.Token.Reveal(); token != "" {
 		request.Header.Set("Authorization", "Bearer "+token)
@@ -77,17 +89,13 @@ func askDaemon(ctx context.Context, c *config.Config) (json.RawMessage, error) {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	response, err := client.Do(request)
 	if err != nil {
-		return nil, fmt.Errorf("ask the daemon: %w", err)
+		return 0, nil, fmt.Errorf("ask the daemon: %w", err)
 	}
 	defer func() { _ = response.Body.Close() }() // what matters was read
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		return nil, fmt.Errorf("ask the daemon: %w", err)
+	if body, err = io.ReadAll(response.Body); err != nil {
+		return 0, nil, fmt.Errorf("ask the daemon: %w", err)
 	}
-	if response.StatusCode != http.StatusOK || !json.Valid(body) {
-		return nil, fmt.Errorf("ask the daemon: %s answers %s", c.Listen, response.Status)
-	}
-	return body, nil
+	return response.StatusCode, body, nil
 }
 
 // reachable is a listen address as this machine reaches it.

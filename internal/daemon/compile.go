@@ -23,7 +23,7 @@ import (
 // looking; what is refused later, because the schema changed, takes that entry out of the cache, and its readers go to
 // the database: the others need the daemon.
 type compiler struct {
-	config *config.Config
+	config func() *config.Config // as it is now
 	logger *slog.Logger
 }
 
@@ -37,7 +37,8 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn, retained []rule.
 		refused []error
 	)
 	own := map[string]bool{}
-	for _, declared := range c.config.Declared() {
+	file := c.config()
+	for _, declared := range file.Declared() {
 		own[declared.Digest()] = true
 		entry, err := one(ctx, conn, catalog, declared)
 		if err != nil {
@@ -51,7 +52,7 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn, retained []rule.
 			result.Refused[declared.Name] = err.Error()
 			continue
 		}
-		e := c.config.Entries[declared.Name]
+		e := file.Entries[declared.Name]
 		entry.Keep = max(e.TTL, e.NegativeTTL).Milliseconds()
 		result.Entries = append(result.Entries, entry)
 		for _, r := range entry.Rules {

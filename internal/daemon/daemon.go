@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +31,10 @@ import (
 // Options configure Run.
 type Options struct {
 	Config *config.Config
+	// Load reads the file again, for Reload and for POST /v1/reload. Without it the daemon keeps Config.
+	Load func() (*config.Config, error)
+	// Reload has the file read again whenever something comes. Optional.
+	Reload <-chan os.Signal
 	Logger *slog.Logger
 	// Ready is called with the address as soon as the daemon listens on it. Optional.
 	Ready func(addr string)
@@ -41,7 +47,9 @@ const shutdown = 5 * time.Second
 
 // daemon is everything that Run builds.
 type daemon struct {
-	config   *config.Config
+	file     atomic.Pointer[config.Config] // the one in force
+	load     func() (*config.Config, error)
+	reloads  sync.Mutex // one at a time
 	logger   *slog.Logger
 	unused   time.Duration
 	registry *prometheus.Registry
@@ -59,14 +67,15 @@ type parts struct {
 	store     *redisstore.Store
 	loader    *pgload.Loader
 	replicas  []*pgload.Replica
-	reader    *fill.Reader
+	served    atomic.Pointer[served]
 	pipeline  *pipeline.Pipeline
 }
 
 // Run runs the daemon until ctx ends, and returns nil then: requests answered, everything read from the log applied,
 // the slot's confirmation sent. An error means that it could not start, or cannot go on.
 func Run(ctx context.Context, o Options) error {
-	d := &daemon{config: o.Config, logger: o.Logger, unused: o.Unused, registry: prometheus.NewRegistry(), started: time.Now()}
+	d := &daemon{load: o.Load, logger: o.Logger, unused: o.Unused, registry: prometheus.NewRegistry(), started: time.Now()}
+	d.file.Store(o.Config)
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.metrics = newMetrics(d.registry, d)
 	d.waiting("starting")
@@ -76,12 +85,11 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("listen on %s: %w", o.Config.Listen, err)
 	}
 	server := &http.Server{
-		Handler: api.New(api.Options{
-			Reader: &gateway{d}, Status: d, Health: d, Metrics: api.NewMetrics(d.registry), Logger: o.Logger,
+		Handler: d.bounded(api.New(api.Options{
+			Reader: &gateway{d}, Status: d, Health: d, Reload: d, Metrics: api.NewMetrics(d.registry), Logger: o.Logger,
 			Scrape: promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{}), Token: o.Config.Auth.Token.Reveal(),
-		}),
+		})),
 		ReadHeaderTimeout: 5 * time.Second,
-		WriteTimeout:      answerWithin(o.Config),
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
 	}
@@ -106,15 +114,24 @@ func Run(ctx context.Context, o Options) error {
 		return nil
 	})
 	group.Go(func() error { return d.follow(working) })
+	group.Go(func() error { d.obey(working, o.Reload); return nil })
 	err = group.Wait()
 	// Last, since the gateway's readers and the pipeline's last writes need them.
 	if p := d.parts.Load(); p != nil {
-		p.reader.Close()
+		p.served.Load().reader.Close()
 		closeLoaders(p.loader, p.replicas)
 		p.store.Close()
 	}
 	o.Logger.InfoContext(ctx, "stopped")
 	return err
+}
+
+// bounded gives each answer the time that the file in force allows.
+func (d *daemon) bounded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerWithin(d.file.Load()))) // the server's own connections have deadlines
+		next.ServeHTTP(w, r)
+	})
 }
 
 // answerWithin bounds the time from a request to the end of its answer: a load may take as long as its entry says, and some of
@@ -129,7 +146,7 @@ func answerWithin(c *config.Config) time.Duration {
 
 // follow opens what readers and the pipeline share, and runs the pipeline.
 func (d *daemon) follow(ctx context.Context) error {
-	c := d.config
+	c := d.file.Load()
 	loader, err := pgload.Open(ctx, c.Database.URL.Reveal())
 	if err != nil {
 		return fmt.Errorf("database: %w", err)
@@ -156,28 +173,31 @@ func (d *daemon) follow(ctx context.Context) error {
 		closeLoaders(loader, replicas)
 		return fmt.Errorf("region %s: %w", c.Regions[0].Name, err)
 	}
-	reader, err := fill.New(fill.Options{
-		Namespace: namespace, Store: store, Loader: loader, Entries: fill.Entries(c), Logger: d.logger,
-		Replicas: asReplicas(replicas),
-	})
+	made := &parts{namespace: namespace, store: store, loader: loader, replicas: replicas}
+	first, err := d.serve(made, c)
 	if err != nil {
 		closeLoaders(loader, replicas)
 		store.Close()
 		return err
 	}
+	made.served.Store(first)
 	source := c.Source.Postgres
-	url := source.URL
-	if url == "" {
-		url = c.Database.URL
-	}
-	compiler := &compiler{config: c, logger: d.logger}
-	pipe := pipeline.New(pipeline.Options{
-		URL: url.Reveal(), Slot: source.Slot, Publication: source.Publication, Namespace: namespace, Store: store,
+	compiler := &compiler{config: d.file.Load, logger: d.logger}
+	made.pipeline = pipeline.New(pipeline.Options{
+		URL: logURL(c), Slot: source.Slot, Publication: source.Publication, Namespace: namespace, Store: store,
 		Compile: compiler.compile, Rewind: apply.Rewind{Time: source.Rewind.Time, WAL: int64(source.Rewind.WAL)},
 		Observe: d.metrics.applied, Logger: d.logger, Unused: d.unused,
 	})
-	d.parts.Store(&parts{namespace: namespace, store: store, loader: loader, replicas: replicas, reader: reader, pipeline: pipe})
-	return pipe.Run(ctx)
+	d.parts.Store(made)
+	return made.pipeline.Run(ctx)
+}
+
+// logURL leads to the database whose log is followed.
+func logURL(c *config.Config) string {
+	if url := c.Source.Postgres.URL; url != "" {
+		return url.Reveal()
+	}
+	return c.Database.URL.Reveal()
 }
 
 func openReplicas(ctx context.Context, urls []config.URL) ([]*pgload.Replica, error) {
@@ -212,13 +232,14 @@ func asReplicas(replicas []*pgload.Replica) []fill.Replica {
 
 // namespace is the configured one, or derived from the database, for which the database has to be there.
 func (d *daemon) namespace(ctx context.Context, loader *pgload.Loader) (string, error) {
-	if d.config.Namespace != "" {
-		return d.config.Namespace, nil
+	file := d.file.Load()
+	if file.Namespace != "" {
+		return file.Namespace, nil
 	}
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		system, database, err := loader.System(ctx)
 		if err == nil {
-			return d.config.NamespaceFor(system, database), nil
+			return file.NamespaceFor(system, database), nil
 		}
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx)

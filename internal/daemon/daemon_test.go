@@ -159,6 +159,11 @@ func (w *world) get(path string, header ...string) answer {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return w.send(req, header...)
+}
+
+func (w *world) send(req *http.Request, header ...string) answer {
+	w.t.Helper()
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}

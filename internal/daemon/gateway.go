@@ -15,34 +15,40 @@ import (
 // gateway reads for HTTP through the same path as the library.
 type gateway struct{ d *daemon }
 
-// reader is the read path, once there is one.
-func (g *gateway) reader() (*fill.Reader, error) {
+// reader is the read path, once there is one. The caller calls done when it has its answer.
+func (g *gateway) reader() (reader *fill.Reader, done func(), err error) {
 	p := g.d.parts.Load()
 	if p == nil {
-		return nil, fmt.Errorf("%w: the daemon is starting: %s", api.ErrUnavailable, *g.d.wait.Load())
+		return nil, nil, fmt.Errorf("%w: the daemon is starting: %s", api.ErrUnavailable, *g.d.wait.Load())
 	}
-	return p.reader, nil
+	for {
+		if s := p.served.Load(); s.enter() {
+			return s.reader, s.leave, nil
+		}
+	}
 }
 
 // Params are the parameters of an entry.
 func (g *gateway) Params(ctx context.Context, entry string) ([]rule.Param, error) {
-	if _, ok := g.d.config.Entries[entry]; !ok {
+	if _, ok := g.d.file.Load().Entries[entry]; !ok {
 		return nil, fmt.Errorf("entry %s: %w", entry, api.ErrNoEntry)
 	}
-	reader, err := g.reader()
+	reader, done, err := g.reader()
 	if err != nil {
 		return nil, err
 	}
+	defer done()
 	params, err := reader.Params(ctx, entry)
 	return params, translate(err)
 }
 
 // Read reads a value that meets a demand.
 func (g *gateway) Read(ctx context.Context, entry string, args []keytext.Arg, d api.Demand) (api.Value, error) {
-	reader, err := g.reader()
+	reader, done, err := g.reader()
 	if err != nil {
 		return api.Value{}, err
 	}
+	defer done()
 	demand := fill.Demand{Revalidate: d.Revalidate, Bounded: d.Bounded, MaxStale: d.MaxStale}
 	if !d.After.IsZero() {
 		demand.After = []mvcc.Token{d.After}

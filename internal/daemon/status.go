@@ -18,7 +18,7 @@ type Status struct {
 	Started time.Time    `json:"started"`
 	Source  SourceStatus `json:"source"`
 	Regions []Region     `json:"regions"`
-	Reads   fill.Stats   `json:"reads"` // of this process's gateway
+	Reads   fill.Stats   `json:"reads"` // of this process's gateway, since its file was read
 	Applied Applied      `json:"applied"`
 	// Objectives are those of the entries that declare max_staleness. A standby knows of none.
 	Objectives []Objective `json:"objectives,omitempty"`
@@ -74,11 +74,12 @@ type Applied struct {
 func (d *daemon) Status() any { return d.status() }
 
 func (d *daemon) status() Status {
-	source := d.config.Source.Postgres
+	file := d.file.Load()
+	source := file.Source.Postgres
 	st := Status{
 		Started: d.started,
 		Source:  SourceStatus{Slot: source.Slot, Publication: source.Publication},
-		Regions: []Region{{Name: d.config.Regions[0].Name}},
+		Regions: []Region{{Name: file.Regions[0].Name}},
 	}
 	region := &st.Regions[0]
 	if err := d.Ready(); err != nil {
@@ -92,7 +93,7 @@ func (d *daemon) status() Status {
 		return st
 	}
 	st.Status = p.pipeline.Status()
-	st.Reads = p.reader.Stats()
+	st.Reads = p.served.Load().reader.Stats()
 	if st.Insert > 0 {
 		st.Source.InsertLSN = st.Insert.String()
 	}
@@ -157,8 +158,9 @@ func (d *daemon) objectives(st *pipeline.Status) (all []Objective) {
 		return nil
 	}
 	bound, known := staleness(st)
-	for name, e := range fill.Entries(d.config) {
-		tolerated := d.config.Entries[name].MaxStaleness
+	file := d.file.Load()
+	for name, e := range fill.Entries(file) {
+		tolerated := file.Entries[name].MaxStaleness
 		if tolerated == 0 {
 			continue
 		}

@@ -89,15 +89,25 @@ type Pipeline struct {
 	tables    []schema.Name            // those that were planned last
 	kept      map[redisstore.Use]*kept // versions of entries that were found in a roster
 	followed  bool                     // the log was followed once: what is wrong now went wrong later, and may be mended meanwhile
+	replan    chan struct{}            // capacity 1: what Compile plans is another thing now
 }
 
 // New makes a Pipeline.
 func New(opts Options) *Pipeline {
 	opts.Unused = cmp.Or(opts.Unused, unusedFor)
 	opts.SweepAfter = cmp.Or(opts.SweepAfter, sweepAfter)
-	p := &Pipeline{opts: opts, kept: map[redisstore.Use]*kept{}}
+	p := &Pipeline{opts: opts, kept: map[redisstore.Use]*kept{}, replan: make(chan struct{}, 1)}
 	p.state.status = Status{Phase: Connecting, Since: time.Now()}
 	return p
+}
+
+// Replan has the entries planned anew, for what Compile plans has changed. It returns at once. Entries that come to the same plan
+// stay as they are, and what is cached of them; the log is taken up where it was left.
+func (p *Pipeline) Replan() {
+	select {
+	case p.replan <- struct{}{}:
+	default:
+	}
 }
 
 // Status says what the pipeline is doing.
@@ -142,7 +152,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		)
 		gap := isGap(err)
 		switch {
-		case errors.Is(err, errShape):
+		case errors.Is(err, errShape), errors.Is(err, errDeclared):
 			p.opts.Logger.InfoContext(ctx, "planning the entries anew", slog.Any("cause", err))
 		case errors.Is(err, ErrRefused), errors.As(err, &setup) && !p.followed:
 			return err

@@ -36,6 +36,8 @@ func (s *session) watch(ctx context.Context, applier *apply.Applier) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-s.p.replan:
+			return errDeclared
 		case <-ticker.C:
 		}
 		err := s.lookAround(ctx)
@@ -56,6 +58,9 @@ func (s *session) watch(ctx context.Context, applier *apply.Applier) error {
 		}
 	}
 }
+
+// errDeclared ends a session whose entries are declared otherwise now.
+var errDeclared = errors.New("the entries are declared otherwise")
 
 // errShape ends a session whose tables are not those that were planned any more.
 var errShape = errors.New("the tables that entries read have changed")

@@ -82,7 +82,7 @@ func run(t *testing.T, name, file string) {
 		server = pgtest.Start(t, pgtest.Options{Settings: settings})
 	}
 	cmds := map[string]func(ts *testscript.TestScript, neg bool, args []string){
-		"exits": exits, "sql": sql, "token": token, "http": get, "await": await, "terminate": terminate,
+		"exits": exits, "sql": sql, "token": token, "http": get, "await": await, "terminate": signal("terminate", syscall.SIGTERM), "hangup": signal("hangup", syscall.SIGHUP),
 		"store": store, "plant": plant,
 	}
 	if kind == "faults" {
@@ -208,13 +208,15 @@ func stopStart(tb testing.TB, server interface {
 	}
 }
 
-// terminate sends SIGTERM to the background program that was started last.
-func terminate(ts *testscript.TestScript, neg bool, args []string) {
-	running := ts.BackgroundCmds()
-	if neg || len(args) > 0 || len(running) == 0 {
-		ts.Fatalf("usage: terminate, with a program in the background")
+// signal sends a signal to the background program that was started last.
+func signal(name string, s os.Signal) func(ts *testscript.TestScript, neg bool, args []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		running := ts.BackgroundCmds()
+		if neg || len(args) > 0 || len(running) == 0 {
+			ts.Fatalf("usage: %s, with a program in the background", name)
+		}
+		ts.Check(running[len(running)-1].Process.Signal(s))
 	}
-	ts.Check(running[len(running)-1].Process.Signal(syscall.SIGTERM))
 }
 
 // sql runs each argument as a statement on the script's database.
