@@ -145,7 +145,7 @@ func (x *clusterExplorer) starts(s *clusterState, i int) {
 	}
 	*m = clusterReader{runs: r.runs - 1, token: r.token, gen: r.gen, fresh: r.fresh}
 	broken := ""
-	if must&^v.cov != 0 {
+	if must&x.affecting(l)&^v.cov != 0 {
 		broken = "a value was served without what was confirmed before it was read"
 	}
 	x.wrong(&n, broken, "reader %d: GET: serves a value of generation %d that saw %03b", i+1, r.gen, v.cov)
@@ -188,7 +188,7 @@ func (x *clusterExplorer) vouch(s *clusterState, i int) {
 		x.emit(&n, "reader %d: the value is elsewhere", i+1)
 	case !v.live || !fence.Contains(&head, x.coverage(v.claim, v.replay), token):
 		x.emit(&n, "reader %d: GET: nothing that is proved", i+1)
-	case !v.cov.has(r.after - 1):
+	case x.affecting(l).has(r.after-1) && !v.cov.has(r.after-1):
 		x.wrong(&n, "a value was served without what was asked for", "reader %d: serves a value that saw %03b", i+1, v.cov)
 	default:
 		x.emit(&n, "reader %d: serves", i+1)

@@ -43,6 +43,10 @@ type placing struct {
 	apart bool
 	// hasty: Wc does not wait after a generation was begun.
 	hasty bool
+	// spares: a batch without keys of a slot sends it no INTENT, and ADVANCE alone compares its HEAD.
+	spares bool
+	// silent: nor does one that has keys of it.
+	silent bool
 	want  string // of each trouble: "w" where HEAD must be found to say what is not so
 }
 
@@ -76,6 +80,17 @@ type clusterConfig struct {
 	daemons int
 	readers []readerKind // of slot 0, the second one of the last slot
 	script  bool
+	touches [maxSlots]set // which transactions affect the slot's key; none given: all
+	// sessions: Si is checked as well. A session takes it for all that a standby's value behind Wc has shown it.
+	sessions bool
+}
+
+// affecting are the transactions that affect the key of a slot, or of a master.
+func (x *clusterExplorer) affecting(unit uint8) set {
+	if x.perMaster || x.touches == [maxSlots]set{} {
+		return 1<<maxTxs - 1
+	}
+	return x.touches[unit]
 }
 
 // vouch is a HEAD.
@@ -492,8 +507,12 @@ func (x *clusterExplorer) check(s *clusterState) string {
 		}
 		at, _ := s.recordAt(i, h.gen)
 		r := &s.servers[at].slots[i].records[h.gen]
-		if missing := s.upTo(h.wc) &^ r.cov; r.live && missing != 0 {
+		confirmed := s.upTo(h.wc) & x.affecting(unit)
+		if missing := confirmed &^ r.cov; r.live && missing != 0 {
 			return fmt.Sprintf("I2: Wc is %d, the live value in slot %d lacks %03b", h.wc, i, missing)
+		}
+		if missing := confirmed &^ h.si; x.sessions && missing != 0 {
+			return fmt.Sprintf("Si: Wc of slot %d is %d, and Si does not see %03b", i, h.wc, missing)
 		}
 		if missing := s.upTo(h.wc) &^ s.visible; missing != 0 {
 			return fmt.Sprintf("I1: Wc is %d, but %03b is not visible", h.wc, missing)
