@@ -47,7 +47,7 @@ type placing struct {
 	spares bool
 	// silent: nor does one that has keys of it.
 	silent bool
-	want  string // of each trouble: "w" where HEAD must be found to say what is not so
+	want   string // of each trouble: "w" where HEAD must be found to say what is not so
 }
 
 // phase is a step of a batch for a slot, or for a master.
