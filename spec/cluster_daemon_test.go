@@ -48,7 +48,11 @@ func (x *clusterExplorer) compare(s *clusterState, d *clusterDaemon, unit uint8)
 }
 
 func (x *clusterExplorer) expected(term uint8, b *believed) fence.Expected {
-	return fence.Expected{Generation: x.generations[b.gen], Term: x.terms[term], Wc: mvcc.LSN(b.wc), Replid: x.replids[b.at]}
+	e := fence.Expected{Generation: x.generations[b.gen], Term: x.terms[term], Wc: mvcc.LSN(b.wc), Replid: x.replids[b.at]}
+	if x.bound {
+		e.Lane = e.Generation
+	}
+	return e
 }
 
 // refused sends the daemon on by an answer other than applied.

@@ -20,6 +20,7 @@ type Shard struct {
 // Expected is what a daemon believes about a shard. Whatever it writes is refused unless it is right.
 type Expected struct {
 	Generation string
+	Lane       string // in a cluster: the lane's own
 	Term       Term
 	Wc         mvcc.LSN
 	Replid     string
@@ -61,7 +62,7 @@ func Compare(s Shard, e Expected) HeadOutcome {
 		return Mismatch
 	case s.Head.Term > e.Term:
 		return Superseded
-	case s.Head.Term != e.Term, s.Head.Generation != e.Generation, s.Replid != e.Replid, s.strayed():
+	case s.Head.Term != e.Term, s.Head.Generation != e.Generation, s.Head.Lane != e.Lane, s.Replid != e.Replid, s.strayed():
 		return Mismatch
 	case s.Head.Wc > e.Wc:
 		return Superseded

@@ -449,7 +449,7 @@ func scriptsOnHeadEqualFence(t *testing.T, url string) {
 		expected := func(t *rapid.T) (Expected, fence.Expected) {
 			// Mostly right, since what is refused is soon seen.
 			e := Expected{Generation: twin.Head.Generation, Term: twin.Head.Term, Wc: twin.Head.Wc}
-			c.lanes[0].replid = replid
+			c.lanes[0].replid, c.lanes[0].generation = replid, twin.Head.Lane
 			switch rapid.IntRange(0, 11).Draw(t, "wrong") {
 			case 0:
 				e.Generation = generations.Draw(t, "generation")
@@ -459,8 +459,12 @@ func scriptsOnHeadEqualFence(t *testing.T, url string) {
 				e.Wc = positions.Draw(t, "wc")
 			case 3:
 				c.lanes[0].replid = "another history"
+			case 4:
+				c.lanes[0].generation = "another"
 			}
-			return e, fence.Expected{Generation: e.Generation, Term: e.Term, Wc: e.Wc, Replid: c.lanes[0].replid}
+			f := fence.Expected{Generation: e.Generation, Term: e.Term, Wc: e.Wc, Replid: c.lanes[0].replid}
+			f.Lane = c.lanes[0].generation
+			return e, f
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"claim": func(t *rapid.T) {

@@ -131,7 +131,9 @@ func (c *Conn) reachable(ctx context.Context, k *lane) bool {
 	if k.link != nil && k.link.address == o.address {
 		return true
 	}
-	at := slices.IndexFunc(c.lanes, func(other *lane) bool { return other.link != nil && other.link.address == o.address })
+	at := slices.IndexFunc(c.lanes, func(other *lane) bool {
+		return other.link != nil && other.link.address == o.address && other.link.broken.Load() == nil
+	})
 	if at >= 0 {
 		k.link = c.lanes[at].link
 		return true
