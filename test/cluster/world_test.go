@@ -295,6 +295,23 @@ func (w *world) settle() {
 	})
 }
 
+// appliedIn waits until what was written so far is applied in a lane, as its own node says.
+func (w *world) appliedIn(lane int) {
+	w.t.Helper()
+	written := w.primary.Ask(w.t, w.url, "SELECT pg_current_wal_flush_lsn()::text")
+	at, err := mvcc.ParseLSN(written)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	head := "f:" + fence.LaneNamespace(w.namespace, fence.Lanes, lane) + ":head"
+	testkit.Eventually(w.t, patience, func() error {
+		if wc, err := w.master(lane).Ask(w.t, "HGET", head, "wc").ToString(); err != nil || wc < fence.LSNText(at) {
+			return fmt.Errorf("lane %d is at %s, not at %s: %w", lane, wc, written, err)
+		}
+		return nil
+	})
+}
+
 // compare reads everything through both processes, twice, and wants what the primary has. It returns how many were hits.
 func (w *world) compare() (hits int) {
 	w.t.Helper()
