@@ -85,14 +85,6 @@ type clusterConfig struct {
 	sessions bool
 }
 
-// affecting are the transactions that affect the key of a slot, or of a master.
-func (x *clusterExplorer) affecting(unit uint8) set {
-	if x.perMaster || x.touches == [maxSlots]set{} {
-		return 1<<maxTxs - 1
-	}
-	return x.touches[unit]
-}
-
 // vouch is a HEAD.
 type vouch struct {
 	found     bool
@@ -213,6 +205,14 @@ type clusterExplorer struct {
 	*tables
 	yield  func(n *clusterState, action, broken string)
 	naming bool
+}
+
+// affecting are the transactions that affect the key of a slot, or of a master.
+func (x *clusterExplorer) affecting(unit uint8) set {
+	if x.perMaster || x.touches == [maxSlots]set{} {
+		return 1<<maxTxs - 1
+	}
+	return x.touches[unit]
 }
 
 func (x *clusterExplorer) emit(n *clusterState, format string, args ...any) {

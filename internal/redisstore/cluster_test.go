@@ -126,14 +126,14 @@ func clusterStore(t *testing.T) (*redistest.Cluster, *Store, *Conn, fence.Head) 
 	return cluster, s, c, begin(t, c, fence.NewTerm(1, 10))
 }
 
-// cached stores a value in each lane, and returns the names.
-func (s *Store) cached(t *testing.T, c *Conn, seen mvcc.XID) []string {
+// cached stores a value in each lane, which saw 10, and returns the names.
+func (s *Store) cached(t *testing.T, c *Conn) []string {
 	t.Helper()
 	names := make([]string, fence.Lanes)
 	for lane := range names {
 		names[lane] = s.nameIn(c, lane, "k")
 		leased(t, s, names[lane], token('a'))
-		if got := filled(t, s, names[lane], token('a'), seen); got != fence.Filled {
+		if got := filled(t, s, names[lane], token('a'), 10); got != fence.Filled {
 			t.Fatalf("lane %d: Fill = %v", lane, got)
 		}
 	}
@@ -154,7 +154,7 @@ func (s *Store) isLive(t *testing.T, name string) bool {
 func TestIntentOnAllLanesComesFirst(t *testing.T) {
 	t.Parallel()
 	cluster, s, c, head := clusterStore(t)
-	names := s.cached(t, c, 10)
+	names := s.cached(t, c)
 	cluster.Masters[2].Freeze(t)
 	done := make(chan error, 1)
 	go func() {
@@ -189,7 +189,7 @@ func TestIntentOnAllLanesComesFirst(t *testing.T) {
 func TestIntentGoesWhereKeysAre(t *testing.T) {
 	t.Parallel()
 	cluster, s, c, head := clusterStore(t)
-	names := s.cached(t, c, 10)
+	names := s.cached(t, c)
 	heads := func() (all []fence.Head) {
 		t.Helper()
 		for lane, h := range s.Heads(t.Context()) {
@@ -256,7 +256,7 @@ func TestIntentGoesWhereKeysAre(t *testing.T) {
 func TestNodeThatHangs(t *testing.T) {
 	t.Parallel()
 	cluster, s, c, head := clusterStore(t)
-	names := s.cached(t, c, 10)
+	names := s.cached(t, c)
 	hangs := cluster.Masters[2]
 	before := c.Generations()
 	batch := func(to uint64, some ...string) Batch {
@@ -289,8 +289,8 @@ func TestNodeThatHangs(t *testing.T) {
 		if opened, err := c.Mend(t.Context(), anew, []byte("{}")); opened != 0 || err != nil {
 			t.Fatalf("Mend = %d, %v", opened, err)
 		}
-		took, _ := apply(batch(300+uint64(i), names...))
-		if took = time.Since(began); took > nodeTimeout/2 {
+		apply(batch(300+uint64(i), names...))
+		if took := time.Since(began); took > nodeTimeout/2 {
 			t.Errorf("another batch takes %v beside a node that hangs", took)
 		}
 	}
@@ -355,7 +355,7 @@ func TestLaneOnTheMoveIsLost(t *testing.T) {
 	t.Parallel()
 	cluster, s, c, head := clusterStore(t)
 	const lane = 7
-	names := s.cached(t, c, 10)
+	names := s.cached(t, c)
 	before := c.Generations()
 	move := cluster.Open(t, fence.Slot(lane), cluster.Masters[1], cluster.Masters[0])
 	if _, err := s.Lease(t.Context(), names[lane], token('b'), time.Minute); err == nil {
@@ -495,7 +495,7 @@ func TestLanesLeftBehind(t *testing.T) {
 func TestClusterIsSweptSurveyedAndDropped(t *testing.T) {
 	t.Parallel()
 	cluster, s, c, _ := clusterStore(t)
-	names := s.cached(t, c, 10)
+	names := s.cached(t, c)
 	v, err := s.Survey(t.Context())
 	if err != nil {
 		t.Fatal(err)

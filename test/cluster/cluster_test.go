@@ -9,6 +9,7 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/testkit"
+	"github.com/freshet/freshet/internal/testkit/redistest"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -193,6 +194,23 @@ func TestMasterFailsOver(t *testing.T) {
 	}
 }
 
+// All of them speak TLS: nodes with each other, the daemon and readers with all nodes, those too to which a lane comes.
+func TestClusterWithTLS(t *testing.T) {
+	t.Parallel()
+	w := newWorldOn(t, redistest.StartTLSCluster(t, 3, true))
+	w.through(func() {
+		w.standby.Pause(t)
+		w.moved(7, true)
+		w.redis.Masters[2].ShutOut(t)
+		w.pause(300 * time.Millisecond)
+		w.redis.Masters[2].Kill(t)
+		w.redis.FailOver(t, 2)
+	})
+	if n := w.pipeline.Stats().Mended.Load(); n < 6 {
+		t.Errorf("%d lanes were begun anew, want the one that was moved and the five of the master that was lost", n)
+	}
+}
+
 // Somebody empties one node.
 func TestOneNodeIsFlushed(t *testing.T) {
 	t.Parallel()
@@ -284,7 +302,8 @@ func TestOneNodeHangs(t *testing.T) {
 				if lasted := time.Since(asked); lasted > time.Second {
 					t.Errorf("a read of item %d, in lane %d, takes %v (%v)", id, laneOf(id), lasted, v.Status)
 				}
-				if reads++; v.Status == fill.Hit {
+				reads++
+				if v.Status == fill.Hit {
 					hits++
 				}
 			}

@@ -70,9 +70,12 @@ type world struct {
 
 func newWorld(t *testing.T, replicas bool) *world {
 	t.Helper()
-	w := &world{
-		t: t, primary: pgtest.Start(t, pgtest.Options{}), namespace: redistest.Namespace(t), redis: redistest.StartCluster(t, 3, replicas),
-	}
+	return newWorldOn(t, redistest.StartCluster(t, 3, replicas))
+}
+
+func newWorldOn(t *testing.T, redis *redistest.Cluster) *world {
+	t.Helper()
+	w := &world{t: t, primary: pgtest.Start(t, pgtest.Options{}), namespace: redistest.Namespace(t), redis: redis}
 	w.url = w.primary.Database(t)
 	w.primary.Exec(t, w.url, `CREATE TABLE item (id int PRIMARY KEY, n int NOT NULL)`,
 		fmt.Sprintf(`INSERT INTO item SELECT g, 0 FROM generate_series(1, %d) g`, rows))
