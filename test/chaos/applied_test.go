@@ -44,8 +44,14 @@ func (a *applied) watch(ctx context.Context, store *redisstore.Store) {
 		if err == nil {
 			now := time.Now()
 			a.mu.Lock()
-			if !found || head.Generation != a.generation {
-				a.moved, a.generation = now, head.Generation
+			generation := head.Generation
+			for _, h := range head.Lanes { // each has one of its own
+				generation += h.Lane
+			}
+			// What is applied is said of the lanes that are there.
+			found = found && whole(&head) == nil
+			if !found || generation != a.generation {
+				a.moved, a.generation = now, generation
 			}
 			if n := len(a.looks); n > 0 && now.Sub(a.looks[0].at) > 2*remembered {
 				a.looks = slices.DeleteFunc(a.looks, func(l look) bool { return now.Sub(l.at) > remembered })
