@@ -30,13 +30,16 @@ func (w *world) brief(store fill.Store, loader fill.Loader) *fill.Reader {
 func (w *world) warm() {
 	w.t.Helper()
 	pool := w.loader.Pool()
-	held := make([]*pgxpool.Conn, pool.Config().MaxConns)
-	for i := range held {
-		var err error
-		if held[i], err = pool.Acquire(w.t.Context()); err != nil {
+	var held []*pgxpool.Conn
+	for range pool.Config().MaxConns {
+		conn, err := pool.Acquire(w.t.Context())
+		if err != nil {
 			w.t.Fatal(err)
 		}
-		defer held[i].Release()
+		held = append(held, conn)
+	}
+	for _, conn := range held {
+		conn.Release()
 	}
 }
 

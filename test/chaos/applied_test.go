@@ -3,9 +3,11 @@ package chaos
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/mvcc"
 )
@@ -44,10 +46,7 @@ func (a *applied) watch(ctx context.Context, store *redisstore.Store) {
 		if err == nil {
 			now := time.Now()
 			a.mu.Lock()
-			generation := head.Generation
-			for _, h := range head.Lanes { // each has one of its own
-				generation += h.Lane
-			}
+			generation := generations(&head)
 			// What is applied is said of the lanes that are there.
 			found = found && whole(&head) == nil
 			if !found || generation != a.generation {
@@ -61,6 +60,15 @@ func (a *applied) watch(ctx context.Context, store *redisstore.Store) {
 		}
 		wait(ctx, 5*time.Millisecond)
 	}
+}
+
+// generations are that of all, and in a cluster those of the lanes behind it.
+func generations(head *fence.Head) string {
+	all := []string{head.Generation}
+	for _, h := range head.Lanes {
+		all = append(all, h.Lane)
+	}
+	return strings.Join(all, " ")
 }
 
 // before is the last look before the moment; false when what it says is not to be believed, or was not until now.

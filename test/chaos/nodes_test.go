@@ -41,18 +41,16 @@ func newNodes(t *testing.T) *nodes {
 }
 
 // ask asks one node, which may be away.
-func (n *nodes) ask(t *testing.T, s *redistest.Server, words ...string) rueidis.RedisResult {
-	t.Helper()
+func (n *nodes) ask(ctx context.Context, s *redistest.Server, words ...string) rueidis.RedisResult {
 	client := n.clients[s]
-	return client.Do(t.Context(), client.B().Arbitrary(words...).Build())
+	return client.Do(ctx, client.B().Arbitrary(words...).Build())
 }
 
 // do has the node do it that has the key.
-func (n *nodes) do(t *testing.T, words ...string) error {
-	t.Helper()
+func (n *nodes) do(ctx context.Context, words ...string) error {
 	var errs []error
 	for _, s := range n.All() {
-		err := n.ask(t, s, words...).Error()
+		err := n.ask(ctx, s, words...).Error()
 		if err == nil {
 			return nil
 		}
@@ -62,10 +60,9 @@ func (n *nodes) do(t *testing.T, words ...string) error {
 }
 
 // masters are the nodes that have slots now, as they say themselves.
-func (n *nodes) masters(t *testing.T) (all []*redistest.Server) {
-	t.Helper()
+func (n *nodes) masters(ctx context.Context) (all []*redistest.Server) {
 	for _, s := range n.All() {
-		if text, err := n.ask(t, s, "CLUSTER", "NODES").ToString(); err == nil {
+		if text, err := n.ask(ctx, s, "CLUSTER", "NODES").ToString(); err == nil {
 			for line := range strings.Lines(text) {
 				const fixed = 8
 				if fields := strings.Fields(line); strings.Contains(fields[2], "myself") && strings.Contains(fields[2], "master") && len(fields) > fixed {
@@ -78,11 +75,10 @@ func (n *nodes) masters(t *testing.T) (all []*redistest.Server) {
 }
 
 // owner is the node that has a lane.
-func (n *nodes) owner(t *testing.T, lane int) *redistest.Server {
-	t.Helper()
+func (n *nodes) owner(ctx context.Context, lane int) *redistest.Server {
 	for _, s := range n.All() {
-		err := n.ask(t, s, "EXISTS", "f:"+fence.LaneNamespace(namespace, fence.Lanes, lane)+":none").Error()
-		if role, roleErr := n.ask(t, s, "ROLE").ToArray(); err == nil && roleErr == nil {
+		err := n.ask(ctx, s, "EXISTS", "f:"+fence.LaneNamespace(namespace, fence.Lanes, lane)+":none").Error()
+		if role, roleErr := n.ask(ctx, s, "ROLE").ToArray(); err == nil && roleErr == nil {
 			if name, err := role[0].ToString(); err == nil && name == "master" {
 				return s
 			}
@@ -94,9 +90,9 @@ func (n *nodes) owner(t *testing.T, lane int) *redistest.Server {
 // agreed waits until there are three masters, which all nodes find well.
 func (w *world) agreed() error {
 	const masters = 3
-	return until(w.t.Context(), func(context.Context) error {
+	return until(w.t.Context(), func(ctx context.Context) error {
 		for _, s := range w.nodes.All() {
-			text, err := w.nodes.ask(w.t, s, "CLUSTER", "INFO").ToString()
+			text, err := w.nodes.ask(ctx, s, "CLUSTER", "INFO").ToString()
 			if err != nil {
 				return err
 			}
@@ -104,7 +100,7 @@ func (w *world) agreed() error {
 				return fmt.Errorf("node %s says %s", s.Addr, text)
 			}
 		}
-		if n := len(w.nodes.masters(w.t)); n != masters {
+		if n := len(w.nodes.masters(ctx)); n != masters {
 			return fmt.Errorf("there are %d masters", n)
 		}
 		return nil
@@ -134,7 +130,7 @@ func (w *world) anyMaster(r *rand.Rand) (*redistest.Server, error) {
 	if err := w.agreed(); err != nil {
 		return nil, err
 	}
-	all := w.nodes.masters(w.t)
+	all := w.nodes.masters(w.t.Context())
 	return all[r.IntN(len(all))], nil
 }
 
@@ -144,7 +140,7 @@ func onNode(words ...string) func(*world, *rand.Rand) error {
 		if err != nil {
 			return err
 		}
-		if err := w.nodes.ask(w.t, s, words...).Error(); err != nil {
+		if err := w.nodes.ask(w.t.Context(), s, words...).Error(); err != nil {
 			return fmt.Errorf("%s on node %s: %w", strings.Join(words, " "), s.Addr, err)
 		}
 		return nil
@@ -182,9 +178,9 @@ func failNodeOver(w *world, r *rand.Rand) error {
 	s.ShutOut(w.t)
 	w.some(r, 300*time.Millisecond)
 	s.Kill(w.t)
-	err = until(w.t.Context(), func(context.Context) error {
+	err = until(w.t.Context(), func(ctx context.Context) error {
 		const masters = 3
-		if n := len(w.nodes.masters(w.t)); n != masters {
+		if n := len(w.nodes.masters(ctx)); n != masters {
 			return fmt.Errorf("there are %d masters", n)
 		}
 		return nil
@@ -211,11 +207,11 @@ func (w *world) opened(r *rand.Rand) (*redistest.Move, error) {
 		return nil, err
 	}
 	lane := r.IntN(fence.Lanes)
-	from := w.nodes.owner(w.t, lane)
+	from := w.nodes.owner(w.t.Context(), lane)
 	if from == nil {
 		return nil, fmt.Errorf("no node has lane %d", lane)
 	}
-	others := slices.DeleteFunc(w.nodes.masters(w.t), func(s *redistest.Server) bool { return s == from })
+	others := slices.DeleteFunc(w.nodes.masters(w.t.Context()), func(s *redistest.Server) bool { return s == from })
 	return w.nodes.Open(w.t, fence.Slot(lane), from, others[r.IntN(len(others))]), nil
 }
 

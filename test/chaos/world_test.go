@@ -173,7 +173,7 @@ func newWorldOn(t *testing.T, seed uint64, cluster *nodes) *world {
 		}
 	}
 	var err error
-	url := ""
+	var url string
 	if w.nodes != nil {
 		url = w.nodes.URL
 	} else {
@@ -230,7 +230,7 @@ func (w *world) query(ctx context.Context, sql string, args ...any) ([]string, e
 // do sends a command to Redis, which may have just come back.
 func (w *world) do(words ...string) error {
 	if w.nodes != nil {
-		return until(w.t.Context(), func(context.Context) error { return w.nodes.do(w.t, words...) })
+		return until(w.t.Context(), func(ctx context.Context) error { return w.nodes.do(ctx, words...) })
 	}
 	var refused error
 	err := until(w.t.Context(), func(ctx context.Context) error {
