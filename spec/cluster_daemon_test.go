@@ -263,6 +263,8 @@ func (x *clusterExplorer) goOn(s *clusterState, i int) {
 		if x.perMaster && d.pc != daemonDown {
 			x.over(d)
 		}
+	case p.what == phaseIntent && x.epoch && batch != 0:
+		h.begun = d.gate
 	case p.what == phaseAdvance:
 		b.done |= batch
 		if b.wc = advance; !b.waiting {
@@ -281,6 +283,12 @@ func (x *clusterExplorer) confirm(n *clusterState, d *clusterDaemon, unit uint8,
 		if x.perMaster && d.owners[l] != unit || !x.perMaster && l != unit {
 			continue
 		}
+		if x.epoch {
+			if !x.unlink(n, d, l) {
+				return false
+			}
+			continue
+		}
 		gen := d.units[unit].gen
 		at, asked := n.recordAt(l, gen)
 		if asked && !x.follow || x.perMaster && n.slots[l].owner != unit || x.bound && !x.follow && n.servers[at].history != d.units[unit].at {
@@ -297,7 +305,7 @@ func (x *clusterExplorer) confirm(n *clusterState, d *clusterDaemon, unit uint8,
 				v = fence.Unlink(v)
 			}
 		}
-		*r = x.stored(v)
+		x.put(r, v)
 	}
 	return true
 }

@@ -116,9 +116,9 @@ func (x *explorer) cache(s *store) {
 }
 
 // put stores what was decided of a record. Nobody but a FILL puts another value there, or changes what it depends on.
-func (x *explorer) put(r *record, v fence.Record) {
+func (t *tables) put(r *record, v fence.Record) {
 	pairs := r.pairs
-	if *r = x.stored(v); r.live {
+	if *r = t.stored(v); r.live {
 		r.pairs = pairs
 	}
 }

@@ -109,6 +109,17 @@ func laneConfigs() []clusterConfig {
 		{name: "two lanes", placing: two, trouble: moves, slots: 2, txs: 1, daemons: 1, readers: []readerKind{standby}},
 		{name: "two lanes, three phases", placing: joint, trouble: moves, slots: 2, txs: 1, daemons: 1, readers: []readerKind{standby}},
 	}
+	once := readerKind{runs: 1}
+	configs = append(configs,
+		clusterConfig{name: "epochs", trouble: moves, slots: 1, txs: 1, daemons: 1, readers: []readerKind{once}, epoch: true},
+		clusterConfig{name: "epochs, two reads", trouble: trouble{}, slots: 1, txs: 1, daemons: 1, readers: []readerKind{{runs: 2}, once}, epoch: true},
+		clusterConfig{name: "epochs, a standby", trouble: moves, slots: 1, txs: 1, daemons: 1, readers: []readerKind{standby}, epoch: true},
+		clusterConfig{name: "epochs, source fails over", trouble: sourceFails, slots: 1, txs: 1, daemons: 1, readers: []readerKind{once}, epoch: true},
+		clusterConfig{name: "epochs, target fails over", trouble: trouble{opens: 1, failovers: target}, slots: 1, txs: 1, daemons: 1, readers: []readerKind{once}, epoch: true},
+		clusterConfig{name: "epochs, given up", trouble: trouble{opens: 1, undone: 1}, slots: 1, txs: 1, daemons: 1, readers: []readerKind{once}, epoch: true},
+		clusterConfig{name: "epochs, tokens", trouble: moves, slots: 1, txs: 1, daemons: 1, readers: []readerKind{once, token}, epoch: true},
+		clusterConfig{name: "epochs in two lanes, the second's server fails over", placing: joint, trouble: trouble{failovers: target}, slots: 2, spread: true, txs: 1, daemons: 1, readers: []readerKind{once, once}, epoch: true},
+	)
 	if deep() {
 		configs = append(configs,
 			clusterConfig{name: "deep: two writers, source fails over", trouble: sourceFails, slots: 1, txs: 2, daemons: 1, readers: []readerKind{standby}},
@@ -156,8 +167,9 @@ func TestLanes(t *testing.T) {
 func TestEachPieceOfLanesIsNeeded(t *testing.T) {
 	t.Parallel()
 	standby, token := readerKind{runs: 1, standby: true}, readerKind{runs: 1, token: true}
-	apart, hasty := rule(), rule()
+	apart, hasty, elsewhere := rule(), rule(), rule()
 	apart.apart, hasty.hasty = true, true
+	elsewhere.elsewhere, elsewhere.order = true, phases("I0 I1 C0 C1 A0 A1")
 	thereAndBack := trouble{opens: 2, failovers: [maxServers]bool{false, true}, unseen: true}
 	for _, tt := range []struct {
 		clusterConfig
@@ -166,8 +178,15 @@ func TestEachPieceOfLanesIsNeeded(t *testing.T) {
 		{clusterConfig{name: "HEAD of another server, or of another history", placing: apart, trouble: troubles()[3], readers: []readerKind{standby, token}}, "served"},
 		{clusterConfig{name: "nobody waits when a lane is begun again", placing: hasty, trouble: troubles()[2], readers: []readerKind{{runs: 2, standby: true}}}, "served"},
 		{clusterConfig{name: "there and back before anybody looked", placing: rule(), trouble: thereAndBack, readers: []readerKind{standby}}, "I2"},
+		{clusterConfig{
+			name: "an epoch in one lane, a value in another", placing: elsewhere, trouble: trouble{failovers: [maxServers]bool{false, true}}, spread: true,
+			readers: []readerKind{{runs: 1}}, epoch: true,
+		}, "I2"},
 	} {
 		tt.slots, tt.txs, tt.daemons = 1, 1, 1
+		if tt.spread {
+			tt.slots = 2
+		}
 		r := exploreCluster(tt.clusterConfig, 5_000_000)
 		if !strings.Contains(r.broken, tt.want) {
 			t.Errorf("%s: %q among %d states, want %s", tt.name, r.broken, r.states, tt.want)
