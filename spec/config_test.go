@@ -31,8 +31,9 @@ type config struct {
 	script    bool  // D3: confirms are by script, not by UNLINK
 	epochs    uint8 // a value depends on so many, besides its key
 	hits      [maxTxs]hit
-	path      bool // the first writer moves the value from what the first epoch stands for to what the second does
-	resends   bool // an answer to SET is lost, and the SET is late
+	path      bool  // the first writer moves the value from what the first epoch stands for to what the second does
+	others    uint8 // so many times do fills of other keys make an epoch
+	resends   bool  // an answer to SET is lost, and the SET is late
 	without   without
 }
 

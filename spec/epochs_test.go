@@ -154,6 +154,25 @@ func (x *explorer) arrive(s *state) {
 	}
 }
 
+// another has a fill of another key make an epoch. What is filled with it is not looked at.
+func (x *explorer) another(s *state) {
+	for e := range x.epochs {
+		for name := range s.names {
+			if s.others == 0 || s.redis.epochs[name][e] != 0 {
+				continue
+			}
+			n := *s
+			n.others--
+			id := cachedID + s.others
+			if x.without.freshID {
+				id = 1
+			}
+			n.redis.make(name, e, id)
+			x.yield(&n, x.say("another key's reader makes epoch %d under name %d: id %d", e, name, id), "")
+		}
+	}
+}
+
 // make is SET with NX and GET.
 func (s *store) make(name, e, id uint8) uint8 {
 	if s.epochs[name][e] == 0 {
@@ -427,8 +446,9 @@ func (q *reading) dead() bool {
 	return q.epochs > 0 && r.live && q.r.over != ids{} && q.r.over == r.pairs
 }
 
-// found is the record as FILL judges it: without a value that is dead.
-func (q *reading) found() fence.Record {
+// leasable is the record as LEASE judges it: without a value that is dead, which goes with the grant. What that covers is nothing
+// that a load would have to be newer than.
+func (q *reading) leasable() fence.Record {
 	v := q.record(q.at().records[q.r.name])
 	if q.dead() && !q.without.overDead {
 		v.State, v.Coverage, v.RowVersion = fence.None, fence.Coverage{}, ""

@@ -209,7 +209,7 @@ func (q *reading) lease() {
 		q.join()
 		return
 	}
-	v, outcome := fence.Acquire(q.record(q.at().records[q.r.name]), q.tokens[number], int64(q.s.clock), int64(q.s.clock)+1)
+	v, outcome := fence.Acquire(q.leasable(), q.tokens[number], int64(q.s.clock), int64(q.s.clock)+1)
 	if outcome == fence.Busy {
 		if other := q.s.readers[1-q.i]; q.kind.joins && other.flying() && q.at().records[q.r.name].token == uint8(1-q.i)*4+other.token {
 			q.join()
@@ -277,7 +277,7 @@ func (q *reading) fill() {
 		return
 	}
 	broken := q.handedOut()
-	v, outcome := fence.Fill(q.found(), fence.Filling{
+	v, outcome := fence.Fill(q.record(q.at().records[q.r.name]), fence.Filling{
 		Token: q.tokens[uint8(q.i)*4+q.r.token], Coverage: cov, State: fence.Live, RowVersion: q.contents[q.r.cov],
 	}, int64(q.s.clock))
 	if q.without.lease {

@@ -149,6 +149,7 @@ type state struct {
 	began            uint8 // so many transactions have begun,
 	missed           set   // and these are not in the log, as far as the table goes
 	revs             uint8
+	others           uint8 // makings of epochs by fills of other keys, still to come
 	late             [2]lateSet
 	daemons          [2]daemon
 	readers          [2]reader

@@ -27,6 +27,7 @@ func (x *explorer) say(format string, args ...any) string {
 func (x *explorer) initial() state {
 	var s state
 	s.moves, s.retires, s.evictions, s.counts = x.moves, x.retires, x.evictions, x.counts
+	s.others = x.others
 	if x.clock {
 		s.clocks = 2
 	}
@@ -68,6 +69,7 @@ func (x *explorer) steps(s *state) {
 	x.replay(s)
 	x.faults(s)
 	x.arrive(s)
+	x.another(s)
 	for i := range x.daemons {
 		x.daemon(s, i)
 	}
