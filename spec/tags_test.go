@@ -414,31 +414,38 @@ func tagCases() [tagColumns]tagColumn {
 }
 
 func tagSchemes() []tagScheme {
-	whole := tagScheme{mark: true, markEnd: true, nonce: true}
-	with := func(name string, change func(s *tagScheme), fails string) tagScheme {
-		s := whole
-		s.name = name
-		change(&s)
-		for i := range s.wantFail {
-			s.wantFail[i] = fails[i] == 'w'
+	cases := []struct {
+		name   string
+		change func(s *tagScheme)
+		fails  string // by column
+	}{
+		{name: "T27: sets, and a fence that is trimmed leaves no mark", change: func(s *tagScheme) { s.mark, s.markEnd = false, false }, fails: "-wwww-w-"},
+		{
+			name: "T27: sets, fences for as long as leases, and a FILL after that", fails: "---ww-w-",
+			change: func(s *tagScheme) { s.mark, s.markEnd, s.byTime = false, false, true },
+		},
+		{
+			name: "the same, and a FILL asks whether its lease has ended", fails: "----w-w-",
+			change: func(s *tagScheme) { s.mark, s.markEnd, s.byTime, s.askEnd = false, false, true, true },
+		},
+		{name: "T37: sets, and no Lt", change: func(s *tagScheme) { s.markEnd = false }, fails: "--w---w-"},
+		{name: "T37: sets, cleared by the first of two in a batch", change: func(s *tagScheme) { s.clears, s.script = true, true }, fails: "w-----w-"},
+		{name: "T37: sets, and the sweeper looks once", change: func(s *tagScheme) { s.nonce = false }, fails: "-----ww-"},
+		{name: "sets, with marks and nonces", change: func(*tagScheme) {}, fails: "------w-"},
+		{name: "the same, and confirms by script", change: func(s *tagScheme) { s.script = true }, fails: "------w-"},
+		{name: "the same, on another server than the value", change: func(s *tagScheme) { s.apart = true }, fails: "------ww"},
+		{name: "epochs, on another server than the value", change: func(s *tagScheme) { s.epochs, s.apart = true, true }, fails: "-------w"},
+		{name: "epochs, one in each lane", change: func(s *tagScheme) { s.epochs = true }, fails: "--------"},
+	}
+	schemes := make([]tagScheme, len(cases))
+	for i, c := range cases {
+		schemes[i] = tagScheme{name: c.name, mark: true, markEnd: true, nonce: true}
+		c.change(&schemes[i])
+		for column := range schemes[i].wantFail {
+			schemes[i].wantFail[column] = c.fails[column] == 'w'
 		}
-		return s
 	}
-	return []tagScheme{
-		with("T27: sets, and a fence that is trimmed leaves no mark", func(s *tagScheme) { s.mark, s.markEnd = false, false }, "-wwww-w-"),
-		with("T27: sets, fences for as long as leases, and a FILL after that", func(s *tagScheme) { s.mark, s.markEnd, s.byTime = false, false, true }, "---ww-w-"),
-		with("the same, and a FILL asks whether its lease has ended", func(s *tagScheme) {
-			s.mark, s.markEnd, s.byTime, s.askEnd = false, false, true, true
-		}, "----w-w-"),
-		with("T37: sets, and no Lt", func(s *tagScheme) { s.markEnd = false }, "--w---w-"),
-		with("T37: sets, cleared by the first of two in a batch", func(s *tagScheme) { s.clears, s.script = true, true }, "w-----w-"),
-		with("T37: sets, and the sweeper looks once", func(s *tagScheme) { s.nonce = false }, "-----ww-"),
-		with("sets, with marks and nonces", func(*tagScheme) {}, "------w-"),
-		with("the same, and confirms by script", func(s *tagScheme) { s.script = true }, "------w-"),
-		with("the same, on another server than the value", func(s *tagScheme) { s.apart = true }, "------ww"),
-		with("epochs, on another server than the value", func(s *tagScheme) { s.epochs, s.apart = true, true }, "-------w"),
-		with("epochs, one in each lane", func(s *tagScheme) { s.epochs = true }, "--------"),
-	}
+	return schemes
 }
 
 // TestTags looks for what member sets and epochs leave stale.

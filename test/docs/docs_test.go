@@ -88,7 +88,8 @@ func TestEveryCaseIsListed(t *testing.T) {
 	if named, absent := missing(t, text); named < 40 || len(absent) > 0 {
 		t.Errorf("docs/cases.md names %d tests; these do not exist: %v", named, absent)
 	}
-	model := read(t, "spec/without_test.go") + read(t, "spec/schemes_test.go") + read(t, "spec/placings_test.go")
+	model := read(t, "spec/without_test.go") + read(t, "spec/schemes_test.go") + read(t, "spec/placings_test.go") +
+		read(t, "spec/epoch_configs_test.go") + read(t, "spec/tags_test.go")
 	rows := regexp.MustCompile(`(?m)^\| (T\d+) \|(.*)\|(.*)\|(.*)\|(.*)\|$`).FindAllStringSubmatch(text, -1)
 	listed := map[string]bool{}
 	for i, row := range rows {
