@@ -112,7 +112,7 @@ func (x *clusterExplorer) epochal(s *clusterState, i int) {
 func (x *clusterExplorer) fits(h *vouch, r *clusterReader) bool {
 	cov := x.coverage(r.claim, r.replay)
 	if cov.Standby() {
-		return r.replay >= h.wi+1
+		return r.replay > h.wi // positions are one higher, as in floor
 	}
 	return h.begun == 0 || cov.Dominates(fence.Coverage{Snapshot: x.snapshots[h.begun]})
 }

@@ -77,7 +77,8 @@ func (x *clusterExplorer) reader(s *clusterState, i int) {
 		v, outcome := fence.Fill(x.record(*held), fence.Filling{
 			Token: x.tokens[number], Coverage: cov, State: fence.Live, RowVersion: x.contents[r.cov],
 		}, 0)
-		if x.put(held, v); outcome == fence.Filled {
+		x.put(held, v)
+		if outcome == fence.Filled {
 			held.pairs = r.pairs
 		}
 		over()
