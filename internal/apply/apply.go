@@ -10,6 +10,7 @@ import (
 	"math/bits"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/freshet/freshet/internal/change"
@@ -65,6 +66,9 @@ type Options struct {
 	Rewind    Rewind                    // how far confirmation stays behind (D5)
 	Settle    time.Duration             // how long readers may go on under old names after a move (D7): T_r and a margin
 	Stats     *Stats                    // counters, shared with whoever shows them
+	// DDL is called, on the applier's goroutine, when a transaction has become visible that altered what entries stand on:
+	// Wc then stands still until Looked is called. Nil: such transactions are like others.
+	DDL func()
 	// MaxWaiting bounds the memory of what waits for a transaction to become visible, in bytes: beyond it no more is taken from
 	// the queue, which then holds the source back. Default 16 MiB.
 	MaxWaiting int
@@ -91,6 +95,8 @@ type Applier struct {
 	asking   asking
 	rewind   rewind
 	requests chan request
+	altered  atomic.Uint64 // how often something was altered that has to be looked at
+	looked   uint64        // how much of that has been
 }
 
 type pendingPart struct {
@@ -101,9 +107,10 @@ type pendingPart struct {
 	fenced  time.Time // when its keys were fenced early; zero: they are not
 }
 
-// request asks the applier's goroutine to change the live names.
+// request asks the applier's goroutine to change the live names, or tells it what was looked at.
 type request struct {
 	change func(n *Names) bool
+	looked uint64
 	done   chan error
 }
 
@@ -125,7 +132,23 @@ func New(opts Options) *Applier {
 // Request runs a change of the live names in the applier's order of things and returns once readers can see it.
 // alter reports whether it changed anything.
 func (a *Applier) Request(ctx context.Context, alter func(n *Names) bool) error {
-	r := request{change: alter, done: make(chan error, 1)}
+	return a.request(ctx, request{change: alter, done: make(chan error, 1)})
+}
+
+// Altered counts the alterations that have become visible. Whoever looks at the tables asks before, and says so by Looked once
+// names have moved for what was found.
+func (a *Applier) Altered() uint64 { return a.altered.Load() }
+
+// Looked says that what was altered up to a count has been looked at: Wc goes on.
+func (a *Applier) Looked(ctx context.Context, count uint64) error {
+	return a.request(ctx, request{change: func(*Names) bool { return false }, looked: count, done: make(chan error, 1)})
+}
+
+// unseen reports that something was altered which nobody has looked at yet. What is cached may then differ from what is in
+// the database by more than the changes that are on their way, so that HEAD must not vouch for it.
+func (a *Applier) unseen() bool { return a.looked < a.altered.Load() }
+
+func (a *Applier) request(ctx context.Context, r request) error {
 	select {
 	case a.requests <- r:
 	case <-ctx.Done():
@@ -189,7 +212,7 @@ func (a *Applier) Run(ctx context.Context) error {
 			}
 			continue
 		}
-		if closed && !fresh && len(a.pending) == 0 && a.prefix.End() == a.head.Wc {
+		if closed && !fresh && len(a.pending) == 0 && (a.prefix.End() == a.head.Wc || a.unseen()) {
 			a.confirm(now)
 			return nil
 		}
@@ -240,7 +263,7 @@ func (a *Applier) due(now time.Time) bool {
 		}
 		return !now.Before(a.gateAt)
 	}
-	if now.Before(a.settleAt) {
+	if now.Before(a.settleAt) || a.unseen() {
 		return a.opts.Names.restless(now)
 	}
 	return a.prefix.End() > a.head.Wc || a.asked(now) || a.opts.Names.restless(now)
@@ -254,7 +277,7 @@ func (a *Applier) next(now time.Time) time.Duration {
 			at = a.idleAt
 		}
 		wait = min(wait, at.Sub(now))
-	} else if a.prefix.End() > a.head.Wc {
+	} else if a.prefix.End() > a.head.Wc && !a.unseen() {
 		wait = min(wait, a.settleAt.Sub(now))
 	}
 	if a.opts.Store.Closed() > 0 {
@@ -407,11 +430,16 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 		}
 		ready = append(ready, p)
 		moved = a.move(p) || moved
+		if p.part.ddl && a.opts.DDL != nil {
+			a.altered.Add(1)
+			a.opts.DDL()
+		}
 	}
 	a.keys(&batch, ready)
 	a.withdraw(&batch, now)
 	if req != nil {
 		moved = req.change(a.opts.Names) || moved
+		a.looked = max(a.looked, req.looked)
 	}
 	moved = a.opts.Names.revive(now) || moved
 	if moved {
@@ -421,7 +449,7 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 	}
 	a.settle(ready)
 	var horizon view
-	if !moved && !now.Before(a.settleAt) {
+	if !moved && !now.Before(a.settleAt) && !a.unseen() {
 		horizon = a.horizon.settle(seen, a.prefix.Last())
 		batch.Sa, batch.Ticks = horizon.snapshot, horizon.ticks
 		if end := a.prefix.End(); end > a.head.Wc || !batch.Sa.IsZero() {
@@ -596,7 +624,7 @@ func (a *Applier) pack(p *pendingPart) {
 		return
 	}
 	roomy := p.part
-	p.part, p.packed = &Part{Keys: roomy.Keys.Packed(), bulk: !roomy.small()}, true
+	p.part, p.packed = &Part{Keys: roomy.Keys.Packed(), bulk: !roomy.small(), ddl: roomy.ddl}, true
 	if roomy.small() {
 		p.part.items = slices.Clone(roomy.items)
 	} else {

@@ -49,6 +49,7 @@ type Part struct {
 	Keys  *route.Keys
 	items []item
 	open  bool // the last item's transaction has not ended in this part
+	ddl   bool // a transaction of it altered what entries stand on
 	bulk  bool // it was not small before items were taken out
 }
 
@@ -67,6 +68,9 @@ func (p *Part) begin(it item) {
 func (p *Part) small() bool {
 	return !p.bulk && p.Keys.Len() <= smallKeys && len(p.items) <= smallItems
 }
+
+// DDL says that the transaction at hand altered what entries stand on, so that it has to be looked at once it is visible.
+func (p *Part) DDL() { p.ddl = true }
 
 func (p *Part) full() bool { return p.Keys.Full() || len(p.items) >= maxPartItems }
 
@@ -91,7 +95,7 @@ func (p *Part) oldest() int64 {
 func (p *Part) reset() {
 	p.Keys.Reset()
 	p.items = p.items[:0]
-	p.open = false
+	p.open, p.ddl = false, false
 }
 
 // Queue joins the source's goroutine and the applier's: one Part is being filled, and the applier takes it whenever

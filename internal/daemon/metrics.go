@@ -58,6 +58,7 @@ func figures() []figure {
 		{"freshet_intents_total", "Messages in which transactions named keys themselves.", count, func(st *Status) float64 { return float64(st.Intents.Read) }},
 		{"freshet_intents_undecodable_total", "Of them, not readable; each renamed the entries that it may have meant.", count, func(st *Status) float64 { return float64(st.Intents.Undecodable) }},
 		{"freshet_intents_unknown_entry_total", "Of them, for an entry that the daemon does not have.", count, func(st *Status) float64 { return float64(st.Intents.Unknown) }},
+		{"freshet_ddl_messages_total", "Statements that the event trigger told of, and that concerned a table of an entry.", count, func(st *Status) float64 { return float64(st.DDL) }},
 		{"freshet_gaps_total", "Gaps in the stream; each began a new generation.", count, func(st *Status) float64 { return float64(st.Gaps) }},
 		{"freshet_reconnects_total", "Times that the stream had to be taken up again.", count, func(st *Status) float64 { return float64(st.Reconnects) }},
 		{"freshet_streaming", "1 while the log is followed and caught up with.", gauge, func(st *Status) float64 { return flag(st.Phase == pipeline.Streaming) }},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/freshet/freshet/internal/apply"
 	"github.com/freshet/freshet/internal/change"
+	"github.com/freshet/freshet/internal/ddl"
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pgcatalog"
 	"github.com/freshet/freshet/internal/pggate"
@@ -67,6 +68,9 @@ type session struct {
 	replaces fence.Term                     // the term of another history that a new generation replaces
 	looks    map[schema.Name]pgcatalog.Look // what the tables looked like last
 	altered  bool                           // they look otherwise since, and names did not move for it yet
+	known    atomic.Pointer[ddl.Known]      // what DDL has to name to concern them
+	ddl      chan struct{}                  // of capacity one, and empty: it wakes the watch for DDL
+	told     uint64                         // how many alterations the applier was told to be looked at
 	start    mvcc.LSN                       // of a new generation's stream
 	admit    []int                          // versions that wait for admission
 	renew    []int                          // versions whose tables were altered while nobody looked
@@ -76,7 +80,7 @@ type session struct {
 }
 
 func (p *Pipeline) session(ctx context.Context) (err error) {
-	s := &session{p: p}
+	s := &session{p: p, ddl: make(chan struct{}, 1)}
 	defer func() { err = errors.Join(err, s.close(ctx)) }()
 	if err := s.connect(ctx); err != nil {
 		return err
@@ -328,7 +332,7 @@ func (s *session) compile(ctx context.Context, strict bool) error {
 			return err
 		}
 		if sameShapes(s.looks, before) {
-			return nil
+			return s.know(ctx)
 		}
 		before = s.looks
 	}
@@ -554,6 +558,7 @@ func (s *session) follow(ctx context.Context) error {
 	applier := apply.New(apply.Options{
 		Store: s.store, Gate: s.gate, Queue: queue, Names: s.names, Head: s.head, Confirm: s.stream.Confirm,
 		Observe: p.opts.Observe, Published: s.published, Logger: p.opts.Logger, Rewind: p.opts.Rewind, Settle: settle, Stats: &p.state.apply,
+		DDL: s.wake,
 	})
 	if err := s.store.DrawTick(ctx); err != nil {
 		return err
@@ -567,7 +572,7 @@ func (s *session) follow(ctx context.Context) error {
 	out := &sink{
 		router: route.New(s.versions), queue: queue, after: s.head.Wc,
 		received: &p.state.received, rows: &p.state.rows, intents: &p.state.intents, logger: p.opts.Logger,
-		strange: map[string]bool{},
+		strange: map[string]bool{}, known: &s.known, altered: &p.state.ddl,
 	}
 	// Applying outlives ctx for as long as a drain may take; reading does not.
 	working, abort := context.WithCancel(context.WithoutCancel(ctx))

@@ -77,3 +77,27 @@ type ForeignKey struct {
 	Columns           []string
 	Indexed           bool // an index of Table begins with the columns
 }
+
+// Index is a unique index of a table, or one that was to become one.
+type Index struct {
+	Name      string
+	Columns   []string // of the key, without those that it only includes; empty where one is an expression
+	Primary   bool
+	Identity  bool // it is the table's replica identity
+	Valid     bool // false: it is being made, or making it was interrupted
+	Immediate bool // its uniqueness is never checked late
+	Partial   bool
+}
+
+// Usable reports that the index can be the replica identity of its table.
+func (x *Index) Usable(t *Table) bool {
+	if !x.Valid || !x.Immediate || x.Partial || len(x.Columns) == 0 {
+		return false
+	}
+	for _, name := range x.Columns {
+		if c := t.Column(name); c == nil || !c.NotNull {
+			return false
+		}
+	}
+	return true
+}
