@@ -29,6 +29,7 @@ type postgresFacts struct {
 	FreeSlots         int    `json:"free_slots"`
 	Publication       string `json:"publication"`
 	PublicationExists bool   `json:"publication_exists"`
+	DDL               bool   `json:"ddl_triggers"` // DDL is told of in the log
 	timeline          int64
 	Unpublished       []string `json:"unpublished_tables"` // the daemon adds them when it starts
 }
@@ -65,7 +66,9 @@ func (r *checked) checkPostgres(ctx context.Context) {
 			}
 		}
 	}
+	r.checkIdentities(ctx, primary)
 	r.checkSource(ctx, primary, facts, tables)
+	r.checkDDL(ctx, primary)
 	r.checkLoads(ctx, entries)
 	if len(r.conf.Database.Replicas) > 0 {
 		if err := primary.QueryRow(ctx, `SELECT `+wal.TimelineSQL).Scan(&facts.timeline); err != nil {
@@ -97,6 +100,9 @@ func (r *checked) checkSource(ctx context.Context, conn *pgx.Conn, facts *postgr
 	}
 	for _, p := range found.Problems {
 		r.problem("postgres", p.What, p.Why, p.Do)
+		if p.Mend != "" {
+			r.mend(mending{Area: "publication", What: p.What, Why: p.Why}, p.Mend)
+		}
 	}
 	slot := found.Slot
 	facts.SlotExists, facts.ActivePID, facts.WALStatus = slot.Exists, slot.ActivePID, slot.WALStatus
@@ -175,12 +181,18 @@ SELECT has_schema_privilege(n.oid, 'USAGE'),
 		to := pgx.Identifier{role}.Sanitize()
 		why := fmt.Sprintf("entry %s loads from it", p.name)
 		if !mayUse {
-			r.problem("postgres", fmt.Sprintf("role %q may not use schema %q", role, t.Schema), why,
-				"run: GRANT USAGE ON SCHEMA "+pgx.Identifier{t.Schema}.Sanitize()+" TO "+to)
+			r.lack(fmt.Sprintf("role %q may not use schema %q", role, t.Schema), why, "GRANT USAGE ON SCHEMA "+pgx.Identifier{t.Schema}.Sanitize()+" TO "+to)
 		}
 		if !maySelect {
-			r.problem("postgres", fmt.Sprintf("role %q may not read table \"%s.%s\"", role, t.Schema, t.Table), why,
-				"run: GRANT SELECT ON "+table+" TO "+to)
+			r.lack(fmt.Sprintf("role %q may not read table \"%s.%s\"", role, t.Schema, t.Table), why, "GRANT SELECT ON "+table+" TO "+to)
 		}
+	}
+}
+
+// lack is a privilege that the role of database.url lacks. Several entries may want the same.
+func (r *checked) lack(what, why, grant string) {
+	r.problem("postgres", what, why, "run: "+grant)
+	if !slices.ContainsFunc(r.Fixes, func(m *mending) bool { return m.What == what }) {
+		r.mend(mending{Area: "privileges", What: what, Why: why}, grant)
 	}
 }

@@ -54,52 +54,52 @@ func Digest() string {
 type State struct {
 	Schema   bool   // the schema freshet is there
 	Function string // the MD5 digest of the function's text; empty: there is none
+	Ours     bool   // the function is a superuser's, or that of the triggers' owner: nobody else can have it do something else
 	Command  bool   // the triggers are there, call the function, and fire always
 	Drop     bool
 	Made     []string // those that are there, however they are
+	Role     string   // that asks
+	May      bool     // it may make event triggers
 }
 
-// StateSQL asks for the State, a column for each field.
+// Fields are where the columns of StateSQL go.
+func (s *State) Fields() []any {
+	return []any{&s.Schema, &s.Function, &s.Ours, &s.Command, &s.Drop, &s.Made, &s.Role, &s.May}
+}
+
+// StateSQL asks for the State, a column for each of its fields.
 const StateSQL = `
 SELECT to_regnamespace('freshet') IS NOT NULL,
        coalesce((SELECT md5(p.prosrc) FROM pg_proc p WHERE p.oid = to_regprocedure('freshet.ddl()')), ''),
+       coalesce((SELECT r.rolsuper OR EXISTS (SELECT FROM pg_event_trigger t WHERE t.evtfoid = p.oid AND t.evtowner = p.proowner)
+                   FROM pg_proc p JOIN pg_roles r ON r.oid = p.proowner
+                  WHERE p.oid = to_regprocedure('freshet.ddl()') AND p.prosecdef AND p.proconfig = '{"search_path=pg_catalog, pg_temp"}'), false),
        EXISTS (SELECT FROM pg_event_trigger t WHERE t.evtname = '` + CommandTrigger + `' AND t.evtevent = 'ddl_command_end' AND t.evtenabled = 'A'
           AND t.evtfoid = to_regprocedure('freshet.ddl()') AND t.evttags IS NULL),
        EXISTS (SELECT FROM pg_event_trigger t WHERE t.evtname = '` + DropTrigger + `' AND t.evtevent = 'sql_drop' AND t.evtenabled = 'A'
           AND t.evtfoid = to_regprocedure('freshet.ddl()') AND t.evttags IS NULL),
-       ARRAY(SELECT t.evtname::text FROM pg_event_trigger t WHERE t.evtname IN ('` + CommandTrigger + `', '` + DropTrigger + `') ORDER BY 1)`
+       ARRAY(SELECT t.evtname::text FROM pg_event_trigger t WHERE t.evtname IN ('` + CommandTrigger + `', '` + DropTrigger + `') ORDER BY 1),
+       current_user::text, (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user)`
 
 // Installed reports that nothing is lacking.
-func (s *State) Installed() bool { return s.Function == Digest() && s.Command && s.Drop }
+func (s *State) Installed() bool { return s.Function == Digest() && s.Ours && s.Command && s.Drop }
 
-// Install are the statements that make what is lacking, for a superuser.
-func (s *State) Install() (statements []string) {
+// Install are the statements that make the triggers, and anew what is there and is not as it must be. They are for a superuser:
+// whoever owns the function decides what runs in everybody's DDL.
+func (s *State) Install() []string {
 	if s.Installed() {
 		return nil
 	}
+	statements := s.Remove()
 	if !s.Schema {
 		statements = append(statements, "CREATE SCHEMA freshet")
 	}
-	if s.Function != Digest() {
-		statements = append(statements, "CREATE OR REPLACE FUNCTION freshet.ddl() RETURNS event_trigger LANGUAGE plpgsql\n"+
-			"SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $freshet$"+body+"$freshet$")
-	}
-	for _, t := range []struct {
-		name, event string
-		fine        bool
-	}{{CommandTrigger, "ddl_command_end", s.Command}, {DropTrigger, "sql_drop", s.Drop}} {
-		if t.fine {
-			continue
-		}
-		for _, made := range s.Made {
-			if made == t.name {
-				statements = append(statements, "DROP EVENT TRIGGER "+t.name)
-			}
-		}
-		statements = append(statements, "CREATE EVENT TRIGGER "+t.name+" ON "+t.event+" EXECUTE FUNCTION freshet.ddl()",
-			"ALTER EVENT TRIGGER "+t.name+" ENABLE ALWAYS")
-	}
-	return statements
+	statements = append(statements, "CREATE FUNCTION freshet.ddl() RETURNS event_trigger LANGUAGE plpgsql\n"+
+		"SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $freshet$"+body+"$freshet$")
+	return append(statements,
+		"CREATE EVENT TRIGGER "+CommandTrigger+" ON ddl_command_end EXECUTE FUNCTION freshet.ddl()",
+		"CREATE EVENT TRIGGER "+DropTrigger+" ON sql_drop EXECUTE FUNCTION freshet.ddl()",
+		"ALTER EVENT TRIGGER "+CommandTrigger+" ENABLE ALWAYS", "ALTER EVENT TRIGGER "+DropTrigger+" ENABLE ALWAYS")
 }
 
 // Remove are the statements that remove whatever there is.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/freshet/freshet/internal/ddl"
 	"github.com/freshet/freshet/internal/schema"
 )
 
@@ -91,4 +92,13 @@ SELECT n.nspname::text, c.relname::text, c.reltuples::float8, a.attname::text,
 		return nil, fmt.Errorf("read statistics: %w", err)
 	}
 	return all, nil
+}
+
+// DDL asks what there is of the event triggers that tell of DDL.
+func DDL(ctx context.Context, conn *pgx.Conn) (ddl.State, error) {
+	var st ddl.State
+	if err := conn.QueryRow(ctx, ddl.StateSQL).Scan(st.Fields()...); err != nil {
+		return st, fmt.Errorf("look for the event triggers: %w", err)
+	}
+	return st, nil
 }

@@ -18,12 +18,11 @@ func (r *rig) triggers() {
 	conn := r.connect()
 	defer func() { _ = conn.Close(context.Background()) }()
 	var st ddl.State
-	err := conn.QueryRow(r.t.Context(), ddl.StateSQL).Scan(&st.Schema, &st.Function, &st.Command, &st.Drop, &st.Made)
-	if err != nil {
+	if err := conn.QueryRow(r.t.Context(), ddl.StateSQL).Scan(st.Fields()...); err != nil {
 		r.t.Fatal(err)
 	}
 	r.exec(st.Install()...)
-	if err := conn.QueryRow(r.t.Context(), ddl.StateSQL).Scan(&st.Schema, &st.Function, &st.Command, &st.Drop, &st.Made); err != nil || !st.Installed() {
+	if err := conn.QueryRow(r.t.Context(), ddl.StateSQL).Scan(st.Fields()...); err != nil || !st.Installed() {
 		r.t.Fatalf("after %q: %+v, %v", st.Install(), st, err)
 	}
 }
@@ -150,5 +149,7 @@ func TestDDLWithRows(t *testing.T) {
 	if !r.present(other) || r.name("items", 2) != other {
 		t.Error("a message alone moved a name")
 	}
-	d.await("streaming", func(st pipeline.Status) bool { return time.Since(st.Horizon) < time.Second || st.Phase == pipeline.Streaming })
+	d.await("streaming", func(st pipeline.Status) bool {
+		return time.Since(st.Horizon) < time.Second || st.Phase == pipeline.Streaming
+	})
 }

@@ -327,7 +327,11 @@ func (s *session) compile(ctx context.Context, strict bool) error {
 		if s.compiled, err = s.p.opts.Compile(ctx, s.conn, s.p.declared(), strict); err != nil {
 			return err
 		}
-		s.p.tables = s.compiled.all()
+		planned := s.compiled.all()
+		if len(s.compiled.Refused) > 0 { // one of them may have been there when it was still planned, and may come back
+			planned = append(planned, slices.DeleteFunc(slices.Clone(s.p.tables), func(t schema.Name) bool { return slices.Contains(planned, t) })...)
+		}
+		s.p.tables = planned
 		if s.looks, err = pgcatalog.Looks(ctx, s.conn, s.p.tables); err != nil {
 			return err
 		}
