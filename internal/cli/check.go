@@ -28,6 +28,7 @@ type checked struct {
 	Replicas []replicaFacts `json:"replicas,omitempty"`
 	Redis    *redisFacts    `json:"redis,omitempty"`
 	Entries  []entryFacts   `json:"entries"`
+	Roles    []*roleFacts   `json:"roles"`
 	// Identities are the tables whose old rows lack something for an entry.
 	Identities []mend.Identity `json:"identities"`
 	// Fixes are what --fix would apply; Applied, what it did before this was looked at.
@@ -57,7 +58,7 @@ func (a *app) check() *cobra.Command {
 	var flags checkFlags
 	cmd := a.jsonFlag(&cobra.Command{
 		Use:   "check",
-		Short: "Find what is wrong before and while running, and mend it where that is asked for",
+		Short: "Find what is wrong before and while running; changes nothing without --fix",
 		Long: "check looks at the configuration, PostgreSQL (wal_level, version, privileges, slot, publication, replica identity),\n" +
 			"the replicas (whether they are standbys of this database, and how far behind),\n" +
 			"Redis (version, role, eviction policy) and every entry: which strategy holds and how stale a value can be.\n" +
@@ -117,7 +118,7 @@ func (a *app) runCheck(ctx context.Context, flags checkFlags) error {
 // look checks everything, and changes nothing.
 func (a *app) look(ctx context.Context, c *config.Config) *checked {
 	r := &checked{
-		Problems: []finding{}, Notes: []finding{}, Entries: []entryFacts{}, Identities: []mend.Identity{}, Fixes: []*mending{}, conf: c,
+		Problems: []finding{}, Notes: []finding{}, Entries: []entryFacts{}, Roles: []*roleFacts{}, Identities: []mend.Identity{}, Fixes: []*mending{}, conf: c,
 	}
 	r.checkPostgres(ctx)
 	r.checkRedis(ctx)
@@ -195,6 +196,13 @@ func (a *app) printCheck(r *checked) {
 			told = "told of in the log"
 		}
 		a.printTable(append(rows, []string{"slot", p.Slot + ": " + slot}, []string{"publication", p.Publication + ": " + publication}, []string{"ddl", told}))
+	}
+	for _, f := range r.Roles {
+		state := "has the privileges for it"
+		if len(f.Lacks) > 0 {
+			state = "lacks " + plural(len(f.Lacks), "privilege")
+		}
+		a.printTable([][]string{{"role       ", fmt.Sprintf("%s (%s) %s: %s", f.Role, f.Address, f.Does, state)}})
 	}
 	for _, f := range r.Replicas {
 		state := fmt.Sprintf("%s behind, %.1f s", bytesText(f.LagBytes), f.LagSeconds)

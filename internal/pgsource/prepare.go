@@ -124,7 +124,7 @@ SELECT pg_is_in_recovery(), current_setting('wal_level'), current_setting('serve
 		problems = append(problems, Problem{
 			What: fmt.Sprintf("role %q may not replicate", user),
 			Why:  "reading the log needs the REPLICATION attribute",
-			Do:   fmt.Sprintf("run as a superuser: ALTER ROLE %s WITH REPLICATION", quoteIdent(user)),
+			Do:   fmt.Sprintf("run as a superuser: ALTER ROLE %s WITH REPLICATION", quoteIdent(user)), Privilege: true,
 		})
 	}
 	if isSynchronous(names) {

@@ -12,7 +12,7 @@ import (
 )
 
 // TestCostInLog measures what each replica identity costs in log, for updates that change a column of the index and for such
-// that do not, and holds it against what check says beforehand. docs/dependencies.md has the figures.
+// that do not, and holds it against what check says beforehand. docs/queries.md has the figures.
 func TestCostInLog(t *testing.T) {
 	t.Parallel()
 	w := &world{t: t, pg: pgtest.Start(t, pgtest.Options{Settings: map[string]string{
