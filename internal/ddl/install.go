@@ -27,7 +27,8 @@ BEGIN
            FILTER (WHERE o.place <= 100)
       INTO total, named
       FROM (SELECT d.*, row_number() OVER () AS place FROM pg_event_trigger_dropped_objects() d
-             WHERE NOT d.is_temporary AND (d.original OR d.normal)) o;
+             WHERE NOT d.is_temporary AND (d.original OR d.normal)
+               AND EXISTS (SELECT FROM pg_event_trigger_dropped_objects() r WHERE r.original AND NOT r.is_temporary)) o;
   ELSE
     SELECT count(*), json_agg(json_build_object('class', coalesce(o.classid::regclass::text, ''), 'oid', coalesce(o.objid::bigint, 0), 'type', o.object_type,
              'name', coalesce(o.object_identity, ''), 'above', CASE WHEN o.classid = 'pg_class'::regclass THEN
@@ -69,15 +70,16 @@ func (s *State) Fields() []any {
 
 // StateSQL asks for the State, a column for each of its fields.
 const StateSQL = `
-SELECT to_regnamespace('freshet') IS NOT NULL,
-       coalesce((SELECT md5(p.prosrc) FROM pg_proc p WHERE p.oid = to_regprocedure('freshet.ddl()')), ''),
-       coalesce((SELECT r.rolsuper OR EXISTS (SELECT FROM pg_event_trigger t WHERE t.evtfoid = p.oid AND t.evtowner = p.proowner)
-                   FROM pg_proc p JOIN pg_roles r ON r.oid = p.proowner
-                  WHERE p.oid = to_regprocedure('freshet.ddl()') AND p.prosecdef AND p.proconfig = '{"search_path=pg_catalog, pg_temp"}'), false),
-       EXISTS (SELECT FROM pg_event_trigger t WHERE t.evtname = '` + CommandTrigger + `' AND t.evtevent = 'ddl_command_end' AND t.evtenabled = 'A'
-          AND t.evtfoid = to_regprocedure('freshet.ddl()') AND t.evttags IS NULL),
-       EXISTS (SELECT FROM pg_event_trigger t WHERE t.evtname = '` + DropTrigger + `' AND t.evtevent = 'sql_drop' AND t.evtenabled = 'A'
-          AND t.evtfoid = to_regprocedure('freshet.ddl()') AND t.evttags IS NULL),
+WITH made AS (
+    SELECT p.oid, p.proowner, md5(p.prosrc) AS digest, p.prosecdef AND p.proconfig = '{"search_path=pg_catalog, pg_temp"}' AS safe
+      FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'freshet' AND p.proname = 'ddl' AND p.pronargs = 0)
+SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'freshet'), coalesce((SELECT digest FROM made), ''),
+       coalesce((SELECT m.safe AND (r.rolsuper OR EXISTS (SELECT FROM pg_event_trigger t WHERE t.evtfoid = m.oid AND t.evtowner = m.proowner))
+                   FROM made m JOIN pg_roles r ON r.oid = m.proowner), false),
+       EXISTS (SELECT FROM pg_event_trigger t JOIN made m ON m.oid = t.evtfoid
+          WHERE t.evtname = '` + CommandTrigger + `' AND t.evtevent = 'ddl_command_end' AND t.evtenabled = 'A' AND t.evttags IS NULL),
+       EXISTS (SELECT FROM pg_event_trigger t JOIN made m ON m.oid = t.evtfoid
+          WHERE t.evtname = '` + DropTrigger + `' AND t.evtevent = 'sql_drop' AND t.evtenabled = 'A' AND t.evttags IS NULL),
        ARRAY(SELECT t.evtname::text FROM pg_event_trigger t WHERE t.evtname IN ('` + CommandTrigger + `', '` + DropTrigger + `') ORDER BY 1),
        current_user::text, (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user)`
 

@@ -147,7 +147,7 @@ func sameClasses(a, b *plan.Compiled) bool {
 // advise chooses the cheapest way for a table.
 func advise(t *schema.Table, w *want, facts Facts) Identity {
 	id := Identity{
-		Table: t.Name, Name: t.Name.String(), Now: now(t), Lacks: []string{}, Entries: w.entries, Statements: []string{},
+		Table: t.Name, Name: t.String(), Now: now(t), Lacks: []string{}, Entries: w.entries, Statements: []string{},
 	}
 	for _, column := range w.columns {
 		if !slices.Contains(t.IdentityCols, column) {
@@ -188,7 +188,8 @@ func advise(t *schema.Table, w *want, facts Facts) Identity {
 			"CREATE UNIQUE INDEX CONCURRENTLY " + QuoteIdent(name) + " ON " + quoted(t.Name) + " (" + quotedList(columns) + ")",
 			alter + "USING INDEX " + QuoteIdent(name),
 		}, after)
-		id.Log = indexLog(t, columns, facts) + fmt.Sprintf("; an UPDATE that changes one of them cannot stay out of the indexes any more: about %d more for each index of the table", indexEntry)
+		id.Log = indexLog(t, columns, facts) +
+			fmt.Sprintf("; an UPDATE that changes one of them cannot stay out of the indexes any more: about %d more for each index of the table", indexEntry)
 	}
 	return id
 }

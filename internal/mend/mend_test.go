@@ -70,27 +70,35 @@ func TestIdentities(t *testing.T) {
 		{"no primary key", table("t", 'd', "id!", "a!"), nil, []rule.Declared{by("t", "a")}},
 		{
 			"no primary key, but a unique index", table("t", 'd', "id!", "a!"),
-			[]schema.Index{{Name: "t_id", Columns: []string{"id"}, Valid: true, Immediate: true}}, []rule.Declared{by("t", "a")},
+			[]schema.Index{{Name: "t_id", Columns: []string{"id"}, Valid: true, Immediate: true}},
+			[]rule.Declared{by("t", "a")},
 		},
 		{
 			"a primary key that is checked late", table("t", 'd', "id#", "a!"),
-			[]schema.Index{{Name: "t_pkey", Columns: []string{"id"}, Primary: true, Valid: true}}, []rule.Declared{by("t", "a")},
+			[]schema.Index{{Name: "t_pkey", Columns: []string{"id"}, Primary: true, Valid: true}},
+			[]rule.Declared{by("t", "a")},
 		},
 		{
 			"indexes that are there: the smallest that has it all, and can be it", table("t", 'd', "id#", "a!", "b!", "c"),
 			[]schema.Index{
-				primary("id"), {Name: "nullable", Columns: []string{"id", "a", "c"}, Valid: true, Immediate: true},
-				{Name: "large", Columns: []string{"id", "a", "b"}, Valid: true, Immediate: true}, {Name: "small", Columns: []string{"a", "id"}, Valid: true, Immediate: true},
-				{Name: "partial", Columns: []string{"a", "id"}, Valid: true, Immediate: true, Partial: true}, {Name: "late", Columns: []string{"a", "id"}, Valid: true},
-			}, []rule.Declared{by("t", "a")},
+				primary("id"),
+				{Name: "nullable", Columns: []string{"id", "a", "c"}, Valid: true, Immediate: true},
+				{Name: "large", Columns: []string{"id", "a", "b"}, Valid: true, Immediate: true},
+				{Name: "small", Columns: []string{"a", "id"}, Valid: true, Immediate: true},
+				{Name: "partial", Columns: []string{"a", "id"}, Valid: true, Immediate: true, Partial: true},
+				{Name: "late", Columns: []string{"a", "id"}, Valid: true},
+			},
+			[]rule.Declared{by("t", "a")},
 		},
 		{
 			"what an interrupted run left", table("t", 'd', "id#", "a!"),
-			[]schema.Index{primary("id"), {Name: "t_freshet", Columns: []string{"id", "a"}, Immediate: true}}, []rule.Declared{by("t", "a")},
+			[]schema.Index{primary("id"), {Name: "t_freshet", Columns: []string{"id", "a"}, Immediate: true}},
+			[]rule.Declared{by("t", "a")},
 		},
 		{
 			"an index that was made, and is not the identity yet", table("t", 'd', "id#", "a!"),
-			[]schema.Index{primary("id"), {Name: "t_freshet", Columns: []string{"id", "a"}, Valid: true, Immediate: true}}, []rule.Declared{by("t", "a")},
+			[]schema.Index{primary("id"), {Name: "t_freshet", Columns: []string{"id", "a"}, Valid: true, Immediate: true}},
+			[]rule.Declared{by("t", "a")},
 		},
 		{
 			"an identity of ours that another one replaces", indexed(table("t", 'i', "id#", "a!", "b!"), "id", "a"),

@@ -1,6 +1,7 @@
 package whatif
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -78,7 +79,7 @@ func (e *Event) Answer(o Options) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Answer{Event: e.Text, Table: t.Name.String(), Identity: identity(t), Entries: []EntryAnswer{}, Others: []string{}}
+	a := &Answer{Event: e.Text, Table: t.String(), Identity: identity(t), Entries: []EntryAnswer{}, Others: []string{}}
 	w := &worker{table: t, relation: relation(t), named: map[string]bool{}}
 	if err := e.images(w, o); err != nil {
 		return nil, err
@@ -109,9 +110,9 @@ func (e *Event) table(c *schema.Catalog) (*schema.Table, error) {
 		case t == nil:
 			continue
 		case t.Kind != schema.OrdinaryTable && t.Kind != schema.PartitionedTable:
-			return nil, e.fail(e.tableAt, t.Name.String()+" is no table", "Name the table whose row changes.")
+			return nil, e.fail(e.tableAt, t.String()+" is no table", "Name the table whose row changes.")
 		case t.IsPartition:
-			return nil, e.fail(e.tableAt, t.Name.String()+" is a partition", "Name the partitioned table: the log has its changes under that name.")
+			return nil, e.fail(e.tableAt, t.String()+" is a partition", "Name the partitioned table: the log has its changes under that name.")
 		}
 		return t, nil
 	}
@@ -156,7 +157,7 @@ func (e *Event) images(w *worker, o Options) error {
 			if c := w.table.Column(item.Column); c != nil {
 				return e.fail(item.at, item.Column+" is a generated column, which the log does not carry", "Name the columns that it is generated from.")
 			}
-			return e.fail(item.at, "there is no column "+item.Column+" in "+w.table.Name.String(), "Correct the name.")
+			return e.fail(item.at, "there is no column "+item.Column+" in "+w.table.String(), "Correct the name.")
 		}
 		w.named[item.Column] = true
 		for _, side := range []struct {
@@ -208,7 +209,7 @@ func (e *Event) value(t *schema.Table, column string, v *Value, o Options) (chan
 }
 
 func same(a, b change.Value) bool {
-	return a.Kind == b.Kind && string(a.Text) == string(b.Text)
+	return a.Kind == b.Kind && bytes.Equal(a.Text, b.Text)
 }
 
 func (w *worker) fields(image []change.Value) (fields []Field) {

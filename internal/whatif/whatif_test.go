@@ -24,11 +24,11 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 var update = flag.Bool("update", false, "write the answers into testdata/events.txt; read the difference before committing it")
 
 // entries are planned against the schema that the planner's cases have.
-func entries(t testing.TB) (*schema.Catalog, []*rule.Entry) {
-	t.Helper()
+func entries(tb testing.TB) (*schema.Catalog, []*rule.Entry) {
+	tb.Helper()
 	catalog, err := plantest.ReadCatalog(filepath.Join("..", "plan", "testdata", "shop"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var all []*rule.Entry
 	for _, d := range []rule.Declared{
@@ -47,7 +47,7 @@ func entries(t testing.TB) (*schema.Catalog, []*rule.Entry) {
 		}
 		compiled, err := plan.Compile(catalog, d, rule.Lookup, rule.Group, rule.Broad)
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		all = append(all, compiled.Entry)
 	}

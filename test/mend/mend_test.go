@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,11 +54,11 @@ type world struct {
 	file string
 }
 
-func newWorld(t *testing.T, schema, entries string) *world {
+func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, pg: pgtest.Start(t, pgtest.Options{Settings: map[string]string{"max_slot_wal_keep_size": "1GB", "autovacuum": "off"}})}
 	w.url = w.pg.Database(t)
-	w.pg.Exec(t, w.url, strings.Split(schema, ";")...)
+	w.pg.Exec(t, w.url, strings.Split(shop, ";")...)
 	w.file = w.config(w.url, w.url, entries)
 	return w
 }
@@ -153,7 +154,7 @@ func (w *world) identity(table string) (text string) {
 // TestFix mends each table in the cheapest way, and finds nothing left to be done.
 func TestFix(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, shop, entries)
+	w := newWorld(t)
 	before := w.report(3, "check")
 	how := map[string]string{}
 	for _, id := range before.Identities {
@@ -204,7 +205,7 @@ func TestFix(t *testing.T) {
 // TestFixServesAtOnce has the daemon run while its tables are mended: what it refused it serves, without a restart.
 func TestFixServesAtOnce(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, shop, entries)
+	w := newWorld(t)
 	w.pg.Exec(t, w.url, `ALTER TABLE orders REPLICA IDENTITY FULL`, `ALTER TABLE posts REPLICA IDENTITY FULL`, `INSERT INTO orders VALUES (1, 7, 10)`,
 		`ALTER TABLE members REPLICA IDENTITY FULL`, `ALTER TABLE notes REPLICA IDENTITY FULL`, `ALTER TABLE "Odd ""Name" REPLICA IDENTITY FULL`)
 	d := servetest.Start(t, "daemon", w.file)
@@ -238,7 +239,7 @@ func TestFixIsKilled(t *testing.T) {
 	for _, name := range []string{"the program", "the server's process", "both"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, shop, entries)
+			w := newWorld(t)
 			open := w.connect(w.url) // making an index CONCURRENTLY waits for it
 			if _, err := open.Exec(t.Context(), `BEGIN; INSERT INTO orders VALUES (1, 7, 10)`); err != nil {
 				t.Fatal(err)
@@ -272,7 +273,7 @@ func TestFixIsKilled(t *testing.T) {
 			if got := w.pg.Ask(t, w.url, `SELECT count(*)::text FROM pg_index WHERE NOT indisvalid`); got != "1" {
 				t.Fatalf("%s indexes are not valid, want the one that was being made", got)
 			}
-			var second bytes.Buffer
+			var second saying
 			next := w.command("check", "--fix")
 			next.Stdout, next.Stderr = &second, &second
 			if err := next.Start(); err != nil {
@@ -280,8 +281,7 @@ func TestFixIsKilled(t *testing.T) {
 			}
 			if name == "the program" { // the server is still at it
 				testkit.Eventually(t, patience, func() error {
-					const tries = `SELECT count(*)::text FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory_lock%' AND pid <> pg_backend_pid()`
-					if w.pg.Ask(t, w.url, tries) == "0" {
+					if said := second.String(); !strings.Contains(said, "waiting for another freshet check --fix: process "+pid) && !strings.Contains(said, "DROP") {
 						return errNotYet
 					}
 					return nil
@@ -307,10 +307,28 @@ func TestFixIsKilled(t *testing.T) {
 	}
 }
 
+// saying is what a program has said so far.
+type saying struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (s *saying) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+func (s *saying) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
 // TestFixWhatARoleMay has a role apply what it may: the rest is printed, and reported with why it did not run.
 func TestFixWhatARoleMay(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, shop, entries)
+	w := newWorld(t)
 	w.pg.Exec(t, w.url, `CREATE ROLE follower LOGIN REPLICATION`, `CREATE ROLE reader LOGIN`, `ALTER TABLE orders OWNER TO follower`,
 		`CREATE SCHEMA freshet AUTHORIZATION follower`, `GRANT USAGE, CREATE ON SCHEMA public TO follower`)
 	name := w.pg.Ask(t, w.url, `SELECT current_database()::text`)
@@ -349,7 +367,7 @@ func TestFixWhatARoleMay(t *testing.T) {
 // role could do in a superuser's DDL what it likes.
 func TestFunctionOfAnotherOwner(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, shop, entries)
+	w := newWorld(t)
 	w.run(0, "check", "--fix")
 	w.pg.Exec(t, w.url, `CREATE ROLE mallory`, `ALTER FUNCTION freshet.ddl() OWNER TO mallory`)
 	if r := w.report(0, "check"); r.Postgres.DDL {
@@ -365,7 +383,7 @@ func TestFunctionOfAnotherOwner(t *testing.T) {
 // nobody waits behind it, and the others go on.
 func TestFixWaitsForNobodyLong(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, shop, entries)
+	w := newWorld(t)
 	open := w.connect(w.url)
 	if _, err := open.Exec(t.Context(), `BEGIN; SELECT count(*) FROM notes`); err != nil {
 		t.Fatal(err)
