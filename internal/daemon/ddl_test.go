@@ -127,7 +127,7 @@ func TestDDLTakesOutOneEntry(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, false)
 	w.triggers()
-	w.start()
+	r := w.start()
 	w.ready()
 	w.until("/v1/entries/product/1", hit)
 	w.until("/v1/entries/user_profile/1", hit)
@@ -142,6 +142,18 @@ func TestDDLTakesOutOneEntry(t *testing.T) {
 	w.until("/v1/entries/product/1", hit)
 	w.pg.Exec(t, w.url, `UPDATE products SET price = 1000 WHERE id = 1`)
 	w.until("/v1/entries/product/1", bodyIs(`{"id":1,"name":"product 1","price":1000}`))
+	if err := r.stop(); err != nil { // the next one never had a plan of it
+		t.Fatal(err)
+	}
+	w.start()
+	w.until("/v1/status", out)
+	w.ready()
 	w.pg.Exec(t, w.url, `ALTER TABLE profiles ADD bio text DEFAULT 'again'`)
 	w.until("/v1/entries/user_profile/1", func(a answer) bool { return hit(a) && a.body == `{"id":1,"name":"Ada","bio":"again","city":"London"}` })
+	// A table that goes altogether, and comes back.
+	w.pg.Exec(t, w.url, `ALTER TABLE profiles RENAME TO elsewhere`)
+	w.until("/v1/status", func(a answer) bool { return strings.Contains(a.body, "no table profiles") || strings.Contains(a.body, "no table public.profiles") })
+	w.until("/v1/entries/product/1", hit)
+	w.pg.Exec(t, w.url, `ALTER TABLE elsewhere RENAME TO profiles`)
+	w.until("/v1/entries/user_profile/1", func(a answer) bool { return hit(a) && strings.Contains(a.body, "again") })
 }

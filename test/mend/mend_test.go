@@ -83,7 +83,10 @@ func (w *world) command(args ...string) *exec.Cmd {
 // run runs it to its end, and holds its exit code.
 func (w *world) run(code int, args ...string) (stdout, stderr string) {
 	w.t.Helper()
-	cmd := w.command(args...)
+	const enough = 2 * time.Minute
+	ctx, cancel := context.WithTimeout(w.t.Context(), enough)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, servetest.Binary(w.t), append(args, "--config", w.file)...)
 	var out, problems bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &problems
 	err := cmd.Run()
@@ -93,7 +96,7 @@ func (w *world) run(code int, args ...string) (stdout, stderr string) {
 	} else if err != nil {
 		w.t.Fatal(err)
 	}
-	if got != code {
+	if got != code { // -1: it did not end
 		w.t.Fatalf("freshet %s exits with %d, want %d\n%s%s", strings.Join(args, " "), got, code, out.String(), problems.String())
 	}
 	return out.String(), problems.String()
