@@ -152,7 +152,9 @@ func TestDDLTakesOutOneEntry(t *testing.T) {
 	w.until("/v1/entries/user_profile/1", func(a answer) bool { return hit(a) && a.body == `{"id":1,"name":"Ada","bio":"again","city":"London"}` })
 	// A table that goes altogether, and comes back.
 	w.pg.Exec(t, w.url, `ALTER TABLE profiles RENAME TO elsewhere`)
-	w.until("/v1/status", func(a answer) bool { return strings.Contains(a.body, "no table profiles") || strings.Contains(a.body, "no table public.profiles") })
+	w.until("/v1/status", func(a answer) bool {
+		return strings.Contains(a.body, "no table profiles") || strings.Contains(a.body, "no table public.profiles")
+	})
 	w.until("/v1/entries/product/1", hit)
 	w.pg.Exec(t, w.url, `ALTER TABLE elsewhere RENAME TO profiles`)
 	w.until("/v1/entries/user_profile/1", func(a answer) bool { return hit(a) && strings.Contains(a.body, "again") })

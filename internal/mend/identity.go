@@ -216,8 +216,8 @@ func base(t *schema.Table, indexes []schema.Index, needs []string) (columns []st
 		}
 	}
 	if len(nullable) > 0 {
-		return nil, fmt.Sprintf("%s may be NULL, and an index that is the identity takes none; ALTER COLUMN ... SET NOT NULL, where it never is, allows the cheaper index",
-			strings.Join(nullable, ", "))
+		return nil, strings.Join(nullable, ", ") +
+			" may be NULL, and an index that is the identity takes none; ALTER COLUMN ... SET NOT NULL, where it never is, allows the cheaper index"
 	}
 	// The primary key comes first among the indexes. One that is DEFERRABLE is none of these: a new index on its columns would
 	// refuse what the key allows until COMMIT.

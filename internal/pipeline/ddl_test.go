@@ -68,8 +68,8 @@ func (r *rig) silent(statements string) {
 	}
 	read := func(statements string) (messages int) {
 		r.exec(statements)
-		const peek = `SELECT count(*) FROM pg_logical_slot_get_binary_changes('listener', NULL, NULL, 'proto_version', '1', 'publication_names', 'freshet', 'messages', 'true')
-			WHERE position('freshet.ddl'::bytea IN data) > 0`
+		const peek = `SELECT count(*) FROM pg_logical_slot_get_binary_changes('listener', NULL::pg_lsn, NULL::int,
+			'proto_version', '1', 'publication_names', 'freshet', 'messages', 'true') WHERE position('freshet.ddl'::bytea IN data) > 0`
 		if err := conn.QueryRow(r.t.Context(), peek).Scan(&messages); err != nil {
 			r.t.Fatal(err)
 		}

@@ -361,8 +361,8 @@ func parts(entry *rule.Entry, r *rule.Rule) (columns []string, types []keytext.T
 
 // ask has a router that knows nothing yet say what a row does.
 func ask(entry *rule.Entry, row *change.Row) (keys, moves []string) {
-	const enough, bytes = 8, 1 << 20
-	out := route.NewKeys(enough, bytes)
+	const enough, size = 8, 1 << 20
+	out := route.NewKeys(enough, size)
 	route.New([]*rule.Entry{entry}).Row(row, out)
 	for i := range out.Len() {
 		_, key := out.At(i)

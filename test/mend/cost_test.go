@@ -28,7 +28,7 @@ func TestCostInLog(t *testing.T) {
 		}
 	}
 	exec(`CREATE TABLE orders (id int8 PRIMARY KEY, user_id int8 NOT NULL, total int8 NOT NULL, note text NOT NULL, parent int8) WITH (fillfactor = 40)`)
-	exec(fmt.Sprintf(`INSERT INTO orders SELECT n, n, 0, repeat(md5(n::text), 8), n FROM generate_series(1, %d) n`, rows))
+	exec(fmt.Sprintf(`INSERT INTO orders SELECT n, 1 + n, 0, repeat(md5(n::text), 8), 2 + n FROM generate_series(1, %d) AS n`, rows))
 	exec(`VACUUM ANALYZE orders`)
 	// cost is the log that a statement over all rows takes, in bytes for each.
 	cost := func(statement string) float64 {
@@ -42,7 +42,7 @@ func TestCostInLog(t *testing.T) {
 		t.Helper()
 		same, moved = cost(`UPDATE orders SET total = total + 1`), cost(`UPDATE orders SET user_id = user_id + 1`)
 		gone = cost(`DELETE FROM orders`)
-		exec(fmt.Sprintf(`INSERT INTO orders SELECT n, n, 0, repeat(md5(n::text), 8), n FROM generate_series(1, %d) n`, rows))
+		exec(fmt.Sprintf(`INSERT INTO orders SELECT n, 1 + n, 0, repeat(md5(n::text), 8), 2 + n FROM generate_series(1, %d) AS n`, rows))
 		return same, moved, gone
 	}
 	byKey, movedByKey, goneByKey := measure()
