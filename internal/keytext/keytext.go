@@ -107,3 +107,14 @@ func appendEscaped[T string | []byte](dst []byte, text T) []byte {
 	}
 	return dst
 }
+
+// Wide is the type by which values are compared: all integers are read as the widest. PostgreSQL compares them across types,
+// and a column's value that the parameter's type cannot hold is a key that nobody has.
+func (t Type) Wide() Type {
+	switch t {
+	case Int2, Int4, OID:
+		return Int8
+	default:
+		return t
+	}
+}

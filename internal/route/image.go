@@ -51,12 +51,16 @@ func (c *compiled) irrelevant(row *change.Row) bool {
 	return true
 }
 
-// image adds the key of one image, unless the image is known not to matter.
+// image adds the key of one image, or the epoch that it ends, unless the image is known not to matter.
 func (r *Router) image(c *compiled, row *change.Row, value valueFunc, out *Keys) {
 	for i := range c.conditions {
 		if r.fails(&c.conditions[i], value(row, c.conditions[i].column)) {
 			return
 		}
+	}
+	if c.rule.Tied() {
+		r.epoch(c, row, value, out)
+		return
 	}
 	for _, column := range c.bind {
 		if column != fixed && value(row, column).Kind == change.Null {

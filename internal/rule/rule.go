@@ -113,8 +113,8 @@ type View struct {
 // Class says how the keys that a changed row affects are found.
 type Class string
 
-// The classes of rules, from the most precise one on. Exact rules are those that exist; the planner names the others in
-// its errors.
+// The classes of rules, from the most precise one on. Values of an entry with rules of the classes TAG, GROUP and BROAD are
+// tied to epochs; no rule is made of the class LOOKUP.
 const (
 	Exact  Class = "EXACT"  // from the row itself, old and new
 	Tag    Class = "TAG"    // through other tables, by what was noted when the value was filled
@@ -218,12 +218,15 @@ type Roster struct {
 	Retained []*Entry `json:"retained,omitempty"`
 }
 
-// RosterFormat is the layout that this code writes and the only one that it reads. It changes when whoever passes over
-// the fields that it does not know would be misled; Retained is not such a field: who does not know it finds one version
-// of each entry, which is its own or is not.
-const RosterFormat = 1
+// The layouts of a roster. A layout is another one when whoever passes over the fields that it does not know would be
+// misled; Retained is not such a field: who does not know it finds one version of each entry, which is its own or is not.
+// Whoever does not know of epochs would store values that no change takes out of use.
+const (
+	RosterFormat       = 1
+	RosterFormatEpochs = 2 // RosterFormat, with entries of which values are tied to epochs
+)
 
-// ErrFormat is wrapped by the error of a roster in another format than RosterFormat.
+// ErrFormat is wrapped by the error of a roster in a format that is none of these.
 var ErrFormat = errors.New("this program does not know the roster's format")
 
 // ParseRoster reads a roster as the store holds it.
@@ -232,15 +235,23 @@ func ParseRoster(text []byte) (*Roster, error) {
 	if err := json.Unmarshal(text, &r); err != nil {
 		return nil, fmt.Errorf("parse roster: %w", err)
 	}
-	if r.Format != RosterFormat {
-		return nil, fmt.Errorf("parse roster: format %d, not %d: %w", r.Format, RosterFormat, ErrFormat)
+	if r.Format != RosterFormat && r.Format != RosterFormatEpochs {
+		return nil, fmt.Errorf("parse roster: format %d, not %d or %d: %w", r.Format, RosterFormat, RosterFormatEpochs, ErrFormat)
 	}
 	return &r, nil
 }
 
-// Text is the roster as the store holds it.
+// Text is the roster as the store holds it, in the layout that says what is in it.
 func (r *Roster) Text() []byte {
-	text, err := json.Marshal(r)
+	written := *r
+	if written.Format == RosterFormat {
+		for e := range r.Versions() {
+			if e.Tied() {
+				written.Format = RosterFormatEpochs
+			}
+		}
+	}
+	text, err := json.Marshal(&written)
 	if err != nil {
 		panic(fmt.Sprintf("rule: marshal roster: %v", err)) // strings and numbers only: cannot happen
 	}
