@@ -13,16 +13,16 @@ import (
 // share is a lane's part of a batch.
 type share struct {
 	*lane
-	names []string
-	keys  []Stamped
+	names, epochs []string
+	keys          []Stamped
 }
 
 // shares gives each open lane its part. What belongs to a lane that is closed is left out: the lane is begun anew, and has no
 // such key then.
-func (c *Conn) shares(lanes []*lane, names []string, keys []Stamped) []share {
+func (c *Conn) shares(lanes []*lane, b *Batch) []share {
 	all := make([]share, len(lanes))
 	if len(c.lanes) == 1 {
-		all[0] = share{lane: lanes[0], names: names, keys: keys}
+		all[0] = share{lane: lanes[0], names: b.Names, epochs: b.Epochs, keys: b.Keys}
 		return all
 	}
 	var at [fence.Lanes]*share
@@ -30,12 +30,17 @@ func (c *Conn) shares(lanes []*lane, names []string, keys []Stamped) []share {
 		all[i].lane = k
 		at[k.number] = &all[i]
 	}
-	for _, name := range names {
+	for _, name := range b.Names {
 		if n, ok := fence.LaneIn(c.store.namespace, name); ok && at[n] != nil {
 			at[n].names = append(at[n].names, name)
 		}
 	}
-	for _, key := range keys {
+	for _, name := range b.Epochs {
+		if n, ok := fence.LaneIn(c.store.namespace, name); ok && at[n] != nil {
+			at[n].epochs = append(at[n].epochs, name)
+		}
+	}
+	for _, key := range b.Keys {
 		if n, ok := fence.LaneIn(c.store.namespace, key.Name); ok && at[n] != nil {
 			at[n].keys = append(at[n].keys, key)
 		}
@@ -47,19 +52,23 @@ func (c *Conn) shares(lanes []*lane, names []string, keys []Stamped) []share {
 type order struct {
 	*lane
 	names []string
+	ends  bool // they are epochs
 	key   *Stamped
 }
 
 func orders(shares []share) []order {
 	count := 0
 	for i := range shares {
-		count += (len(shares[i].names)+namesPerUnlink-1)/namesPerUnlink + len(shares[i].keys)
+		count += (len(shares[i].names)+len(shares[i].epochs))/namesPerUnlink + 2 + len(shares[i].keys)
 	}
 	all := make([]order, 0, count)
 	for i := range shares {
 		s := &shares[i]
 		for some := range slices.Chunk(s.names, namesPerUnlink) {
 			all = append(all, order{lane: s.lane, names: some})
+		}
+		for some := range slices.Chunk(s.epochs, namesPerUnlink) {
+			all = append(all, order{lane: s.lane, names: some, ends: true})
 		}
 		for j := range s.keys {
 			all = append(all, order{lane: s.lane, key: &s.keys[j]})
@@ -87,7 +96,7 @@ func together(all []order) int {
 // Early fences keys for transactions that may not be visible yet (D1), and leaves a fence where nothing is stored.
 func (c *Conn) Early(ctx context.Context, keys []Stamped) (Result, error) {
 	lanes := c.working()
-	shares := c.shares(lanes, nil, keys)
+	shares := c.shares(lanes, &Batch{Keys: keys})
 	early := c.store.scripts.early
 	c.confirm(ctx, lanes, shares, nil, early, func(k *Stamped) []string { return k.args(millis(fenceLife), "1") })
 	result, err := c.sum(lanes), c.outcome(lanes)
@@ -103,10 +112,10 @@ func (c *Conn) Early(ctx context.Context, keys []Stamped) (Result, error) {
 // On several nodes these are three phases: every INTENT is answered before anything is confirmed, and all of that before any ADVANCE.
 func (c *Conn) Apply(ctx context.Context, b Batch) (Result, error) {
 	lanes := c.working()
-	shares := c.shares(lanes, b.Names, b.Keys)
+	shares := c.shares(lanes, &b)
 	intent := func(s *share) []string {
 		return slices.Concat(c.expected(s.lane, b.Expect), []string{fence.LSNText(b.Wi), fence.SnapshotText(b.Si)},
-			b.raise(s.names, s.keys).fields())
+			b.raise(s).fields())
 	}
 	confirm := c.store.scripts.confirm
 	stamps := func(k *Stamped) []string { return k.args(millis(leaseMargin)) }
@@ -228,7 +237,7 @@ func (c *Conn) pipeline(
 		replies = replies[2*len(shares):]
 	}
 	for i, o := range todo {
-		if err := o.result.add(replies[i]); o.err == nil {
+		if err := o.result.add(replies[i], o.ends); o.err == nil {
 			o.err = err
 		}
 	}
@@ -240,6 +249,7 @@ func (c *Conn) sum(lanes []*lane) (all Result) {
 	for _, k := range lanes {
 		all.Removed += k.result.Removed
 		all.Kept += k.result.Kept
+		all.Ended += k.result.Ended
 	}
 	return all
 }

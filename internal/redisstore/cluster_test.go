@@ -53,9 +53,9 @@ func TestClusterReadThrough(t *testing.T) {
 		t.Fatalf("Apply = %+v, %v", result, err)
 	}
 	for lane, name := range names {
-		h, found, text, err := s.ReadWithHead(t.Context(), name)
-		if err != nil || !found || h.Wc != 200 || text != nil {
-			t.Errorf("lane %d: HEAD %+v, %v, record %q, %v", lane, h, found, text, err)
+		h, found, held, err := s.ReadWithHead(t.Context(), name, nil)
+		if err != nil || !found || h.Wc != 200 || held.Text != nil {
+			t.Errorf("lane %d: HEAD %+v, %v, record %q, %v", lane, h, found, held.Text, err)
 		}
 	}
 	joined, found, err := s.Head(t.Context())
@@ -170,7 +170,7 @@ func TestIntentOnAllLanesComesFirst(t *testing.T) {
 	if !s.isLive(t, names[0]) {
 		t.Error("a key of another node was confirmed before every lane knew of the intent")
 	}
-	if h, _, _, err := s.ReadWithHead(t.Context(), names[0]); err != nil || h.Si.Xmax != 20 || h.Wc != 100 {
+	if h, _, _, err := s.ReadWithHead(t.Context(), names[0], nil); err != nil || h.Si.Xmax != 20 || h.Wc != 100 {
 		t.Errorf("HEAD of the lane = %+v, %v, want the intent alone", h, err)
 	}
 	cluster.Masters[2].Thaw(t)

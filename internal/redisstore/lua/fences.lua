@@ -41,7 +41,7 @@ end
 local function drop(r, x, e)
   if r.state ~= 'V' and r.state ~= 'N' then return 'fenced' end
   if covers(r.coverage, x, e) then return 'kept' end
-  r.state, r.coverage, r.version, r.filled, r.payload = '-', '-', '-', '0000000000000000', ''
+  empty(r)
   return 'removed'
 end
 
