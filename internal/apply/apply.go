@@ -365,6 +365,9 @@ func (a *Applier) crowded(now time.Time) bool {
 // are chosen; keys without any are left out.
 func (a *Applier) stamped(keys []redisstore.Stamped, part *Part, choose func(it *item) bool) []redisstore.Stamped {
 	for i := range part.Keys.Len() {
+		if part.Keys.Epoch(i) {
+			continue
+		}
 		var stamps []fence.Stamp
 		for marks := part.Keys.Marks(i); marks != 0; marks &= marks - 1 {
 			if it := &part.items[bits.TrailingZeros64(marks)]; choose(it) {
@@ -522,7 +525,7 @@ func (a *Applier) move(p *pendingPart) (moved bool) {
 }
 
 // keys has the batch confirm the keys of the parts: those of small parts each with the transactions that have just become
-// visible, the others by name.
+// visible, the others by name. Epochs are always ended by name: there is no value in them that could contain a transaction.
 func (a *Applier) keys(batch *redisstore.Batch, parts []*pendingPart) {
 	var large []*pendingPart
 	for _, p := range parts {
@@ -531,8 +534,22 @@ func (a *Applier) keys(batch *redisstore.Batch, parts []*pendingPart) {
 		} else {
 			large = append(large, p)
 		}
+		batch.Epochs = a.epochs(batch.Epochs, p.part)
 	}
 	batch.Names = a.names(large)
+}
+
+// epochs appends the epochs that the part ends, under the names that are live now: of a small part those of transactions
+// that have just become visible, of a large one all.
+func (a *Applier) epochs(names []string, part *Part) []string {
+	small := part.small()
+	for i := range part.Keys.Len() {
+		if part.Keys.Epoch(i) && (!small || part.freshly(part.Keys.Marks(i))) {
+			entry, epoch := part.Keys.At(i)
+			names = a.opts.Names.appendEpochs(names, entry, epoch)
+		}
+	}
+	return names
 }
 
 // names spells the keys of the parts under the names that are live now.
@@ -550,6 +567,9 @@ func (a *Applier) names(parts []*pendingPart) []string {
 	ends := make([]int, 0, count)
 	for _, p := range parts {
 		for i := range p.part.Keys.Len() {
+			if p.part.Keys.Epoch(i) {
+				continue
+			}
 			entry, key := p.part.Keys.At(i)
 			if prefix := a.opts.Names.prefix(entry, key); prefix != "" {
 				text.WriteString(prefix)
@@ -639,6 +659,8 @@ func (a *Applier) finish(ready []*pendingPart, result redisstore.Result, batch r
 	stats.Keys.Add(uint64(len(batch.Names) + len(batch.Keys)))
 	stats.Kept.Add(uint64(max(result.Kept, 0)))
 	stats.Unlinked.Add(uint64(max(result.Removed, 0)))
+	stats.Epochs.Add(uint64(len(batch.Epochs)))
+	stats.Ended.Add(uint64(max(result.Ended, 0)))
 	a.holds()
 	stats.Applied.Store(now.UnixMicro())
 	for _, p := range ready {

@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"errors"
+	"math/bits"
 	"sync"
 
 	"github.com/freshet/freshet/internal/change"
@@ -66,6 +67,16 @@ func (p *Part) begin(it item) {
 // which key, and what contains it already may stay. In bulk one UNLINK of many keys costs a fifth of as many scripts.
 func (p *Part) small() bool {
 	return !p.bulk && p.Keys.Len() <= smallKeys && len(p.items) <= smallItems
+}
+
+// freshly reports whether one of the transactions that a key of a small part is marked with has just become visible.
+func (p *Part) freshly(marks uint64) bool {
+	for ; marks != 0; marks &= marks - 1 {
+		if p.items[bits.TrailingZeros64(marks)].fresh {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *Part) full() bool { return p.Keys.Full() || len(p.items) >= maxPartItems }

@@ -54,6 +54,8 @@ func figures() []figure {
 		{"freshet_keys_invalidated_total", "Keys invalidated, cached or not.", count, func(st *Status) float64 { return float64(st.Applied.Keys) }},
 		{"freshet_records_invalidated_total", "Invalidated keys whose value was removed.", count, func(st *Status) float64 { return float64(st.Applied.Unlinked) }},
 		{"freshet_records_kept_total", "Invalidated keys whose value contained the change already.", count, func(st *Status) float64 { return float64(st.Applied.Kept) }},
+		{"freshet_epochs_invalidated_total", "Epochs that changes ended, cached or not; in a cluster once for each lane.", count, func(st *Status) float64 { return float64(st.Applied.Epochs) }},
+		{"freshet_epochs_ended_total", "Of them, those that were there, with the values that were tied to them.", count, func(st *Status) float64 { return float64(st.Applied.Ended) }},
 		{"freshet_version_moves_total", "Entries renamed because a change could not be mapped to their keys.", count, func(st *Status) float64 { return float64(st.Applied.Moves) }},
 		{"freshet_intents_total", "Messages in which transactions named keys themselves.", count, func(st *Status) float64 { return float64(st.Intents.Read) }},
 		{"freshet_intents_undecodable_total", "Of them, not readable; each renamed the entries that it may have meant.", count, func(st *Status) float64 { return float64(st.Intents.Undecodable) }},
