@@ -75,7 +75,7 @@ func newTagged(ctx context.Context, b *bench) (t *tagged, err error) {
 		}
 		e.Version, e.Activation = e.Hash(), redisstore.Draw()
 		t.roster.Entries[name] = e
-		entries[name] = fill.Entry{Declared: d, TTL: time.Hour, LoadTimeout: 5 * time.Second}
+		entries[name] = fill.Entry{Declared: d, TTL: time.Hour, LoadTimeout: 30 * time.Second}
 	}
 	if err := t.daemon.Move(ctx, t.expected(), t.roster.Text(), t.roster.Revision, "p"); err != nil {
 		return nil, err
