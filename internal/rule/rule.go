@@ -138,6 +138,7 @@ type Rule struct {
 	// LOOKUP for those that Lookup finds.
 	Class  Class        `json:"class,omitempty"`
 	Lookup *LookupQuery `json:"lookup,omitempty"`
+	Tag    *TagQuery    `json:"tag,omitempty"`
 	// Columns are those that the query reads of this occurrence, sorted. An UPDATE with a full old image that changes
 	// none of them is ignored. Empty means all.
 	Columns []string `json:"columns,omitempty"`
@@ -156,6 +157,15 @@ type LookupQuery struct {
 	// Rank is how many tables the way to the keys has. What is looked up for a transaction is complete only once, so many
 	// times over, every transaction is applied that was visible to the look-up.
 	Rank int `json:"rank"`
+}
+
+// TagQuery finds, for the parameters $1..$n of the entry, the join values through which rows of the rule's table reach a
+// value, with or without such rows: as texts, one column per column of From.
+type TagQuery struct {
+	SQL   string         `json:"sql"`
+	From  []string       `json:"from"`
+	Types []keytext.Type `json:"types"`
+	Rank  int            `json:"rank"`
 }
 
 // Comparison is the operator of a Condition.
@@ -181,11 +191,16 @@ type Condition struct {
 // Without them a DELETE, or an UPDATE that changes one, cannot be mapped to a key.
 func (r *Rule) Needs() []string {
 	needs := slices.DeleteFunc(slices.Clone(r.Bind), func(column string) bool { return column == "" })
+	var through []string
 	if r.Lookup != nil {
-		for _, column := range r.Lookup.From {
-			if !slices.Contains(needs, column) {
-				needs = append(needs, column)
-			}
+		through = r.Lookup.From
+	}
+	if r.Tag != nil {
+		through = append(slices.Clip(through), r.Tag.From...)
+	}
+	for _, column := range through {
+		if !slices.Contains(needs, column) {
+			needs = append(needs, column)
 		}
 	}
 	return needs
