@@ -198,6 +198,9 @@ func (c *compiler) finish(q *query) (*Compiled, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.wishes(); err != nil {
+		return nil, err
+	}
 	for _, o := range c.tables() {
 		rules, err := c.occurrenceRules(o, ignored[o.table])
 		if err != nil {
@@ -211,6 +214,7 @@ func (c *compiler) finish(q *query) (*Compiled, error) {
 			}
 		}
 	}
+	c.unneeded(entry.Rules)
 	if err := c.looseEnums(); err != nil {
 		return nil, err
 	}

@@ -35,6 +35,14 @@ type Declared struct {
 	DependsOn    []Dependency `json:"depends_on,omitempty"`
 	UnsafeIgnore []string     `json:"unsafe_ignore,omitempty"`
 	RowVersion   string       `json:"row_version,omitempty"` // of a query: what conditional reads compare; empty: what freshet finds by itself
+	// Rules is how changes of a table find their keys, where the file says so: tags, lookup or broad.
+	Rules map[string]string `json:"rules,omitempty"`
+	// AllowBroad are the tables whose every change may drop every key.
+	AllowBroad []string `json:"allow_broad,omitempty"`
+	// DependsOnTime permits what the clock says in the query. For how long a value may be kept then is no part of the plan.
+	DependsOnTime bool `json:"depends_on_time,omitempty"`
+	// Functions are those of users that the query may call, with the tables that each reads.
+	Functions map[string][]string `json:"functions,omitempty"`
 }
 
 // Dependency is one line of depends_on: changes of a row of Table affect the key that Key spells with its columns.

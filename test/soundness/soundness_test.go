@@ -24,6 +24,7 @@ import (
 	"github.com/freshet/freshet/internal/schema"
 	"github.com/freshet/freshet/internal/sqlparam"
 	"github.com/freshet/freshet/internal/testkit/pgtest"
+	"github.com/freshet/freshet/internal/testkit/plantest"
 )
 
 const (
@@ -172,16 +173,9 @@ func newHarness(t *testing.T, identity string, random *rand.Rand) *harness {
 func openHarness(t *testing.T, identity string, random *rand.Rand) (*harness, string, *schema.Catalog) {
 	t.Helper()
 	url := pgtest.Shared(t).Database(t)
-	conn, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := conn.Close(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
-		}
-	})
-	h := &harness{t: t, random: writer{random}, conn: conn, minimal: identity == identityMinimal}
+	h := &harness{t: t, random: writer{random}, minimal: identity == identityMinimal}
+	conn := h.connect(url)
+	h.conn = conn
 	if _, err := conn.Exec(t.Context(), tables+identity); err != nil {
 		t.Fatal(err)
 	}
@@ -190,6 +184,20 @@ func openHarness(t *testing.T, identity string, random *rand.Rand) (*harness, st
 		t.Fatal(err)
 	}
 	return h, url, catalog
+}
+
+func (h *harness) connect(url string) *pgx.Conn {
+	h.t.Helper()
+	conn, err := pgx.Connect(h.t.Context(), url)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() {
+		if err := conn.Close(context.WithoutCancel(h.t.Context())); err != nil {
+			h.t.Error(err)
+		}
+	})
+	return conn
 }
 
 // watchRandom watches random queries.
@@ -221,7 +229,11 @@ func (h *harness) needsFull(err error) bool {
 func (h *harness) watch(catalog *schema.Catalog, w watched) error {
 	h.t.Helper()
 	declared := w.declared(len(h.entries))
-	compiled, err := plan.Compile(catalog, declared, h.classes...)
+	compile := func() (*plan.Compiled, error) { return plan.Compile(catalog, declared) }
+	if len(h.classes) > 0 {
+		compile = func() (*plan.Compiled, error) { return plantest.CompileAllowed(catalog, &declared, h.classes...) }
+	}
+	compiled, err := compile()
 	if err != nil {
 		if _, ok := errors.AsType[*plan.Error](err); !ok {
 			h.t.Fatalf("%s: %v", w.query, err)
@@ -281,7 +293,16 @@ func combinations(domains []domain) [][]string {
 
 // readAll is a statement that yields the result of every key, as text, in one snapshot.
 func readAll(query string, w watched, tuples [][]string) string {
-	query = sqlparam.Substitute(strings.TrimSuffix(query, ";"), func(n int) string { return "__k.p" + strconv.Itoa(n) })
+	query, keys := keyed(query, w, tuples)
+	order := " ORDER BY __q::text"
+	if w.ordered {
+		order = ""
+	}
+	return "SELECT (SELECT coalesce(string_agg(md5(__q::text), ','" + order + "), '') FROM (" + query + ") __q) FROM " + keys + " ORDER BY ord"
+}
+
+// keyed is a query that takes its parameters from the rows of an item of FROM, one for every key.
+func keyed(query string, w watched, tuples [][]string) (substituted, keys string) {
 	rows := make([]string, len(tuples))
 	names := []string{"ord"}
 	for i, tuple := range tuples {
@@ -297,12 +318,8 @@ func readAll(query string, w watched, tuples [][]string) string {
 	for j := range w.domains {
 		names = append(names, "p"+strconv.Itoa(j+1))
 	}
-	order := " ORDER BY __q::text"
-	if w.ordered {
-		order = ""
-	}
-	return "SELECT (SELECT coalesce(string_agg(md5(__q::text), ','" + order + "), '') FROM (" + query + ") __q) FROM (VALUES " +
-		strings.Join(rows, ", ") + ") __k (" + strings.Join(names, ", ") + ") ORDER BY ord"
+	query = sqlparam.Substitute(strings.TrimSuffix(query, ";"), func(n int) string { return "__k.p" + strconv.Itoa(n) })
+	return query, "(VALUES " + strings.Join(rows, ", ") + ") __k (" + strings.Join(names, ", ") + ")"
 }
 
 // plant adds the product's way to route and the mistaken ones.

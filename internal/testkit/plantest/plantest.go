@@ -6,6 +6,7 @@ package plantest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/freshet/freshet/internal/plan"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
 )
@@ -59,9 +61,13 @@ func Cases(folder string) ([]Case, error) {
 				Table string `yaml:"table"`
 				Key   string `yaml:"key"`
 			} `yaml:"depends_on"`
-			UnsafeIgnore []string     `yaml:"unsafe_ignore"`
-			RowVersion   string       `yaml:"row_version"`
-			Classes      []rule.Class `yaml:"classes"`
+			UnsafeIgnore  []string            `yaml:"unsafe_ignore"`
+			RowVersion    string              `yaml:"row_version"`
+			Rules         map[string]string   `yaml:"rules"`
+			AllowBroad    []string            `yaml:"allow_broad"`
+			DependsOnTime bool                `yaml:"depends_on_time"`
+			Functions     map[string][]string `yaml:"functions"`
+			Classes       []rule.Class        `yaml:"classes"`
 		}
 		if err := yaml.UnmarshalWithOptions(text, &entry, yaml.Strict()); err != nil {
 			return nil, fmt.Errorf("read %s: %w", file, err)
@@ -70,7 +76,10 @@ func Cases(folder string) ([]Case, error) {
 		c.Name = filepath.Base(folder) + "/" + filepath.Base(c.Dir)
 		c.Declared = rule.Declared{
 			Name: filepath.Base(c.Dir), Key: entry.Key, Query: entry.Query, Result: rule.Result(entry.Result), UnsafeIgnore: entry.UnsafeIgnore,
-			RowVersion: entry.RowVersion,
+			RowVersion: entry.RowVersion, Rules: entry.Rules, AllowBroad: entry.AllowBroad, DependsOnTime: entry.DependsOnTime, Functions: entry.Functions,
+		}
+		if c.Classes == nil {
+			c.Classes = []rule.Class{rule.Tag, rule.Group, rule.Broad}
 		}
 		if entry.Result == "" {
 			c.Declared.Result = rule.One
@@ -86,6 +95,24 @@ func Cases(folder string) ([]Case, error) {
 		cases = append(cases, c)
 	}
 	return cases, nil
+}
+
+// CompileAllowed compiles an entry, and lets tables be BROAD that have to be: it writes into the declaration what the
+// refusals say.
+func CompileAllowed(catalog *schema.Catalog, d *rule.Declared, classes ...rule.Class) (*plan.Compiled, error) {
+	for {
+		compiled, err := plan.Compile(catalog, *d, classes...)
+		refused, ok := errors.AsType[*plan.Error](err)
+		if !ok {
+			return compiled, err
+		}
+		_, list, found := strings.Cut(refused.Do, "dd allow_broad: [")
+		name, _, _ := strings.Cut(list, "]")
+		if !found || slices.Contains(d.AllowBroad, name) {
+			return nil, err
+		}
+		d.AllowBroad = append(d.AllowBroad, name)
+	}
 }
 
 // stored is a catalog as catalog.json holds it.
