@@ -162,7 +162,7 @@ func planEntries(ctx context.Context, conn *pgx.Conn, c *config.Config, only str
 			continue
 		}
 		p := planned{name: declared.Name}
-		p.compiled, p.err = plan.Compile(catalog, declared)
+		p.compiled, p.err = plan.Compile(catalog, declared, plan.Served()...)
 		if p.err == nil {
 			p.err = pgcatalog.Verify(ctx, conn, p.compiled.Entry, p.compiled.Ignored...)
 		}

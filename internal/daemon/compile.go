@@ -96,7 +96,7 @@ func (c *compiler) retained(
 
 // one plans one entry, and has PostgreSQL agree.
 func one(ctx context.Context, conn *pgx.Conn, catalog *schema.Catalog, declared rule.Declared) (*rule.Entry, error) {
-	compiled, err := plan.Compile(catalog, declared)
+	compiled, err := plan.Compile(catalog, declared, plan.Served()...)
 	if err != nil {
 		return nil, err
 	}

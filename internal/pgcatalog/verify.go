@@ -28,8 +28,8 @@ func (e *DisagreementError) Error() string {
 
 // Verify asks the database for its own reading of an entry's canonical query. PREPARE tells the types of the
 // parameters, which have to be the planned ones. A temporary view, in a transaction that is rolled back, tells the
-// columns that are read: each has to be in the rules or among the ignored ones (schema.table.column). It also tells
-// whether an operator, a cast or a function of a user came in, which a plan never means. Verify needs the privilege to
+// columns that are read: each has to be in the rules or among the ignored ones (schema.table.column). The same holds of the
+// queries of its TAG rules. It also tells whether an operator, a cast or a function of a user came in, which a plan never means. Verify needs the privilege to
 // create temporary tables, on a primary. Entries that code loads have no query to verify. Of row versions it also sees that
 // they are text, beside the entry's own columns; physical ones are given up where a table keeps its rows in something else
 // than PostgreSQL's heap.
@@ -41,8 +41,16 @@ func Verify(ctx context.Context, conn *pgx.Conn, e *rule.Entry, ignored ...strin
 	if err != nil {
 		return err
 	}
-	if err := verifyReads(ctx, conn, e, types, ignored); err != nil {
-		return err
+	queries := []string{e.SQL}
+	for _, r := range e.Rules {
+		if r.Tag != nil {
+			queries = append(queries, r.Tag.SQL)
+		}
+	}
+	for _, query := range queries {
+		if err := verifyReads(ctx, conn, e, query, types, ignored); err != nil {
+			return err
+		}
 	}
 	return verifyRowVersion(ctx, conn, e)
 }
@@ -100,9 +108,9 @@ LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid AND 
 WHERE c.relkind IS DISTINCT FROM 'v'
 ORDER BY 5`
 
-func verifyReads(ctx context.Context, conn *pgx.Conn, e *rule.Entry, types, ignored []string) error {
+func verifyReads(ctx context.Context, conn *pgx.Conn, e *rule.Entry, query string, types, ignored []string) error {
 	// A view has no parameters: typed NULLs stand for them. Nothing is evaluated.
-	query := sqlparam.Substitute(e.SQL, func(n int) string { return "NULL::" + types[n-1] })
+	query = sqlparam.Substitute(query, func(n int) string { return "NULL::" + types[n-1] })
 	// Read-write, also where the session's default is not; it is rolled back.
 	err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "CREATE TEMPORARY VIEW freshet_verify AS "+query); err != nil {

@@ -62,6 +62,10 @@ func Compile(catalog *schema.Catalog, d rule.Declared, classes ...rule.Class) (*
 	return nil, &Error{Entry: d.Name, What: err.Error()}
 }
 
+// Served are the classes of rules, beside EXACT, that this version applies: what the daemon plans with, and what explain and
+// check show. The planner makes rules of all classes, for whoever asks for them.
+func Served() []rule.Class { return nil }
+
 // compiler is one run of Compile.
 type compiler struct {
 	catalog   *schema.Catalog

@@ -39,7 +39,7 @@ func (c *compiler) tag(d *decision) *rule.TagQuery {
 	for _, column := range c.through(d) {
 		root := d.equal.root(columnRef{occurrence: d.of, name: column.Name}.node())
 		t.From, t.Types = append(t.From, column.Name), append(t.Types, columnType(column))
-		list = append(list, "("+p.have[root]+")::text")
+		list = append(list, fmt.Sprintf("(%s)::text AS c%d", p.have[root], len(t.From)))
 		if !p.sure[root] { // a row with NULL there is tied to nothing
 			p.where = append(p.where, p.have[root]+" IS NOT NULL")
 		}
