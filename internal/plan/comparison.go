@@ -174,7 +174,7 @@ func (b *block) equation(node *pg_query.Node, j *join, in *scope) (*condition, e
 			c.unfit = &refusal{
 				at: int(e.GetLocation()), what: fmt.Sprintf("parameter {%s} is compared with an expression", b.compiler.params[n-1].Name),
 				why: "which key a changed row belongs to is what the expression makes of it; only the database could say that",
-				do:  "Store the value in a column of its own (not a generated one, which the log does not carry), or load the entry by code and declare depends_on.",
+				do:  "Store the value in a column of its own (not a generated one, which the log does not carry) and compare that.",
 			}
 			c.right = operand{parameter: n}
 		}

@@ -98,6 +98,16 @@ func (c *compiler) unneeded(rules []rule.Rule) {
 	}
 }
 
+// warnAboutTime says what the rules do not see.
+func (c *compiler) warnAboutTime() {
+	switch {
+	case c.timed:
+		c.warn("the query asks for the present time, which no rule watches: a value may be as old as depends_on_time.max_age, also for readers that set a bound of their own")
+	case c.declared.DependsOnTime:
+		c.warn("depends_on_time is not needed: the query does not ask for the present time")
+	}
+}
+
 // unmet refuses a rule of another class than rules demands. EXACT is better than all of them.
 func (c *compiler) unmet(d *decision) error {
 	word := c.wish(d.of.table)

@@ -82,6 +82,7 @@ type compiler struct {
 	typed       []typedUse
 	loose       []looseUse
 	classes     []rule.Class // of rules, beside EXACT, that may be made
+	timed       bool         // the query asks for the present time
 	decisions   map[*occurrence][]*decision
 }
 
@@ -219,6 +220,7 @@ func (c *compiler) finish(q *query) (*Compiled, error) {
 		}
 	}
 	c.unneeded(entry.Rules)
+	c.warnAboutTime()
 	if err := c.looseEnums(); err != nil {
 		return nil, err
 	}

@@ -212,14 +212,15 @@ func (c *compiler) ranked(d *decision, path []step) bool {
 	return true
 }
 
-// within reports that whatever counts in one case counts in the other one as well.
+// within reports that whatever the rule of one case demands of a row is demanded in the other one as well. Conditions that only
+// the database can judge are in no rule.
 func (g *gathering) within(other *gathering) bool {
 	facts := map[*condition]bool{}
 	for i := range other.facts {
 		facts[other.facts[i].condition] = true
 	}
 	for i := range g.facts {
-		if !facts[g.facts[i].condition] {
+		if f := &g.facts[i]; (f.equal || f.filter != nil || f.null > 0) && !facts[f.condition] {
 			return false
 		}
 	}
@@ -285,11 +286,17 @@ func sqlType(c *schema.Column) string {
 func (c *compiler) refuse(d *decision) error {
 	o := d.of
 	r := &refusal{at: o.where(), why: d.why}
+	var unfit *refusal
+	if len(d.missing) > 0 {
+		unfit = c.unfit(d.gathering, d.missing[0])
+	}
 	switch {
-	case len(d.missing) == 0: // it could be EXACT
-		r.what = fmt.Sprintf("rules demands a %s rule for %s", d.class, describe(o))
-	case c.unfit(d.gathering, d.missing[0]) != nil && !c.serves(d.class):
-		return c.unfit(d.gathering, d.missing[0])
+	case c.wish(o.table) == wishBroad:
+		r.what, r.do = fmt.Sprintf("rules demands a BROAD rule for %s", describe(o)), "take it out of rules."
+	case unfit != nil && c.serves(d.class):
+		r.why, r.do = unfit.what+": "+unfit.why, unfit.do
+	case unfit != nil:
+		return unfit
 	default:
 		name := c.params[d.missing[0]].Name
 		r.what = fmt.Sprintf("%s needs a %s rule: no column of it is tied to parameter {%s} by an equality", describe(o), d.class, name)
@@ -391,7 +398,7 @@ func (c *compiler) untyped(i int) *refusal {
 	name := c.params[i].Name
 	for _, b := range c.blocks {
 		for _, cond := range b.conditions {
-			if cond.unfit != nil && cond.right.parameter == i+1 && b.reading.view == "" {
+			if cond.unfit != nil && cond.left.column != nil && cond.right.parameter == i+1 && b.reading.view == "" {
 				return cond.unfit
 			}
 		}
