@@ -4,7 +4,8 @@ package keytext
 
 import "strings"
 
-// Type is a PostgreSQL type whose values have a canonical text. Its value is pg_type.typname, "enum" for all enums.
+// Type is a PostgreSQL type whose values have a canonical text. Its value is pg_type.typname, "enum" for all enums; that of
+// an array is its element's with [] behind it.
 type Type string
 
 // The types that a key parameter may have.

@@ -72,8 +72,11 @@ func verifyTypes(ctx context.Context, conn *pgx.Conn, e *rule.Entry) ([]string, 
 			return nil, fmt.Errorf("describe the type of parameter %s: %w", e.Params[i].Name, err)
 		}
 		planned := e.Params[i].Type
+		if element, ok := planned.Element(); ok {
+			planned = "_" + element
+		}
 		if same := name == string(planned) && (planned == keytext.Enum || oid < firstUserOID) ||
-			planned == keytext.String && oid == pgtype.VarcharOID; !same {
+			planned == keytext.String && oid == pgtype.VarcharOID || planned == "_"+keytext.String && oid == pgtype.VarcharArrayOID; !same {
 			return nil, &DisagreementError{Entry: e.Name, Problem: fmt.Sprintf("parameter {%s} is %s, not %s", e.Params[i].Name, names[i], planned)}
 		}
 	}

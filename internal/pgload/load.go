@@ -207,6 +207,12 @@ func (l *Loader) Types(ctx context.Context, sql string) ([]keytext.Type, error) 
 }
 
 func keyType(name string) keytext.Type {
+	if element, ok := strings.CutPrefix(name, "_"); ok {
+		if t := keyType(element); t != "" && t != keytext.Enum {
+			return keytext.Array(t)
+		}
+		return ""
+	}
 	switch t := keytext.Type(name); t {
 	case keytext.Int2, keytext.Int4, keytext.Int8, keytext.OID, keytext.Bool, keytext.UUID, keytext.String, keytext.Date,
 		keytext.Timestamp, keytext.Timestamptz, keytext.Numeric, keytext.Bytea, keytext.Enum:

@@ -179,6 +179,9 @@ func castTypeName(t keytext.Type) *pg_query.TypeName {
 
 // sqlName is the spelling that the parser gives back as it is.
 func sqlName(t keytext.Type) string {
+	if element, ok := t.Element(); ok {
+		return sqlName(element) + "[]"
+	}
 	switch string(t) {
 	case "int2":
 		return "smallint"

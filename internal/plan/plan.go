@@ -82,6 +82,7 @@ type compiler struct {
 	typed       []typedUse
 	loose       []looseUse
 	classes     []rule.Class // of rules, beside EXACT, that may be made
+	members     int          // conditions that a column is an element of a parameter
 	timed       bool         // the query asks for the present time
 	decisions   map[*occurrence][]*decision
 }

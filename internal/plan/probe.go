@@ -71,14 +71,15 @@ func (c *compiler) through(d *decision) []*schema.Column {
 	for i := range d.of.table.Columns {
 		column := &d.of.table.Columns[i]
 		root := d.equal.root(columnRef{occurrence: d.of, name: column.Name}.node())
-		if !column.Generated && slices.ContainsFunc(d.path, func(s step) bool { return c.columnOf(s.to, root, d.equal) != "" }) {
+		element := slices.ContainsFunc(d.facts, func(f fact) bool { return f.member > 0 && d.equal.root(f.element()) == root })
+		if !column.Generated && (element || slices.ContainsFunc(d.path, func(s step) bool { return c.columnOf(s.to, root, d.equal) != "" })) {
 			own(column, root)
 		}
 	}
 	return columns
 }
 
-// parameters are where the way begins. In a case that is of one argument only, other arguments lead nowhere.
+// parameters, and the elements of those that are arrays, are where the way begins. In a case that is of one argument only, other arguments lead nowhere.
 func (p *probe) parameters() {
 	for i := range p.params {
 		name := p.parameterType(i)
@@ -94,6 +95,13 @@ func (p *probe) parameters() {
 			p.where = append(p.where, argument+condition)
 		}
 		p.value(p.equal.root(parameterNode(i+1)), argument)
+	}
+	for i := range p.facts {
+		if f := &p.facts[i]; f.member > 0 {
+			alias := fmt.Sprintf("e%d", f.member)
+			p.from = append(p.from, fmt.Sprintf("unnest($%d::%s) AS %s (v)", f.right.parameter, sqlName(p.params[f.right.parameter-1].Type), alias))
+			p.value(p.equal.root(f.element()), alias+".v")
+		}
 	}
 }
 

@@ -81,6 +81,9 @@ func (c *compiler) fallBack(d *decision) {
 			d.class = rule.Lookup
 		}
 		d.why = fmt.Sprintf("the keys follow through other tables (%s)", strings.Join(texts, ", "))
+		if len(path) == 0 {
+			d.why = "it has elements of a parameter, which many keys may have"
+		}
 		if d.class == rule.Tag && c.serves(rule.Group) && c.told(d) {
 			d.class, d.path = rule.Group, nil
 		}
@@ -123,7 +126,7 @@ func (c *compiler) knownText(d *decision) string {
 func (c *compiler) way(d *decision) ([]step, bool) {
 	var path []step
 	for _, i := range d.missing {
-		if slices.ContainsFunc(path, func(s step) bool { return c.bind(s.to, i, d.equal) != "" }) {
+		if c.anchored(d.of, i, d) || slices.ContainsFunc(path, func(s step) bool { return c.anchored(s.to, i, d) }) {
 			continue
 		}
 		more, ok := c.shortest(d, i)
@@ -139,6 +142,17 @@ func (c *compiler) way(d *decision) ([]step, bool) {
 	return path, true
 }
 
+// anchored reports that the parameter, or an element of it, is a column of the occurrence. Elements lead from arguments to rows
+// and not back, so they are of use to TAG alone.
+func (c *compiler) anchored(o *occurrence, parameter int, d *decision) bool {
+	if c.bind(o, parameter, d.equal) != "" {
+		return true
+	}
+	return c.serves(rule.Tag) && c.wish(d.of.table) != wishLookup && slices.ContainsFunc(d.facts, func(f fact) bool {
+		return f.member > 0 && f.right.parameter == parameter+1 && c.columnOf(o, d.equal.root(f.element()), d.equal) != ""
+	})
+}
+
 // shortest finds the shortest way to a table that has the parameter.
 func (c *compiler) shortest(d *decision, parameter int) ([]step, bool) {
 	type reached struct {
@@ -149,7 +163,7 @@ func (c *compiler) shortest(d *decision, parameter int) ([]step, bool) {
 	seen := map[*occurrence]bool{d.of: true}
 	for queue := []reached{{occurrence: d.of}}; len(queue) > 0; queue = queue[1:] {
 		at := queue[0]
-		if at.occurrence != d.of && c.bind(at.occurrence, parameter, d.equal) != "" {
+		if at.occurrence != d.of && c.anchored(at.occurrence, parameter, d) {
 			return at.path, true
 		}
 		for _, next := range tables {
@@ -220,7 +234,7 @@ func (g *gathering) within(other *gathering) bool {
 		facts[other.facts[i].condition] = true
 	}
 	for i := range g.facts {
-		if f := &g.facts[i]; (f.equal || f.filter != nil || f.null > 0) && !facts[f.condition] {
+		if f := &g.facts[i]; (f.equal || f.member > 0 || f.filter != nil || f.null > 0) && !facts[f.condition] {
 			return false
 		}
 	}

@@ -240,6 +240,9 @@ func away() []watched {
 		}
 		return watched{query: query, key: key, domains: append([]domain{integers()}, domains...)}
 	}
+	listed := func(query string) watched {
+		return watched{query: query, key: "k:{p}", domains: []domain{{cast: "int4[]", values: []string{"{}", "{0}", "{1,2}", "{3, NULL,3}", "{4,0,1}"}}}}
+	}
 	return []watched{
 		one("SELECT a.id, b.kind FROM a JOIN b ON b.id = a.y WHERE a.x = @p"),
 		one("SELECT a.id, b.kind FROM a LEFT JOIN b ON b.id = a.y AND b.live WHERE a.x = @p"),
@@ -259,6 +262,13 @@ func away() []watched {
 		one("SELECT id FROM a WHERE x = @p AND id > @q", integers()),
 		one("SELECT kind FROM a WHERE x = @p EXCEPT SELECT kind FROM b"),
 		one("SELECT b.id FROM a_and_b v JOIN b ON b.y = v.id WHERE v.x = @p"),
+		listed("SELECT id, kind FROM a WHERE x = ANY (@p)"),
+		listed("SELECT a.id, b.kind FROM a LEFT JOIN b ON b.id = a.y WHERE a.x = ANY (@p) AND a.live"),
+		listed("SELECT a.id, b.kind FROM a JOIN b ON b.id = a.y WHERE a.x = ANY (@p) AND b.x = ANY (@p)"),
+		listed("SELECT a.id FROM a WHERE a.x = ANY (@p) OR a.id = ANY (@p::int4[]) AND EXISTS (SELECT FROM b WHERE b.x = a.id)"),
+		listed("SELECT d.id FROM (SELECT id, x, rank() OVER (PARTITION BY x ORDER BY y, id) AS place FROM a) d WHERE d.x = ANY (@p) AND d.place < 3"),
+		one("SELECT id, kind FROM a WHERE x = @p ORDER BY id LIMIT @q", domain{cast: "int8", values: []string{"0", "1", "3"}}),
+		one("SELECT id FROM a WHERE x = @p AND upper(kind) = @q", domain{cast: "text", values: []string{"X", "Z"}}),
 	}
 }
 
@@ -444,10 +454,15 @@ func (h *follower) exec(conn *pgx.Conn, statement string) {
 
 // apart makes transactions that change a row and then take away what leads from it to the rest of its keys.
 func (h *follower) apart() func() []string {
-	id, n := h.random.small(), 0
+	id, n, together := h.random.small(), 0, h.onTime && h.random.IntN(2) == 0
 	return func() []string {
 		n++
-		if n%2 == 1 {
+		switch {
+		case together && n%2 == 1: // what leads from the row to its keys comes first, and the row after it
+			return []string{"UPDATE b SET x = " + id + ", kind = 'x' WHERE id = " + h.random.small()}
+		case together:
+			return []string{"UPDATE a SET x = (x + 1) % 5 WHERE id = " + id}
+		case n%2 == 1:
 			return []string{"UPDATE a SET x = (x + 1) % 5, y = id WHERE id = " + id}
 		}
 		return []string{h.random.pick("DELETE FROM b WHERE x = ", "UPDATE b SET x = 1 - x WHERE x = ", "UPDATE b SET kind = 'z' WHERE x = ") + id}
