@@ -101,12 +101,14 @@ WITH RECURSIVE rules (oid, ev_class) AS (
 )
 SELECT DISTINCT CASE d.refclassid WHEN 'pg_class'::regclass THEN 'column' WHEN 'pg_operator'::regclass THEN 'operator'
             WHEN 'pg_proc'::regclass THEN 'function' ELSE 'other' END,
-       coalesce(n.nspname, '')::text, coalesce(c.relname, '')::text, coalesce(a.attname, '')::text,
+       coalesce(n.nspname, pn.nspname, '')::text, coalesce(c.relname, p.proname, '')::text, coalesce(a.attname, '')::text,
        pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid)
 FROM rules r
 JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refobjid <> r.ev_class
 LEFT JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
 LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_proc p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid AND p.provolatile <> 'v'
+LEFT JOIN pg_namespace pn ON pn.oid = p.pronamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid AND d.refobjsubid > 0
 WHERE c.relkind IS DISTINCT FROM 'v'
 ORDER BY 5`
@@ -126,6 +128,7 @@ func verifyReads(ctx context.Context, conn *pgx.Conn, e *rule.Entry, query strin
 		var kind, schemaName, table, column, description string
 		if _, err := pgx.ForEachRow(rows, []any{&kind, &schemaName, &table, &column, &description}, func() error {
 			switch {
+			case kind == "function" && declaredFunction(e, schemaName, table):
 			case kind == "operator" || kind == "function":
 				return &DisagreementError{Entry: e.Name, Problem: "it uses the " + description + ", which is not built in"}
 			case kind == "column" && !covered(e, schemaName, table, column, ignored):
@@ -141,6 +144,11 @@ func verifyReads(ctx context.Context, conn *pgx.Conn, e *rule.Entry, query strin
 		return nil
 	}
 	return err
+}
+
+// declaredFunction reports a function of a user that the entry's query may call, and that is not volatile.
+func declaredFunction(e *rule.Entry, schemaName, name string) bool {
+	return slices.Contains(e.Functions, schemaName+"."+name)
 }
 
 // covered reports whether a rule watches the column; without one, whether a rule watches the table.

@@ -320,7 +320,7 @@ func ignoredNames(ignored map[*schema.Table][]string) []string {
 }
 
 // shape digests what the catalog says of what the query reads.
-func shape(occurrences []*occurrence, views ...*schema.Table) string {
+func (c *compiler) shape(occurrences []*occurrence, views ...*schema.Table) string {
 	tables := map[*schema.Table]map[string]bool{}
 	for _, o := range occurrences {
 		if tables[o.table] == nil {
@@ -340,6 +340,9 @@ func shape(occurrences []*occurrence, views ...*schema.Table) string {
 	}
 	for _, v := range views {
 		text = fmt.Appendf(text, "%q %d %q\n", v.String(), v.OID, v.Definition)
+	}
+	for _, f := range c.functions {
+		text = fmt.Appendf(text, "%q %s\n", f.String(), f.Definition)
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:8])

@@ -55,7 +55,10 @@ func shown(t *schema.Table) string {
 
 // wishes refuses what the file says of tables that the query does not read, and words that mean nothing here.
 func (c *compiler) wishes() error {
-	reads := func(name string) bool {
+	reads := func(name string) bool { // also through a function
+		if slices.ContainsFunc(c.functions, func(f *schema.Function) bool { return slices.Contains(c.reads(f.Name), name) }) {
+			return true
+		}
 		return slices.ContainsFunc(c.tables(), func(o *occurrence) bool { return c.means(name, o.table) })
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.declared.Rules)) {

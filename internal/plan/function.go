@@ -65,7 +65,7 @@ func (b *block) function(call *pg_query.FuncCall, in *scope, e *content) error {
 	isAggregate := slices.Contains(aggregates, name) || slices.Contains(orderedAggregates, name) || slices.Contains(setAggregates, name)
 	switch {
 	case !ok:
-		return unsupportedFunction(call)
+		return b.userFunction(call, in, e)
 	case call.GetOver() != nil && (isAggregate || slices.Contains(windowFunctions, name)):
 		return b.window(call, name, in, e)
 	case call.GetOver() == nil && isAggregate:
@@ -80,7 +80,7 @@ func (b *block) function(call *pg_query.FuncCall, in *scope, e *content) error {
 		_, err := b.arguments(call, in, e)
 		return err
 	}
-	return unsupportedFunction(call)
+	return b.userFunction(call, in, e)
 }
 
 // functionName is the name of one of PostgreSQL's own functions.

@@ -83,6 +83,8 @@ type Entry struct {
 	Rules      []Rule  `json:"rules"`
 	// Views are those that the query reads through. Replacing one puts nothing into the log.
 	Views []View `json:"views,omitempty"`
+	// Functions are those of users that the query calls, as schema.name. Replacing one puts nothing into the log.
+	Functions []string `json:"functions,omitempty"`
 	// RowVersion is what conditional reads compare; nil: the bytes, by a digest.
 	RowVersion *RowVersion `json:"row_version,omitempty"`
 	// Shape is a digest of what the catalog said of the tables and columns that the query reads. It makes the version

@@ -11,6 +11,14 @@ type Catalog struct {
 	ServerVersion int // server_version_num, 150018 for 15.18
 	SearchPath    []string
 	Tables        map[Name]*Table
+	Functions     map[Name]*Function // of users
+}
+
+// Function is what the catalog says of all functions of one name together.
+type Function struct {
+	Name
+	Volatility byte   // pg_proc.provolatile of the least tame one: i, s or v
+	Definition string // digest of what they are made of
 }
 
 // Name is a schema-qualified name.

@@ -267,6 +267,7 @@ func away() []watched {
 		listed("SELECT a.id, b.kind FROM a JOIN b ON b.id = a.y WHERE a.x = ANY (@p) AND b.x = ANY (@p)"),
 		listed("SELECT a.id FROM a WHERE a.x = ANY (@p) OR a.id = ANY (@p::int4[]) AND EXISTS (SELECT FROM b WHERE b.x = a.id)"),
 		listed("SELECT d.id FROM (SELECT id, x, rank() OVER (PARTITION BY x ORDER BY y, id) AS place FROM a) d WHERE d.x = ANY (@p) AND d.place < 3"),
+		{query: "SELECT id, most(x) AS most FROM a WHERE x = @p", key: "k:{p}", domains: []domain{integers()}, functions: map[string][]string{"most": {"b"}}},
 		one("SELECT id, kind FROM a WHERE x = @p ORDER BY id LIMIT @q", domain{cast: "int8", values: []string{"0", "1", "3"}}),
 		one("SELECT id FROM a WHERE x = @p AND upper(kind) = @q", domain{cast: "text", values: []string{"X", "Z"}}),
 	}

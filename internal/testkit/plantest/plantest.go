@@ -117,9 +117,13 @@ func CompileAllowed(catalog *schema.Catalog, d *rule.Declared, classes ...rule.C
 
 // stored is a catalog as catalog.json holds it.
 type stored struct {
-	SearchPath []string        `json:"search_path"`
-	Tables     []*schema.Table `json:"tables"`
+	SearchPath []string           `json:"search_path"`
+	Tables     []*schema.Table    `json:"tables"`
+	Functions  []*schema.Function `json:"functions"`
 }
+
+// functionSchema has the functions of the golden cases, apart from those of extensions.
+const functionSchema = "fn"
 
 // firstUserOID is FirstNormalObjectId: lower ones are the same on every server.
 const firstUserOID = 16384
@@ -132,6 +136,15 @@ func Format(catalog *schema.Catalog) ([]byte, error) {
 		made.Columns = slices.Clone(t.Columns)
 		s.Tables = append(s.Tables, &made)
 	}
+	for _, f := range catalog.Functions {
+		if f.Schema != functionSchema {
+			continue // of an extension: which there are is the server's matter
+		}
+		made := *f
+		made.Definition = "of " + f.Name.Name // the digest has OIDs in it
+		s.Functions = append(s.Functions, &made)
+	}
+	slices.SortFunc(s.Functions, func(x, y *schema.Function) int { return strings.Compare(x.String(), y.String()) })
 	slices.SortFunc(s.Tables, func(x, y *schema.Table) int { return strings.Compare(x.String(), y.String()) })
 	types := map[uint32]uint32{}
 	for i, t := range s.Tables {
@@ -163,7 +176,10 @@ func ReadCatalog(folder string) (*schema.Catalog, error) {
 	if err := decoder.Decode(&s); err != nil { //nolint:musttag // as above
 		return nil, fmt.Errorf("read the catalog of %s: %w", folder, err)
 	}
-	catalog := &schema.Catalog{SearchPath: s.SearchPath, Tables: map[schema.Name]*schema.Table{}}
+	catalog := &schema.Catalog{SearchPath: s.SearchPath, Tables: map[schema.Name]*schema.Table{}, Functions: map[schema.Name]*schema.Function{}}
+	for _, f := range s.Functions {
+		catalog.Functions[f.Name] = f
+	}
 	for _, t := range s.Tables {
 		catalog.Tables[t.Name] = t
 	}
