@@ -94,7 +94,7 @@ func unknownTable(key, name string) error {
 func (c *compiler) unneeded(rules []rule.Rule) {
 	for _, name := range c.declared.AllowBroad {
 		if !slices.ContainsFunc(rules, func(r rule.Rule) bool {
-			return (r.Class == rule.Broad || r.Tag != nil) && (name == r.Table || name == r.Schema+"."+r.Table)
+			return (r.Class == rule.Broad || slices.Contains(c.coarse, r.Schema+"."+r.Table)) && (name == r.Table || name == r.Schema+"."+r.Table)
 		}) {
 			c.warn("allow_broad names %s, and no rule of it is BROAD: it can be left out", name)
 		}
@@ -160,7 +160,9 @@ func (c *compiler) identify(d *decision, needs []string) error {
 	t := d.of.table
 	if len(d.lacking) == 0 && d.class == rule.Tag && len(t.IdentityCols) > 0 && c.allowed(t) {
 		d.lacking = slices.DeleteFunc(slices.Clone(needs), func(name string) bool { return slices.Contains(t.IdentityCols, name) })
-		needs = nil
+		if needs = nil; len(d.lacking) > 0 {
+			c.coarse = append(c.coarse, t.String())
+		}
 	}
 	if r := unidentified(t, needs, d.of.where()); r != nil {
 		if len(needs) > 0 && len(t.IdentityCols) > 0 && c.serves(rule.Broad) {

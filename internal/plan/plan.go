@@ -83,6 +83,7 @@ type compiler struct {
 	loose       []looseUse
 	classes     []rule.Class       // of rules, beside EXACT, that may be made
 	functions   []*schema.Function // of users, that are called
+	coarse      []string           // tables of which old rows do not carry all that TAG rules need
 	members     int                // conditions that a column is an element of a parameter
 	timed       bool               // the query asks for the present time
 	decisions   map[*occurrence][]*decision

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	pg_query "github.com/pganalyze/pg_query_go/v6"
@@ -305,4 +306,24 @@ func BenchmarkCompile(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(planned), "us/entry")
+}
+
+// TestThousandEntries: a daemon with many entries is not kept from starting by planning them.
+func TestThousandEntries(t *testing.T) {
+	t.Parallel()
+	const entries, bound = 1000, 10 * time.Second
+	catalog, cases := shop(t)
+	cases = slices.DeleteFunc(cases, func(c plantest.Case) bool { return c.Refused })
+	begun := time.Now()
+	for i := range entries {
+		c := cases[i%len(cases)]
+		if _, err := plan.Compile(catalog, c.Declared, c.Classes...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(begun); took > bound {
+		t.Errorf("planning %d entries took %s, want at most %s", entries, took, bound)
+	} else {
+		t.Logf("planning %d entries took %s", entries, took)
+	}
 }

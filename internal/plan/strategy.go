@@ -430,7 +430,7 @@ func (c *compiler) untyped(i int) *refusal {
 		if use.operator != "" {
 			r.what = fmt.Sprintf("parameter {%s} is compared by %s and not with any column by =", name, use.operator)
 		}
-		r.do = fmt.Sprintf("Write its type behind it, such as @%s::bigint.", name)
+		r.do = fmt.Sprintf("Write its type behind it, such as @%s::text.", name)
 		break
 	}
 	return r

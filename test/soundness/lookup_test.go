@@ -300,7 +300,7 @@ func TestOtherClasses(t *testing.T) { //nolint:tparallel // rounds come one afte
 
 func newFollower(t *testing.T, random *rand.Rand) *follower {
 	t.Helper()
-	base, url, catalog := openHarness(t, identityFull, random)
+	base, url, catalog := openHarness(t, tables+identityFull, random)
 	h := &follower{harness: base, earlier: base.connect(url)}
 	h.classes = []rule.Class{rule.Lookup, rule.Group, rule.Broad}
 	for _, w := range away() {

@@ -134,6 +134,7 @@ const absentMistake = "absent old columns read as NULL"
 type harness struct {
 	t        *testing.T
 	random   writer
+	write    func() string // a random statement
 	conn     *pgx.Conn
 	watched  []watched
 	entries  []*rule.Entry
@@ -154,7 +155,7 @@ type harness struct {
 
 func newHarness(t *testing.T, identity string, random *rand.Rand) *harness {
 	t.Helper()
-	h, url, catalog := openHarness(t, identity, random)
+	h, url, catalog := openHarness(t, tables+identity, random)
 	for _, w := range slices.Concat(fixed(), classes()) {
 		if err := h.watch(catalog, w); err != nil && !h.needsFull(err) {
 			t.Error(err)
@@ -170,13 +171,14 @@ func newHarness(t *testing.T, identity string, random *rand.Rand) *harness {
 }
 
 // openHarness makes the database.
-func openHarness(t *testing.T, identity string, random *rand.Rand) (*harness, string, *schema.Catalog) {
+func openHarness(t *testing.T, ddl string, random *rand.Rand) (*harness, string, *schema.Catalog) {
 	t.Helper()
 	url := pgtest.Shared(t).Database(t)
-	h := &harness{t: t, random: writer{random}, minimal: identity == identityMinimal}
+	h := &harness{t: t, random: writer{random}, minimal: ddl == tables+identityMinimal}
+	h.write = h.random.statement
 	conn := h.connect(url)
 	h.conn = conn
-	if _, err := conn.Exec(t.Context(), tables+identity); err != nil {
+	if _, err := conn.Exec(t.Context(), ddl); err != nil {
 		t.Fatal(err)
 	}
 	catalog, err := pgcatalog.Read(t.Context(), conn)
@@ -489,7 +491,7 @@ func (h *harness) unnoticed() bool {
 func (h *harness) statements() []string {
 	statements := make([]string, 1+h.random.IntN(4))
 	for i := range statements {
-		statements[i] = h.random.statement()
+		statements[i] = h.write()
 	}
 	return statements
 }

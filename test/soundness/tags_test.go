@@ -56,7 +56,7 @@ func TestTags(t *testing.T) { //nolint:tparallel // rounds come one after the ot
 
 func newTagged(t *testing.T, identity string, random *rand.Rand) *follower {
 	t.Helper()
-	base, url, catalog := openHarness(t, identity, random)
+	base, url, catalog := openHarness(t, tables+identity, random)
 	h := &follower{harness: base, onTime: true}
 	h.classes = []rule.Class{rule.Tag, rule.Group, rule.Broad}
 	for _, w := range away() {

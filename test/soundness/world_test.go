@@ -1,6 +1,7 @@
 package soundness
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -61,12 +62,13 @@ type watched struct {
 	domains   []domain // of each parameter, in the order of the key
 	ordered   bool     // ORDER BY is total: the order counts
 	random    bool
+	name      string              // of the entry, where it has one
 	functions map[string][]string // of users that the query calls, and what they read
 	naive     map[string]string   // queries whose rules stand for those that a planner with that mistake would make
 }
 
 func (w watched) declared(i int) rule.Declared {
-	return rule.Declared{Name: fmt.Sprintf("entry%d", i), Key: w.key, Query: w.query, Result: rule.Many, Functions: w.functions}
+	return rule.Declared{Name: cmp.Or(w.name, fmt.Sprintf("entry%d", i)), Key: w.key, Query: w.query, Result: rule.Many, Functions: w.functions}
 }
 
 // fixed are the queries that were chosen to cover the planner's rules.
