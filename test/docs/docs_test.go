@@ -241,3 +241,27 @@ func bodyIs(want string) func(status int, body string) error {
 		return nil
 	}
 }
+
+// TestRefusalsAreListed holds the list of refusals against the golden cases, in both directions.
+func TestRefusalsAreListed(t *testing.T) {
+	t.Parallel()
+	folders, err := filepath.Glob(filepath.Join(root, "internal", "plan", "testdata", "*", "refuse_*"))
+	if err != nil || len(folders) == 0 {
+		t.Fatalf("find the refusals: %d, %v", len(folders), err)
+	}
+	var there []string
+	for _, folder := range folders {
+		there = append(there, filepath.Base(folder))
+	}
+	listed := regexp.MustCompile("`(refuse_[a-z_]+)`").FindAllStringSubmatch(read(t, "docs/dependencies.md"), -1)
+	for _, m := range listed {
+		if !slices.Contains(there, m[1]) {
+			t.Errorf("docs/dependencies.md lists %s, which is no case", m[1])
+		}
+	}
+	for _, name := range there {
+		if !slices.ContainsFunc(listed, func(m []string) bool { return m[1] == name }) {
+			t.Errorf("docs/dependencies.md does not list %s", name)
+		}
+	}
+}
