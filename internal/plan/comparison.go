@@ -312,19 +312,19 @@ func (b *block) membership(e *pg_query.A_Expr, j *join, in *scope) (*condition, 
 		a.strict = left.occurrence.bit()
 	}
 	c := b.compiler
-	if a.unfit = inKeys(left, at); a.unfit == nil && columnType(left.column) == keytext.Enum {
+	switch a.unfit = inKeys(left, at); {
+	case a.unfit != nil:
+	case columnType(left.column) == keytext.Enum:
 		a.unfit = &refusal{
 			at: at, what: fmt.Sprintf("%s has the type %s, and parameter {%s} is an array of it", left, left.column.Type, c.params[right.parameter-1].Name),
 			why: "arrays of enums cannot stand in a key yet", do: "Compare it with = and load each by itself.",
 		}
-	}
-	if a.unfit != nil {
-		return a, nil
-	}
-	c.typed = append(c.typed, typedUse{parameter: right.parameter, cast: cmp.Or(right.cast, keytext.Array(columnType(left.column))), at: at})
-	if right.cast == "" || family(elementOf(right.cast), 0) == columnFamily(left.column) {
-		c.members++
-		a.member = c.members
+	default:
+		c.typed = append(c.typed, typedUse{parameter: right.parameter, cast: cmp.Or(right.cast, keytext.Array(columnType(left.column))), at: at})
+		if right.cast == "" || family(elementOf(right.cast), 0) == columnFamily(left.column) {
+			c.members++
+			a.member = c.members
+		}
 	}
 	return a, nil
 }

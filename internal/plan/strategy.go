@@ -80,7 +80,7 @@ func (c *compiler) fallBack(d *decision) {
 		if c.serves(rule.Lookup) && (!c.serves(rule.Tag) || c.wish(d.of.table) == wishLookup) {
 			d.class = rule.Lookup
 		}
-		d.why = fmt.Sprintf("the keys follow through other tables (%s)", strings.Join(texts, ", "))
+		d.why = "the keys follow through other tables (" + strings.Join(texts, ", ") + ")"
 		if len(path) == 0 {
 			d.why = "it has elements of a parameter, which many keys may have"
 		}
@@ -89,9 +89,9 @@ func (c *compiler) fallBack(d *decision) {
 		}
 	case reached && known != "":
 		d.class = rule.Group
-		d.why = fmt.Sprintf("the keys follow through other tables that need it in turn, so that changes of both in two transactions could hide each other; what it says itself is %s", known)
+		d.why = "the keys follow through other tables that need it in turn, so that changes of both in two transactions could hide each other; what it says itself is " + known
 	case known != "":
-		d.class, d.why = rule.Group, fmt.Sprintf("a changed row says only %s of the key", known)
+		d.class, d.why = rule.Group, "a changed row says only " + known + " of the key"
 	default:
 		d.class, d.why = rule.Broad, "nothing ties it to the key, so any change of it may affect every key"
 	}
@@ -306,7 +306,7 @@ func (c *compiler) refuse(d *decision) error {
 	}
 	switch {
 	case c.wish(o.table) == wishBroad:
-		r.what, r.do = fmt.Sprintf("rules demands a BROAD rule for %s", describe(o)), "take it out of rules."
+		r.what, r.do = "rules demands a BROAD rule for "+describe(o), "take it out of rules."
 	case unfit != nil && c.serves(d.class):
 		r.why, r.do = unfit.what+": "+unfit.why, unfit.do
 	case unfit != nil:
@@ -321,7 +321,7 @@ func (c *compiler) refuse(d *decision) error {
 		}
 	}
 	if c.serves(d.class) { // it is BROAD, and not allowed to be
-		r.what = fmt.Sprintf("%s is BROAD: every change of it drops every key of the entry", describe(o))
+		r.what = describe(o) + " is BROAD: every change of it drops every key of the entry"
 		r.do = strings.TrimSuffix(fmt.Sprintf("Add allow_broad: [%s], or: %s", shown(o.table), r.do), ", or: ")
 	} else {
 		r.why += fmt.Sprintf("; this version has no %s rules", d.class)

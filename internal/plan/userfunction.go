@@ -29,7 +29,7 @@ func (c *compiler) called(call *pg_query.FuncCall) (*schema.Function, error) {
 		return nil, unsupportedFunction(call)
 	case c.reads(f.Name) == nil:
 		return nil, &refusal{
-			at: int(call.GetLocation()), what: fmt.Sprintf("%s() is a function of your own, and functions does not say what it reads", name), why: "a change of what it reads would not be noticed",
+			at: int(call.GetLocation()), what: name + "() is a function of your own, and functions does not say what it reads", why: "a change of what it reads would not be noticed",
 			do: fmt.Sprintf("Add functions: {%s: {reads: [...]}} with the tables that it reads; [] when its result follows from its arguments.", name),
 		}
 	case f.Volatility == 'v':
@@ -86,7 +86,7 @@ func (b *block) userFunction(call *pg_query.FuncCall, in *scope, e *content) err
 // boxes are the tables that functions read, as occurrences of which every column counts.
 func (c *compiler) boxes() ([]*occurrence, error) {
 	for _, name := range slices.Sorted(maps.Keys(c.declared.Functions)) {
-		if !slices.ContainsFunc(c.functions, func(f *schema.Function) bool { return name == f.Name.Name || name == f.Name.String() }) {
+		if !slices.ContainsFunc(c.functions, func(f *schema.Function) bool { return name == f.Name.Name || name == f.String() }) {
 			return nil, &refusal{at: nowhere, what: fmt.Sprintf("functions names %s, which the query does not call", name), do: "Take it out of functions, or correct the name."}
 		}
 	}
@@ -119,7 +119,7 @@ func (c *compiler) boxRule(o *occurrence) (rule.Rule, error) {
 	t := o.table
 	if !c.serves(rule.Broad) || !c.allowed(t) {
 		r := &refusal{
-			at: nowhere, what: fmt.Sprintf("%s is BROAD: every change of it drops every key of the entry", t.Name.Name), why: "a function reads it, and which of its rows is not known here",
+			at: nowhere, what: t.Name.Name + " is BROAD: every change of it drops every key of the entry", why: "a function reads it, and which of its rows is not known here",
 			do: fmt.Sprintf("Add allow_broad: [%s], or join the table in the query.", shown(t)),
 		}
 		if !c.serves(rule.Broad) {

@@ -25,7 +25,7 @@ const rentalFolder = "../../internal/plan/testdata/rental"
 const sampled = 25
 
 // sizes of the tables that random rows refer to.
-var sizes = map[string]int{ //nolint:gochecknoglobals // a table
+var sizes = map[string]int{
 	"country": 8, "city": 40, "address": 300, "store": 3, "staff": 9, "customer": 150, "language": 4, "category": 12, "film": 160, "actor": 90,
 	"inventory": 480, "rental": 1200, "payment": 1200,
 }
