@@ -91,7 +91,7 @@ func (c *compiler) fallBack(d *decision) {
 		d.class = rule.Group
 		d.why = "the keys follow through other tables that need it in turn, so that changes of both in two transactions could hide each other; what it says itself is " + known
 	case known != "":
-		d.class, d.why = rule.Group, "a changed row says only " + known + " of the key"
+		d.class, d.why = rule.Group, "a changed row says only "+known+" of the key"
 	default:
 		d.class, d.why = rule.Broad, "nothing ties it to the key, so any change of it may affect every key"
 	}
