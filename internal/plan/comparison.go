@@ -312,14 +312,7 @@ func (b *block) membership(e *pg_query.A_Expr, j *join, in *scope) (*condition, 
 		a.strict = left.occurrence.bit()
 	}
 	c := b.compiler
-	switch a.unfit = inKeys(left, at); {
-	case a.unfit != nil:
-	case columnType(left.column) == keytext.Enum:
-		a.unfit = &refusal{
-			at: at, what: fmt.Sprintf("%s has the type %s, and parameter {%s} is an array of it", left, left.column.Type, c.params[right.parameter-1].Name),
-			why: "arrays of enums cannot stand in a key yet", do: "Compare it with = and load each by itself.",
-		}
-	default:
+	if a.unfit = c.elementUnfit(left, right.parameter, at); a.fits() {
 		c.typed = append(c.typed, typedUse{parameter: right.parameter, cast: cmp.Or(right.cast, keytext.Array(columnType(left.column))), at: at})
 		if right.cast == "" || family(elementOf(right.cast), 0) == columnFamily(left.column) {
 			c.members++
@@ -327,6 +320,23 @@ func (b *block) membership(e *pg_query.A_Expr, j *join, in *scope) (*condition, 
 		}
 	}
 	return a, nil
+}
+
+// fits reports that the values which the condition compares are equal when their texts are.
+func (c *condition) fits() bool { return c.unfit == nil }
+
+// elementUnfit is why elements of a parameter do not tie a column to a key.
+func (c *compiler) elementUnfit(column columnRef, parameter, at int) *refusal {
+	if r := inKeys(column, at); r != nil {
+		return r
+	}
+	if columnType(column.column) != keytext.Enum {
+		return nil
+	}
+	return &refusal{
+		at: at, what: fmt.Sprintf("%s has the type %s, and parameter {%s} is an array of it", column, column.column.Type, c.params[parameter-1].Name),
+		why: "arrays of enums cannot stand in a key yet", do: "Compare it with = and load each by itself.",
+	}
 }
 
 func elementOf(array keytext.Type) keytext.Type {
