@@ -64,7 +64,7 @@ func Compile(catalog *schema.Catalog, d rule.Declared, classes ...rule.Class) (*
 
 // Served are the classes of rules, beside EXACT, that this version applies: what the daemon plans with, and what explain and
 // check show. The planner makes rules of all classes, for whoever asks for them.
-func Served() []rule.Class { return nil }
+func Served() []rule.Class { return []rule.Class{rule.Tag, rule.Group, rule.Broad} }
 
 // compiler is one run of Compile.
 type compiler struct {

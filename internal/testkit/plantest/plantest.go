@@ -79,7 +79,7 @@ func Cases(folder string) ([]Case, error) {
 			RowVersion: entry.RowVersion, Rules: entry.Rules, AllowBroad: entry.AllowBroad, DependsOnTime: entry.DependsOnTime, Functions: entry.Functions,
 		}
 		if c.Classes == nil {
-			c.Classes = []rule.Class{rule.Tag, rule.Group, rule.Broad}
+			c.Classes = plan.Served()
 		}
 		if entry.Result == "" {
 			c.Declared.Result = rule.One
