@@ -460,9 +460,9 @@ func (h *follower) apart() func() []string {
 		n++
 		switch {
 		case together && n%2 == 1: // what leads from the row to its keys comes first, and the row after it
-			return []string{"UPDATE b SET x = " + id + ", kind = 'x' WHERE id = " + h.random.small()}
+			return []string{"INSERT INTO b (id, x, kind) VALUES (" + h.random.small() + ", " + id + ", 'x') ON CONFLICT (id) DO UPDATE SET x = excluded.x, kind = excluded.kind"}
 		case together:
-			return []string{"UPDATE a SET x = (x + 1) % 5 WHERE id = " + id}
+			return []string{"INSERT INTO a (id, x) VALUES (" + id + ", " + h.random.small() + ") ON CONFLICT (id) DO UPDATE SET x = excluded.x"}
 		case n%2 == 1:
 			return []string{"UPDATE a SET x = (x + 1) % 5, y = id WHERE id = " + id}
 		}
