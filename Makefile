@@ -9,6 +9,7 @@ GOLANGCI_LINT := $(CURDIR)/bin/golangci-lint
 DEMO_ARGS ?=
 SOUNDNESS_TIME ?= 180s
 CHAOS_TIME ?= 120s
+CLUSTER ?=
 FUZZ_TIME ?= 30s
 SEED ?=
 export SOUNDNESS_TIME CHAOS_TIME FUZZ_TIME SEED
@@ -83,11 +84,11 @@ spec: ## explore the protocol's model further than make test does
 
 .PHONY: soundness
 soundness: install-servers ## random writes against random queries (SOUNDNESS_TIME=180s SEED=)
-	@SOUNDNESS=long ./scripts/named_tests.sh soundness -run Soundness ./test/soundness
+	@SOUNDNESS=long ./scripts/named_tests.sh soundness -run . ./test/soundness
 
 .PHONY: chaos
-chaos: install-servers ## faults under load (CHAOS_TIME=120s SEED=): the tests in test/chaos
-	@./scripts/named_tests.sh chaos -run . ./test/chaos -chaos.time=$(CHAOS_TIME)
+chaos: install-servers ## faults under load (CHAOS_TIME=120s SEED= CLUSTER=1: in a Redis Cluster): the tests in test/chaos
+	@./scripts/named_tests.sh chaos -run . ./test/chaos -chaos.time=$(CHAOS_TIME) $(if $(CLUSTER),-chaos.cluster)
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test (FUZZ_TIME=30s)

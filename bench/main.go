@@ -46,6 +46,8 @@ type sizes struct {
 	hitTime time.Duration // per block of a hit measurement
 	hits    int           // blocks of each side
 
+	dependents int // values that one epoch takes out of use
+
 	hotTime time.Duration // per write rate
 
 	standbyTime time.Duration // per write rate and lag
@@ -60,6 +62,7 @@ func fullSizes() sizes {
 		rounds: 5, transactions: 200_000,
 		blocks: 5, samples: 300, load: 500,
 		hits: 9, hitTime: 700 * time.Millisecond,
+		dependents:  100_000,
 		hotTime:     8 * time.Second,
 		standbyTime: 6 * time.Second,
 		kills:       200,
@@ -73,6 +76,7 @@ func shortSizes() sizes {
 		rounds: 1, transactions: 2_000,
 		blocks: 1, samples: 20, load: 200,
 		hits: 1, hitTime: 50 * time.Millisecond,
+		dependents:  1_000,
 		hotTime:     500 * time.Millisecond,
 		standbyTime: 150 * time.Millisecond,
 		kills:       3,
@@ -93,6 +97,7 @@ func parts() []part {
 		{"hit", hit},
 		{"demand", demand},
 		{"revalidate", revalidate},
+		{"tags", tags},
 		{"hot", hot},
 		{"standby", standby},
 		{"killed", killed},

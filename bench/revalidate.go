@@ -80,7 +80,7 @@ func revalidate(ctx context.Context, b *bench) error {
 		return err
 	}
 	var dialer net.Dialer
-	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) { //nolint:forbidigo // pgx's name for it
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dialer.DialContext(ctx, network, addr)
 		return wire{conn, &in}, err
 	}

@@ -48,7 +48,11 @@ func (x *clusterExplorer) compare(s *clusterState, d *clusterDaemon, unit uint8)
 }
 
 func (x *clusterExplorer) expected(term uint8, b *believed) fence.Expected {
-	return fence.Expected{Generation: x.generations[b.gen], Term: x.terms[term], Wc: mvcc.LSN(b.wc), Replid: x.replids[b.at]}
+	e := fence.Expected{Generation: x.generations[b.gen], Term: x.terms[term], Wc: mvcc.LSN(b.wc), Replid: x.replids[b.at]}
+	if x.bound {
+		e.Lane = e.Generation
+	}
+	return e
 }
 
 // refused sends the daemon on by an answer other than applied.
@@ -201,19 +205,35 @@ func (x *clusterExplorer) gateBatch(s *clusterState, i int) {
 		for l := range x.slots {
 			d.owners[l] = s.slots[l].owner
 		}
-		x.skip(d)
+		x.skip(&n, d)
 		x.emit(&n, "daemon %d: gate: %03b of the first %d commits", i+1, s.upTo(delivered)&s.visible, delivered)
 	}
 }
 
-// skip passes over steps for units that are lost, and ends the batch after the last one.
-func (x *clusterExplorer) skip(d *clusterDaemon) {
-	for int(d.step) < len(x.order) && d.units[x.order[d.step].unit].state != claimed {
+// skip passes over steps for units that are lost, and over those for which there is nothing to do, and ends the batch after the last one.
+func (x *clusterExplorer) skip(s *clusterState, d *clusterDaemon) {
+	for int(d.step) < len(x.order) && !x.needs(s, d, x.order[d.step]) {
 		d.step++
 	}
 	if int(d.step) == len(x.order) {
 		x.over(d)
 	}
+}
+
+// needs reports whether a batch has the step.
+func (x *clusterExplorer) needs(s *clusterState, d *clusterDaemon, p phase) bool {
+	b := &d.units[p.unit]
+	batch, _ := x.share(s, b, d.delivered, d.gate)
+	keys := batch&x.affecting(p.unit) != 0
+	switch {
+	case b.state != claimed:
+		return false
+	case p.what == phaseIntent:
+		return !x.silent && (keys || !x.spares)
+	case p.what == phaseConfirm:
+		return keys || x.perMaster
+	}
+	return true
 }
 
 func (x *clusterExplorer) over(d *clusterDaemon) {
@@ -229,7 +249,7 @@ func (x *clusterExplorer) goOn(s *clusterState, i int) {
 	d.step++
 	if p.what == phaseConfirm {
 		if x.confirm(&n, d, p.unit, batch) {
-			x.skip(d)
+			x.skip(&n, d)
 			x.emit(&n, "daemon %d: confirms %03b in %d", i+1, batch, p.unit)
 			return
 		}
@@ -237,7 +257,7 @@ func (x *clusterExplorer) goOn(s *clusterState, i int) {
 			x.over(d)
 		} else {
 			x.refused(d, p.unit, fence.Mismatch)
-			x.skip(d)
+			x.skip(&n, d)
 		}
 		x.emit(&n, "daemon %d: confirms in %d, and is redirected", i+1, p.unit)
 		return
@@ -249,7 +269,7 @@ func (x *clusterExplorer) goOn(s *clusterState, i int) {
 		what, script = "INTENT", func(shard fence.Shard) (fence.Shard, fence.HeadOutcome) {
 			raise := fence.Raise{All: true}
 			for position := range d.delivered {
-				if batch.has(s.log[position]) {
+				if (batch & x.affecting(p.unit)).has(s.log[position]) {
 					raise.To = mvcc.LSN(position) + 1
 				}
 			}
@@ -263,6 +283,8 @@ func (x *clusterExplorer) goOn(s *clusterState, i int) {
 		if x.perMaster && d.pc != daemonDown {
 			x.over(d)
 		}
+	case p.what == phaseIntent && x.epoch && batch != 0:
+		h.begun = d.gate
 	case p.what == phaseAdvance:
 		b.done |= batch
 		if b.wc = advance; !b.waiting {
@@ -270,7 +292,7 @@ func (x *clusterExplorer) goOn(s *clusterState, i int) {
 		}
 	}
 	if d.pc == daemonBatch {
-		x.skip(d)
+		x.skip(&n, d)
 	}
 	x.emit(&n, "daemon %d: %s of %d: %s, Wi %d, Wc %d", i+1, what, p.unit, outcome, h.wi, h.wc)
 }
@@ -279,6 +301,12 @@ func (x *clusterExplorer) goOn(s *clusterState, i int) {
 func (x *clusterExplorer) confirm(n *clusterState, d *clusterDaemon, unit uint8, batch set) bool {
 	for l := range x.slots {
 		if x.perMaster && d.owners[l] != unit || !x.perMaster && l != unit {
+			continue
+		}
+		if x.epoch {
+			if !x.unlink(n, d, l) {
+				return false
+			}
 			continue
 		}
 		gen := d.units[unit].gen
@@ -290,14 +318,14 @@ func (x *clusterExplorer) confirm(n *clusterState, d *clusterDaemon, unit uint8,
 		v := x.record(*r)
 		for tx := range x.txs {
 			switch {
-			case !batch.has(tx):
+			case !(batch & x.affecting(l)).has(tx):
 			case x.script:
 				v, _ = fence.Confirm(v, x.stamp(tx))
 			default:
 				v = fence.Unlink(v)
 			}
 		}
-		*r = x.stored(v)
+		x.put(r, v)
 	}
 	return true
 }

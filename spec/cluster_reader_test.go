@@ -36,7 +36,7 @@ func (x *clusterExplorer) reader(s *clusterState, i int) {
 			x.emit(&n, "reader %d: LEASE: busy", i+1)
 			return
 		}
-		*held = x.stored(v)
+		x.put(held, v)
 		m.pc, m.server, m.history = readerHead, at, s.servers[at].history
 		x.emit(&n, "reader %d: LEASE of generation %d on server %d", i+1, r.gen, at)
 	case readerHead:
@@ -54,7 +54,9 @@ func (x *clusterExplorer) reader(s *clusterState, i int) {
 		m.pc, m.replay = readerLoad, s.replayed+1
 		x.emit(&n, "reader %d: the standby is at %d", i+1, s.replayed)
 	case readerLoad:
-		m.pc = readerFill
+		if m.pc = readerFill; x.epoch {
+			m.pc = readerEpochs
+		}
 		switch {
 		case kind.standby:
 			m.cov = s.upTo(s.replayed)
@@ -75,16 +77,21 @@ func (x *clusterExplorer) reader(s *clusterState, i int) {
 		v, outcome := fence.Fill(x.record(*held), fence.Filling{
 			Token: x.tokens[number], Coverage: cov, State: fence.Live, RowVersion: x.contents[r.cov],
 		}, 0)
-		*held = x.stored(v)
+		x.put(held, v)
+		if outcome == fence.Filled {
+			held.pairs = r.pairs
+		}
 		over()
 		x.emit(&n, "reader %d: FILL on server %d of what saw %03b: %s", i+1, at, r.cov, outcome)
 	case readerRelease:
 		v, _ := fence.Release(x.record(*held), x.tokens[number])
-		*held = x.stored(v)
+		x.put(held, v)
 		over()
 		x.emit(&n, "reader %d: gives its lease back", i+1)
 	case readerVouch, readerValue:
 		x.vouch(s, i)
+	default:
+		x.epochal(s, i)
 	}
 }
 
@@ -143,9 +150,14 @@ func (x *clusterExplorer) starts(s *clusterState, i int) {
 	if x.counts(server, h) {
 		must = s.upTo(h.promised)
 	}
+	if x.epoch {
+		m.pc, m.server, m.history, m.cov, m.pairs, m.must = readerHolds, at, s.servers[at].history, v.cov, v.pairs, must
+		x.emit(&n, "reader %d: GET on server %d: a value of generation %d that saw %03b", i+1, at, r.gen, v.cov)
+		return
+	}
 	*m = clusterReader{runs: r.runs - 1, token: r.token, gen: r.gen, fresh: r.fresh}
 	broken := ""
-	if must&^v.cov != 0 {
+	if must&x.affecting(l)&^v.cov != 0 {
 		broken = "a value was served without what was confirmed before it was read"
 	}
 	x.wrong(&n, broken, "reader %d: GET: serves a value of generation %d that saw %03b", i+1, r.gen, v.cov)
@@ -186,9 +198,9 @@ func (x *clusterExplorer) vouch(s *clusterState, i int) {
 	switch {
 	case (at != r.server || s.servers[at].history != r.history) && !x.apart:
 		x.emit(&n, "reader %d: the value is elsewhere", i+1)
-	case !v.live || !fence.Contains(&head, x.coverage(v.claim, v.replay), token):
+	case !v.live || !x.lives(s, l, r.gen, at, v.pairs) || !fence.Contains(&head, x.coverage(v.claim, v.replay), token):
 		x.emit(&n, "reader %d: GET: nothing that is proved", i+1)
-	case !v.cov.has(r.after - 1):
+	case x.affecting(l).has(r.after-1) && !v.cov.has(r.after-1):
 		x.wrong(&n, "a value was served without what was asked for", "reader %d: serves a value that saw %03b", i+1, v.cov)
 	default:
 		x.emit(&n, "reader %d: serves", i+1)

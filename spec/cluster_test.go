@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/mvcc"
@@ -43,7 +44,13 @@ type placing struct {
 	apart bool
 	// hasty: Wc does not wait after a generation was begun.
 	hasty bool
-	want  string // of each trouble: "w" where HEAD must be found to say what is not so
+	// spares: a batch without keys of a slot sends it no INTENT, and ADVANCE alone compares its HEAD.
+	spares bool
+	// silent: nor does one that has keys of it.
+	silent bool
+	// elsewhere: epochs are in the last lane alone, wherever the values are that depend on them.
+	elsewhere bool
+	want      string // of each trouble: "w" where HEAD must be found to say what is not so
 }
 
 // phase is a step of a batch for a slot, or for a master.
@@ -72,10 +79,15 @@ type clusterConfig struct {
 	placing
 	trouble
 	slots   uint8
+	spread  bool // the second slot is the second server's from the beginning
 	txs     uint8
 	daemons int
 	readers []readerKind // of slot 0, the second one of the last slot
 	script  bool
+	touches [maxSlots]set // which transactions affect the slot's key; none given: all
+	// sessions: Si is checked as well. A session takes it for all that a standby's value behind Wc has shown it.
+	sessions bool
+	epoch    bool // what the writers change affects no key, but an epoch
 }
 
 // vouch is a HEAD.
@@ -86,6 +98,7 @@ type vouch struct {
 	si        set
 	at        uint8 // the history in which its generation was begun
 	moved     uint8 // that server's count of moved records then
+	begun     set   // S_b, of the epoch's bucket
 	promised  uint8 // ghost: hits may be relied upon to have what ends here
 }
 
@@ -93,6 +106,7 @@ type vouch struct {
 type holding struct {
 	head    vouch
 	records [maxGens]record // of the slot's key, by the generation in its name
+	epochs  [maxGens]uint8  // the ids of the epoch that it depends on, likewise; 0 for none
 }
 
 type server struct {
@@ -147,6 +161,8 @@ type clusterReader struct {
 	cov     set
 	claim   set
 	replay  uint8
+	pairs   ids // of the value that it found; of what it fills
+	must    set // a plain read's promise
 	si      set // HEAD as read
 	wi, wc  uint8
 	after   uint8 // the token: a transaction, plus one, and where the log was after its COMMIT
@@ -198,6 +214,14 @@ type clusterExplorer struct {
 	*tables
 	yield  func(n *clusterState, action, broken string)
 	naming bool
+}
+
+// affecting are the transactions that affect the key of a slot, or of a master.
+func (x *clusterExplorer) affecting(unit uint8) set {
+	if x.perMaster || x.touches == [maxSlots]set{} {
+		return 1<<maxTxs - 1
+	}
+	return x.touches[unit]
 }
 
 func (x *clusterExplorer) emit(n *clusterState, format string, args ...any) {
@@ -280,7 +304,10 @@ func (x *clusterExplorer) initial() clusterState {
 	}
 	if !x.perMaster {
 		for i := range x.slots {
-			s.servers[0].slots[i].head = first
+			if x.spread && i > 0 {
+				s.slots[i].owner, first.at = 1, 2
+			}
+			s.servers[s.slots[i].owner].slots[i].head = first
 		}
 	}
 	d := &s.daemons[0]
@@ -289,6 +316,8 @@ func (x *clusterExplorer) initial() clusterState {
 		d.units[u] = believed{state: claimed, gen: 1, at: 1}
 		if x.perMaster {
 			d.units[u].at = u + 1
+		} else {
+			d.units[u].at = s.slots[u].owner + 1
 		}
 	}
 	for i, kind := range x.readers {
@@ -339,7 +368,7 @@ func (x *clusterExplorer) database(s *clusterState) {
 	}
 }
 
-// items are HEAD and the records of a slot that a server holds.
+// items are HEAD, the records and the epochs of a slot that a server holds.
 func (h *holding) items() (all []uint8) {
 	if h.head.found {
 		all = append(all, 0)
@@ -347,6 +376,9 @@ func (h *holding) items() (all []uint8) {
 	for gen := range h.records {
 		if h.records[gen] != (record{}) {
 			all = append(all, uint8(gen))
+		}
+		if h.epochs[gen] != 0 {
+			all = append(all, uint8(maxGens+gen))
 		}
 	}
 	return all
@@ -401,19 +433,15 @@ func (x *clusterExplorer) move(s *clusterState, i, from, to, item uint8) {
 	if item > 0 {
 		what = x.say("the record of generation %d", item)
 	}
+	if item >= maxGens {
+		what = x.say("the epoch of generation %d", item-maxGens)
+	}
 	moved := func(take bool) *clusterState {
 		n := *s
 		a, b := &n.servers[from].slots[i], &n.servers[to].slots[i]
-		if item == 0 {
-			a.head = vouch{}
-			if take {
-				b.head = source.head
-			}
-		} else {
-			a.records[item] = record{}
-			if take {
-				b.records[item] = source.records[item]
-			}
+		a.drop(item)
+		if take {
+			b.take(source, item)
 		}
 		if x.tallied {
 			n.servers[from].migrated++
@@ -421,7 +449,7 @@ func (x *clusterExplorer) move(s *clusterState, i, from, to, item uint8) {
 		return &n
 	}
 	x.emit(moved(true), "slot %d: %s moves to server %d", i, what, to)
-	if item == 0 && target.head.found || item > 0 && target.records[item] != (record{}) {
+	if slices.Contains(target.items(), item) {
 		x.emit(moved(false), "slot %d: %s is on server %d already, and goes", i, what, to)
 	}
 }
@@ -440,11 +468,7 @@ func (x *clusterExplorer) server(s *clusterState, i uint8) {
 			for _, item := range s.servers[i].slots[l].items() {
 				n := *s
 				n.evictions--
-				if h := &n.servers[i].slots[l]; item == 0 {
-					h.head = vouch{}
-				} else {
-					h.records[item] = record{}
-				}
+				n.servers[i].slots[l].drop(item)
 				x.emit(&n, "server %d: evicts item %d of slot %d", i, item, l)
 			}
 		}
@@ -492,8 +516,12 @@ func (x *clusterExplorer) check(s *clusterState) string {
 		}
 		at, _ := s.recordAt(i, h.gen)
 		r := &s.servers[at].slots[i].records[h.gen]
-		if missing := s.upTo(h.wc) &^ r.cov; r.live && missing != 0 {
+		confirmed := s.upTo(h.wc) & x.affecting(unit)
+		if missing := confirmed &^ r.cov; r.live && missing != 0 && x.lives(s, i, h.gen, at, r.pairs) {
 			return fmt.Sprintf("I2: Wc is %d, the live value in slot %d lacks %03b", h.wc, i, missing)
+		}
+		if missing := confirmed &^ h.si; x.sessions && missing != 0 {
+			return fmt.Sprintf("Si: Wc of slot %d is %d, and Si does not see %03b", i, h.wc, missing)
 		}
 		if missing := s.upTo(h.wc) &^ s.visible; missing != 0 {
 			return fmt.Sprintf("I1: Wc is %d, but %03b is not visible", h.wc, missing)

@@ -33,7 +33,7 @@ func (x *explorer) fences(s *state, tx uint8) bool {
 func (x *explorer) fence(n *state, tx uint8) {
 	live(n.redis.rosterName, n.redis.rosterOther, func(name uint8) {
 		v, _ := fence.Early(x.record(n.redis.records[name]), x.stamp(tx), true)
-		n.redis.records[name] = x.stored(v)
+		x.put(&n.redis.records[name], v)
 	})
 }
 

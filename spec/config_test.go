@@ -29,6 +29,11 @@ type config struct {
 	unheard   bool  // its second fences may fail to reach the store
 	adds      bool  // D8: the entry's table joins the publication while transactions are open
 	script    bool  // D3: confirms are by script, not by UNLINK
+	epochs    uint8 // a value depends on so many, besides its key
+	hits      [maxTxs]hit
+	path      bool  // the first writer moves the value from what the first epoch stands for to what the second does
+	others    uint8 // so many times do fills of other keys make an epoch
+	resends   bool  // an answer to SET is lost, and the SET is late
 	without   without
 }
 
@@ -42,6 +47,7 @@ type readerKind struct {
 	token   bool // it asks for a transaction whose COMMIT has returned
 	bounded bool // it asks for everything that was visible when it had the store count
 	session bool // it asks for everything that it has seen, in this key and in others
+	before  bool // it reads its epochs before it loads
 }
 
 func (k readerKind) demands() bool { return k.token || k.bounded || k.session }
@@ -102,4 +108,18 @@ type without struct {
 	admitAgain      bool // D8: a daemon that takes over takes it that its predecessor has waited
 	merges          bool // a session knows only what its last read has seen
 	passed          bool // a session takes from a standby what Wc has not passed
+	begun           bool // R5: S_b is not asked
+	epochsFirst     bool // R5: S_b and floors are asked before the epochs are read
+	epochFloor      bool // R5: the floors of the epochs' buckets are not asked under a standby
+	rowFloor        bool // R3: a standby's row is handed out before they are
+	waiterFloor     bool // R6: nor does a waiter ask for them
+	headOfSets      bool // R5: HEAD is read from another server than the epochs were made on
+	freshID         bool // R5: an epoch's id may have been used before
+	sentOnce        bool // R5: a SET is repeated with its id
+	overDead        bool // R5: a value that is not live any more keeps a fill out
+	sameStatement   bool // R3: the tags come from a statement of their own
+	coarse          bool // D3: a value does not depend on its rule's own epoch
+	missing         bool // R1: an epoch that is missing is as good as another
+	epochsAgain     bool // R1: a process goes on with the ids that it saw with its first read
+	keyFirst        bool // R1: the epochs are read before the value
 }

@@ -18,8 +18,9 @@ const (
 	daemonMoveCompare
 	daemonMoveRoster
 	daemonMoveHead
-	daemonDown  // stepped down
-	daemonBatch // of a cluster: it deals with a batch
+	daemonDown   // stepped down
+	daemonBatch  // of a cluster: it deals with a batch
+	daemonUnlink // and so on, for each epoch
 )
 
 // A daemon that moved names waits before it advances; the flag lies in its pc's high bit so that work goes on.
@@ -111,6 +112,10 @@ func (x *explorer) daemon(s *state, i int) {
 	case daemonAdvance:
 		t.advance()
 	default:
+		if e, is := epochAt(d.pc&^waiting, daemonUnlink); is {
+			t.unlink(e)
+			return
+		}
 		t.move()
 	}
 }
@@ -141,6 +146,7 @@ func (t *turn) begin() {
 	})
 	if outcome == fence.Applied {
 		t.write(&n.redis, shard)
+		n.redis.begun = [maxNames]sets{}
 		n.redis.confirmed, n.redis.promised, n.redis.epoch = n.upTo(n.slot), 0, n.epoch
 		n.begun |= 1 << n.gens
 		*m = daemon{
@@ -183,14 +189,14 @@ func (t *turn) idle() {
 		t.emit(n, "lets PostgreSQL forget up to %d", t.d.wc)
 	}
 	for tx := range t.txs {
-		if !t.early || t.s.end(tx) == 0 || (t.d.early | t.d.done).has(tx) {
+		if !t.early || t.s.end(tx) == 0 || (t.d.early | t.d.done).has(tx) || t.keyed(1<<tx) == 0 {
 			continue
 		}
 		n, m := t.to(daemonIdle)
 		m.early |= 1 << tx
 		live(t.d.name, t.d.other, func(name uint8) {
 			v, _ := fence.Early(t.record(n.redis.records[name]), t.stamp(tx), true)
-			n.redis.records[name] = t.stored(v)
+			t.put(&n.redis.records[name], v)
 		})
 		t.emit(n, "EARLY for writer %d under name %d", tx+1, t.d.name)
 	}
@@ -220,6 +226,7 @@ func (t *turn) intent() {
 	shard, outcome := fence.Intent(t.shard(&n.redis), t.expected, t.raise(&t.d), t.snapshots[t.d.gate])
 	if outcome == fence.Applied {
 		t.write(&n.redis, shard)
+		t.announce(n)
 	}
 	if t.without.compare {
 		outcome = fence.Applied
@@ -234,18 +241,14 @@ func (t *turn) intent() {
 }
 
 func (t *turn) confirms() {
-	next := daemonAdvance
-	if t.without.intentFirst {
-		next = daemonIntent
-	}
-	n, _ := t.to(next)
+	n, _ := t.to(t.nextUnlink(0))
 	n.redis.confirmed |= t.d.batch & t.s.visible
 	other := t.d.other
 	if t.without.confirmAll {
 		other = 0
 	}
 	live(t.d.name, other, func(name uint8) {
-		n.redis.records[name] = t.stored(t.confirm(t.record(n.redis.records[name]), t.d.batch, int64(t.s.clock)))
+		t.put(&n.redis.records[name], t.confirm(t.record(n.redis.records[name]), t.keyed(t.d.batch), int64(t.s.clock)))
 	})
 	t.emit(n, "confirms under name %d", t.d.name)
 }
@@ -365,7 +368,7 @@ func (x *explorer) raise(d *daemon) fence.Raise {
 	if !x.standby() {
 		return fence.Raise{To: mvcc.LSN(d.wi), All: true}
 	}
-	return fence.Raise{To: mvcc.LSN(d.wi), Buckets: []fence.Bucket{fence.Bucket(d.name)}}
+	return fence.Raise{To: mvcc.LSN(d.wi), Buckets: x.raised(d)}
 }
 
 func (x *explorer) startWaiting(m *daemon) {
@@ -404,7 +407,7 @@ func (x *explorer) redraw(n *state, m *daemon) {
 func (x *explorer) rewrite(n *state, m *daemon) {
 	r := &n.redis
 	r.found, r.gen, r.term, r.rev, r.wi, r.wc, r.si = true, m.gen, m.term, m.rev, max(m.wc, m.wi), m.wc, n.upTo(m.wc)
-	r.floors = [maxNames]uint8{}
+	r.floors, r.begun = [maxBuckets]uint8{}, [maxNames]sets{}
 	*m = daemon{
 		pc: daemonIdle, term: m.term, gen: m.gen, rev: m.rev, name: m.name, other: m.other, wc: m.wc, replid: r.replid, done: n.upTo(m.wc),
 		epoch: m.epoch,

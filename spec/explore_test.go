@@ -11,7 +11,7 @@ import (
 )
 
 // check holds the invariants against a state. It returns which one is broken.
-func check(s *state) string {
+func (x *explorer) check(s *state) string {
 	r := &s.redis
 	if !r.found || r.epoch != s.epoch { // positions and ids mean nothing until the daemon has noticed
 		return ""
@@ -28,7 +28,7 @@ func check(s *state) string {
 		broken := ""
 		live(r.rosterName, r.rosterOther, func(name uint8) {
 			v := &r.records[name]
-			if missing := confirmed &^ v.cov; v.live && missing != 0 {
+			if missing := x.lacks(v.cov, confirmed); v.live && missing != 0 && x.holds(v.pairs, r.epochs[name]) {
 				broken = fmt.Sprintf("I2: Wc is %d, the live value under name %d lacks %03b", r.wc, name, missing)
 			}
 		})
@@ -62,7 +62,7 @@ func explore(c config, limit int) result {
 	return search(x.initial(), limit, func(s *state, naming bool, yield func(n *state, action, broken string)) {
 		x.yield, x.naming = yield, naming
 		x.steps(s)
-	}, check, func(s *state) string {
+	}, x.check, func(s *state) string {
 		if c.safety {
 			return ""
 		}

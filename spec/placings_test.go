@@ -32,7 +32,7 @@ func phases(text string) (order []phase) {
 // rule is what this protocol does in a cluster.
 func rule() placing {
 	return placing{
-		name: "bound, and left alone while the slot is open", order: phases("I0 C0 A0"), bound: true, checked: true, refuses: true, want: "------w",
+		name: "bound, and left alone while the slot is open", order: phases("I0 C0 A0"), bound: true, checked: true, refuses: true, spares: true, want: "------w",
 	}
 }
 
@@ -99,6 +99,7 @@ func laneConfigs() []clusterConfig {
 	two.order = phases("I0 C0 A0 I1 C1 A1")
 	joint := rule()
 	joint.order = phases("I0 I1 C0 C1 A0 A1")
+	one, apart := [maxSlots]set{0b01, 0b00}, [maxSlots]set{0b01, 0b10}
 	counted := rule()
 	counted.refuses, counted.tallied = false, true
 	configs := []clusterConfig{
@@ -108,7 +109,20 @@ func laneConfigs() []clusterConfig {
 		{name: "confirms by script, source fails over", trouble: sourceFails, slots: 1, txs: 1, daemons: 1, readers: []readerKind{standby}, script: true},
 		{name: "two lanes", placing: two, trouble: moves, slots: 2, txs: 1, daemons: 1, readers: []readerKind{standby}},
 		{name: "two lanes, three phases", placing: joint, trouble: moves, slots: 2, txs: 1, daemons: 1, readers: []readerKind{standby}},
+		{name: "two lanes, a change of one", placing: joint, trouble: moves, slots: 2, txs: 1, daemons: 1, readers: []readerKind{standby}, touches: one},
+		{name: "two lanes, a change of each", placing: joint, trouble: trouble{atOnce: true, opens: 1}, slots: 2, txs: 2, daemons: 1, readers: []readerKind{standby}, touches: apart},
 	}
+	once := readerKind{runs: 1}
+	configs = append(configs,
+		clusterConfig{name: "epochs", trouble: moves, slots: 1, txs: 1, daemons: 1, readers: []readerKind{once}, epoch: true},
+		clusterConfig{name: "epochs, two reads", trouble: trouble{}, slots: 1, txs: 1, daemons: 1, readers: []readerKind{{runs: 2}, once}, epoch: true},
+		clusterConfig{name: "epochs, a standby", trouble: moves, slots: 1, txs: 1, daemons: 1, readers: []readerKind{standby}, epoch: true},
+		clusterConfig{name: "epochs, source fails over", trouble: sourceFails, slots: 1, txs: 1, daemons: 1, readers: []readerKind{once}, epoch: true},
+		clusterConfig{name: "epochs, target fails over", trouble: trouble{opens: 1, failovers: target}, slots: 1, txs: 1, daemons: 1, readers: []readerKind{once}, epoch: true},
+		clusterConfig{name: "epochs, given up", trouble: trouble{opens: 1, undone: 1}, slots: 1, txs: 1, daemons: 1, readers: []readerKind{once}, epoch: true},
+		clusterConfig{name: "epochs, tokens", trouble: moves, slots: 1, txs: 1, daemons: 1, readers: []readerKind{once, token}, epoch: true},
+		clusterConfig{name: "epochs in two lanes, the second's server fails over", placing: joint, trouble: trouble{failovers: target}, slots: 2, spread: true, txs: 1, daemons: 1, readers: []readerKind{once, once}, epoch: true},
+	)
 	if deep() {
 		configs = append(configs,
 			clusterConfig{name: "deep: two writers, source fails over", trouble: sourceFails, slots: 1, txs: 2, daemons: 1, readers: []readerKind{standby}},
@@ -124,6 +138,8 @@ func laneConfigs() []clusterConfig {
 			clusterConfig{name: "deep: two lanes, three phases, a reader of each", placing: joint, trouble: moves, slots: 2, txs: 1, daemons: 1, readers: []readerKind{standby, standby}},
 			clusterConfig{name: "deep: two lanes, three phases, source fails over", placing: joint, trouble: sourceFails, slots: 2, txs: 1, daemons: 1, readers: []readerKind{standby}},
 			clusterConfig{name: "deep: two lanes, source fails over", placing: two, trouble: sourceFails, slots: 2, txs: 1, daemons: 1, readers: []readerKind{standby}},
+			clusterConfig{name: "deep: two lanes, a change of one, source fails over", placing: joint, trouble: sourceFails, slots: 2, txs: 1, daemons: 1, readers: []readerKind{standby}, touches: one},
+			clusterConfig{name: "deep: two lanes, a change of each, a slot moves record by record", placing: joint, trouble: moves, slots: 2, txs: 2, daemons: 1, readers: []readerKind{standby}, touches: apart},
 			clusterConfig{name: "deep: given up, source fails over", trouble: trouble{opens: 1, undone: 1, failovers: source}, slots: 1, txs: 1, daemons: 1, readers: []readerKind{standby}},
 			clusterConfig{name: "deep: given up, two daemons", trouble: trouble{opens: 1, undone: 1}, slots: 1, txs: 1, daemons: 2, readers: []readerKind{standby}},
 			clusterConfig{name: "deep: counted, there and back, target fails over", placing: counted, trouble: trouble{opens: 2, failovers: target, unseen: true}, slots: 1, txs: 1, daemons: 1, readers: []readerKind{standby}},
@@ -131,6 +147,7 @@ func laneConfigs() []clusterConfig {
 		)
 	}
 	for i := range configs {
+		configs[i].sessions = true
 		if configs[i].order == nil {
 			configs[i].placing = rule()
 		}
@@ -156,8 +173,9 @@ func TestLanes(t *testing.T) {
 func TestEachPieceOfLanesIsNeeded(t *testing.T) {
 	t.Parallel()
 	standby, token := readerKind{runs: 1, standby: true}, readerKind{runs: 1, token: true}
-	apart, hasty := rule(), rule()
-	apart.apart, hasty.hasty = true, true
+	apart, hasty, silent, elsewhere := rule(), rule(), rule(), rule()
+	apart.apart, hasty.hasty, silent.silent = true, true, true
+	elsewhere.elsewhere, elsewhere.order = true, phases("I0 I1 C0 C1 A0 A1")
 	thereAndBack := trouble{opens: 2, failovers: [maxServers]bool{false, true}, unseen: true}
 	for _, tt := range []struct {
 		clusterConfig
@@ -165,9 +183,18 @@ func TestEachPieceOfLanesIsNeeded(t *testing.T) {
 	}{
 		{clusterConfig{name: "HEAD of another server, or of another history", placing: apart, trouble: troubles()[3], readers: []readerKind{standby, token}}, "served"},
 		{clusterConfig{name: "nobody waits when a lane is begun again", placing: hasty, trouble: troubles()[2], readers: []readerKind{{runs: 2, standby: true}}}, "served"},
+		{clusterConfig{name: "no INTENT where keys are", placing: silent, readers: []readerKind{standby}}, "I2"},
+		{clusterConfig{name: "the same, by a session", placing: silent, sessions: true}, "Si"},
 		{clusterConfig{name: "there and back before anybody looked", placing: rule(), trouble: thereAndBack, readers: []readerKind{standby}}, "I2"},
+		{clusterConfig{
+			name: "an epoch in one lane, a value in another", placing: elsewhere, trouble: trouble{failovers: [maxServers]bool{false, true}}, spread: true,
+			readers: []readerKind{{runs: 1}}, epoch: true,
+		}, "I2"},
 	} {
 		tt.slots, tt.txs, tt.daemons = 1, 1, 1
+		if tt.spread {
+			tt.slots = 2
+		}
 		r := exploreCluster(tt.clusterConfig, 5_000_000)
 		if !strings.Contains(r.broken, tt.want) {
 			t.Errorf("%s: %q among %d states, want %s", tt.name, r.broken, r.states, tt.want)

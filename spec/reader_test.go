@@ -23,6 +23,10 @@ const (
 	readerCount    // it has the store count
 	readerVouch    // HEAD, and then the value, which HEAD may vouch for
 	readerValue
+	readerAgain      // HEAD once more, after the epochs
+	readerHolds      // the epochs of a value that it found
+	readerVouchHolds // the same under a demand
+	readerEpochs     // and so on: it makes an epoch, or reads it
 )
 
 // reading is a reader's step from one state.
@@ -67,6 +71,7 @@ func (q *reading) head(m *reader) {
 	if q.kind.standby || q.kind.joins && q.standby() {
 		all := fence.Head{Wi: mvcc.LSN(h.wi), Floors: h.buckets()}
 		m.headWi = uint8(all.For(fence.Bucket(q.r.name)).Wi)
+		q.epochFloors(&all, m)
 	}
 	if q.without.intentFloor {
 		m.headWi = h.wc
@@ -83,7 +88,7 @@ func (x *explorer) reader(s *state, i int) {
 	switch q.r.pc {
 	case readerIdle:
 		q.start()
-	case readerCount, readerVouch, readerValue:
+	case readerCount, readerVouch, readerValue, readerVouchHolds:
 		q.vouch()
 	case readerWaitHead, readerWait:
 		q.wait()
@@ -96,6 +101,9 @@ func (x *explorer) reader(s *state, i int) {
 	case readerHead:
 		n, m := q.to(q.first())
 		q.head(m)
+		if q.without.sameStatement {
+			m.saw = q.s.visible // the tags are looked for now
+		}
 		if !m.headFound {
 			m.pc = readerRelease
 			q.emit(n, "", "HEAD: not its roster's")
@@ -109,8 +117,10 @@ func (x *explorer) reader(s *state, i int) {
 	case readerRelease:
 		n, _ := q.over()
 		v, _ := fence.Release(q.record(q.at().records[q.r.name]), q.tokens[uint8(q.i)*4+q.r.token])
-		n.at(q.i).records[q.r.name] = q.stored(v)
+		q.put(&n.at(q.i).records[q.r.name], v)
 		q.emit(n, "", "gives its lease back")
+	default:
+		q.epochal()
 	}
 }
 
@@ -147,7 +157,11 @@ func (q *reading) start() {
 		q.demand()
 		return
 	}
-	n, m := q.to(readerGet)
+	first := readerGet
+	if q.without.keyFirst {
+		first = readerHolds
+	}
+	n, m := q.to(first)
 	m.cov, m.claim = 0, 0
 	if q.kind.early {
 		m.cov, m.claim = q.s.visible, q.s.visible
@@ -160,10 +174,12 @@ func (q *reading) get() {
 	if v.State.Live() {
 		n, m := q.to(readerAccept)
 		m.cov, m.must = q.at().records[q.r.name].cov, q.s.upTo(q.at().promised)|q.s.sure
+		q.got(m)
 		q.emit(n, "", "GET under name %d: a value that saw %03b", q.r.name, m.cov)
 		return
 	}
 	n, m := q.to(readerLease)
+	q.promise(m)
 	if q.without.leaseBeforeRead {
 		q.head(m)
 	}
@@ -176,7 +192,7 @@ func (q *reading) accept() {
 		q.emit(n, "", "drops the reply: the roster is not confirmed")
 		return
 	}
-	if q.r.must&^q.r.cov != 0 {
+	if q.lacks(q.r.cov, q.r.must) != 0 {
 		q.emit(n, "a value was served without what was confirmed before it was read", "serves a value that saw %03b, must see %03b", q.r.cov, q.r.must)
 		return
 	}
@@ -193,7 +209,7 @@ func (q *reading) lease() {
 		q.join()
 		return
 	}
-	v, outcome := fence.Acquire(q.record(q.at().records[q.r.name]), q.tokens[number], int64(q.s.clock), int64(q.s.clock)+1)
+	v, outcome := fence.Acquire(q.leasable(), q.tokens[number], int64(q.s.clock), int64(q.s.clock)+1)
 	if outcome == fence.Busy {
 		if other := q.s.readers[1-q.i]; q.kind.joins && other.flying() && q.at().records[q.r.name].token == uint8(1-q.i)*4+other.token {
 			q.join()
@@ -209,7 +225,8 @@ func (q *reading) lease() {
 	}
 	n, m := q.to(next)
 	m.token = token
-	n.at(q.i).records[q.r.name] = q.stored(v)
+	q.leased(m)
+	q.put(&n.at(q.i).records[q.r.name], v)
 	q.emit(n, "", "LEASE under name %d", q.r.name)
 }
 
@@ -239,10 +256,11 @@ func (q *reading) loads() {
 	if !q.kind.early {
 		m.claim = m.cov
 	}
+	broken := q.loaded(m)
 	if w := &n.readers[1-q.i]; w.flight == uint8(q.i)+1 && !w.have {
 		w.cov, w.claim, w.replay, w.have = m.cov, m.claim, m.replay, true
 	}
-	q.emit(n, "", "loads: sees %03b", m.cov)
+	q.emit(n, broken, "loads: sees %03b", m.cov)
 }
 
 func (q *reading) fill() {
@@ -258,19 +276,27 @@ func (q *reading) fill() {
 		q.emit(n, "", "may not fill: below the floor")
 		return
 	}
+	broken := q.handedOut()
 	v, outcome := fence.Fill(q.record(q.at().records[q.r.name]), fence.Filling{
 		Token: q.tokens[uint8(q.i)*4+q.r.token], Coverage: cov, State: fence.Live, RowVersion: q.contents[q.r.cov],
 	}, int64(q.s.clock))
 	if q.without.lease {
 		v, outcome = fence.Record{State: fence.Live, Coverage: cov, RowVersion: q.contents[q.r.cov]}, fence.Filled
 	}
-	n.at(q.i).records[q.r.name] = q.stored(v)
-	q.emit(n, "", "FILL under name %d of what saw %03b: %s", q.r.name, q.r.cov, outcome)
+	if outcome == fence.NotNewer && q.dead() {
+		broken = "a value that was found dead keeps a fill out"
+	}
+	q.put(&n.at(q.i).records[q.r.name], v)
+	q.depends(&n.at(q.i).records[q.r.name], outcome)
+	q.emit(n, broken, "FILL under name %d of what saw %03b: %s", q.r.name, q.r.cov, outcome)
 }
 
 // next is a reader after its read.
 func (x *explorer) next(i int, r *reader) reader {
 	n := reader{runs: r.runs - 1, token: r.token, gen: r.gen, rev: r.rev, name: r.name, fresh: r.fresh, behind: r.behind}
+	if x.without.epochsAgain {
+		n.ids = r.ids
+	}
 	if x.readers[i].session {
 		n.must, n.saw, n.seen = r.must, r.saw, r.seen
 	}
@@ -285,10 +311,10 @@ func (x *explorer) floor(r *reader) fence.Head {
 // flying reports whether the reader loads under a lease.
 func (r *reader) flying() bool {
 	switch r.pc {
-	case readerHead, readerPosition, readerLoad, readerFill:
+	case readerHead, readerPosition, readerLoad, readerFill, readerAgain:
 		return true
 	}
-	return false
+	return r.pc >= readerEpochs
 }
 
 // confirmRoster is R0.
@@ -319,7 +345,10 @@ func (q *reading) join() {
 	n, m := q.to(readerWaitHead)
 	other := &q.s.readers[1-q.i]
 	m.flight, m.fences, m.must = uint8(1-q.i)+1, q.at().records[m.name].fences, q.s.upTo(q.at().promised)|q.s.sure
-	if other.pc == readerFill {
+	if q.epochs > 0 {
+		m.replid = q.at().replid
+	}
+	if other.pc == readerFill || !q.readers[1-q.i].before && other.pc >= readerAgain {
 		m.cov, m.claim, m.replay, m.have = other.cov, other.claim, other.replay, true
 	}
 	q.emit(n, "", "LEASE: busy, with fences %03b; waits for reader %d's load", m.fences, m.flight)
@@ -328,6 +357,11 @@ func (q *reading) join() {
 // wait is R6.
 func (q *reading) wait() {
 	if q.r.pc == readerWaitHead {
+		if q.torn() {
+			n, _ := q.over()
+			q.emit(n, "", "the connection that LEASE was answered by is broken")
+			return
+		}
 		n, m := q.to(readerWait)
 		q.head(m)
 		q.emit(n, "", "HEAD: Si %03b, floor %d", m.headSi, m.headWi)
@@ -349,7 +383,7 @@ func (q *reading) wait() {
 	switch {
 	case !fits && !q.without.fits:
 		q.emit(n, "", "the row is not new enough for it")
-	case q.r.must&^q.r.cov != 0:
+	case q.lacks(q.r.cov, q.r.must) != 0:
 		q.emit(n, "a row was given to a waiter without what was confirmed before it came",
 			"takes a row that saw %03b, must see %03b", q.r.cov, q.r.must)
 	default:
@@ -394,6 +428,9 @@ func (q *reading) vouch() {
 	}
 	n, m := q.to(second)
 	switch q.r.pc {
+	case readerVouchHolds:
+		q.vouchHolds()
+		return
 	case readerCount:
 		m.pc = first
 		n.counted(n.at(q.i))
@@ -420,6 +457,9 @@ func (q *reading) vouch() {
 	case readerValue:
 		if v := q.at().records[q.r.name]; v.live {
 			m.have, m.cov, m.claim, m.replay = true, v.cov, v.claim, v.replay
+			if q.epochs > 0 {
+				m.pc, m.over = readerVouchHolds, v.pairs
+			}
 		}
 		if q.r.pc != first {
 			if q.r.replid != q.at().replid && !q.without.oneConnection {
@@ -427,7 +467,9 @@ func (q *reading) vouch() {
 				q.emit(n, "", "the connection that HEAD came by is broken")
 				return
 			}
-			q.proved(n, q.i)
+			if m.pc != readerVouchHolds {
+				q.proved(n, q.i)
+			}
 		}
 		q.emit(n, "", "GET under name %d: %s", q.r.name, q.say("live %v, saw %03b", q.at().records[q.r.name].live, q.at().records[q.r.name].cov))
 	}

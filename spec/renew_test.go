@@ -32,19 +32,32 @@ type renewing struct {
 	token              uint8 // of the lease, 0 for none
 	fences             uint8 // bits
 	readers            [2]renewer
+	epoch              uint8 // the id of the epoch that the value is tied to, where writers end that; 0 for none
+	pair               uint8 // what the value has of it
 }
 
 type renewer struct {
-	step   uint8 // 0 idle, 1 leased, 2 has HEAD, 3 loaded
+	step   uint8 // 0 idle, 1 leased, 2 has HEAD, 3 loaded, 4 has the epoch, 5 may store
 	runs   uint8
 	token  uint8
 	kept   byte  // what the value was that it leased over, 0 for none
 	head   uint8 // Si
 	loaded uint8
+	pair   uint8
 }
 
 // renewWithout lists what can be left out. Fences and floor are not among it: what is newer than a live value covers both.
-type renewWithout struct{ lease, kept bool }
+type renewWithout struct {
+	lease, kept bool
+	tied        bool // not left out: writers end an epoch, and leave the key alone
+	begun       bool // HEAD is not asked once more after the epoch was read
+}
+
+// firstEpoch is the id of the epoch that is there from the beginning.
+const firstEpoch = 99
+
+// holds reports whether the value is one: that its epoch is as it was, or that it has none.
+func (s *renewing) holds() bool { return s.live && s.pair == s.epoch }
 
 func (s *renewing) record(tokens []fence.Token) fence.Record {
 	var r fence.Record
@@ -81,7 +94,7 @@ func upTo(n uint8) mvcc.Snapshot { return mvcc.Snapshot{Xmin: mvcc.XID(n) + 1, X
 // wrong says what a state violates. A value is what its coverage says, and none lacks what is confirmed (I2).
 func (s *renewing) wrong() string {
 	switch {
-	case !s.live:
+	case !s.holds():
 	case s.payload != contents[s.claim]:
 		return "a value has the coverage of another"
 	case s.confirmed>>(s.claim+1) != 0:
@@ -95,7 +108,7 @@ func (s *renewing) next(tokens []fence.Token, without renewWithout, yield func(n
 	s.writers(yield)
 	for x := uint8(1); x <= lastWriter; x++ {
 		stamp, bit := fence.Stamp{XID: mvcc.XID(x)}, uint8(1)<<x
-		if x <= s.delivered && s.early&bit == 0 && s.sent&bit == 0 {
+		if x <= s.delivered && s.early&bit == 0 && s.sent&bit == 0 && !without.tied {
 			n := *s
 			n.early |= bit
 			r, _ := fence.Early(s.record(tokens), stamp, true)
@@ -103,6 +116,13 @@ func (s *renewing) next(tokens []fence.Token, without renewWithout, yield func(n
 			yield(n, fmt.Sprintf("EARLY for writer %d", x))
 		}
 		if s.sent&bit == 0 || s.confirmed&bit != 0 {
+			continue
+		}
+		if without.tied {
+			n := *s
+			n.confirmed |= bit
+			n.epoch = 0
+			yield(n, fmt.Sprintf("UNLINK of the epoch for writer %d", x))
 			continue
 		}
 		for _, script := range []bool{true, false} {
@@ -120,6 +140,12 @@ func (s *renewing) next(tokens []fence.Token, without renewWithout, yield func(n
 		n.evictions--
 		n.store(fence.Record{}, tokens)
 		yield(n, "eviction")
+	}
+	if s.evictions > 0 && s.epoch != 0 {
+		n := *s
+		n.evictions--
+		n.epoch = 0
+		yield(n, "eviction of the epoch")
 	}
 	for i := range s.readers {
 		s.reader(i, tokens, without, yield)
@@ -164,8 +190,11 @@ func (s *renewing) reader(i int, tokens []fence.Token, without renewWithout, yie
 			yield(n, say("GET"))
 		}
 		r := s.record(tokens)
-		if i == 1 && r.State.Live() {
+		if i == 1 && s.holds() {
 			return // a hit
+		}
+		if !s.holds() { // it goes with the grant
+			r = fence.Record{Lease: r.Lease, Fences: r.Fences}
 		}
 		token := m.token + 2
 		r, outcome := fence.Acquire(r, tokens[token], 0, 1)
@@ -185,34 +214,55 @@ func (s *renewing) reader(i int, tokens []fence.Token, without renewWithout, yie
 		o.step, o.head = 2, s.intent
 		yield(n, say("HEAD: Si %d", o.head))
 	case 2:
-		o.step, o.loaded = 3, s.visible
+		if o.step, o.loaded = 5, s.visible; without.tied {
+			o.step = 3
+		}
 		yield(n, say("loads %q, of %d writers", contents[o.loaded], o.loaded))
 	case 3:
-		cov := fence.Coverage{Snapshot: upTo(m.loaded)}
-		o.step, o.kept, o.head, o.loaded = 0, 0, 0, 0
-		if !fence.Floor(fence.Head{Generation: "g", Si: upTo(m.head)}, cov) {
-			yield(n, say("is below the floor"))
-			return
+		if n.epoch == 0 {
+			n.epoch = m.token
 		}
-		r, outcome := s.record(tokens), fence.NoValue
-		if m.kept == contents[m.loaded] {
-			q := r
-			if without.lease && q.State.Live() {
-				q.Lease = fence.Lease{Token: tokens[m.token], End: 1}
-			}
-			q, outcome = fence.Renew(q, fence.Renewing{Token: tokens[m.token], Coverage: cov}, 0)
-			if outcome == fence.Renewed {
-				r = q
-			}
+		o.step, o.pair = 4, n.epoch
+		yield(n, say("makes or reads the epoch: id %d", o.pair))
+	case 4:
+		if o.step = 5; !without.begun {
+			o.head = max(o.head, s.intent) // S_b
 		}
-		if outcome == fence.NoValue {
-			r, outcome = fence.Fill(r, fence.Filling{
-				Token: tokens[m.token], Coverage: cov, State: fence.Live, Payload: []byte{contents[m.loaded]},
-			}, 0)
-		}
-		n.store(r, tokens)
-		yield(n, say("stores %q, of %d writers: %s", contents[m.loaded], m.loaded, outcome))
+		yield(n, say("HEAD once more: S_b %d", s.intent))
+	case 5:
+		yield(n, say("%s", n.keep(s, i, tokens, without)))
 	}
+}
+
+// keep has a reader store what it has loaded, or say that it is there.
+func (s *renewing) keep(before *renewing, i int, tokens []fence.Token, without renewWithout) (action string) {
+	m, o := &before.readers[i], &s.readers[i]
+	cov := fence.Coverage{Snapshot: upTo(m.loaded)}
+	o.step, o.kept, o.head, o.loaded, o.pair = 0, 0, 0, 0, 0
+	if !fence.Floor(fence.Head{Generation: "g", Si: upTo(m.head)}, cov) {
+		return "is below the floor"
+	}
+	r, outcome := s.record(tokens), fence.NoValue
+	if m.kept == contents[m.loaded] {
+		q := r
+		if without.lease && q.State.Live() {
+			q.Lease = fence.Lease{Token: tokens[m.token], End: 1}
+		}
+		q, outcome = fence.Renew(q, fence.Renewing{Token: tokens[m.token], Coverage: cov}, 0)
+		if outcome == fence.Renewed {
+			r = q
+		}
+	}
+	if outcome == fence.NoValue {
+		r, outcome = fence.Fill(r, fence.Filling{
+			Token: tokens[m.token], Coverage: cov, State: fence.Live, Payload: []byte{contents[m.loaded]},
+		}, 0)
+	}
+	s.store(r, tokens)
+	if outcome == fence.Renewed || outcome == fence.Filled {
+		s.pair = m.pair
+	}
+	return fmt.Sprintf("stores %q, of %d writers: %s", contents[m.loaded], m.loaded, outcome)
 }
 
 // exploreRenewing visits every state, and returns the shortest way to one that is wrong.
@@ -224,6 +274,9 @@ func exploreRenewing(without renewWithout) (states int, wrong string, way []stri
 	start := renewing{evictions: 1, live: true, payload: contents[0]}
 	start.readers[0] = renewer{runs: 1}
 	start.readers[1] = renewer{runs: 1, token: 1}
+	if without.tied {
+		start.epoch, start.pair = firstEpoch, firstEpoch
+	}
 	type step struct {
 		from   renewing
 		action string
@@ -257,6 +310,8 @@ func TestRenew(t *testing.T) {
 		want    string
 	}{
 		{"whole", renewWithout{}, ""},
+		{"whole, of values that are tied to an epoch", renewWithout{tied: true}, ""},
+		{"RENEW, and HEAD is not asked once more after the epoch", renewWithout{tied: true, begun: true}, "a live value lacks what is confirmed (I2)"},
 		{"RENEW under any lease, or none", renewWithout{lease: true}, "a value has the coverage of another"},
 		{"what a GET showed is compared, not what the lease is over", renewWithout{kept: true}, "a value has the coverage of another"},
 	} {

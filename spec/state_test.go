@@ -27,6 +27,7 @@ type record struct {
 	cov    set   // what the value contains
 	claim  set   // what its coverage says: a snapshot,
 	replay uint8 // or a standby's position, plus one
+	pairs  ids   // of the epochs that the value depends on
 	token  uint8
 	end    uint8 // of the lease, by Redis' clock
 	fences set
@@ -60,8 +61,8 @@ func (v view) String() string {
 type store struct {
 	found                 bool // HEAD
 	gen, term, rev        uint8
-	wi, wc                uint8           // positions: the n-th commit in the log ends at n
-	floors                [maxNames]uint8 // each name is in a bucket of its own
+	wi, wc                uint8             // positions: the n-th commit in the log ends at n
+	floors                [maxBuckets]uint8 // each name is in a bucket of its own, and so is each epoch
 	si                    set
 	replid                uint8
 	rosterGen, rosterTerm uint8
@@ -69,7 +70,9 @@ type store struct {
 	rosterOther           uint8 // the second live name, plus one; 0: there is none
 	suspended             bool  // D8: the roster has no live name yet
 	records               [maxNames]record
-	sa                    view // what of it HEAD says
+	epochs                [maxNames]ids
+	begun                 [maxNames]sets // S_b, of each epoch's bucket
+	sa                    view           // what of it HEAD says
 	count                 tick
 	epoch                 uint8 // ghost: of the database that HEAD's daemon follows
 	confirmed             set   // ghost: CONFIRM went to this history while the transaction was visible
@@ -117,6 +120,8 @@ type reader struct {
 	headWc, replid uint8
 	headSa         view
 	asked          tick
+	ids            ids  // of its epochs, as made or read
+	over           ids  // those of a value that it found dead
 	saw            set  // a session: what it has seen,
 	seen           bool // if anything
 }
@@ -144,6 +149,8 @@ type state struct {
 	began            uint8 // so many transactions have begun,
 	missed           set   // and these are not in the log, as far as the table goes
 	revs             uint8
+	others           uint8 // makings of epochs by fills of other keys, still to come
+	late             [2]lateSet
 	daemons          [2]daemon
 	readers          [2]reader
 }
@@ -297,8 +304,9 @@ func (s *store) buckets() map[fence.Bucket]mvcc.LSN {
 func (t *tables) write(s *store, f fence.Shard) {
 	s.found = f.Found
 	s.rev, s.wi, s.wc, s.si = uint8(f.Head.Revision), uint8(f.Head.Wi), uint8(f.Head.Wc), seen(f.Head.Si)
-	for i := range s.floors {
-		s.floors[i] = uint8(f.Head.Floors[fence.Bucket(i)])
+	s.floors = [maxBuckets]uint8{}
+	for bucket, floor := range f.Head.Floors {
+		s.floors[bucket] = uint8(floor)
 	}
 	s.sa = view{}
 	if !f.Head.Sa.IsZero() {

@@ -27,6 +27,7 @@ func (x *explorer) say(format string, args ...any) string {
 func (x *explorer) initial() state {
 	var s state
 	s.moves, s.retires, s.evictions, s.counts = x.moves, x.retires, x.evictions, x.counts
+	s.others = x.others
 	if x.clock {
 		s.clocks = 2
 	}
@@ -42,7 +43,9 @@ func (x *explorer) initial() state {
 	}
 	s.redis = store{found: true, gen: 1, term: 1, rev: 1, rosterGen: 1, rosterTerm: 1, rosterRev: 1}
 	d.pc, d.gen, d.rev = daemonIdle, 1, 1
-	s.redis.records[0].live = x.cached
+	if s.redis.records[0].live = x.cached; x.cached {
+		x.cache(&s.redis)
+	}
 	s.redis.suspended = x.adds
 	if x.versions {
 		d.other = x.draw(&s) + 1
@@ -65,6 +68,8 @@ func (x *explorer) steps(s *state) {
 	x.writer(s)
 	x.replay(s)
 	x.faults(s)
+	x.arrive(s)
+	x.another(s)
 	for i := range x.daemons {
 		x.daemon(s, i)
 	}
@@ -118,6 +123,7 @@ func (x *explorer) faults(s *state) {
 				x.yield(&n, x.say("redis: evicts the record under name %d", name), "")
 			}
 		}
+		x.evictEpochs(s)
 		if s.redis.found && !x.keysOnly {
 			n := *s
 			n.evictions--
@@ -215,5 +221,5 @@ func (s *state) loses(lost set) {
 
 func (s *store) dropHead() {
 	s.found, s.sa = false, view{}
-	s.gen, s.term, s.rev, s.wi, s.wc, s.si, s.floors = 0, 0, 0, 0, 0, 0, [maxNames]uint8{}
+	s.gen, s.term, s.rev, s.wi, s.wc, s.si, s.floors, s.begun = 0, 0, 0, 0, 0, 0, [maxBuckets]uint8{}, [maxNames]sets{}
 }

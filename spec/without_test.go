@@ -13,10 +13,7 @@ func TestEachPieceIsNeeded(t *testing.T) {
 	twice, standby, old := readerKind{runs: 2}, readerKind{runs: 1, standby: true}, readerKind{runs: 2, old: true}
 	joins, token, bounded := readerKind{runs: 1, joins: true}, readerKind{runs: 1, token: true}, readerKind{runs: 1, bounded: true}
 	session := readerKind{runs: 2, session: true}
-	tests := []struct {
-		config
-		want string // the invariant that breaks
-	}{
+	eachPiece(t, []piece{
 		{config{
 			name: "T2: no gate on visibility", txs: 1, daemons: 1, readers: []readerKind{once}, without: without{gate: true},
 		}, "I1"},
@@ -175,8 +172,19 @@ func TestEachPieceIsNeeded(t *testing.T) {
 		{config{
 			name: "sessions: Sa before the log was read so far", txs: 1, daemons: 1, readers: []readerKind{once, session}, without: without{saWaits: true},
 		}, "served"},
-	}
-	for _, tt := range tests {
+	})
+}
+
+// piece is a configuration that leaves something out.
+type piece struct {
+	config
+	want string // the invariant that breaks
+}
+
+// eachPiece looks for what goes wrong, and holds that nothing does with the piece in its place.
+func eachPiece(t *testing.T, pieces []piece) {
+	t.Helper()
+	for _, tt := range pieces {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			tt.safety = tt.want != "I3"

@@ -10,6 +10,7 @@ import (
 	"math/bits"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/freshet/freshet/internal/change"
@@ -49,6 +50,9 @@ type Lanes interface {
 type Gate interface {
 	// Snapshot returns a fresh snapshot and a log position read after it was taken.
 	Snapshot(ctx context.Context) (mvcc.Snapshot, mvcc.LSN, error)
+	// LookUp runs the query of a LOOKUP rule, for rows given column by column, and returns most rows at most, nil for NULL, and a log
+	// position read after that. refused says why the database will not answer it, now or ever.
+	LookUp(ctx context.Context, query string, columns [][]string, most int) (rows [][]*string, read mvcc.LSN, refused string, err error)
 }
 
 // Options configure an Applier. Store, Gate, Queue, Names and Head are required.
@@ -65,6 +69,9 @@ type Options struct {
 	Rewind    Rewind                    // how far confirmation stays behind (D5)
 	Settle    time.Duration             // how long readers may go on under old names after a move (D7): T_r and a margin
 	Stats     *Stats                    // counters, shared with whoever shows them
+	// DDL is called, on the applier's goroutine, when a transaction has become visible that altered what entries stand on:
+	// Wc then stands still until Looked is called. Nil: such transactions are like others.
+	DDL func()
 	// MaxWaiting bounds the memory of what waits for a transaction to become visible, in bytes: beyond it no more is taken from
 	// the queue, which then holds the source back. Default 16 MiB.
 	MaxWaiting int
@@ -90,7 +97,11 @@ type Applier struct {
 	horizon  horizon
 	asking   asking
 	rewind   rewind
+	waits    []*hold // those that are not over, the oldest first
+	later    later   // a view that waits for one
 	requests chan request
+	altered  atomic.Uint64 // how often something was altered that has to be looked at
+	looked   uint64        // how much of that has been
 }
 
 type pendingPart struct {
@@ -101,9 +112,10 @@ type pendingPart struct {
 	fenced  time.Time // when its keys were fenced early; zero: they are not
 }
 
-// request asks the applier's goroutine to change the live names.
+// request asks the applier's goroutine to change the live names, or tells it what was looked at.
 type request struct {
 	change func(n *Names) bool
+	looked uint64
 	done   chan error
 }
 
@@ -125,7 +137,23 @@ func New(opts Options) *Applier {
 // Request runs a change of the live names in the applier's order of things and returns once readers can see it.
 // alter reports whether it changed anything.
 func (a *Applier) Request(ctx context.Context, alter func(n *Names) bool) error {
-	r := request{change: alter, done: make(chan error, 1)}
+	return a.request(ctx, request{change: alter, done: make(chan error, 1)})
+}
+
+// Altered counts the alterations that have become visible. Whoever looks at the tables asks before, and says so by Looked once
+// names have moved for what was found.
+func (a *Applier) Altered() uint64 { return a.altered.Load() }
+
+// Looked says that what was altered up to a count has been looked at: Wc goes on.
+func (a *Applier) Looked(ctx context.Context, count uint64) error {
+	return a.request(ctx, request{change: func(*Names) bool { return false }, looked: count, done: make(chan error, 1)})
+}
+
+// unseen reports that something was altered which nobody has looked at yet. What is cached may then differ from what is in
+// the database by more than the changes that are on their way, so that HEAD must not vouch for it.
+func (a *Applier) unseen() bool { return a.looked < a.altered.Load() }
+
+func (a *Applier) request(ctx context.Context, r request) error {
 	select {
 	case a.requests <- r:
 	case <-ctx.Done():
@@ -189,7 +217,7 @@ func (a *Applier) Run(ctx context.Context) error {
 			}
 			continue
 		}
-		if closed && !fresh && len(a.pending) == 0 && a.prefix.End() == a.head.Wc {
+		if closed && !fresh && len(a.pending) == 0 && (a.prefix.End() == a.head.Wc || a.unseen()) {
 			a.confirm(now)
 			return nil
 		}
@@ -231,7 +259,7 @@ func (a *Applier) ready(now time.Time) bool {
 
 // due reports whether there is something to do although nothing new came.
 func (a *Applier) due(now time.Time) bool {
-	if a.maimed(now) {
+	if a.maimed(now) || a.ripe() {
 		return true
 	}
 	if len(a.pending) > 0 {
@@ -240,7 +268,7 @@ func (a *Applier) due(now time.Time) bool {
 		}
 		return !now.Before(a.gateAt)
 	}
-	if now.Before(a.settleAt) {
+	if now.Before(a.settleAt) || a.unseen() {
 		return a.opts.Names.restless(now)
 	}
 	return a.prefix.End() > a.head.Wc || a.asked(now) || a.opts.Names.restless(now)
@@ -254,7 +282,7 @@ func (a *Applier) next(now time.Time) time.Duration {
 			at = a.idleAt
 		}
 		wait = min(wait, at.Sub(now))
-	} else if a.prefix.End() > a.head.Wc {
+	} else if a.prefix.End() > a.head.Wc && !a.unseen() {
 		wait = min(wait, a.settleAt.Sub(now))
 	}
 	if a.opts.Store.Closed() > 0 {
@@ -365,6 +393,9 @@ func (a *Applier) crowded(now time.Time) bool {
 // are chosen; keys without any are left out.
 func (a *Applier) stamped(keys []redisstore.Stamped, part *Part, choose func(it *item) bool) []redisstore.Stamped {
 	for i := range part.Keys.Len() {
+		if !part.Keys.Key(i) {
+			continue
+		}
 		var stamps []fence.Stamp
 		for marks := part.Keys.Marks(i); marks != 0; marks &= marks - 1 {
 			if it := &part.items[bits.TrailingZeros64(marks)]; choose(it) {
@@ -407,11 +438,23 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 		}
 		ready = append(ready, p)
 		moved = a.move(p) || moved
+		if p.part.ddl && a.opts.DDL != nil {
+			a.altered.Add(1)
+			a.opts.DDL()
+		}
 	}
 	a.keys(&batch, ready)
+	found, err := a.lookUp(ctx, ready, &batch)
+	if err != nil {
+		return err
+	}
+	moved = moved || found.moved
+	a.wait(a.prefix.Last(), max(insert, found.until))
+	a.holdUp(ready, found)
 	a.withdraw(&batch, now)
 	if req != nil {
 		moved = req.change(a.opts.Names) || moved
+		a.looked = max(a.looked, req.looked)
 	}
 	moved = a.opts.Names.revive(now) || moved
 	if moved {
@@ -421,8 +464,8 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 	}
 	a.settle(ready)
 	var horizon view
-	if !moved && !now.Before(a.settleAt) {
-		horizon = a.horizon.settle(seen, a.prefix.Last())
+	if !moved && !now.Before(a.settleAt) && !a.unseen() {
+		horizon = a.honest(a.horizon.settle(seen, a.prefix.Last()))
 		batch.Sa, batch.Ticks = horizon.snapshot, horizon.ticks
 		if end := a.prefix.End(); end > a.head.Wc || !batch.Sa.IsZero() {
 			batch.Advance = end
@@ -522,7 +565,7 @@ func (a *Applier) move(p *pendingPart) (moved bool) {
 }
 
 // keys has the batch confirm the keys of the parts: those of small parts each with the transactions that have just become
-// visible, the others by name.
+// visible, the others by name. Epochs are always ended by name: there is no value in them that could contain a transaction.
 func (a *Applier) keys(batch *redisstore.Batch, parts []*pendingPart) {
 	var large []*pendingPart
 	for _, p := range parts {
@@ -531,8 +574,22 @@ func (a *Applier) keys(batch *redisstore.Batch, parts []*pendingPart) {
 		} else {
 			large = append(large, p)
 		}
+		batch.Epochs = a.epochs(batch.Epochs, p.part)
 	}
 	batch.Names = a.names(large)
+}
+
+// epochs appends the epochs that the part ends, under the names that are live now: of a small part those of transactions
+// that have just become visible, of a large one all.
+func (a *Applier) epochs(names []string, part *Part) []string {
+	small := part.small()
+	for i := range part.Keys.Len() {
+		if part.Keys.Epoch(i) && (!small || part.freshly(part.Keys.Marks(i))) {
+			entry, epoch := part.Keys.At(i)
+			names = a.opts.Names.appendEpochs(names, entry, epoch)
+		}
+	}
+	return names
 }
 
 // names spells the keys of the parts under the names that are live now.
@@ -550,6 +607,9 @@ func (a *Applier) names(parts []*pendingPart) []string {
 	ends := make([]int, 0, count)
 	for _, p := range parts {
 		for i := range p.part.Keys.Len() {
+			if !p.part.Keys.Key(i) {
+				continue
+			}
 			entry, key := p.part.Keys.At(i)
 			if prefix := a.opts.Names.prefix(entry, key); prefix != "" {
 				text.WriteString(prefix)
@@ -596,7 +656,7 @@ func (a *Applier) pack(p *pendingPart) {
 		return
 	}
 	roomy := p.part
-	p.part, p.packed = &Part{Keys: roomy.Keys.Packed(), bulk: !roomy.small()}, true
+	p.part, p.packed = &Part{Keys: roomy.Keys.Packed(), bulk: !roomy.small(), ddl: roomy.ddl}, true
 	if roomy.small() {
 		p.part.items = slices.Clone(roomy.items)
 	} else {
@@ -615,7 +675,11 @@ func (a *Applier) pack(p *pendingPart) {
 
 // done takes note that all of the log up to the end of a transaction is applied, when what is before it is.
 func (a *Applier) done(it *item) {
-	if it.tracked {
+	switch {
+	case !it.tracked:
+	case it.held != nil && it.held.rounds > 0:
+		it.held.ids = append(it.held.ids, it.id)
+	default:
 		a.prefix.Done(it.id)
 	}
 }
@@ -639,6 +703,8 @@ func (a *Applier) finish(ready []*pendingPart, result redisstore.Result, batch r
 	stats.Keys.Add(uint64(len(batch.Names) + len(batch.Keys)))
 	stats.Kept.Add(uint64(max(result.Kept, 0)))
 	stats.Unlinked.Add(uint64(max(result.Removed, 0)))
+	stats.Epochs.Add(uint64(len(batch.Epochs)))
+	stats.Ended.Add(uint64(max(result.Ended, 0)))
 	a.holds()
 	stats.Applied.Store(now.UnixMicro())
 	for _, p := range ready {

@@ -74,6 +74,17 @@ func (n *Names) prefix(entry int, key []byte) string {
 	}
 }
 
+// isLive reports whether anything of the entry may be cached.
+func (n *Names) isLive(entry int) bool { return len(n.live[entry]) > 0 }
+
+// appendEpochs appends the live names of an epoch: one in each lane, where values of that lane are tied to it.
+func (n *Names) appendEpochs(names []string, entry int, epoch []byte) []string {
+	for _, prefix := range n.live[entry] {
+		names = append(names, prefix[:len(prefix)-1]+string(epoch))
+	}
+	return names
+}
+
 // Roster is the roster as it was last published, or is about to be.
 func (n *Names) Roster() *rule.Roster { return n.roster }
 

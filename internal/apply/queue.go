@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"errors"
+	"math/bits"
 	"sync"
 
 	"github.com/freshet/freshet/internal/change"
@@ -41,6 +42,7 @@ type item struct {
 	committed int64 // Unix microseconds by the writer's clock; 0 when unknown
 	seen      bool  // visible on the primary at an earlier gate
 	fresh     bool  // and not before the last one
+	held      *hold // its keys were looked up; nil: they were not
 }
 
 // Part is a stretch of the log, already routed: the keys that its transactions affect, and the transactions. The
@@ -49,6 +51,7 @@ type Part struct {
 	Keys  *route.Keys
 	items []item
 	open  bool // the last item's transaction has not ended in this part
+	ddl   bool // a transaction of it altered what entries stand on
 	bulk  bool // it was not small before items were taken out
 }
 
@@ -66,6 +69,19 @@ func (p *Part) begin(it item) {
 // which key, and what contains it already may stay. In bulk one UNLINK of many keys costs a fifth of as many scripts.
 func (p *Part) small() bool {
 	return !p.bulk && p.Keys.Len() <= smallKeys && len(p.items) <= smallItems
+}
+
+// DDL says that the transaction at hand altered what entries stand on, so that it has to be looked at once it is visible.
+func (p *Part) DDL() { p.ddl = true }
+
+// freshly reports whether one of the transactions that a key of a small part is marked with has just become visible.
+func (p *Part) freshly(marks uint64) bool {
+	for ; marks != 0; marks &= marks - 1 {
+		if p.items[bits.TrailingZeros64(marks)].fresh {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *Part) full() bool { return p.Keys.Full() || len(p.items) >= maxPartItems }
@@ -91,7 +107,7 @@ func (p *Part) oldest() int64 {
 func (p *Part) reset() {
 	p.Keys.Reset()
 	p.items = p.items[:0]
-	p.open = false
+	p.open, p.ddl = false, false
 }
 
 // Queue joins the source's goroutine and the applier's: one Part is being filled, and the applier takes it whenever

@@ -12,6 +12,9 @@ type Stats struct {
 	Keys         atomic.Uint64 // names confirmed, present or not
 	Unlinked     atomic.Uint64 // records that were unlinked, and values that were removed from theirs
 	Kept         atomic.Uint64 // values that contained what was confirmed, and stayed
+	Epochs       atomic.Uint64 // epochs that changes ended, there or not, each counted once for each lane
+	Ended        atomic.Uint64 // of them, those that were there
+	LookUps      atomic.Uint64 // queries that found keys through other tables
 	Moves        atomic.Uint64 // versions moved because a change could not be mapped
 	Mended       atomic.Uint64 // lanes of a cluster that were lost and begun anew
 	Closed       atomic.Int64  // lanes of a cluster that are lost now

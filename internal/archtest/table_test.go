@@ -11,13 +11,16 @@ const root = "freshet"
 func layers() [][]string {
 	return [][]string{
 		0: {"mvcc"},
-		1: {"internal/change", "internal/intent", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam", "internal/wal"},
+		1: {
+			"internal/change", "internal/ddl", "internal/intent", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam",
+			"internal/wal",
+		},
 		2: {"internal/fence", "internal/plan", "internal/route", "internal/watermark"},
 		3: {
 			"internal/config", "internal/localserver", "internal/pgcatalog", "internal/pggate", "internal/pgload",
 			"internal/pgsource", "internal/pgurl", "internal/redisstore",
 		},
-		4: {"internal/apply", "internal/configschema", "internal/fill", "internal/starter"},
+		4: {"internal/apply", "internal/configschema", "internal/fill", "internal/mend", "internal/starter", "internal/whatif"},
 		5: {root, "internal/pipeline"},
 		6: {"internal/api", "internal/verify"},
 		7: {"internal/daemon", "internal/demo"},
@@ -43,7 +46,7 @@ func testsOnly(name string) bool {
 // pure tells the packages that decide and do nothing else.
 func pure(name string) bool {
 	switch name {
-	case "mvcc", "internal/intent", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam", "internal/wal",
+	case "mvcc", "internal/ddl", "internal/intent", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam", "internal/wal",
 		"internal/fence", "internal/route", "internal/watermark":
 		return true
 	default:

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freshet/freshet/internal/config"
+	"github.com/freshet/freshet/internal/mend"
 )
 
 // finding is one thing that check has to say. A problem makes it exit with 3, a note does not.
@@ -27,8 +28,16 @@ type checked struct {
 	Replicas []replicaFacts `json:"replicas,omitempty"`
 	Redis    *redisFacts    `json:"redis,omitempty"`
 	Entries  []entryFacts   `json:"entries"`
-	conf     *config.Config
+	Roles    []*roleFacts   `json:"roles"`
+	// Identities are the tables whose old rows lack something for an entry.
+	Identities []mend.Identity `json:"identities"`
+	// Fixes are what --fix would apply; Applied, what it did before this was looked at.
+	Fixes   []*mending `json:"fixes"`
+	Applied []*mending `json:"applied,omitempty"`
+	conf    *config.Config
 }
+
+type checkFlags struct{ fix, dryRun bool }
 
 // entryFacts say which strategy holds for an entry, and how stale it can be.
 type entryFacts struct {
@@ -46,28 +55,53 @@ type entryFacts struct {
 }
 
 func (a *app) check() *cobra.Command {
-	return a.jsonFlag(&cobra.Command{
+	var flags checkFlags
+	cmd := a.jsonFlag(&cobra.Command{
 		Use:   "check",
-		Short: "Find what is wrong before and while running; changes nothing",
+		Short: "Find what is wrong before and while running; changes nothing without --fix",
 		Long: "check looks at the configuration, PostgreSQL (wal_level, version, privileges, slot, publication, replica identity),\n" +
 			"the replicas (whether they are standbys of this database, and how far behind),\n" +
 			"Redis (version, role, eviction policy) and every entry: which strategy holds and how stale a value can be.\n" +
-			"It changes nothing. Exit code 3 when it finds a problem, 2 when the configuration itself is wrong.",
-		Example: "  freshet check\n  freshet check --json",
+			"It changes nothing, unless --fix has it apply what can be applied: replica identities, in the cheapest way; the publication's\n" +
+			"options; privileges to load, as far as source.postgres.url may grant them; event triggers by which DDL is told of in the log.\n" +
+			"Each statement is printed before it runs; it may be ended at any moment, and run again. Then it looks once more.\n" +
+			"Exit code 3 when it finds a problem, 2 when the configuration itself is wrong.",
+		Example: "  freshet check\n  freshet check --json\n  freshet check --dry-run\n  freshet check --fix",
 		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runCheck(cmd.Context()) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runCheck(cmd.Context(), flags) },
 	})
+	cmd.Flags().BoolVar(&flags.fix, "fix", false, "apply what can be applied, and print each statement before it runs")
+	cmd.Flags().BoolVar(&flags.dryRun, "dry-run", false, "print the statements of --fix, and run none")
+	return cmd
 }
 
-func (a *app) runCheck(ctx context.Context) error {
+func (a *app) runCheck(ctx context.Context, flags checkFlags) error {
 	c, err := a.load()
 	if err != nil {
 		return err
 	}
-	r := &checked{Problems: []finding{}, Notes: []finding{}, Entries: []entryFacts{}, conf: c}
-	r.checkPostgres(ctx)
-	r.checkRedis(ctx)
-	r.OK = len(r.Problems) == 0
+	var applied []*mending
+	if flags.fix && !flags.dryRun {
+		if applied, err = a.fix(ctx); err != nil {
+			return err
+		}
+		if len(applied) > 0 {
+			a.tell("\n")
+		}
+	}
+	r := a.look(ctx, c)
+	r.Applied = applied
+	if flags.dryRun {
+		for _, m := range r.Fixes {
+			a.printMending(m)
+			for _, s := range m.Statements {
+				a.tell(sqlText(s.SQL))
+			}
+		}
+		if len(r.Fixes) > 0 {
+			a.tell("\n")
+		}
+	}
 	if a.json {
 		if err := a.printJSON(r); err != nil {
 			return err
@@ -79,6 +113,17 @@ func (a *app) runCheck(ctx context.Context) error {
 		return &exitError{code: exitFound}
 	}
 	return nil
+}
+
+// look checks everything, and changes nothing.
+func (a *app) look(ctx context.Context, c *config.Config) *checked {
+	r := &checked{
+		Problems: []finding{}, Notes: []finding{}, Entries: []entryFacts{}, Roles: []*roleFacts{}, Identities: []mend.Identity{}, Fixes: []*mending{}, conf: c,
+	}
+	r.checkPostgres(ctx)
+	r.checkRedis(ctx)
+	r.OK = len(r.Problems) == 0
+	return r
 }
 
 func (r *checked) problem(area, what, why, do string) {
@@ -146,7 +191,18 @@ func (a *app) printCheck(r *checked) {
 		if !p.PublicationExists {
 			publication = "will be made, with " + plural(len(p.Unpublished), "table")
 		}
-		a.printTable(append(rows, []string{"slot", p.Slot + ": " + slot}, []string{"publication", p.Publication + ": " + publication}))
+		told := "noticed within some seconds"
+		if p.DDL {
+			told = "told of in the log"
+		}
+		a.printTable(append(rows, []string{"slot", p.Slot + ": " + slot}, []string{"publication", p.Publication + ": " + publication}, []string{"ddl", told}))
+	}
+	for _, f := range r.Roles {
+		state := "has the privileges for it"
+		if len(f.Lacks) > 0 {
+			state = "lacks " + plural(len(f.Lacks), "privilege")
+		}
+		a.printTable([][]string{{"role       ", fmt.Sprintf("%s (%s) %s: %s", f.Role, f.Address, f.Does, state)}})
 	}
 	for _, f := range r.Replicas {
 		state := fmt.Sprintf("%s behind, %.1f s", bytesText(f.LagBytes), f.LagSeconds)
@@ -194,6 +250,7 @@ func (a *app) printCheck(r *checked) {
 		}
 		a.printTable(rows)
 	}
+	a.printIdentities(r)
 	a.out("\n")
 	a.printFindings("problem", r.Problems)
 	a.printFindings("note", r.Notes)

@@ -38,11 +38,7 @@ func (r *checked) checkReplicas(ctx context.Context, primary *pgx.Conn, entries 
 		} else {
 			r.Replicas = append(r.Replicas, facts)
 			if r.judgeReplica(key, &facts) {
-				for _, p := range entries {
-					if p.err == nil && p.compiled.Entry.SQL != "" {
-						r.checkSelect(ctx, conn, facts.role, p)
-					}
-				}
+				r.checkLoader(ctx, conn, facts.role, key, entries)
 			}
 		}
 		closeConn(ctx, conn)

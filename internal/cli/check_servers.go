@@ -29,8 +29,18 @@ type postgresFacts struct {
 	FreeSlots         int    `json:"free_slots"`
 	Publication       string `json:"publication"`
 	PublicationExists bool   `json:"publication_exists"`
+	DDL               bool   `json:"ddl_triggers"` // DDL is told of in the log
 	timeline          int64
 	Unpublished       []string `json:"unpublished_tables"` // the daemon adds them when it starts
+}
+
+// roleFacts are what check saw of a role of PostgreSQL. The gateway loads with that of database.url, and so does an application
+// whose own file this is.
+type roleFacts struct {
+	Role    string   `json:"role"`
+	Address string   `json:"address"` // by which key of the configuration
+	Does    string   `json:"does"`
+	Lacks   []string `json:"lacks"` // privileges
 }
 
 func (r *checked) checkPostgres(ctx context.Context) {
@@ -65,7 +75,9 @@ func (r *checked) checkPostgres(ctx context.Context) {
 			}
 		}
 	}
+	r.checkIdentities(ctx, primary)
 	r.checkSource(ctx, primary, facts, tables)
+	r.checkDDL(ctx, primary)
 	r.checkLoads(ctx, entries)
 	if len(r.conf.Database.Replicas) > 0 {
 		if err := primary.QueryRow(ctx, `SELECT `+wal.TimelineSQL).Scan(&facts.timeline); err != nil {
@@ -95,9 +107,17 @@ func (r *checked) checkSource(ctx context.Context, conn *pgx.Conn, facts *postgr
 		r.problem("postgres", err.Error(), "", "")
 		return
 	}
+	follows := &roleFacts{Role: facts.Role, Address: "source.postgres.url", Does: "follows the log", Lacks: []string{}}
 	for _, p := range found.Problems {
 		r.problem("postgres", p.What, p.Why, p.Do)
+		if p.Privilege {
+			follows.Lacks = append(follows.Lacks, p.What)
+		}
+		if p.Mend != "" {
+			r.mend(mending{Area: "publication", What: p.What, Why: p.Why}, p.Mend)
+		}
 	}
+	r.Roles = append(r.Roles, follows)
 	slot := found.Slot
 	facts.SlotExists, facts.ActivePID, facts.WALStatus = slot.Exists, slot.ActivePID, slot.WALStatus
 	facts.RetainedBytes, facts.FreeSlots, facts.PublicationExists = slot.RetainedBytes, found.FreeSlots, found.Published
@@ -134,11 +154,7 @@ func (r *checked) checkLoads(ctx context.Context, entries []planned) {
 			"transaction ids of one say nothing about the other: nothing would be cached", "name the same database in both")
 		return
 	}
-	for _, p := range entries {
-		if p.err == nil && p.compiled.Entry.SQL != "" {
-			r.checkSelect(ctx, conn, here.Role, p)
-		}
-	}
+	r.checkLoader(ctx, conn, here.Role, "database.url", entries)
 	loader, err := pgload.Open(ctx, r.conf.Database.URL.Reveal())
 	if err != nil {
 		r.problem("postgres", err.Error(), "", "")
@@ -154,8 +170,19 @@ func (r *checked) checkLoads(ctx context.Context, entries []planned) {
 	}
 }
 
+// checkLoader judges whether a role that loads may read what the entries' queries read.
+func (r *checked) checkLoader(ctx context.Context, conn *pgx.Conn, role, address string, entries []planned) {
+	loads := &roleFacts{Role: role, Address: address, Does: "loads", Lacks: []string{}}
+	r.Roles = append(r.Roles, loads)
+	for _, p := range entries {
+		if p.err == nil && p.compiled.Entry.SQL != "" {
+			r.checkSelect(ctx, conn, loads, p)
+		}
+	}
+}
+
 // checkSelect judges whether the loading role may read what an entry's query reads.
-func (r *checked) checkSelect(ctx context.Context, conn *pgx.Conn, role string, p planned) {
+func (r *checked) checkSelect(ctx context.Context, conn *pgx.Conn, loads *roleFacts, p planned) {
 	const query = `
 SELECT has_schema_privilege(n.oid, 'USAGE'),
        has_table_privilege(c.oid, 'SELECT')
@@ -172,15 +199,24 @@ SELECT has_schema_privilege(n.oid, 'USAGE'),
 			continue
 		}
 		table := pgx.Identifier{t.Schema, t.Table}.Sanitize()
-		to := pgx.Identifier{role}.Sanitize()
+		role, to := loads.Role, pgx.Identifier{loads.Role}.Sanitize()
 		why := fmt.Sprintf("entry %s loads from it", p.name)
 		if !mayUse {
-			r.problem("postgres", fmt.Sprintf("role %q may not use schema %q", role, t.Schema), why,
-				"run: GRANT USAGE ON SCHEMA "+pgx.Identifier{t.Schema}.Sanitize()+" TO "+to)
+			r.lack(loads, fmt.Sprintf("role %q may not use schema %q", role, t.Schema), why, "GRANT USAGE ON SCHEMA "+pgx.Identifier{t.Schema}.Sanitize()+" TO "+to)
 		}
 		if !maySelect {
-			r.problem("postgres", fmt.Sprintf("role %q may not read table \"%s.%s\"", role, t.Schema, t.Table), why,
-				"run: GRANT SELECT ON "+table+" TO "+to)
+			r.lack(loads, fmt.Sprintf("role %q may not read table \"%s.%s\"", role, t.Schema, t.Table), why, "GRANT SELECT ON "+table+" TO "+to)
 		}
+	}
+}
+
+// lack is a privilege that the role of database.url lacks. Several entries may want the same.
+func (r *checked) lack(role *roleFacts, what, why, grant string) {
+	if !slices.Contains(role.Lacks, what) {
+		role.Lacks = append(role.Lacks, what)
+	}
+	r.problem("postgres", what, why, "run: "+grant)
+	if !slices.ContainsFunc(r.Fixes, func(m *mending) bool { return m.What == what }) {
+		r.mend(mending{Area: "privileges", What: what, Why: why}, grant)
 	}
 }

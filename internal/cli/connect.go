@@ -18,6 +18,8 @@ import (
 	"github.com/freshet/freshet/internal/pgurl"
 	"github.com/freshet/freshet/internal/plan"
 	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/schema"
 )
 
 // patience is how long a command waits for a server to answer.
@@ -146,6 +148,8 @@ func openStore(ctx context.Context, c *config.Config, namespace string, logger *
 // planned is one entry of the file as the database has it.
 type planned struct {
 	name     string
+	catalog  *schema.Catalog
+	declared rule.Declared
 	compiled *plan.Compiled
 	err      error
 }
@@ -161,8 +165,8 @@ func planEntries(ctx context.Context, conn *pgx.Conn, c *config.Config, only str
 		if only != "" && declared.Name != only {
 			continue
 		}
-		p := planned{name: declared.Name}
-		p.compiled, p.err = plan.Compile(catalog, declared)
+		p := planned{name: declared.Name, catalog: catalog, declared: declared}
+		p.compiled, p.err = plan.Compile(catalog, declared, plan.Served()...)
 		if p.err == nil {
 			p.err = pgcatalog.Verify(ctx, conn, p.compiled.Entry, p.compiled.Ignored...)
 		}

@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freshet/freshet/internal/config"
+	"github.com/freshet/freshet/internal/ddl"
+	"github.com/freshet/freshet/internal/pgcatalog"
 	"github.com/freshet/freshet/internal/pgsource"
 )
 
@@ -23,7 +25,7 @@ func (a *app) drop() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "drop",
 		Short: "Remove slot, publication, schema and keys; asks first",
-		Long: "drop removes the replication slot, the publication, the schema freshet and all keys of the namespace in Redis.\n" +
+		Long: "drop removes the replication slot, the publication, the event triggers, the schema freshet and all keys of the namespace in Redis.\n" +
 			"The publication goes whole, whoever made it and whatever else it publishes: --keep-publication keeps it.\n" +
 			"A slot that is tried and forgotten keeps the log until the disk is full. The daemon must be stopped before.\n" +
 			"The keys go first: without the slot nothing invalidates them. --keep-keys is for a Redis that is gone for good.",
@@ -67,8 +69,15 @@ func (a *app) runDrop(ctx context.Context, flags dropFlags) error {
 	if err != nil {
 		return err
 	}
-	a.out(fmt.Sprintf("in database %s (system %s):\n  replication slot %s%s\n%s  schema freshet with its table alive\n",
-		facts.Database, facts.SystemID, source.Slot, unlessThere(slot.Exists), publication))
+	triggers, err := pgcatalog.DDL(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if err := mayDrop(&triggers); err != nil {
+		return err
+	}
+	a.out(fmt.Sprintf("in database %s (system %s):\n  replication slot %s%s\n%s  schema freshet with its table alive\n%s",
+		facts.Database, facts.SystemID, source.Slot, unlessThere(slot.Exists), publication, triggersText(&triggers)))
 	if !flags.keepKeys {
 		a.out(fmt.Sprintf("in Redis %s:\n  every key of the namespace %s (f:%s:*)\n", c.Regions[0].Redis.URL, namespace, namespace))
 	}
@@ -89,11 +98,29 @@ func (a *app) runDrop(ctx context.Context, flags dropFlags) error {
 		}
 		removed = fmt.Sprintf("removed, with %s in Redis\n", plural(int(keys), "key"))
 	}
-	if err := dropFromPostgres(ctx, conn, source, flags.keepPublication); err != nil {
+	if err := dropFromPostgres(ctx, conn, source, flags.keepPublication, triggers.Remove()); err != nil {
 		return err
 	}
 	a.out(removed)
 	return nil
+}
+
+// mayDrop refuses to begin what could not be brought to its end: event triggers belong to a superuser.
+func mayDrop(st *ddl.State) error {
+	if st.May || len(st.Remove()) == 0 {
+		return nil
+	}
+	return &exitError{
+		code: exitFailure, err: fmt.Errorf("role %q may not remove the event triggers, which are a superuser's; nothing was removed", st.Role),
+		try: "have a superuser run: " + strings.Join(st.Remove(), "; ") + "; then freshet drop",
+	}
+}
+
+func triggersText(st *ddl.State) string {
+	if len(st.Made) == 0 {
+		return ""
+	}
+	return "  event triggers " + join(st.Made) + "\n"
 }
 
 // publicationText is the line that says what of the publication goes.
@@ -146,7 +173,7 @@ func (a *app) confirm(question string) error {
 	return &exitError{code: exitFailure, err: errors.New("nothing was removed")}
 }
 
-func dropFromPostgres(ctx context.Context, conn *pgx.Conn, source *config.Postgres, keep bool) error {
+func dropFromPostgres(ctx context.Context, conn *pgx.Conn, source *config.Postgres, keep bool, triggers []string) error {
 	if keep {
 		const dropSlot = `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`
 		if _, err := conn.Exec(ctx, dropSlot, source.Slot); err != nil {
@@ -155,7 +182,7 @@ func dropFromPostgres(ctx context.Context, conn *pgx.Conn, source *config.Postgr
 	} else if err := pgsource.Drop(ctx, conn, source.Slot, source.Publication); err != nil {
 		return err
 	}
-	for _, statement := range []string{`DROP TABLE IF EXISTS freshet.alive`, `DROP SCHEMA IF EXISTS freshet`} {
+	for _, statement := range append(triggers, `DROP TABLE IF EXISTS freshet.alive`, `DROP SCHEMA IF EXISTS freshet`) {
 		if _, err := conn.Exec(ctx, statement); err != nil {
 			return fmt.Errorf("%s: %w", strings.ToLower(statement), err)
 		}

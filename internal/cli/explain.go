@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freshet/freshet/internal/plan"
+	"github.com/freshet/freshet/internal/whatif"
 )
 
 // explained is one entry in the JSON of explain: either its rules, or why there are none.
@@ -14,17 +15,21 @@ type explained struct {
 	Entry   string        `json:"entry"`
 	OK      bool          `json:"ok"`
 	Explain *plan.Explain `json:"explain,omitempty"`
+	FanOut  []fanOut      `json:"fan_out,omitempty"`
 	Refused *plan.Error   `json:"refused,omitempty"`
 	Error   string        `json:"error,omitempty"`
 }
 
 func (a *app) explain() *cobra.Command {
-	return a.jsonFlag(&cobra.Command{
+	event := ""
+	cmd := a.jsonFlag(&cobra.Command{
 		Use:   "explain [ENTRY]",
 		Short: "Show which changed rows affect which keys of an entry, and why",
 		Long: "explain shows how the changes of each table map to an entry's keys, or why the entry is refused.\n" +
-			"It reads the database's catalog and changes nothing. Exit code 2 when an entry is refused.",
-		Example:           "  freshet explain\n  freshet explain product --json",
+			"With --event it says which keys one change affects: a table, INSERT, UPDATE, DELETE or TRUNCATE, and columns; col=value has\n" +
+			"one value, col: old -> new two; names and values are quoted as in SQL where need be.\n" +
+			"It reads the database's catalog and statistics, and changes nothing. Exit code 2 when an entry is refused.",
+		Example:           "  freshet explain\n  freshet explain product --json\n  freshet explain --event 'users UPDATE id=7 team_id: 1 -> 2'",
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeEntry,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -32,12 +37,14 @@ func (a *app) explain() *cobra.Command {
 			if len(args) == 1 {
 				only = args[0]
 			}
-			return a.runExplain(cmd.Context(), only)
+			return a.runExplain(cmd.Context(), only, event)
 		},
 	})
+	cmd.Flags().StringVar(&event, "event", "", "a `change` to answer for, such as 'users UPDATE id=7 team_id: 1 -> 2'")
+	return cmd
 }
 
-func (a *app) runExplain(ctx context.Context, only string) error {
+func (a *app) runExplain(ctx context.Context, only, event string) error {
 	c, err := a.load()
 	if err != nil {
 		return err
@@ -47,12 +54,25 @@ func (a *app) runExplain(ctx context.Context, only string) error {
 			return err
 		}
 	}
+	var change *whatif.Event
+	if event != "" {
+		if change, err = whatif.Parse(event); err != nil {
+			return inEvent(err)
+		}
+	}
 	conn, err := connect(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer closeConn(ctx, conn)
 	entries, err := planEntries(ctx, conn, c, only)
+	if err != nil {
+		return err
+	}
+	if change != nil {
+		return a.runEvent(ctx, conn, change, entries)
+	}
+	estimates, err := fanOuts(ctx, conn, entries)
 	if err != nil {
 		return err
 	}
@@ -70,12 +90,14 @@ func (a *app) runExplain(ctx context.Context, only string) error {
 			}
 		} else {
 			explanation := p.compiled.Explain()
-			one.Explain = &explanation
+			one.Explain, one.FanOut = &explanation, estimates[p.name]
 			if !a.json {
 				if i > 0 {
 					a.out("\n")
 				}
-				a.out(explanation.Text() + " version: " + explanation.Version + ", as keys in Redis and freshet status have it\n")
+				a.out(explanation.Text())
+				a.printFanOut(one.FanOut)
+				a.out(" version: " + explanation.Version + ", as keys in Redis and freshet status have it\n")
 			}
 		}
 		list = append(list, one)

@@ -33,6 +33,7 @@ type got struct {
 	Key    string          `json:"key,omitempty"` // in Redis
 	Leased bool            `json:"leased"`        // somebody is loading it
 	Fences int             `json:"fences"`        // changes that a load under way has to contain
+	Epochs []string        `json:"epochs"`        // what the value is tied to besides its record
 }
 
 func (a *app) get() *cobra.Command {
@@ -127,7 +128,7 @@ func (a *app) runGet(ctx context.Context, entry string, texts, nulls []string, d
 func (a *app) printGot(ctx context.Context, store *redisstore.Store, entry string, args []keytext.Arg, v fill.Value) error {
 	_, stamp := v.Stamp()
 	g := got{
-		Entry: entry, Args: []*string{}, Found: v.Found, Value: json.RawMessage("null"), Status: v.Status.String(), Reason: v.Reason,
+		Entry: entry, Args: []*string{}, Epochs: []string{}, Found: v.Found, Value: json.RawMessage("null"), Status: v.Status.String(), Reason: v.Reason,
 		State: "none", Stamp: stamp.String(), Key: v.Name,
 	}
 	for _, arg := range args {
@@ -144,6 +145,9 @@ func (a *app) printGot(ctx context.Context, store *redisstore.Store, entry strin
 		if record, err := store.Get(ctx, v.Name); err == nil { // a store that is away has no record to show
 			g.State, g.Fences = record.State.String(), len(record.Fences)
 			g.Leased = !record.Lease.IsZero()
+			for _, e := range record.Epochs {
+				g.Epochs = append(g.Epochs, e.Name)
+			}
 			if record.Filled > 0 {
 				filled := time.UnixMicro(record.Filled)
 				g.Filled, g.Age = &filled, max(0, time.Since(filled).Seconds())
@@ -165,6 +169,14 @@ func (a *app) printGot(ctx context.Context, store *redisstore.Store, entry strin
 	rows = append(rows, []string{"stamp", g.Stamp})
 	if g.Key != "" {
 		rows = append(rows, []string{"key", g.Key})
+	}
+	if n := len(g.Epochs); n > 0 {
+		const shown = 8
+		text := strings.Join(g.Epochs[:min(n, shown)], " ")
+		if n > shown {
+			text += fmt.Sprintf(" and %d more", n-shown)
+		}
+		rows = append(rows, []string{"epochs", text})
 	}
 	a.printTable(rows)
 	return nil

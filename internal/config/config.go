@@ -140,10 +140,10 @@ type Entry struct {
 	OnChange      OnChange            `yaml:"on_change,omitempty"     jsonschema:"default=drop" jsonschema_description:"What an invalidation does: drop. (refresh and serve_stale: not supported by this version.)"`
 	UnsafeIgnore  []string            `yaml:"unsafe_ignore,omitempty" jsonschema:"example=[products.views]" jsonschema_description:"Columns (table.column) whose changes are ignored. A value may then stay outdated in them until its TTL; explain says so."`
 	RowVersion    string              `yaml:"row_version,omitempty"   jsonschema:"example=updated_at" jsonschema_description:"A column, or an expression over columns of the query's tables, that changes whenever the value does: conditional reads then need not look at the value itself. Without it they compare stored row versions, or a digest."`
-	Rules         map[string]RuleKind `yaml:"rules,omitempty"         jsonschema_description:"How changes of a table find their keys: tags, lookup or broad." later:"rules of the kinds tags, lookup and broad"`
-	AllowBroad    []string            `yaml:"allow_broad,omitempty"   jsonschema_description:"Tables whose every change may drop all keys." later:"broad rules"`
-	DependsOnTime *DependsOnTime      `yaml:"depends_on_time,omitempty" jsonschema_description:"Required when the query uses now()." later:"queries that depend on the time"`
-	Functions     map[string]Function `yaml:"functions,omitempty"     jsonschema_description:"What the user-defined functions of the query read." later:"user-defined functions"`
+	Rules         map[string]RuleKind `yaml:"rules,omitempty"         jsonschema:"example={categories: tags}" jsonschema_description:"How changes of a table find the keys that they affect, where another way is wanted than the one that explain shows: tags, by join values that are noted when a value is filled; lookup, by a query when a row has changed; broad, which drops every key (and has to be in allow_broad)."`
+	AllowBroad    []string            `yaml:"allow_broad,omitempty"   jsonschema:"example=[products]" jsonschema_description:"Tables of which every change may drop every key of the entry. Required where nothing ties a table to the key, or old rows do not say which key they are of; explain says why."`
+	DependsOnTime *DependsOnTime      `yaml:"depends_on_time,omitempty" jsonschema_description:"Required when the query asks for the present time (now(), current_date): its result then changes without any write."`
+	Functions     map[string]Function `yaml:"functions,omitempty"     jsonschema:"example={price_of: {reads: [prices]}}" jsonschema_description:"What the functions of your own that the query calls read, by name. One that is not here is refused."`
 }
 
 // Dependency is a table whose changes affect an entry that code loads.
@@ -152,14 +152,14 @@ type Dependency struct {
 	Key   string `yaml:"key"   jsonschema:"required" jsonschema_description:"The columns that give the entry's parameters, in their order, in braces."`
 }
 
-// DependsOnTime is a feature of a later version.
+// DependsOnTime is what is tolerated of a query that asks for the present time.
 type DependsOnTime struct {
-	MaxAge time.Duration `yaml:"max_age" jsonschema_description:"How old a value may be."`
+	MaxAge time.Duration `yaml:"max_age" jsonschema:"required,example=30s" jsonschema_description:"How old a value may be: neither ttl nor negative_ttl is longer."`
 }
 
-// Function is a feature of a later version.
+// Function is what is known of a function of a user.
 type Function struct {
-	Reads []string `yaml:"reads" jsonschema_description:"The tables that it reads."`
+	Reads []string `yaml:"reads" jsonschema:"required,example=[prices]" jsonschema_description:"The tables that it reads, with their schema unless that is public; [] when its result follows from its arguments. Every change of one of them drops every key of the entry, so they have to be in allow_broad."`
 }
 
 // Names are the names of the entries, sorted.
@@ -180,6 +180,19 @@ func (c *Config) Declared() []rule.Declared {
 		d := rule.Declared{Name: name, Key: e.Key, Query: e.Query, Result: e.Result, UnsafeIgnore: e.UnsafeIgnore, RowVersion: e.RowVersion}
 		if e.DependsOn != nil {
 			d.DependsOn = []rule.Dependency{}
+		}
+		d.AllowBroad, d.DependsOnTime = e.AllowBroad, e.DependsOnTime != nil
+		for table, kind := range e.Rules {
+			if d.Rules == nil {
+				d.Rules = map[string]string{}
+			}
+			d.Rules[table] = string(kind)
+		}
+		for function, f := range e.Functions {
+			if d.Functions == nil {
+				d.Functions = map[string][]string{}
+			}
+			d.Functions[function] = f.Reads
 		}
 		for _, dep := range e.DependsOn {
 			d.DependsOn = append(d.DependsOn, rule.Dependency(dep))

@@ -45,6 +45,9 @@ func (c *Config) withDefaults() *Config {
 	for name, e := range full.Entries {
 		e.TTL = cmp.Or(e.TTL, d.TTL)
 		e.NegativeTTL = cmp.Or(e.NegativeTTL, d.NegativeTTL)
+		if e.DependsOnTime != nil && e.DependsOnTime.MaxAge > 0 {
+			e.TTL, e.NegativeTTL = min(e.TTL, e.DependsOnTime.MaxAge), min(e.NegativeTTL, e.DependsOnTime.MaxAge)
+		}
 		e.LoadTimeout = cmp.Or(e.LoadTimeout, d.LoadTimeout)
 		e.OnUnproved = cmp.Or(e.OnUnproved, d.OnUnproved)
 		e.TTLJitter = orPercent(e.TTLJitter, d.TTLJitter)

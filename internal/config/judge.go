@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -248,6 +249,7 @@ func (j *judge) entry(path, name string, e Entry) {
 		j.fail(path+".query", "add query, or depends_on for values that application code loads (depends_on: [] when only their writers know of changes)",
 			"the entry has neither query nor depends_on")
 	}
+	j.planned(path, e, query)
 	if e.RowVersion != "" && !query {
 		j.fail(path+".row_version", "remove it", "row_version is for entries with a query: what code loads is compared byte by byte")
 	}
@@ -282,6 +284,33 @@ func (j *judge) template(path string, err error) {
 
 // parameters holds those of a query against those of the key. The planner does so again, with the database; here it
 // takes none.
+// planned judges what the file says of how a query is planned.
+func (j *judge) planned(path string, e Entry, query bool) {
+	for _, given := range []struct {
+		name string
+		set  bool
+	}{{"rules", e.Rules != nil}, {"allow_broad", e.AllowBroad != nil}, {"depends_on_time", e.DependsOnTime != nil}, {"functions", e.Functions != nil}} {
+		if given.set && !query {
+			j.fail(path+"."+given.name, "remove it", "%s is for entries with a query: depends_on says by itself which keys a change affects", given.name)
+		}
+	}
+	for _, table := range slices.Sorted(maps.Keys(e.Rules)) {
+		if e.Rules[table] == RuleBroad && !slices.Contains(e.AllowBroad, table) {
+			j.fail(path+".rules."+table, fmt.Sprintf("add allow_broad: [%s]", table), "a rule that drops every key has to be allowed")
+		}
+	}
+	if t := e.DependsOnTime; t != nil && t.MaxAge == 0 {
+		j.fail(path+".depends_on_time.max_age", "max_age: 30s", "how old a value may be is missing")
+	} else if t != nil && t.MaxAge > maxTTL {
+		j.fail(path+".depends_on_time.max_age", "", "%s is longer than ten years", formatDuration(t.MaxAge))
+	}
+	for _, name := range slices.Sorted(maps.Keys(e.Functions)) {
+		if e.Functions[name].Reads == nil {
+			j.fail(path+".functions."+name+".reads", "reads: [table], or [] when its result follows from its arguments", "what the function reads is missing")
+		}
+	}
+}
+
 func (j *judge) parameters(path, query string, params []string) {
 	at := path + ".query"
 	fail := func(hint, format string, args ...any) {

@@ -121,6 +121,33 @@ defaults: {ttl: 2h, ttl_jitter: 25%, negative_ttl: 1m, load_timeout: 3s, on_unpr
 	}
 }
 
+// What depends on the time is not kept longer than the file allows, whatever TTL it would have.
+func TestMaxAgeCapsTheTTL(t *testing.T) {
+	t.Parallel()
+	const head = "database: {url: postgres://h/d}\nsource: {postgres: {}}\nregions: [{name: r, redis: {url: redis://h}}]\nentries:\n"
+	c := mustParse(t, head+`  e:
+    key: e
+    query: SELECT id FROM t WHERE at < now()
+    ttl: 10m
+    negative_ttl: 20s
+    depends_on_time: {max_age: 15s}
+    rules: {t: broad}
+    allow_broad: [t]
+    functions: {f: {reads: [u]}, pure: {reads: []}}
+`)
+	e := c.Entries["e"]
+	if e.TTL != 15*time.Second || e.NegativeTTL != 15*time.Second {
+		t.Errorf("ttl %s, negative_ttl %s, want 15s", e.TTL, e.NegativeTTL)
+	}
+	want := []rule.Declared{{
+		Name: "e", Key: "e", Query: "SELECT id FROM t WHERE at < now()", Result: rule.One, Rules: map[string]string{"t": "broad"}, AllowBroad: []string{"t"},
+		DependsOnTime: true, Functions: map[string][]string{"f": {"u"}, "pure": {}},
+	}}
+	if diff := cmp.Diff(want, c.Declared()); diff != "" {
+		t.Errorf("Declared (-want +got):\n%s", diff)
+	}
+}
+
 func TestEnvironment(t *testing.T) {
 	t.Parallel()
 	tests := []struct {

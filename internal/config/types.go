@@ -220,6 +220,13 @@ const (
 // RuleKind is how changes of a table find the keys that they affect.
 type RuleKind string
 
+// The kinds of rules.
+const (
+	RuleTags   RuleKind = "tags"
+	RuleLookup RuleKind = "lookup"
+	RuleBroad  RuleKind = "broad"
+)
+
 // scalar reads the text of a scalar into the types that have a form of their own. known is false for all others.
 func scalar(text string, target any) (known bool, err error) {
 	switch v := target.(type) {
@@ -238,7 +245,7 @@ func scalar(text string, target any) (known bool, err error) {
 	case *rule.Result:
 		*v, err = oneOf(text, rule.One, rule.Many)
 	case *RuleKind:
-		*v, err = oneOf[RuleKind](text, "tags", "lookup", "broad")
+		*v, err = oneOf(text, RuleTags, RuleLookup, RuleBroad)
 	case *OnUnproved:
 		*v, err = oneOf(text, UnprovedRevalidate, UnprovedLoad)
 	case *OnChange:

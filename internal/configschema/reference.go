@@ -105,7 +105,7 @@ func form(f field, path string) string {
 	case reflect.Slice:
 		return "list of text"
 	case reflect.Map:
-		return "by name"
+		return "by name: `tags`, `lookup`, `broad`"
 	case reflect.Int:
 		return "number"
 	default:

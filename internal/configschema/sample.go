@@ -71,6 +71,8 @@ func (s *sample) field(f field, indent, before string) {
 		on = ""
 	}
 	switch {
+	case f.Type.Kind() == reflect.Map && !chosen:
+		s.line(before, on+f.name+": "+f.example)
 	case !isSection:
 		s.line(before, on+f.name+": "+plain(cmp.Or(f.fallback, f.example)))
 	case f.Type.Kind() == reflect.Slice && !chosen:

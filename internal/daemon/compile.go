@@ -50,6 +50,7 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn, retained []rule.
 				result.Refused = map[string]string{}
 			}
 			result.Refused[declared.Name] = err.Error()
+			result.Mentioned = append(result.Mentioned, mentioned(catalog, &declared)...)
 			continue
 		}
 		e := file.Entries[declared.Name]
@@ -71,6 +72,28 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn, retained []rule.
 	retained = slices.DeleteFunc(retained, func(d rule.Declared) bool { return own[d.Digest()] })
 	result.Retained, err = c.retained(ctx, conn, catalog, retained)
 	return &result, err
+}
+
+// mentioned are the tables and views whose names occur in an entry that is refused, and in the views among them. What else the
+// words may mean does not matter: they only say at what to look.
+func mentioned(catalog *schema.Catalog, d *rule.Declared) (names []schema.Name) {
+	texts := []string{d.Query}
+	for _, dependency := range d.DependsOn {
+		texts = append(texts, dependency.Table)
+	}
+	found := map[schema.Name]bool{}
+	for len(texts) > 0 {
+		text := strings.ToLower(texts[0])
+		texts = texts[1:]
+		for name, t := range catalog.Tables {
+			if !found[name] && strings.Contains(text, strings.ToLower(name.Name)) {
+				found[name] = true
+				names = append(names, name)
+				texts = append(texts, t.Definition)
+			}
+		}
+	}
+	return names
 }
 
 // retained plans versions that the configuration does not declare. Nobody is asked to mend what stands in no file: one
@@ -96,7 +119,7 @@ func (c *compiler) retained(
 
 // one plans one entry, and has PostgreSQL agree.
 func one(ctx context.Context, conn *pgx.Conn, catalog *schema.Catalog, declared rule.Declared) (*rule.Entry, error) {
-	compiled, err := plan.Compile(catalog, declared)
+	compiled, err := plan.Compile(catalog, declared, plan.Served()...)
 	if err != nil {
 		return nil, err
 	}

@@ -67,6 +67,8 @@ type Applied struct {
 	Keys         uint64 `json:"keys"`     // invalidations sent
 	Unlinked     uint64 `json:"unlinked"` // values that were removed
 	Kept         uint64 `json:"kept"`     // values that contained the change already, and stayed
+	Epochs       uint64 `json:"epochs"`   // epochs that changes ended, cached or not; in a cluster each counts once for each lane
+	Ended        uint64 `json:"ended"`    // of them, those that were there: values may have been tied to them
 	Moves        uint64 `json:"moves"`    // versions moved because a change could not be mapped to keys
 }
 
@@ -122,6 +124,7 @@ func (d *daemon) status() Status {
 	st.Applied = Applied{
 		Transactions: stats.Transactions.Load(), Rows: p.pipeline.Rows().Load(), Batches: stats.Batches.Load(),
 		Keys: stats.Keys.Load(), Unlinked: stats.Unlinked.Load(), Kept: stats.Kept.Load(), Moves: stats.Moves.Load(),
+		Epochs: stats.Epochs.Load(), Ended: stats.Ended.Load(),
 	}
 	return st
 }

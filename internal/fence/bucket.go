@@ -29,8 +29,11 @@ func BucketOf(name string) Bucket {
 // Field is the name of the bucket's floor among HEAD's fields.
 func (b Bucket) Field() string { return "b" + strconv.Itoa(int(b)) }
 
-func parseBucket(field string) (Bucket, bool) {
-	digits, ok := strings.CutPrefix(field, "b")
+// EndedField is the name of the bucket's Ended among HEAD's fields.
+func (b Bucket) EndedField() string { return "s" + strconv.Itoa(int(b)) }
+
+func parseBucket(field, kind string) (Bucket, bool) {
+	digits, ok := strings.CutPrefix(field, kind)
 	n, err := strconv.ParseUint(digits, 10, 16)
 	return Bucket(n), ok && err == nil && n < Buckets
 }
@@ -39,7 +42,10 @@ func parseBucket(field string) (Bucket, bool) {
 type Raise struct {
 	To      mvcc.LSN
 	All     bool     // every bucket's, or else
-	Buckets []Bucket // those of the batch's keys; a batch without keys raises none
+	Buckets []Bucket // those of the batch's keys and epochs; a batch without any raises none
+
+	AllEnded bool     // the batch ends epochs of every bucket, or else
+	Ended    []Bucket // of these
 }
 
 // For is the HEAD by which loads of one bucket's keys are judged: its Wi is the bucket's floor.
@@ -49,8 +55,9 @@ func (h *Head) For(b Bucket) Head {
 	return one
 }
 
-// raise raises the floors. They only grow.
-func (h *Head) raise(r Raise) {
+// raise raises the floors, and has what is said of epochs' buckets see what si does. All of it only grows.
+func (h *Head) raise(r Raise, si mvcc.Snapshot) {
+	h.end(r, si)
 	if r.All {
 		h.Wi = max(h.Wi, r.To)
 		return
@@ -64,5 +71,22 @@ func (h *Head) raise(r Raise) {
 	}
 	for _, b := range r.Buckets {
 		h.Floors[b] = max(h.Floors[b], r.To)
+	}
+}
+
+func (h *Head) end(r Raise, si mvcc.Snapshot) {
+	if r.AllEnded {
+		h.St = Grow(h.St, si)
+		return
+	}
+	if len(r.Ended) == 0 {
+		return
+	}
+	h.Ended = maps.Clone(h.Ended)
+	if h.Ended == nil {
+		h.Ended = map[Bucket]mvcc.Snapshot{}
+	}
+	for _, b := range r.Ended {
+		h.Ended[b] = Grow(h.Ended[b], si)
 	}
 }

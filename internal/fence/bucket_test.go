@@ -19,7 +19,7 @@ func TestBucketOf(t *testing.T) {
 		if want := Bucket(crc32.ChecksumIEEE([]byte(name)) % Buckets); got != want {
 			t.Fatalf("BucketOf(%s) = %d, want %d", name, got, want)
 		}
-		if back, ok := parseBucket(got.Field()); !ok || back != got {
+		if back, ok := parseBucket(got.Field(), "b"); !ok || back != got {
 			t.Fatalf("parseBucket(%s) = %d, %v", got.Field(), back, ok)
 		}
 		counts[got]++
@@ -28,7 +28,7 @@ func TestBucketOf(t *testing.T) {
 		t.Errorf("one bucket has %d of %d names, with %d buckets", most, names, Buckets)
 	}
 	for _, field := range []string{"b", "b-1", "b4096", "b1x", "c1", "bx"} {
-		if b, ok := parseBucket(field); ok {
+		if b, ok := parseBucket(field, "b"); ok {
 			t.Errorf("parseBucket(%s) = %d", field, b)
 		}
 	}

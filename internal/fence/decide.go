@@ -38,6 +38,15 @@ func Acquire(r Record, token Token, now, end int64) (Record, LeaseOutcome) {
 	return r, Granted
 }
 
+// AcquireOver is Acquire by a reader that has found a live value with epochs that do not hold. If it is there still, as its
+// epochs tell, it goes: it is nobody's any more, and what it covers is nothing that a load would have to be newer than.
+func AcquireOver(r Record, dead string, token Token, now, end int64) (Record, LeaseOutcome) {
+	if !r.Lease.LiveAt(now) && dead != "" && r.State != None && EpochsText(r.Epochs) == dead {
+		r = Record{Lease: r.Lease, Fences: r.Fences}
+	}
+	return Acquire(r, token, now, end)
+}
+
 // FillOutcome is the answer to a FILL.
 type FillOutcome uint8
 
@@ -80,6 +89,7 @@ type Filling struct {
 	Coverage   Coverage
 	State      State // Live or Negative
 	RowVersion string
+	Epochs     []Epoch
 	Payload    []byte
 }
 
@@ -90,7 +100,9 @@ func Fill(r Record, f Filling, now int64) (Record, FillOutcome) {
 	if refused := refuse(&r, f.Token, f.Coverage, now); refused != 0 {
 		return r, refused
 	}
-	return Record{State: f.State, Coverage: f.Coverage, RowVersion: f.RowVersion, Filled: now, Payload: f.Payload}, Filled
+	return Record{
+		State: f.State, Coverage: f.Coverage, RowVersion: f.RowVersion, Filled: now, Epochs: f.Epochs, Payload: f.Payload,
+	}, Filled
 }
 
 // refuse says why a load may not decide what the record's value is, 0 when it may.

@@ -121,6 +121,7 @@ type Record struct {
 	Coverage   Coverage
 	RowVersion string // the entry's own version of the row, empty for none
 	Filled     int64  // the store's clock when the value was filled, in microseconds
+	Epochs     []Epoch
 	Payload    []byte
 }
 
@@ -148,12 +149,15 @@ type Head struct {
 	Wc          mvcc.LSN      // every transaction that ends at or before it is confirmed
 	Si          mvcc.Snapshot // intent: sees every transaction that was ever confirmed
 	Sa          mvcc.Snapshot // everything visible in it is confirmed
-	St          mvcc.Snapshot // for tags: sees every transaction whose tag fence was trimmed
-	Lt          mvcc.LSN      // for tags: at or after the end of each of those
+	St          mvcc.Snapshot // intent: the Ended of every bucket of epochs that has none of its own
+	Lt          mvcc.LSN      // of no meaning any more
 	Tick        Tick          // read before the snapshot that is Sa was taken
 	// Floors are the buckets' own: no transaction that ends after its bucket's, and after Wi, was confirmed for a key of
 	// the bucket.
 	Floors map[Bucket]mvcc.LSN
+	// Ended are snapshots, each of which sees every transaction for which an epoch of the bucket was ended, or is about to be,
+	// unless St does.
+	Ended map[Bucket]mvcc.Snapshot
 	// Of a lane in a cluster:
 	Lane string // the lane's own generation, 16 hexadecimal digits: its names have it in the place of the Generation of all
 	At   string // the history in which this HEAD was begun. In another one it is no HEAD: the lane was moved, or lost history

@@ -20,6 +20,7 @@ type Shard struct {
 // Expected is what a daemon believes about a shard. Whatever it writes is refused unless it is right.
 type Expected struct {
 	Generation string
+	Lane       string // in a cluster: the lane's own
 	Term       Term
 	Wc         mvcc.LSN
 	Replid     string
@@ -61,7 +62,7 @@ func Compare(s Shard, e Expected) HeadOutcome {
 		return Mismatch
 	case s.Head.Term > e.Term:
 		return Superseded
-	case s.Head.Term != e.Term, s.Head.Generation != e.Generation, s.Replid != e.Replid, s.strayed():
+	case s.Head.Term != e.Term, s.Head.Generation != e.Generation, s.Head.Lane != e.Lane, s.Replid != e.Replid, s.strayed():
 		return Mismatch
 	case s.Head.Wc > e.Wc:
 		return Superseded
@@ -72,11 +73,11 @@ func Compare(s Shard, e Expected) HeadOutcome {
 }
 
 // Intent is the first phase of D3: before anything is confirmed, floors rise so that a lease granted after the confirm
-// finds them. Floors and Si only grow.
+// finds them, and so does whoever makes an epoch after it was ended. All that it raises only grows.
 func Intent(s Shard, e Expected, r Raise, si mvcc.Snapshot) (Shard, HeadOutcome) {
 	outcome := Compare(s, e)
 	if outcome == Applied {
-		s.Head.raise(r)
+		s.Head.raise(r, si)
 		s.Head.Si = Grow(s.Head.Si, si)
 	}
 	return s, outcome
@@ -176,6 +177,9 @@ func (h *Head) Fields() []string {
 	for _, b := range slices.Sorted(maps.Keys(h.Floors)) {
 		fields = append(fields, b.Field(), hex(uint64(h.Floors[b])))
 	}
+	for _, b := range slices.Sorted(maps.Keys(h.Ended)) {
+		fields = append(fields, b.EndedField(), SnapshotText(h.Ended[b]))
+	}
 	return fields
 }
 
@@ -237,11 +241,17 @@ func (h *Head) SetField(name, value string) error {
 	case "at":
 		h.At = value
 	default:
-		if b, is := parseBucket(name); is {
+		if b, is := parseBucket(name, "b"); is {
 			if h.Floors == nil {
 				h.Floors = map[Bucket]mvcc.LSN{}
 			}
 			h.Floors[b] = mvcc.LSN(number())
+		}
+		if b, is := parseBucket(name, "s"); is {
+			if h.Ended == nil {
+				h.Ended = map[Bucket]mvcc.Snapshot{}
+			}
+			h.Ended[b] = snapshot()
 		}
 	}
 	if !ok {

@@ -86,6 +86,7 @@ func Join(heads []Head) (joined Head, found, split bool) {
 		return Head{}, false, false
 	}
 	joined.Lane, joined.At, joined.Tick, joined.Floors = "", "", Tick{}, nil
+	joined.Ended = nil
 	joined.Lanes = make([]Head, len(heads))
 	for i := range heads {
 		h := &heads[i]
@@ -95,7 +96,7 @@ func Join(heads []Head) (joined Head, found, split bool) {
 		joined.Lanes[i] = *h
 		joined.Revision = max(joined.Revision, h.Revision)
 		joined.Wc = min(joined.Wc, h.Wc)
-		joined.Wi, joined.Si = max(joined.Wi, h.Wi), Grow(joined.Si, h.Si)
+		joined.Wi, joined.Si, joined.St = max(joined.Wi, h.Wi), Grow(joined.Si, h.Si), Grow(joined.St, h.St)
 		if SnapshotText(h.Sa) != SnapshotText(joined.Sa) {
 			joined.Sa = mvcc.Snapshot{} // none is true of every lane
 		}

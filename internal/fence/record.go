@@ -15,6 +15,12 @@ var ErrFormat = errors.New("not in freshet's format")
 // recordMagic opens every record; its digit is the layout's number.
 const recordMagic = "f1 "
 
+// The flags of a record.
+const (
+	untied = '-'
+	tied   = 't' // the value is tied to epochs, which are one more field at the end of the header
+)
+
 // ParseRecord reads a record. Payload aliases text. The header of a record without lease, fences, row version and
 // running transactions, which is what a hit has, is read without allocating.
 func ParseRecord(text []byte) (Record, error) {
@@ -30,10 +36,22 @@ func ParseRecord(text []byte) (Record, error) {
 		return field
 	}
 	state, flags, lease, fences, coverage, version := next(), next(), next(), next(), next(), next()
-	if !ok || len(state) != 1 || len(flags) != 1 || flags[0] != '-' {
+	if !ok || len(state) != 1 || len(flags) != 1 {
 		return Record{}, fmt.Errorf("record: %w", ErrFormat)
 	}
 	good := true
+	switch flags[0] {
+	case untied:
+	case tied:
+		when := next()
+		epochs := rest
+		rest = when
+		if r.Epochs, good = parseEpochs(string(epochs)); state[0] == '-' {
+			good = false
+		}
+	default:
+		good = false
+	}
 	if r.State, ok = parseState(state[0]); !ok {
 		good = false
 	}
@@ -59,11 +77,11 @@ func ParseRecord(text []byte) (Record, error) {
 }
 
 // Hit tells quickly whether a record is a hit: whether there is such a row, and its payload, which aliases text. It
-// reports false for what is not live or not a record. The rest of the header is ParseRecord's, for whoever wants it.
+// reports false for what is not live, is tied to epochs, or is no record. The rest of the header is ParseRecord's, for whoever wants it.
 func Hit(text []byte) (payload []byte, found, ok bool) {
 	const state, flags, spaces = len(recordMagic), len(recordMagic) + 2, 7
 	head, payload, ok := bytes.Cut(text, []byte{'\n'})
-	if !ok || len(head) <= flags || string(head[:len(recordMagic)]) != recordMagic || head[flags] != '-' ||
+	if !ok || len(head) <= flags || string(head[:len(recordMagic)]) != recordMagic || head[flags] != untied ||
 		bytes.Count(head, []byte{' '}) != spaces {
 		return nil, false, false
 	}
@@ -79,7 +97,11 @@ func Hit(text []byte) (payload []byte, found, ok bool) {
 // Append appends the record as the store holds it.
 func (r *Record) Append(dst []byte) []byte {
 	dst = append(dst, recordMagic...)
-	dst = append(dst, r.State.Letter(), ' ', '-', ' ')
+	flag := byte(untied)
+	if len(r.Epochs) > 0 {
+		flag = tied
+	}
+	dst = append(dst, r.State.Letter(), ' ', flag, ' ')
 	if r.Lease.IsZero() {
 		dst = append(dst, '-')
 	} else {
@@ -105,6 +127,10 @@ func (r *Record) Append(dst []byte) []byte {
 	dst = append(dst, EscapeVersion(r.RowVersion)...)
 	dst = append(dst, ' ')
 	dst = appendHex(dst, uint64(r.Filled)) //nolint:gosec // times are positive
+	if flag == tied {
+		dst = append(dst, ' ')
+		dst = append(dst, EpochsText(r.Epochs)...)
+	}
 	dst = append(dst, '\n')
 	return append(dst, r.Payload...)
 }

@@ -5,6 +5,7 @@ type Renewing struct {
 	Token      Token
 	Coverage   Coverage
 	RowVersion string // as the load that compared has found it; empty when it found none
+	Epochs     []Epoch
 }
 
 // Renew is RENEW: FILL without the payload, for a load which found that nothing has changed (R5). It is accepted where a
@@ -21,5 +22,7 @@ func Renew(r Record, n Renewing, now int64) (Record, FillOutcome) {
 	if !r.State.Live() {
 		return r, NoValue
 	}
-	return Record{State: r.State, Coverage: n.Coverage, RowVersion: n.RowVersion, Filled: now, Payload: r.Payload}, Renewed
+	return Record{
+		State: r.State, Coverage: n.Coverage, RowVersion: n.RowVersion, Filled: now, Epochs: n.Epochs, Payload: r.Payload,
+	}, Renewed
 }

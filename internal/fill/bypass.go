@@ -102,6 +102,8 @@ func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
 		on.next = t
 	}
 	r.mu.Unlock()
+	loose := *w
+	loose.at = nil // nothing is stored
 	// A load that hangs does not hold up those behind it for its whole time.
 	err := r.begin(ctx, w.e.LoadTimeout+w.e.LoadTimeout/patience, func(ctx context.Context) {
 		if before != nil {
@@ -109,7 +111,7 @@ func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
 		}
 		ctx, cancel := context.WithTimeout(ctx, w.e.LoadTimeout)
 		defer cancel()
-		t.loaded, t.err = r.load(ctx, w, nil)
+		t.loaded, t.err = r.load(ctx, &loose, nil)
 		r.leave(key, on, t)
 		close(t.done)
 	})

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -31,9 +32,13 @@ type Store interface {
 // Records are the records of keys, by name.
 type Records interface { //nolint:interfacebloat // what one key's record goes through, and the count beside it
 	Read(ctx context.Context, name string) ([]byte, error)
-	ReadWithHead(ctx context.Context, name string) (head fence.Head, found bool, record []byte, err error)
+	ReadTied(ctx context.Context, name string, epochs []string) (redisstore.Tied, error)
+	ReadWithHead(ctx context.Context, name string, epochs []string) (head fence.Head, found bool, record redisstore.Tied, err error)
+	Epochs(ctx context.Context, epochs []string) ([]string, error)
+	Pin(ctx context.Context, epochs []string, life time.Duration) (redisstore.Pinned, error)
 	Tick(ctx context.Context, lane int) (fence.Tick, error)
 	Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error)
+	LeaseOver(ctx context.Context, name, dead string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error)
 	Fill(ctx context.Context, name string, f redisstore.FillRequest) (fence.FillOutcome, error)
 	Renew(ctx context.Context, name string, q redisstore.RenewRequest) (fence.FillOutcome, error)
 	Release(ctx context.Context, name string, token fence.Token) error
@@ -51,6 +56,7 @@ type Names interface {
 // Loader is what reading needs of the database.
 type Loader interface {
 	Load(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (pgload.Loaded, error)
+	LoadTagged(ctx context.Context, q pgload.Query, args []keytext.Arg) (pgload.Loaded, error)
 	LoadChanged(ctx context.Context, q pgload.Query, args []keytext.Arg, known pgload.Known) (pgload.Loaded, error)
 	LoadFunc(ctx context.Context, load LoadFunc) (pgload.Loaded, error)
 	Types(ctx context.Context, sql string) ([]keytext.Type, error)
@@ -162,19 +168,20 @@ var (
 
 // Reader reads entries. Its methods may be called from any number of goroutines.
 type Reader struct {
-	namespace string
-	store     Store
-	loader    Loader
-	logger    *slog.Logger
-	entries   map[string]*declared
-	loads     chan struct{} // one token for each load under way
-	standbys  []*standby
-	turn      atomic.Uint64 // of the standbys
-	stats     counters
-	clock     func() time.Duration
-	ticks     [fence.Lanes]ticks // by lane
-	sights    sights
-	lanesOf   int // the store
+	namespace  string
+	store      Store
+	loader     Loader
+	logger     *slog.Logger
+	entries    map[string]*declared
+	loads      chan struct{} // one token for each load under way
+	standbys   []*standby
+	turn       atomic.Uint64 // of the standbys
+	stats      counters
+	clock      func() time.Duration
+	ticks      [fence.Lanes]ticks // by lane
+	sights     sights
+	remembered remembered
+	lanesOf    int // the store
 
 	confirmed atomic.Pointer[confirmation]
 	asking    chan struct{} // held by whoever confirms the roster
@@ -222,6 +229,7 @@ func New(o Options) (*Reader, error) {
 		lanes:   map[string]*lane{},
 		lanesOf: o.Store.Lanes(),
 	}
+	r.remembered.seed = maphash.MakeSeed()
 	if r.logger == nil {
 		r.logger = slog.New(slog.DiscardHandler)
 	}
@@ -311,21 +319,17 @@ func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc)
 			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: began, began: began}, unusable)
 		}
 		name := string(spelled)
-		record, err := r.store.Read(ctx, name) // R1
+		seen, err := r.first(ctx, c, live, name, args)
 		if err != nil {
 			if ctx.Err() != nil {
 				return Value{}, fmt.Errorf("entry %s: %w", entry, ctx.Err())
 			}
 			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: began, began: began}, r.failed(c, lane, err))
 		}
-		payload, found, isHit := fence.Hit(record)
-		if !isHit {
-			if record != nil {
-				if _, err := fence.ParseRecord(record); err != nil {
-					r.stats.corrupt.Add(1) // a LEASE puts a record in its place
-				}
-			}
-			v, again, err := r.miss(ctx, &want{e: e, l: live, c: c, name: name, args: slices.Clone(args), load: load, came: began, began: began})
+		if !seen.hit {
+			v, again, err := r.miss(ctx, &want{
+				e: e, l: live, c: c, name: name, at: seen.at, dead: seen.dead, args: slices.Clone(args), load: load, came: began, began: began,
+			})
 			if again {
 				continue
 			}
@@ -333,11 +337,37 @@ func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc)
 		}
 		if r.stillConfirmed(c, lane) {
 			r.stats.hits.Add(1)
-			return Value{Found: found, Payload: payload, Status: Hit, Name: name, record: record}, nil
+			return Value{Found: seen.found, Payload: seen.payload, Status: Hit, Name: name, record: seen.text}, nil
 		}
 		r.stats.dropped.Add(1)
 	}
 	return r.readAlone(ctx, began, e, key, load, namesMoved)
+}
+
+// first is what a plain read finds in the store (R1).
+type first struct {
+	text, payload []byte
+	hit, found    bool
+	at            *place // of an entry with epochs
+	dead          string // what is there and tied to epochs that do not hold
+}
+
+func (r *Reader) first(ctx context.Context, c *confirmation, l *live, name string, args []keytext.Arg) (f first, err error) {
+	if l.ties != nil {
+		f.at = l.ties.place(name, c.keyFrom(l), args)
+		p, err := r.peek(ctx, f.at)
+		f.text, f.payload, f.hit, f.found, f.dead = p.text, p.record.Payload, p.hit, p.record.State == fence.Live, p.dead
+		return f, err
+	}
+	if f.text, err = r.store.Read(ctx, name); err != nil || f.text == nil {
+		return f, err
+	}
+	if f.payload, f.found, f.hit = fence.Hit(f.text); !f.hit {
+		if _, err := fence.ParseRecord(f.text); err != nil {
+			r.stats.corrupt.Add(1) // a LEASE puts a record in its place
+		}
+	}
+	return f, nil
 }
 
 // readAlone reads an entry that no roster knows.

@@ -74,7 +74,18 @@ func (r *Reader) ask(ctx context.Context, w *want) (pgload.Loaded, error) {
 	if err != nil {
 		return pgload.Loaded{}, err
 	}
+	if tags := w.tags(); len(tags) > 0 {
+		return r.loader.LoadTagged(ctx, pgload.Query{SQL: sql, Result: w.e.Declared.Result, Tags: tags}, w.args)
+	}
 	return r.loader.Load(ctx, sql, w.e.Declared.Result, w.args)
+}
+
+// tags are what a load that may be stored has to ask for besides the value.
+func (w *want) tags() []*rule.TagQuery {
+	if w.at == nil {
+		return nil
+	}
+	return w.l.ties.tags
 }
 
 // ended says why a context of begin ended.

@@ -57,6 +57,14 @@ func (c *confirmation) spell(dst []byte, l *live, t *rule.Template, args []keyte
 	return name, lane, c.parts.why[lane]
 }
 
+// keyFrom is where the key begins in a name that spell has made.
+func (c *confirmation) keyFrom(l *live) int {
+	if c.parts == nil {
+		return len(l.prefix)
+	}
+	return c.parts.width + len(l.tail)
+}
+
 // agrees reports whether a HEAD is that of the names, and of the lane's own generation.
 func (c *confirmation) agrees(lane int, head *fence.Head, found bool) bool {
 	if !found || c.names == nil || head.Generation != c.names.generation || head.Revision != c.names.revision {

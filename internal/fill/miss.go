@@ -31,8 +31,9 @@ type flight struct {
 	fences  []fence.Stamp // that the record had when the lease was granted
 	loaded  pgload.Loaded
 	err     error
-	reason  refusal // why it may not be stored
-	floored bool    // failed R4: the row is its own caller's only
+	reason  refusal       // why it may not be stored
+	epochs  []fence.Epoch // that it is stored tied to; set when it is
+	floored bool          // failed R4: the row is its own caller's only
 
 	done     chan struct{} // closed when it is stored as well, or was not
 	unstored refusal       // why it was not
@@ -51,6 +52,8 @@ type want struct {
 	l    *live // nil: no roster knows the entry
 	c    *confirmation
 	name string // of the key, where there is a live entry
+	at   *place // of an entry with epochs
+	dead string // what was found there with epochs that do not hold
 	args []keytext.Arg
 	load LoadFunc
 	n    *need
@@ -79,12 +82,16 @@ func (r *Reader) miss(ctx context.Context, w *want) (v Value, again bool, err er
 	asking, vain := ctx, false
 	for {
 		token := newToken()
-		reply, err := r.store.Lease(asking, w.name, token, w.e.LoadTimeout+leaseMargin)
+		reply, err := r.lease(asking, w, token)
+		hit := false
+		if err == nil && reply.Record.State.Live() && r.covered(w.n, w.c, &reply) { // filled between the GET and the LEASE
+			hit, err = r.alive(asking, w, &reply.Record)
+		}
 		switch {
 		case err != nil:
 			v, err = r.unasked(ctx, asking, w, err)
 			return v, false, err
-		case reply.Record.State.Live() && r.covered(w.n, w.c, &reply): // filled between the GET and the LEASE
+		case hit:
 			if reply.Granted {
 				r.release(ctx, w.name, token)
 			}
@@ -100,13 +107,13 @@ func (r *Reader) miss(ctx context.Context, w *want) (v Value, again bool, err er
 			r.stats.waits.Add(1)
 		}
 		f := r.flight(reply.Holder)
-		if f == nil && reply.Record.State.Live() { // nothing shows when the other's load is over
+		if f == nil && w.n != nil && reply.Record.State.Live() { // nothing shows when the other's load is over
 			v, err = r.alone(ctx, w, busyElsewhere)
 			return v, false, err
 		}
 		if f == nil {
 			var record fence.Record
-			record, f, err = r.poll(patient, w.name, reply.Holder)
+			record, f, err = r.poll(patient, w, reply.Holder)
 			switch {
 			case err != nil:
 				v, err = r.unasked(ctx, patient, w, err)
@@ -183,7 +190,7 @@ func (r *Reader) join(
 	if err := f.wait(ctx, w.timer); err != nil {
 		return Value{}, false, fmt.Errorf("entry %s: %w", w.e.name, err)
 	}
-	if !r.fits(f, w.c, reply) || !w.n.joins(f) {
+	if !r.fits(f, w.c, reply) || !w.n.joins(f) || !r.stands(ctx, w, f) {
 		return Value{}, false, nil
 	}
 	r.stats.joins.Add(1)
@@ -224,7 +231,7 @@ func (f *flight) over(ctx context.Context) error {
 func (f *flight) lost() bool {
 	select {
 	case <-f.done:
-		return f.unstored == refusedNotCovering || f.unstored == refusedNoLease
+		return f.unstored == refusedNotCovering || f.unstored == refusedNoLease || f.unstored == refusedEpoch
 	default:
 		return false
 	}
@@ -242,7 +249,7 @@ func (f *flight) knows(fences []fence.Stamp) bool {
 
 // poll looks at the key until it is live, or until its holder's lease is gone: then the next LEASE may be granted. Or until
 // the holder turns out to be a flight of this process, whose reader had its answer later than we had ours.
-func (r *Reader) poll(ctx context.Context, name string, holder fence.Token) (fence.Record, *flight, error) {
+func (r *Reader) poll(ctx context.Context, w *want, holder fence.Token) (fence.Record, *flight, error) {
 	pause := firstPause
 	look := time.NewTimer(pause)
 	defer look.Stop()
@@ -255,13 +262,9 @@ func (r *Reader) poll(ctx context.Context, name string, holder fence.Token) (fen
 		if f := r.flight(holder); f != nil {
 			return fence.Record{}, f, nil
 		}
-		text, err := r.store.Read(ctx, name)
+		record, err := r.glance(ctx, w)
 		if err != nil {
 			return fence.Record{}, nil, err
-		}
-		record, err := fence.ParseRecord(text)
-		if err != nil {
-			record = fence.Record{} // not there, or not a record: the next LEASE is granted
 		}
 		if record.State.Live() || record.Lease.Token != holder {
 			return record, nil, nil
@@ -269,6 +272,26 @@ func (r *Reader) poll(ctx context.Context, name string, holder fence.Token) (fen
 		pause = min(2*pause, longestPause)
 		look.Reset(pause)
 	}
+}
+
+// glance reads the key's record, without a value that is dead.
+func (r *Reader) glance(ctx context.Context, w *want) (fence.Record, error) {
+	if w.at != nil {
+		p, err := r.peek(ctx, w.at)
+		if w.dead = p.dead; !p.hit {
+			p.record.State = fence.None
+		}
+		return p.record, err
+	}
+	text, err := r.store.Read(ctx, w.name)
+	if err != nil {
+		return fence.Record{}, err
+	}
+	record, err := fence.ParseRecord(text)
+	if err != nil {
+		return fence.Record{}, nil //nolint:nilerr // not there, or not a record: the next LEASE is granted
+	}
+	return record, nil
 }
 
 // take begins the flight of a lease that was granted. What a need asks for is shown by a snapshot of the primary alone.
@@ -364,6 +387,12 @@ func (r *Reader) fill(ctx context.Context, w *want, f *flight, token fence.Token
 	}
 	ctx, cancel := context.WithTimeout(ctx, fillTimeout)
 	defer cancel()
+	if request.Epochs, why = r.pin(ctx, w, &f.loaded); why != 0 {
+		r.stats.refused[why].Add(1)
+		r.release(ctx, w.name, token)
+		return why
+	}
+	f.epochs = request.Epochs
 	outcome, err := r.write(ctx, w.name, request, f.loaded.Same != pgload.Different)
 	switch {
 	case err != nil:

@@ -67,23 +67,29 @@ func (r *Reader) refreshNow(ctx context.Context, e *declared, key Key, load Load
 			return fmt.Errorf("the cache cannot be used: %s", unusable)
 		}
 		name := string(spelled)
+		w := &want{e: e, l: l, c: c, name: name, args: args, load: load, n: &need{}}
+		if l.ties != nil {
+			w.at = l.ties.place(name, c.keyFrom(l), args)
+			if _, err := r.glance(ctx, w); err != nil { // a value that is dead is not to be taken for one that is newer
+				return err
+			}
+		}
 		token := newToken()
-		reply, err := r.store.Lease(ctx, name, token, e.LoadTimeout+leaseMargin)
+		reply, err := r.lease(ctx, w, token)
 		for err == nil && !reply.Granted {
 			// Whoever is loading may have begun before the change.
 			var f *flight
-			if _, f, err = r.poll(ctx, name, reply.Holder); f != nil {
+			if _, f, err = r.poll(ctx, w, reply.Holder); f != nil {
 				err = f.over(ctx)
 			}
 			if err == nil {
 				token = newToken()
-				reply, err = r.store.Lease(ctx, name, token, e.LoadTimeout+leaseMargin)
+				reply, err = r.lease(ctx, w, token)
 			}
 		}
 		if err != nil {
 			return err
 		}
-		w := &want{e: e, l: l, c: c, name: name, args: args, load: load, n: &need{}}
 		f, err := r.take(ctx, w, token, &reply) // from the primary, which has just committed
 		if err != nil {
 			return err

@@ -17,6 +17,7 @@ import (
 // Replica is a standby that loads may go to.
 type Replica interface {
 	Load(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (pgload.Loaded, error)
+	LoadTagged(ctx context.Context, q pgload.Query, args []keytext.Arg) (pgload.Loaded, error)
 	LoadFunc(ctx context.Context, load LoadFunc, enough func(*pgload.Loaded) bool) (pgload.Loaded, error)
 }
 
@@ -125,12 +126,21 @@ func (r *Reader) fromReplica(ctx context.Context, w *want, reply *redisstore.Lea
 	limited, cancel := context.WithTimeout(ctx, w.e.LoadTimeout/replicaShare)
 	defer cancel()
 	var err error
-	if w.load != nil {
+	switch tags := w.tags(); {
+	case w.load != nil:
 		loaded, err = s.replica.LoadFunc(limited, w.load, need.met)
-	} else {
+	case len(tags) > 0:
+		loaded, err = s.replica.LoadTagged(limited, pgload.Query{SQL: sql, Result: w.e.Declared.Result, Tags: tags}, w.args)
+	default:
 		loaded, err = s.replica.Load(limited, sql, w.e.Declared.Result, w.args)
 	}
 	outcome = s.judge(&need, &loaded, err)
+	if outcome == replicaUsed && loaded.Coverage.Standby() {
+		// What ended an epoch raised the floor of its bucket, which the lease's answer does not tell.
+		if _, why := r.pin(limited, w, &loaded); why != 0 {
+			outcome = replicaBehind
+		}
+	}
 	r.stats.replicas[outcome].Add(1)
 	switch outcome {
 	case replicaFailed, replicaForeign:

@@ -237,6 +237,10 @@ func (f replicaFunc) Load(ctx context.Context, sql string, result rule.Result, a
 	return f(ctx, sql, result, args)
 }
 
+func (f replicaFunc) LoadTagged(ctx context.Context, q pgload.Query, args []keytext.Arg) (pgload.Loaded, error) {
+	return f(ctx, q.SQL, q.Result, args)
+}
+
 // TestReplicaOfAnotherDatabase is never believed, nor one that leads to the primary itself doubted.
 func TestReplicaOfAnotherDatabase(t *testing.T) {
 	t.Parallel()

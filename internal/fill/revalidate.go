@@ -65,7 +65,7 @@ func (r *Reader) loadChanged(ctx context.Context, w *want) (pgload.Loaded, error
 		if err != nil {
 			return pgload.Loaded{}, err
 		}
-		q := pgload.Query{SQL: sql, Result: w.e.Declared.Result, Version: k.versionOf(w.l)}
+		q := pgload.Query{SQL: sql, Result: w.e.Declared.Result, Version: k.versionOf(w.l), Tags: w.tags()}
 		loaded, err := r.loader.LoadChanged(ctx, q, w.args, k.known(q.Version))
 		var refused *pgload.QueryError
 		if !errors.As(err, &refused) && (err != nil || loaded.Same != pgload.SameVersion || k.believes(&loaded)) {
@@ -128,7 +128,7 @@ func (r *Reader) write(ctx context.Context, name string, f redisstore.FillReques
 		return r.store.Fill(ctx, name, f)
 	}
 	outcome, err := r.store.Renew(ctx, name, redisstore.RenewRequest{
-		Token: f.Token, Coverage: f.Coverage, RowVersion: f.RowVersion, TTL: f.TTL,
+		Token: f.Token, Coverage: f.Coverage, RowVersion: f.RowVersion, Epochs: f.Epochs, TTL: f.TTL,
 	})
 	switch {
 	case err != nil:

@@ -47,6 +47,7 @@ type live struct {
 	entry  *rule.Entry
 	prefix string // of names on one server
 	tail   string // the entry's part of it
+	ties   *ties  // nil: what affects its values is in their own records
 	// unversioned: the database has refused the query with row versions, say for want of a privilege on a column.
 	unversioned atomic.Bool
 }
@@ -257,7 +258,7 @@ func (r *Reader) confirmNames(ctx context.Context, before, next *confirmation) e
 }
 
 func (r *Reader) newLive(roster *rule.Roster, e *rule.Entry) *live {
-	return &live{entry: e, prefix: rule.KeyPrefix(r.namespace, roster.Generation, e), tail: rule.KeyTail(e)}
+	return &live{entry: e, prefix: rule.KeyPrefix(r.namespace, roster.Generation, e), tail: rule.KeyTail(e), ties: newTies(e)}
 }
 
 func (r *Reader) compile(roster *rule.Roster) *names {

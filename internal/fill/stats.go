@@ -71,6 +71,7 @@ const (
 	refusedNotCovering
 	refusedNotNewer
 	refusedStore
+	refusedEpoch
 	refusals
 )
 
@@ -95,6 +96,8 @@ func (f refusal) String() string {
 		return "not_newer"
 	case refusedStore:
 		return "store_error"
+	case refusedEpoch:
+		return "epoch_ended"
 	default:
 		return ""
 	}
@@ -104,6 +107,8 @@ type counters struct {
 	hits, misses, loads, loadErrors, fills, waits, joins, dropped, unproven, corrupt, refreshes, refreshed atomic.Uint64
 
 	revalidations, unchanged, renewals atomic.Uint64
+
+	ended, pins atomic.Uint64
 
 	refused  [refusals]atomic.Uint64
 	bypassed [bypassReasons]atomic.Uint64
@@ -127,6 +132,8 @@ type Stats struct {
 	Revalidations uint64 `json:"revalidations"`
 	Unchanged     uint64 `json:"unchanged"`
 	Renewals      uint64 `json:"renewals"`
+	Ended         uint64 `json:"ended"` // live values that were found with epochs that have ended
+	Pins          uint64 `json:"pins"`  // loads whose epochs were looked up, or made
 
 	Refreshes uint64            `json:"refreshes"` // loads that writers asked for after their commit
 	Refreshed uint64            `json:"refreshed"` // of them, stored
@@ -143,6 +150,7 @@ func (r *Reader) Stats() Stats {
 		Waits: c.waits.Load(), Joins: c.joins.Load(), Dropped: c.dropped.Load(), Unproven: c.unproven.Load(), Corrupt: c.corrupt.Load(),
 		Refreshes: c.refreshes.Load(), Refreshed: c.refreshed.Load(),
 		Revalidations: c.revalidations.Load(), Unchanged: c.unchanged.Load(), Renewals: c.renewals.Load(),
+		Ended: c.ended.Load(), Pins: c.pins.Load(),
 		Refused: map[string]uint64{}, Bypassed: map[string]uint64{},
 		Replicas: map[string]uint64{},
 	}

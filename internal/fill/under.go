@@ -82,9 +82,15 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 		if err != nil {
 			return Value{}, err
 		}
-		var name string
+		var (
+			name string
+			at   *place
+			dead string
+		)
 		want := func() *want {
-			return &want{e: e, l: live, c: c, name: name, args: slices.Clone(args), load: load, n: n, came: came, began: began}
+			return &want{
+				e: e, l: live, c: c, name: name, at: at, dead: dead, args: slices.Clone(args), load: load, n: n, came: came, began: began,
+			}
 		}
 		if n.past {
 			return r.bypass(ctx, want(), askedFor)
@@ -94,6 +100,9 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 			return r.bypass(ctx, want(), unusable)
 		}
 		name = string(spelled)
+		if live.ties != nil {
+			at = live.ties.place(name, c.keyFrom(live), args)
+		}
 		if n.asksNothingOfHead() {
 			v, again, err := r.miss(ctx, want())
 			if again {
@@ -104,7 +113,7 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 		if n.bounded && !n.verify {
 			r.count(ctx, lane)
 		}
-		head, found, text, err := r.store.ReadWithHead(ctx, name)
+		head, found, seen, err := r.peekUnder(ctx, name, at)
 		if err != nil {
 			if ctx.Err() != nil {
 				return Value{}, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
@@ -116,16 +125,17 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 			r.stats.dropped.Add(1)
 			continue
 		}
-		if record, err := fence.ParseRecord(text); err == nil && record.State.Live() {
+		dead = seen.dead
+		if seen.hit {
 			if !r.stillConfirmed(c, lane) {
 				r.stats.dropped.Add(1)
 				continue
 			}
-			if r.vouched(n, lane, &head, record.Coverage) {
+			if r.vouched(n, lane, &head, seen.record.Coverage) {
 				r.stats.hits.Add(1)
 				return Value{
-					Found: record.State == fence.Live, Payload: record.Payload, Status: Hit, Name: name, record: text,
-					coverage: record.Coverage, server: pgload.Server{System: head.System, Timeline: head.Timeline}, confirmed: head.Si,
+					Found: seen.record.State == fence.Live, Payload: seen.record.Payload, Status: Hit, Name: name, record: seen.text,
+					coverage: seen.record.Coverage, server: pgload.Server{System: head.System, Timeline: head.Timeline}, confirmed: head.Si,
 				}, nil
 			}
 			r.stats.unproven.Add(1)

@@ -160,12 +160,12 @@ func TestRosterOfAnotherFormat(t *testing.T) {
 	w := newWorld(t, options{})
 	r, log := w.logged("")
 	next := w.newRoster(2)
-	next.Format = rule.RosterFormat + 1
+	next.Format = rule.RosterFormatEpochs + 1
 	w.move(next)
 	if v := read(t, r, 1, fill.Bypass, price(1, 10)); v.Reason != "unknown_roster_format" {
 		t.Errorf("%+v", v)
 	}
-	if log.count("format 2") == 0 {
+	if log.count("format 3") == 0 {
 		t.Error("the log does not say so")
 	}
 }

@@ -314,12 +314,12 @@ type hooks struct {
 	head       *fence.Head // instead of that HEAD
 }
 
-func (h *hooks) ReadWithHead(ctx context.Context, name string) (head fence.Head, found bool, text []byte, err error) {
-	head, found, text, err = h.Store.ReadWithHead(ctx, name)
+func (h *hooks) ReadWithHead(ctx context.Context, name string, epochs []string) (head fence.Head, found bool, held redisstore.Tied, err error) {
+	head, found, held, err = h.Store.ReadWithHead(ctx, name, epochs)
 	if h.afterHead != nil {
 		h.afterHead(name)
 	}
-	return head, found, text, err
+	return head, found, held, err
 }
 
 func (h *hooks) Read(ctx context.Context, name string) ([]byte, error) {

@@ -63,6 +63,9 @@ func appendCanonical(dst []byte, t Type, s []byte) ([]byte, error) {
 	case Bytea:
 		return appendBytea(dst, s)
 	}
+	if _, ok := t.Element(); ok {
+		return appendArray(dst, t, s)
+	}
 	return dst, invalid(t, s, "values of this type have no canonical text")
 }
 

@@ -15,6 +15,7 @@ func types() []keytext.Type {
 	return []keytext.Type{
 		keytext.Int2, keytext.Int4, keytext.Int8, keytext.OID, keytext.Bool, keytext.UUID, keytext.String, keytext.Date,
 		keytext.Timestamp, keytext.Timestamptz, keytext.Numeric, keytext.Bytea, keytext.Enum,
+		keytext.Array(keytext.Int8), keytext.Array(keytext.String), keytext.Array(keytext.Timestamptz), keytext.Array(keytext.Bytea), keytext.Array(keytext.Numeric),
 	}
 }
 

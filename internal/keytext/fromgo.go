@@ -12,7 +12,7 @@ import (
 
 // FromGo turns a Go value into an argument of type t. A nil pointer, and a driver.Valuer that says nil, are NULL.
 //
-// Integers, strings and booleans are taken by their kind, [16]byte and []byte as their bytes, and everything else by
+// Integers, strings and booleans are taken by their kind, [16]byte and []byte as their bytes, other slices as arrays, and everything else by
 // driver.Valuer, encoding.TextMarshaler or fmt.Stringer. Of a time.Time a date and a timestamp take what its clock
 // shows, a timestamptz the instant; all cut it to microseconds, as pgx does. Of an Unknown type a time is refused, since
 // only the type says what of it counts. Floats are refused always: they are rarely the number that they seem to be.
@@ -30,7 +30,7 @@ func FromGo(t Type, v any) (Arg, error) {
 		case time.Time:
 			return fromTime(t, x)
 		case []byte:
-			return fromBytes(t, x)
+			return fromBytes(t, x) // also for an array: its text
 		}
 		rv := reflect.ValueOf(v)
 		if rv.Kind() == reflect.Pointer && rv.IsNil() {
@@ -87,6 +87,10 @@ func mismatch(t Type, v any) error {
 }
 
 func fromKind(t Type, rv reflect.Value) (arg Arg, done bool, err error) {
+	if _, ok := t.Element(); ok && (rv.Kind() == reflect.Slice || rv.Kind() == reflect.Array) {
+		arg, err = fromSlice(t, rv)
+		return arg, true, err
+	}
 	switch rv.Kind() {
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		if isNumber(t) {

@@ -4,7 +4,8 @@ package keytext
 
 import "strings"
 
-// Type is a PostgreSQL type whose values have a canonical text. Its value is pg_type.typname, "enum" for all enums.
+// Type is a PostgreSQL type whose values have a canonical text. Its value is pg_type.typname, "enum" for all enums; that of
+// an array is its element's with [] behind it.
 type Type string
 
 // The types that a key parameter may have.
@@ -106,4 +107,15 @@ func appendEscaped[T string | []byte](dst []byte, text T) []byte {
 		}
 	}
 	return dst
+}
+
+// Wide is the type by which values are compared: all integers are read as the widest. PostgreSQL compares them across types,
+// and a column's value that the parameter's type cannot hold is a key that nobody has.
+func (t Type) Wide() Type {
+	switch t {
+	case Int2, Int4, OID:
+		return Int8
+	default:
+		return t
+	}
 }

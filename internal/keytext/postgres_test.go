@@ -57,6 +57,16 @@ func spell(r *rand.Rand, t keytext.Type) string {
 	case keytext.Bytea:
 		return pick(`\x`, `\xAB`, `\xab`, `\xa b`, `\253`, "\\x61", "a", `\141`, `a\\`, `\x615C`, `\x61 5c`, "é", "", `\000`)
 	}
+	if element, ok := t.Element(); ok {
+		elements := make([]string, r.IntN(3))
+		for i := range elements {
+			elements[i] = pick(spell(r, element), spell(r, element), "null", "NULL", `"null"`, `a\ `)
+			if quoted := pick("", "", `"`); quoted != "" {
+				elements[i] = quoted + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(elements[i]) + quoted
+			}
+		}
+		return pick("", " ") + "{" + pick("", " ") + strings.Join(elements, pick(",", " , ")) + pick("", "\n") + "}" + pick("", " ")
+	}
 	return ""
 }
 

@@ -46,6 +46,41 @@ func Looks(ctx context.Context, conn *pgx.Conn, tables []schema.Name) (map[schem
 	return looks, nil
 }
 
+// Parts are the OIDs of the tables, and of all that is below them. Like Looks it takes no locks.
+func Parts(ctx context.Context, conn *pgx.Conn, tables []schema.Name) (map[uint32]bool, error) {
+	const query = `
+WITH RECURSIVE part (oid) AS (
+    SELECT c.oid FROM unnest($1::text[], $2::text[]) t (nspname, relname)
+      JOIN pg_namespace n ON n.nspname = t.nspname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.relname
+  UNION
+    SELECT i.inhrelid FROM part p JOIN pg_inherits i ON i.inhparent = p.oid
+)
+SELECT oid FROM part`
+	schemas, names := columnsOf(tables)
+	rows, err := conn.Query(ctx, query, schemas, names)
+	if err != nil {
+		return nil, fmt.Errorf("look at what is below the tables: %w", err)
+	}
+	oids, err := pgx.CollectRows(rows, pgx.RowTo[uint32])
+	if err != nil {
+		return nil, fmt.Errorf("look at what is below the tables: %w", err)
+	}
+	all := make(map[uint32]bool, len(oids))
+	for _, oid := range oids {
+		all[oid] = true
+	}
+	return all, nil
+}
+
+// columnsOf are names as two arrays, which unnest makes rows of.
+func columnsOf(tables []schema.Name) (schemas, names []string) {
+	schemas, names = make([]string, len(tables)), make([]string, len(tables))
+	for i, t := range tables {
+		schemas[i], names[i] = t.Schema, t.Name
+	}
+	return schemas, names
+}
+
 // looker is one run of Looks.
 type looker struct {
 	conn      *pgx.Conn
@@ -77,10 +112,7 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relhassubclass, c.relfilenode:
   FROM unnest($1::text[], $2::text[]) t (nspname, relname)
   JOIN pg_namespace n ON n.nspname = t.nspname
   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.relname`
-	schemas, names := make([]string, len(tables)), make([]string, len(tables))
-	for i, t := range tables {
-		schemas[i], names[i] = t.Schema, t.Name
-	}
+	schemas, names := columnsOf(tables)
 	rows, err := l.conn.Query(ctx, query, schemas, names)
 	if err != nil {
 		return err

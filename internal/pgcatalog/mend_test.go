@@ -44,7 +44,7 @@ func TestStatementsOfRefusalsMend(t *testing.T) {
 		if catalog, err = pgcatalog.Read(t.Context(), conn); err != nil {
 			t.Fatal(err)
 		}
-		compiled, err := plan.Compile(catalog, c.Declared)
+		compiled, err := plan.Compile(catalog, c.Declared, c.Classes...)
 		if err != nil {
 			t.Errorf("%s is still refused after %s: %v", c.Name, refused.Do, err)
 			continue

@@ -28,8 +28,8 @@ func (e *DisagreementError) Error() string {
 
 // Verify asks the database for its own reading of an entry's canonical query. PREPARE tells the types of the
 // parameters, which have to be the planned ones. A temporary view, in a transaction that is rolled back, tells the
-// columns that are read: each has to be in the rules or among the ignored ones (schema.table.column). It also tells
-// whether an operator, a cast or a function of a user came in, which a plan never means. Verify needs the privilege to
+// columns that are read: each has to be in the rules or among the ignored ones (schema.table.column). The same holds of the
+// queries of its TAG rules. It also tells whether an operator, a cast or a function of a user came in, which a plan never means. Verify needs the privilege to
 // create temporary tables, on a primary. Entries that code loads have no query to verify. Of row versions it also sees that
 // they are text, beside the entry's own columns; physical ones are given up where a table keeps its rows in something else
 // than PostgreSQL's heap.
@@ -41,8 +41,16 @@ func Verify(ctx context.Context, conn *pgx.Conn, e *rule.Entry, ignored ...strin
 	if err != nil {
 		return err
 	}
-	if err := verifyReads(ctx, conn, e, types, ignored); err != nil {
-		return err
+	queries := []string{e.SQL}
+	for _, r := range e.Rules {
+		if r.Tag != nil {
+			queries = append(queries, r.Tag.SQL)
+		}
+	}
+	for _, query := range queries {
+		if err := verifyReads(ctx, conn, e, query, types, ignored); err != nil {
+			return err
+		}
 	}
 	return verifyRowVersion(ctx, conn, e)
 }
@@ -64,8 +72,11 @@ func verifyTypes(ctx context.Context, conn *pgx.Conn, e *rule.Entry) ([]string, 
 			return nil, fmt.Errorf("describe the type of parameter %s: %w", e.Params[i].Name, err)
 		}
 		planned := e.Params[i].Type
+		if element, ok := planned.Element(); ok {
+			planned = "_" + element
+		}
 		if same := name == string(planned) && (planned == keytext.Enum || oid < firstUserOID) ||
-			planned == keytext.String && oid == pgtype.VarcharOID; !same {
+			planned == keytext.String && oid == pgtype.VarcharOID || planned == "_"+keytext.String && oid == pgtype.VarcharArrayOID; !same {
 			return nil, &DisagreementError{Entry: e.Name, Problem: fmt.Sprintf("parameter {%s} is %s, not %s", e.Params[i].Name, names[i], planned)}
 		}
 	}
@@ -90,19 +101,21 @@ WITH RECURSIVE rules (oid, ev_class) AS (
 )
 SELECT DISTINCT CASE d.refclassid WHEN 'pg_class'::regclass THEN 'column' WHEN 'pg_operator'::regclass THEN 'operator'
             WHEN 'pg_proc'::regclass THEN 'function' ELSE 'other' END,
-       coalesce(n.nspname, '')::text, coalesce(c.relname, '')::text, coalesce(a.attname, '')::text,
+       coalesce(n.nspname, pn.nspname, '')::text, coalesce(c.relname, p.proname, '')::text, coalesce(a.attname, '')::text,
        pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid)
 FROM rules r
 JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refobjid <> r.ev_class
 LEFT JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
 LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_proc p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid AND p.provolatile <> 'v'
+LEFT JOIN pg_namespace pn ON pn.oid = p.pronamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid AND d.refobjsubid > 0
 WHERE c.relkind IS DISTINCT FROM 'v'
 ORDER BY 5`
 
-func verifyReads(ctx context.Context, conn *pgx.Conn, e *rule.Entry, types, ignored []string) error {
+func verifyReads(ctx context.Context, conn *pgx.Conn, e *rule.Entry, query string, types, ignored []string) error {
 	// A view has no parameters: typed NULLs stand for them. Nothing is evaluated.
-	query := sqlparam.Substitute(e.SQL, func(n int) string { return "NULL::" + types[n-1] })
+	query = sqlparam.Substitute(query, func(n int) string { return "NULL::" + types[n-1] })
 	// Read-write, also where the session's default is not; it is rolled back.
 	err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "CREATE TEMPORARY VIEW freshet_verify AS "+query); err != nil {
@@ -115,6 +128,7 @@ func verifyReads(ctx context.Context, conn *pgx.Conn, e *rule.Entry, types, igno
 		var kind, schemaName, table, column, description string
 		if _, err := pgx.ForEachRow(rows, []any{&kind, &schemaName, &table, &column, &description}, func() error {
 			switch {
+			case kind == "function" && declaredFunction(e, schemaName, table):
 			case kind == "operator" || kind == "function":
 				return &DisagreementError{Entry: e.Name, Problem: "it uses the " + description + ", which is not built in"}
 			case kind == "column" && !covered(e, schemaName, table, column, ignored):
@@ -130,6 +144,11 @@ func verifyReads(ctx context.Context, conn *pgx.Conn, e *rule.Entry, types, igno
 		return nil
 	}
 	return err
+}
+
+// declaredFunction reports a function of a user that the entry's query may call, and that is not volatile.
+func declaredFunction(e *rule.Entry, schemaName, name string) bool {
+	return slices.Contains(e.Functions, schemaName+"."+name)
 }
 
 // covered reports whether a rule watches the column; without one, whether a rule watches the table.

@@ -10,10 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pgurl"
@@ -109,6 +112,56 @@ func (g *Gate) Snapshot(ctx context.Context) (mvcc.Snapshot, mvcc.LSN, error) {
 	}
 	return snapshot, g.pages.RecordEnd(position), nil
 }
+
+// LookUp runs the query of a LOOKUP rule for rows of the columns that it takes, given column by column, and returns at most so many
+// rows, with nil for NULL, and a position of the log read after that: whatever the query saw committed before the position. refused
+// says why the database does not answer it: for want of a table, a column, or a privilege, say.
+func (g *Gate) LookUp(ctx context.Context, query string, columns [][]string, most int) (rows [][]*string, read mvcc.LSN, refused string, err error) {
+	ctx, done := g.turn(ctx)
+	defer done()
+	var batch pgconn.Batch
+	// For the transaction that the batch is. Somebody's lock on a table must not hold up what other tables' changes affect.
+	batch.ExecParams(`SELECT set_config('lock_timeout', '`+lookUpLock+`', true)`, nil, nil, nil, nil)
+	args := make([][]byte, 0, len(columns)+1)
+	for _, texts := range columns {
+		arg, err := g.conn.TypeMap().Encode(pgtype.TextArrayOID, pgtype.TextFormatCode, texts, nil)
+		if err != nil {
+			return nil, 0, "", fmt.Errorf("look up keys: %w", err)
+		}
+		args = append(args, arg)
+	}
+	limited := fmt.Sprintf("SELECT * FROM (%s) AS freshet_k LIMIT $%d::int8", query, len(columns)+1)
+	batch.ExecParams(limited, append(args, strconv.AppendInt(nil, int64(most), 10)), nil, nil, nil)
+	batch.ExecParams(`SELECT pg_current_wal_insert_lsn()::text`, nil, nil, nil, nil)
+	var answers [3][][]*string
+	results := g.conn.PgConn().ExecBatch(ctx, &batch)
+	for i := 0; results.NextResult(); i++ {
+		for reader := results.ResultReader(); reader.NextRow(); {
+			texts := make([]*string, len(reader.Values()))
+			for n, value := range reader.Values() {
+				if value != nil {
+					text := string(value)
+					texts[n] = &text
+				}
+			}
+			answers[i] = append(answers[i], texts)
+		}
+	}
+	err = results.Close()
+	if server, ok := errors.AsType[*pgconn.PgError](err); ok && server.SeverityUnlocalized == "ERROR" {
+		return nil, 0, "the database refuses the look-up: " + server.Message, nil
+	}
+	if err == nil {
+		read, err = mvcc.ParseLSN(*answers[2][0][0])
+	}
+	if err != nil {
+		return nil, 0, "", fmt.Errorf("look up keys: %w", err)
+	}
+	return answers[1], g.pages.RecordEnd(read), "", nil
+}
+
+// lookUpLock is how long a look-up waits for somebody's lock on a table.
+const lookUpLock = "250ms"
 
 // Term makes the term of a daemon that has just acquired the slot: the timeline, and the id of a transaction that is
 // committed and flushed here and now. Waiting for a standby would add nothing to that order, and could hang.

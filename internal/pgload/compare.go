@@ -42,11 +42,12 @@ const (
 	SameVersion                 // the same row version, and nothing but that was looked at
 )
 
-// Query is what a comparison needs to know of an entry.
+// Query is what a load needs to know of an entry.
 type Query struct {
 	SQL     string
 	Result  rule.Result
 	Version *rule.RowVersion // nil: values are compared by their digests alone
+	Tags    []*rule.TagQuery // what is asked for besides
 }
 
 // LoadChanged is Load of a value that somebody may have already: it is returned only if it is another one than known.
@@ -81,8 +82,15 @@ func (l *Loader) LoadChanged(ctx context.Context, q Query, args []keytext.Arg, k
 		loaded.Same, loaded.Found = SameVersion, true
 	}
 	loaded.Version = text(s.version)
-	return loaded, nil
+	loaded.Tags, err = s.tags(&q)
+	return loaded, err
 }
+
+// noComparison stands for a comparison's columns where something comes after them, noVersion for the last two of them.
+const (
+	noComparison = "NULL::text, " + noVersion
+	noVersion    = noServerColumns
+)
 
 // What a comparison's columns say.
 const (
@@ -113,9 +121,13 @@ func digestSQL(q *Query, n int, withServer bool) string {
 	if q.Result == rule.Many {
 		from = "(SELECT " + list("pg_catalog.row_to_json(freshet_q)") + " AS j FROM (" + sql + "\n) freshet_q) freshet_r"
 	}
-	return fmt.Sprintf(`SELECT CASE WHEN freshet_s.same THEN NULL ELSE freshet_r.j END, %s, CASE WHEN freshet_s.same THEN '%s' END
+	tags := ""
+	if len(q.Tags) > 0 {
+		tags = ", " + noVersion + ", " + tagColumn(q.Tags)
+	}
+	return fmt.Sprintf(`SELECT CASE WHEN freshet_s.same THEN NULL ELSE freshet_r.j END, %s, CASE WHEN freshet_s.same THEN '%s' END%s
 		FROM %s CROSS JOIN LATERAL (SELECT %s = $%d::bytea AS same OFFSET 0) freshet_s`,
-		selfDescription(withServer), bySameDigest, from, digestOf("freshet_r.j"), n)
+		selfDescription(withServer), bySameDigest, tags, from, digestOf("freshet_r.j"), n)
 }
 
 // versionSQL is wrap with a comparison by row version, and then by digest. Parameter n is the known digest, n + 1 the known
@@ -142,16 +154,20 @@ func versionSQL(q *Query, n int, withServer bool) string {
 		version = "pg_catalog.concat_ws(':', " + strings.Join(files, ", ") + ", " + version + ")"
 		proved = physical(v, n+2)
 	}
+	tags := ""
+	if len(q.Tags) > 0 {
+		tags = ", " + tagColumn(q.Tags)
+	}
 	return fmt.Sprintf(`WITH freshet_q AS MATERIALIZED (%s),
 		freshet_v AS MATERIALIZED (SELECT pg_catalog.count(*) AS rows,
 			CASE WHEN pg_catalog.count(*) = pg_catalog.count(freshet_version) THEN %s END AS version FROM freshet_q),
 		freshet_r AS MATERIALIZED (SELECT %s AS j FROM freshet_q)
 		SELECT CASE WHEN freshet_s.same IS NULL THEN (SELECT j FROM freshet_r) END, %s,
-			freshet_s.same, %s, CASE WHEN freshet_v.rows > %d THEN '%s' END
+			freshet_s.same, %s, CASE WHEN freshet_v.rows > %d THEN '%s' END%s
 		FROM freshet_v CROSS JOIN LATERAL (SELECT CASE
 			WHEN %s = $%d::text AND %s THEN '%s'
 			WHEN %s = $%d::bytea THEN '%s' END AS same OFFSET 0) freshet_s`,
-		rows, version, value, selfDescription(withServer), short, most(q.Result), manyRows,
+		rows, version, value, selfDescription(withServer), short, most(q.Result), manyRows, tags,
 		short, n+1, proved, bySameVersion, digestOf("(SELECT j FROM freshet_r)"), n, bySameDigest)
 }
 

@@ -18,7 +18,15 @@ import (
 
 // Load runs an entry's query and returns its result as JSON built by PostgreSQL: an object, or an array.
 func (l *Loader) Load(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (Loaded, error) {
-	loaded, _, err := l.run(ctx, func(withServer bool) string { return wrap(sql, result, withServer) }, args)
+	return l.LoadTagged(ctx, Query{SQL: sql, Result: result}, args)
+}
+
+// LoadTagged is Load of a value together with its tags, by one statement.
+func (l *Loader) LoadTagged(ctx context.Context, q Query, args []keytext.Arg) (Loaded, error) {
+	loaded, s, err := l.run(ctx, func(withServer bool) string { return wrap(&q, withServer) }, args)
+	if err == nil {
+		loaded.Tags, err = s.tags(&q)
+	}
 	return loaded, err
 }
 
@@ -138,15 +146,18 @@ func collect(ctx context.Context, rows pgx.Rows) (loaded Loaded, s state, err er
 	return loaded, s, nil
 }
 
-// wrap makes one statement of the query and stateColumns, and serverColumns if asked to, which always has a row, also where the query has none. A
-// line break ends a comment that the query may end with.
-func wrap(sql string, result rule.Result, withServer bool) string {
-	sql = strings.TrimRight(sql, "; \t\r\n")
+// wrap makes one statement of the query and stateColumns, serverColumns if asked to, and the tags if there are any, which always has a row, also
+// where the query has none. A line break ends a comment that the query may end with.
+func wrap(q *Query, withServer bool) string {
+	sql := strings.TrimRight(q.SQL, "; \t\r\n")
 	columns := stateColumns
-	if withServer {
+	switch {
+	case len(q.Tags) > 0:
+		columns = selfDescription(withServer) + ", " + noComparison + ", " + tagColumn(q.Tags)
+	case withServer:
 		columns += ", " + serverColumns
 	}
-	if result == rule.Many {
+	if q.Result == rule.Many {
 		return "SELECT " + list("pg_catalog.row_to_json(freshet_q)") + ", " + columns + " FROM (" + sql + "\n) freshet_q"
 	}
 	// Two rows are enough to know that there are too many.
@@ -207,6 +218,12 @@ func (l *Loader) Types(ctx context.Context, sql string) ([]keytext.Type, error) 
 }
 
 func keyType(name string) keytext.Type {
+	if element, ok := strings.CutPrefix(name, "_"); ok {
+		if t := keyType(element); t != "" && t != keytext.Enum {
+			return keytext.Array(t)
+		}
+		return ""
+	}
 	switch t := keytext.Type(name); t {
 	case keytext.Int2, keytext.Int4, keytext.Int8, keytext.OID, keytext.Bool, keytext.UUID, keytext.String, keytext.Date,
 		keytext.Timestamp, keytext.Timestamptz, keytext.Numeric, keytext.Bytea, keytext.Enum:

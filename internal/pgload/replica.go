@@ -50,6 +50,11 @@ const positionStatement = `SELECT pg_catalog.pg_is_in_recovery()::text, pg_catal
 // the one that is followed is for the caller to judge by Server. Everything is judged by what the very transaction says,
 // also behind a pooler.
 func (r *Replica) Load(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (Loaded, error) {
+	return r.LoadTagged(ctx, Query{SQL: sql, Result: result}, args)
+}
+
+// LoadTagged is Loader.LoadTagged on the standby, as Load is Loader.Load.
+func (r *Replica) LoadTagged(ctx context.Context, q Query, args []keytext.Arg) (Loaded, error) {
 	conn, err := r.loader.connection(ctx)
 	if err != nil {
 		return Loaded{}, classify(ctx, "connect", err)
@@ -59,7 +64,7 @@ func (r *Replica) Load(ctx context.Context, sql string, result rule.Result, args
 	if !r.loader.owned || r.loader.behind.Load() {
 		statements = append(statements, statement{sql: localSettings})
 	}
-	statements = append(statements, statement{wrap(sql, result, false), arguments(args)}, statement{sql: "COMMIT"})
+	statements = append(statements, statement{wrap(&q, false), arguments(args)}, statement{sql: "COMMIT"})
 	rows, err := exchange(ctx, conn.Conn().PgConn(), statements...)
 	if err != nil {
 		return Loaded{}, classify(ctx, "load", err)
@@ -78,7 +83,8 @@ func (r *Replica) Load(ctx context.Context, sql string, result rule.Result, args
 		return Loaded{}, err
 	}
 	s.judgeReplica(&loaded, string(row[0]) == "true", string(row[1]))
-	return loaded, nil
+	loaded.Tags, err = s.tags(&q)
+	return loaded, err
 }
 
 // judgeReplica puts what both statements said beside the value.

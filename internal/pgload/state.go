@@ -47,18 +47,20 @@ const serverColumns = `(SELECT system_identifier::text FROM pg_catalog.pg_contro
 // noServerColumns stand for serverColumns where something comes after them.
 const noServerColumns = "NULL::text, NULL::text"
 
-// state is what stateColumns, and serverColumns after them, say, and after those a comparison.
+// state is what stateColumns, and serverColumns after them, say, after those a comparison, and after that the tags.
 type state struct {
 	snapshot, standby, own, settings, pid *string
 
 	system, timeline *string
 
 	same, version, rows *string
+
+	found *string // the tags
 }
 
 // columns are where it all goes, in the order of the statement.
 func (s *state) columns() []**string {
-	return []**string{&s.snapshot, &s.standby, &s.own, &s.settings, &s.pid, &s.system, &s.timeline, &s.same, &s.version, &s.rows}
+	return []**string{&s.snapshot, &s.standby, &s.own, &s.settings, &s.pid, &s.system, &s.timeline, &s.same, &s.version, &s.rows, &s.found}
 }
 
 // targets are where a statement's columns go, of which it has so many.

@@ -40,6 +40,9 @@ type Problem struct {
 	What string // where and what: `table "public.t" has no replica identity`
 	Why  string // why that is refused
 	Do   string // what to run or to set
+	Mend string // a statement that does it and loses nothing; empty: somebody has to decide
+	// Privilege says that it is a privilege that the role lacks.
+	Privilege bool
 }
 
 // SetupError says that the database, as it is, cannot be read. Trying again without mending it is of no use.

@@ -108,14 +108,14 @@ SELECT current_user::text, current_database()::text, has_database_privilege(curr
 		i.Problems = append(i.Problems, Problem{
 			What: fmt.Sprintf("role %q may not make publication %q", user, publication),
 			Why:  "the publication names the tables whose changes are read",
-			Do:   grant,
+			Do:   grant, Privilege: true,
 		})
 	}
 	if i.Published && len(i.Unpublished) > 0 && !ownsPublish {
 		i.Problems = append(i.Problems, Problem{
 			What: fmt.Sprintf("role %q may not extend publication %q", user, publication),
 			Why:  "tables that entries read are not in it yet",
-			Do:   fmt.Sprintf("run as its owner: ALTER PUBLICATION %s OWNER TO %s", quoteIdent(publication), quoteIdent(user)),
+			Do:   fmt.Sprintf("run as its owner: ALTER PUBLICATION %s OWNER TO %s", quoteIdent(publication), quoteIdent(user)), Privilege: true,
 		})
 	}
 	return i.owners(ctx, tx, user)
@@ -131,7 +131,7 @@ SELECT n.oid IS NOT NULL, coalesce(has_schema_privilege(n.oid, 'USAGE'), false),
 	if err := tx.QueryRow(ctx, query).Scan(&made, &enter, &create, &table, &use); err != nil {
 		return fmt.Errorf("look at privileges: %w", err)
 	}
-	problem := Problem{Why: "an unlogged table in it tells when the server has recovered from a crash"}
+	problem := Problem{Why: "an unlogged table in it tells when the server has recovered from a crash", Privilege: true}
 	role := quoteIdent(user)
 	switch {
 	case !made && !mayCreate:
@@ -167,7 +167,7 @@ SELECT pg_has_role(c.relowner, 'MEMBER'), pg_get_userbyid(c.relowner)::text
 			i.Problems = append(i.Problems, Problem{
 				What: fmt.Sprintf("role %q does not own table %q and cannot publish it", user, name),
 				Why:  "a table is added to a publication by its owner",
-				Do:   fmt.Sprintf("run as a superuser: GRANT %s TO %s", quoteIdent(owner), quoteIdent(user)),
+				Do:   fmt.Sprintf("run as a superuser: GRANT %s TO %s", quoteIdent(owner), quoteIdent(user)), Privilege: true,
 			})
 		}
 	}

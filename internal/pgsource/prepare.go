@@ -124,7 +124,7 @@ SELECT pg_is_in_recovery(), current_setting('wal_level'), current_setting('serve
 		problems = append(problems, Problem{
 			What: fmt.Sprintf("role %q may not replicate", user),
 			Why:  "reading the log needs the REPLICATION attribute",
-			Do:   fmt.Sprintf("run as a superuser: ALTER ROLE %s WITH REPLICATION", quoteIdent(user)),
+			Do:   fmt.Sprintf("run as a superuser: ALTER ROLE %s WITH REPLICATION", quoteIdent(user)), Privilege: true,
 		})
 	}
 	if isSynchronous(names) {
@@ -254,11 +254,11 @@ func (p publication) problems(name string) []Problem {
 		})
 	}
 	if !p.inserts || !p.updates || !p.deletes || !p.truncates || !p.viaRoot {
+		mend := "ALTER PUBLICATION " + quoteIdent(name) + " SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)"
 		found = append(found, Problem{
 			What: where + " does not publish everything",
 			Why:  "changes of the operations it leaves out, or of partitions under their own name, would be missed",
-			Do: "run: ALTER PUBLICATION " + quoteIdent(name) +
-				" SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)",
+			Do:   "run: " + mend, Mend: mend,
 		})
 	}
 	if p.filtered || p.columnList {

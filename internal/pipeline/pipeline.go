@@ -28,18 +28,23 @@ type Compiled struct {
 	Tables  []schema.Name // every table that a rule of Entries names
 	// Refused are entries that cannot be planned, with the reason: readers load them from the database.
 	Refused map[string]string
+	// Mentioned are tables and views that refused entries may read: once they look otherwise, the entries are planned anew.
+	Mentioned []schema.Name
 	// Retained are the versions that were asked for besides, less those that the configuration declares itself, and those
 	// that cannot be planned any more.
 	Retained []*rule.Entry
 }
 
-// all are the tables and the views of all versions.
+// all are the tables and the views of all versions, and those that refused entries may read.
 func (c *Compiled) all() []schema.Name {
 	all := slices.Clone(c.Tables)
 	add := func(name schema.Name) {
 		if !slices.Contains(all, name) {
 			all = append(all, name)
 		}
+	}
+	for _, name := range c.Mentioned {
+		add(name)
 	}
 	for _, e := range slices.Concat(c.Entries, c.Retained) {
 		for _, r := range e.Rules {

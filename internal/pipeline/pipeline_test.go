@@ -336,8 +336,8 @@ func TestIdleDatabaseAdvancesTheSlot(t *testing.T) {
 	r := newRig(t, options{pg: pg, rewind: apply.Rewind{Time: 50 * time.Millisecond}})
 	r.start().streaming()
 	other := &rig{t: t, url: pg.Database(t)}
-	other.exec(`CREATE TABLE noise (v text)`, `INSERT INTO noise SELECT repeat('x', 1000) FROM generate_series(1, 1000)`)
 	target := r.head().Wc
+	other.exec(`CREATE TABLE noise (v text)`, `INSERT INTO noise SELECT repeat('x', 1000) FROM generate_series(1, 1000)`)
 	conn := other.connect()
 	defer func() { _ = conn.Close(t.Context()) }()
 	testkit.Eventually(t, patience, func() error {

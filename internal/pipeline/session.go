@@ -14,6 +14,7 @@ import (
 
 	"github.com/freshet/freshet/internal/apply"
 	"github.com/freshet/freshet/internal/change"
+	"github.com/freshet/freshet/internal/ddl"
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pgcatalog"
 	"github.com/freshet/freshet/internal/pggate"
@@ -67,6 +68,9 @@ type session struct {
 	replaces fence.Term                     // the term of another history that a new generation replaces
 	looks    map[schema.Name]pgcatalog.Look // what the tables looked like last
 	altered  bool                           // they look otherwise since, and names did not move for it yet
+	known    atomic.Pointer[ddl.Known]      // what DDL has to name to concern them
+	ddl      chan struct{}                  // of capacity one, and empty: it wakes the watch for DDL
+	told     uint64                         // how many alterations the applier was told to be looked at
 	start    mvcc.LSN                       // of a new generation's stream
 	admit    []int                          // versions that wait for admission
 	renew    []int                          // versions whose tables were altered while nobody looked
@@ -76,7 +80,7 @@ type session struct {
 }
 
 func (p *Pipeline) session(ctx context.Context) (err error) {
-	s := &session{p: p}
+	s := &session{p: p, ddl: make(chan struct{}, 1)}
 	defer func() { err = errors.Join(err, s.close(ctx)) }()
 	if err := s.connect(ctx); err != nil {
 		return err
@@ -323,12 +327,16 @@ func (s *session) compile(ctx context.Context, strict bool) error {
 		if s.compiled, err = s.p.opts.Compile(ctx, s.conn, s.p.declared(), strict); err != nil {
 			return err
 		}
-		s.p.tables = s.compiled.all()
+		planned := s.compiled.all()
+		if len(s.compiled.Refused) > 0 { // one of them may have been there when it was still planned, and may come back
+			planned = append(planned, slices.DeleteFunc(slices.Clone(s.p.tables), func(t schema.Name) bool { return slices.Contains(planned, t) })...)
+		}
+		s.p.tables = planned
 		if s.looks, err = pgcatalog.Looks(ctx, s.conn, s.p.tables); err != nil {
 			return err
 		}
 		if sameShapes(s.looks, before) {
-			return nil
+			return s.know(ctx)
 		}
 		before = s.looks
 	}
@@ -554,6 +562,7 @@ func (s *session) follow(ctx context.Context) error {
 	applier := apply.New(apply.Options{
 		Store: s.store, Gate: s.gate, Queue: queue, Names: s.names, Head: s.head, Confirm: s.stream.Confirm,
 		Observe: p.opts.Observe, Published: s.published, Logger: p.opts.Logger, Rewind: p.opts.Rewind, Settle: settle, Stats: &p.state.apply,
+		DDL: s.wake,
 	})
 	if err := s.store.DrawTick(ctx); err != nil {
 		return err
@@ -567,7 +576,7 @@ func (s *session) follow(ctx context.Context) error {
 	out := &sink{
 		router: route.New(s.versions), queue: queue, after: s.head.Wc,
 		received: &p.state.received, rows: &p.state.rows, intents: &p.state.intents, logger: p.opts.Logger,
-		strange: map[string]bool{},
+		strange: map[string]bool{}, known: &s.known, altered: &p.state.ddl,
 	}
 	// Applying outlives ctx for as long as a drain may take; reading does not.
 	working, abort := context.WithCancel(context.WithoutCancel(ctx))

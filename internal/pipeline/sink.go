@@ -8,6 +8,7 @@ import (
 
 	"github.com/freshet/freshet/internal/apply"
 	"github.com/freshet/freshet/internal/change"
+	"github.com/freshet/freshet/internal/ddl"
 	"github.com/freshet/freshet/internal/intent"
 	"github.com/freshet/freshet/internal/route"
 	"github.com/freshet/freshet/mvcc"
@@ -25,6 +26,8 @@ type sink struct {
 	intents  *intents
 	logger   *slog.Logger
 	strange  map[string]bool // entries that intents named and that there are not, as far as was logged
+	known    *atomic.Pointer[ddl.Known]
+	altered  *atomic.Uint64 // statements that altered what entries stand on
 }
 
 var _ change.Sink = (*sink)(nil)
@@ -73,10 +76,15 @@ type intents struct {
 	unknown     atomic.Uint64 // of an entry that there is not
 }
 
-// Message routes an intent. Only what committed counts: anybody may put a message that is not transactional into the
+// Message routes an intent, or takes note of DDL. Only what committed counts: anybody may put a message that is not transactional into the
 // log, also from a transaction that is rolled back.
 func (s *sink) Message(ctx context.Context, m *change.Message) error {
-	if !m.Transactional || m.Prefix != intent.Prefix || s.skipping {
+	switch {
+	case !m.Transactional || s.skipping:
+		return nil
+	case m.Prefix == ddl.Prefix:
+		return s.ddl(ctx, m)
+	case m.Prefix != intent.Prefix:
 		return nil
 	}
 	s.intents.read.Add(1)
@@ -99,6 +107,22 @@ func (s *sink) Message(ctx context.Context, m *change.Message) error {
 			return nil
 		}
 	}
+	return nil
+}
+
+// ddl has the tables looked at, once the transaction is visible, before anything after it counts as applied. What a message
+// says only decides whether that is worth it: what cannot be read is.
+func (s *sink) ddl(ctx context.Context, m *change.Message) error {
+	if read, err := ddl.Parse(m.Content); err == nil && !read.Concerns(s.known.Load()) {
+		return nil
+	}
+	part, err := s.queue.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	part.DDL()
+	s.queue.Release()
+	s.altered.Add(1)
 	return nil
 }
 

@@ -54,6 +54,7 @@ type Status struct {
 	Slot       pgsource.SlotInfo `json:"-"`
 	Waiting    int64             `json:"waiting_parts"` // batches that hold a commit which is not visible yet
 	Intents    Intents           `json:"intents"`
+	DDL        uint64            `json:"ddl_messages"` // statements that an event trigger told of, and that concerned a table of an entry
 	Entries    []EntryStatus     `json:"entries,omitempty"`
 	Admission  string            `json:"admission,omitempty"` // what new tables wait for
 }
@@ -123,6 +124,7 @@ type state struct {
 	queue    atomic.Pointer[apply.Queue] // of the session that is following the log
 	rows     atomic.Uint64
 	intents  intents
+	ddl      atomic.Uint64
 }
 
 func (s *state) update(change func(st *Status)) {
@@ -146,6 +148,7 @@ func (s *state) read() Status {
 	st.Intents = Intents{
 		Read: s.intents.read.Load(), Undecodable: s.intents.undecodable.Load(), Unknown: s.intents.unknown.Load(),
 	}
+	st.DDL = s.ddl.Load()
 	st.Progress = moment(s.apply.Applied.Load())
 	if h := s.apply.Horizon.Load(); h != nil {
 		st.Horizon = *h

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/freshet/freshet/internal/apply"
+	"github.com/freshet/freshet/internal/ddl"
 	"github.com/freshet/freshet/internal/pgcatalog"
 	"github.com/freshet/freshet/internal/pggate"
 	"github.com/freshet/freshet/internal/pgsource"
@@ -39,10 +40,15 @@ func (s *session) watch(ctx context.Context, applier *apply.Applier) error {
 		case <-s.p.replan:
 			return errDeclared
 		case <-ticker.C:
+		case <-s.ddl:
 		}
+		altered := applier.Altered()
 		err := s.lookAround(ctx)
 		if err == nil {
 			err = s.keepContent(ctx, applier)
+		}
+		if err == nil {
+			err = s.looked(ctx, applier, altered)
 		}
 		if err == nil {
 			err = s.keepRoster(ctx, applier)
@@ -61,6 +67,38 @@ func (s *session) watch(ctx context.Context, applier *apply.Applier) error {
 
 // errDeclared ends a session whose entries are declared otherwise now.
 var errDeclared = errors.New("the entries are declared otherwise")
+
+// wake has the watch look now. It does not wait for it.
+func (s *session) wake() {
+	select {
+	case s.ddl <- struct{}{}:
+	default:
+	}
+}
+
+// looked tells the applier what a look has seen: the alterations that had become visible before it began. Names have moved for
+// what it found, or the session ends.
+func (s *session) looked(ctx context.Context, applier *apply.Applier, altered uint64) error {
+	if altered == s.told {
+		return nil
+	}
+	s.told = altered
+	return applier.Looked(ctx, altered)
+}
+
+// know reads what DDL has to name to concern the tables.
+func (s *session) know(ctx context.Context) error {
+	oids, err := pgcatalog.Parts(ctx, s.conn, s.p.tables)
+	if err != nil {
+		return err
+	}
+	known := &ddl.Known{OIDs: oids, Names: map[string]bool{}}
+	for _, t := range s.p.tables {
+		known.Names[ddl.Plain(t.String())] = true
+	}
+	s.known.Store(known)
+	return nil
+}
 
 // errShape ends a session whose tables are not those that were planned any more.
 var errShape = errors.New("the tables that entries read have changed")
@@ -106,8 +144,12 @@ func (s *session) look(ctx context.Context) error {
 	if !sameShapes(looks, s.looks) {
 		return errShape
 	}
-	s.altered = s.altered || !maps.Equal(looks, s.looks)
-	s.looks = looks
+	if !maps.Equal(looks, s.looks) {
+		s.altered, s.looks = true, looks
+		if err := s.know(ctx); err != nil { // there may be other partitions
+			return err
+		}
+	}
 	info, err := pgsource.SlotState(ctx, s.conn, s.p.opts.Slot)
 	if err != nil {
 		return fmt.Errorf("watch the slot: %w", err)

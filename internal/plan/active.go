@@ -302,6 +302,9 @@ func (c classes) union(x, y string) {
 
 func (r columnRef) node() string { return fmt.Sprintf("%d.%s", r.occurrence.index, r.name) }
 
+// element stands for the element of a parameter that a column is equal to.
+func (c *condition) element() string { return fmt.Sprintf("$%d[%d]", c.right.parameter, c.member) }
+
 func parameterNode(n int) string { return fmt.Sprintf("$%d", n) }
 
 // classes puts together what the gathered equalities tie.
@@ -309,10 +312,12 @@ func (g *gathering) classes() classes {
 	c := classes{}
 	for i := range g.facts {
 		f := &g.facts[i]
-		if !f.equal {
-			continue
+		switch {
+		case f.equal:
+			c.union(f.node(f.left), f.node(f.right))
+		case f.member > 0:
+			c.union(f.node(f.left), f.element())
 		}
-		c.union(f.node(f.left), f.node(f.right))
 	}
 	for _, l := range g.links {
 		c.union(l[0].node(), l[1].node())

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -47,6 +48,9 @@ func (b *block) comparison(node *pg_query.Node, j *join, in *scope, negated bool
 		if items := right.GetAArrayExpr().GetElements(); op == "=" && left.GetColumnRef() != nil && len(items) > 0 && !slices.ContainsFunc(items, notConstant) {
 			b.visits()[e], b.visits()[right.GetAArrayExpr()] = true, true
 			return b.constants(left.GetColumnRef(), true, false, items, j, in, int(e.GetLocation()))
+		}
+		if op == "=" && left.GetColumnRef() != nil && parameterOf(right) > 0 {
+			return b.membership(e, j, in)
 		}
 	default:
 	}
@@ -174,7 +178,7 @@ func (b *block) equation(node *pg_query.Node, j *join, in *scope) (*condition, e
 			c.unfit = &refusal{
 				at: int(e.GetLocation()), what: fmt.Sprintf("parameter {%s} is compared with an expression", b.compiler.params[n-1].Name),
 				why: "which key a changed row belongs to is what the expression makes of it; only the database could say that",
-				do:  "Store the value in a column of its own (not a generated one, which the log does not carry), or load the entry by code and declare depends_on.",
+				do:  "Store the value in a column of its own (not a generated one, which the log does not carry) and compare that.",
 			}
 			c.right = operand{parameter: n}
 		}
@@ -245,6 +249,13 @@ func (b *block) operand(node *pg_query.Node, in *scope) (operand, error) {
 // castParameter reads a parameter that is cast: the cast decides its type.
 func (b *block) castParameter(cast *pg_query.TypeCast) (operand, error) {
 	name, ok := castName(cast)
+	if bounds := cast.GetTypeName().GetArrayBounds(); len(bounds) == 1 && len(cast.GetTypeName().GetTypmods()) == 0 {
+		if element, builtin := typeName(cast.GetTypeName()); builtin {
+			if name, ok = builtIn(element); name != notInKeys {
+				name = keytext.Array(name)
+			}
+		}
+	}
 	p := cast.GetArg().GetParamRef()
 	if !ok || name == notInKeys {
 		return operand{}, &refusal{
@@ -280,6 +291,57 @@ func (b *block) constant(node *pg_query.Node, c columnRef) (*pg_query.A_Const, k
 	}
 	b.visits()[cast], b.visits()[k] = true, true
 	return k, name, nil
+}
+
+// membership reads column = ANY (@parameter): the column is equal to one of the elements. Two such conditions on one
+// parameter need not mean the same element.
+func (b *block) membership(e *pg_query.A_Expr, j *join, in *scope) (*condition, error) {
+	b.visits()[e] = true
+	at := int(e.GetLocation())
+	v, err := b.resolve(e.GetLexpr().GetColumnRef(), in)
+	if err != nil {
+		return nil, err
+	}
+	right, err := b.operand(e.GetRexpr(), in)
+	if err != nil {
+		return nil, err
+	}
+	left := v.columnRef
+	a := &condition{join: j, at: at, left: operand{column: &left, at: at}, right: right}
+	if left.other == nil {
+		a.strict = left.occurrence.bit()
+	}
+	c := b.compiler
+	if a.unfit = c.elementUnfit(left, right.parameter, at); a.fits() {
+		c.typed = append(c.typed, typedUse{parameter: right.parameter, cast: cmp.Or(right.cast, keytext.Array(columnType(left.column))), at: at})
+		if right.cast == "" || family(elementOf(right.cast), 0) == columnFamily(left.column) {
+			c.members++
+			a.member = c.members
+		}
+	}
+	return a, nil
+}
+
+// fits reports that the values which the condition compares are equal when their texts are.
+func (c *condition) fits() bool { return c.unfit == nil }
+
+// elementUnfit is why elements of a parameter do not tie a column to a key.
+func (c *compiler) elementUnfit(column columnRef, parameter, at int) *refusal {
+	if r := inKeys(column, at); r != nil {
+		return r
+	}
+	if columnType(column.column) != keytext.Enum {
+		return nil
+	}
+	return &refusal{
+		at: at, what: fmt.Sprintf("%s has the type %s, and parameter {%s} is an array of it", column, column.column.Type, c.params[parameter-1].Name),
+		why: "arrays of enums cannot stand in a key yet", do: "Compare it with = and load each by itself.",
+	}
+}
+
+func elementOf(array keytext.Type) keytext.Type {
+	element, _ := array.Element()
+	return element
 }
 
 // equality is that of columns and parameters. Where equal values can have different texts it ties nothing, and says why.

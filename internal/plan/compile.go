@@ -53,15 +53,17 @@ func (c *compiler) caseRule(d *decision, ignored []string) (rule.Rule, error) {
 			return r, c.untyped(i)
 		}
 	}
+	if err := c.unmet(d); err != nil {
+		return r, err
+	}
 	if d.class != rule.Exact {
-		if !slices.Contains(c.classes, d.class) {
+		if !c.serves(d.class) || d.class == rule.Broad && !c.allowed(o.table) {
 			return r, c.refuse(d)
 		}
 		r.Class = d.class
 	}
-	for i := range c.params {
-		bound := c.bind(o, i, d.equal)
-		if fixed, ok := d.constant(i+1, d.equal); ok && bound == "" {
+	for i, bound := range d.bound {
+		if fixed, ok := d.constant(i+1, d.equal); ok && bound == "" && d.class != rule.Broad {
 			if r.Fixed == nil {
 				r.Fixed = make([]*keytext.Arg, len(c.params))
 			}
@@ -69,11 +71,15 @@ func (c *compiler) caseRule(d *decision, ignored []string) (rule.Rule, error) {
 		}
 		r.Bind = append(r.Bind, bound)
 	}
-	if d.class == rule.Lookup {
+	switch d.class {
+	case rule.Lookup:
 		r.Lookup = c.search(d)
+	case rule.Tag:
+		r.Tag = c.tag(d)
+	default:
 	}
-	r.Where = d.conditions(d.equal)
-	if err := identified(o.table, r.Needs(), o.where()); err != nil {
+	r.Where = d.conditions(o, d.equal)
+	if err := c.identify(d, r.Needs()); err != nil {
 		return r, err
 	}
 	var err error
@@ -81,9 +87,9 @@ func (c *compiler) caseRule(d *decision, ignored []string) (rule.Rule, error) {
 	return r, err
 }
 
-// conditions are the constant predicates that every row of the occurrence that matters satisfies: those on its own
-// columns, and those on columns that are equal to one.
-func (g *gathering) conditions(equal classes) []rule.Condition {
+// conditions are the constant predicates that every row of an occurrence satisfies which is in a combination that matters:
+// those on its own columns, and those on columns that are equal to one.
+func (g *gathering) conditions(o *occurrence, equal classes) []rule.Condition {
 	var where []rule.Condition
 	add := func(c rule.Condition) {
 		if !slices.ContainsFunc(where, func(other rule.Condition) bool { return reflect.DeepEqual(other, c) }) {
@@ -94,14 +100,14 @@ func (g *gathering) conditions(equal classes) []rule.Condition {
 		f := &g.facts[i]
 		switch {
 		case f.filter == nil:
-		case f.on.occurrence == g.of:
+		case f.on.occurrence == o:
 			if g.filters(f) {
 				add(*f.filter)
 			}
 		case f.strict != 0 && (f.filter.Op == rule.In || f.filter.Op == rule.NotIn):
-			for j := range g.of.table.Columns {
-				column := &g.of.table.Columns[j]
-				own := columnRef{occurrence: g.of, name: column.Name, column: column}
+			for j := range o.table.Columns {
+				column := &o.table.Columns[j]
+				own := columnRef{occurrence: o, name: column.Name, column: column}
 				if !column.Generated && equal.root(own.node()) == equal.root(f.on.node()) {
 					mapped := *f.filter
 					mapped.Column = column.Name
@@ -188,6 +194,13 @@ func (c *compiler) columns(o *occurrence, bind, ignored []string) ([]string, err
 // identified refuses a table whose old row images lack a column that the key is made of, or that cannot be published
 // without breaking those who write to it.
 func identified(t *schema.Table, bind []string, at int) error {
+	if r := unidentified(t, bind, at); r != nil {
+		return r
+	}
+	return nil
+}
+
+func unidentified(t *schema.Table, bind []string, at int) *refusal {
 	var missing, nullable []string
 	for _, name := range bind {
 		if slices.Contains(t.IdentityCols, name) || slices.Contains(missing, name) {
@@ -307,7 +320,7 @@ func ignoredNames(ignored map[*schema.Table][]string) []string {
 }
 
 // shape digests what the catalog says of what the query reads.
-func shape(occurrences []*occurrence, views ...*schema.Table) string {
+func (c *compiler) shape(occurrences []*occurrence, views ...*schema.Table) string {
 	tables := map[*schema.Table]map[string]bool{}
 	for _, o := range occurrences {
 		if tables[o.table] == nil {
@@ -327,6 +340,9 @@ func shape(occurrences []*occurrence, views ...*schema.Table) string {
 	}
 	for _, v := range views {
 		text = fmt.Appendf(text, "%q %d %q\n", v.String(), v.OID, v.Definition)
+	}
+	for _, f := range c.functions {
+		text = fmt.Appendf(text, "%q %s\n", f.String(), f.Definition)
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:8])

@@ -15,6 +15,7 @@ type condition struct {
 	at     int
 
 	equal       bool // left = right, between columns and parameters
+	member      int  // left = ANY (right), a column and a parameter: its number among such conditions, from 1
 	left, right operand
 	unfit       *refusal // why an equality ties nothing: values that are equal can have different texts
 
@@ -115,7 +116,7 @@ func (c *condition) settle() {
 		var strict bits
 		for _, one := range all {
 			strict |= one.strict
-			useful = useful || one.equal || one.sub != nil || one.null > 0 || one.alternatives != nil || one.constant()
+			useful = useful || one.equal || one.member > 0 || one.sub != nil || one.null > 0 || one.alternatives != nil || one.constant()
 		}
 		c.strict &= strict
 	}

@@ -49,7 +49,7 @@ func (c *compiler) dependsOn() (*Compiled, error) {
 		c.warn("no change of a table affects it: only the intents of its writers and its TTL keep it fresh")
 	}
 	entry.Params = c.params
-	entry.Shape = shape(occurrences)
+	entry.Shape = c.shape(occurrences)
 	entry.Version = entry.Hash()
 	compiled.Entry = entry
 	compiled.Warnings = c.warnings

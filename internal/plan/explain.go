@@ -32,10 +32,12 @@ type TableExplain struct {
 	Alias       string   `json:"alias,omitempty"` // only when it differs from the table's name
 	Columns     []string `json:"columns"`         // empty: all
 	Class       string   `json:"class"`
-	Key         string   `json:"key"`              // the key that a changed row affects, in terms of its columns
-	Lookup      string   `json:"lookup,omitempty"` // LOOKUP: the query that finds the keys
-	Where       []string `json:"where"`            // rows that fail one of these, before and after, are ignored
-	Needs       []string `json:"needs"`            // old values that the log has to carry
+	Key         string   `json:"key"`               // the key that a changed row affects, in terms of its columns
+	Lookup      string   `json:"lookup,omitempty"`  // LOOKUP: the query that finds the keys
+	Through     []string `json:"through,omitempty"` // TAG: the columns whose values are noted when a value is filled
+	Probe       string   `json:"probe,omitempty"`   // TAG: the query that finds them
+	Where       []string `json:"where"`             // rows that fail one of these, before and after, are ignored
+	Needs       []string `json:"needs"`             // old values that the log has to carry
 	Identity    string   `json:"identity"`
 	Filters     bool     `json:"filters"` // the log carries whole old rows, so that Columns and Where apply to updates
 	Ignored     []string `json:"unsafe_ignored,omitempty"`
@@ -56,6 +58,9 @@ func (c *compiler) explainRule(r rule.Rule, t *schema.Table, ignored []string) T
 	}
 	if r.Lookup != nil {
 		e.Lookup = r.Lookup.SQL
+	}
+	if r.Tag != nil {
+		e.Through, e.Probe = r.Tag.From, r.Tag.SQL
 	}
 	for _, condition := range r.Where {
 		e.Where = append(e.Where, conditionText(condition))
@@ -88,7 +93,7 @@ func rowKey(template string, params []rule.Param, r rule.Rule) string {
 func conditionText(c rule.Condition) string {
 	values := make([]string, len(c.Values))
 	for i, v := range c.Values {
-		values[i] = "'" + strings.ReplaceAll(v, "'", "''") + "'"
+		values[i] = quoteText(v)
 	}
 	list := strings.Join(values, ", ")
 	switch {
@@ -152,6 +157,9 @@ func (e Explain) Text() string {
 		rows = append(rows, []string{t.name(), columns, t.Class, t.Key, "from old and new row"})
 		if t.Lookup != "" {
 			rows = append(rows, []string{"", "", "", "", "looked up: " + t.Lookup})
+		}
+		if t.Probe != "" {
+			rows = append(rows, []string{"", "", "", "", "by its " + strings.Join(t.Through, ", ") + ", noted at the fill: " + t.Probe})
 		}
 		for _, w := range t.Where {
 			note := "rows are ignored while they fail " + w

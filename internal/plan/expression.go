@@ -48,6 +48,8 @@ func (b *block) expression(node *pg_query.Node, in *scope, e *content) error {
 	case node.GetSubLink() != nil:
 		e.subquery = true
 		return b.subLink(node.GetSubLink(), in, e)
+	case node.GetSqlvalueFunction() != nil:
+		return b.valueFunction(node.GetSqlvalueFunction())
 	}
 	parts, known := b.parts(node)
 	if !known {
@@ -177,6 +179,9 @@ func castTypeName(t keytext.Type) *pg_query.TypeName {
 
 // sqlName is the spelling that the parser gives back as it is.
 func sqlName(t keytext.Type) string {
+	if element, ok := t.Element(); ok {
+		return sqlName(element) + "[]"
+	}
 	switch string(t) {
 	case "int2":
 		return "smallint"
@@ -346,10 +351,8 @@ func (b *block) operator(x *pg_query.A_Expr, in *scope, e *content) error {
 	}
 	for _, n := range own.parameters {
 		b.compiler.comparedBy(n, compared)
-		if len(own.parameters) == 1 && len(own.columns) == 1 && slices.Contains([]string{"<", "<=", ">", ">=", "<>"}, compared) {
-			b.compiler.typed = append(b.compiler.typed, typedUse{parameter: n, column: &own.columns[0], at: at, weak: true})
-		}
 	}
+	b.infer(x, name, in)
 	e.add(own)
 	return b.timelessConstants(own)
 }

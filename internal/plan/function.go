@@ -33,6 +33,31 @@ var (
 	windowFunctions = strings.Fields(`cume_dist dense_rank first_value lag last_value lead nth_value ntile percent_rank rank row_number`) //nolint:gochecknoglobals // a table
 )
 
+// clocks are the functions that yield the time at which the load began.
+var clocks = strings.Fields(`now statement_timestamp transaction_timestamp`) //nolint:gochecknoglobals // a table
+
+// valueFunction reads current_date and its kin.
+func (b *block) valueFunction(f *pg_query.SQLValueFunction) error {
+	b.visits()[f] = true
+	switch f.GetOp() {
+	case pg_query.SQLValueFunctionOp_SVFOP_CURRENT_DATE, pg_query.SQLValueFunctionOp_SVFOP_CURRENT_TIME, pg_query.SQLValueFunctionOp_SVFOP_CURRENT_TIME_N,
+		pg_query.SQLValueFunctionOp_SVFOP_CURRENT_TIMESTAMP, pg_query.SQLValueFunctionOp_SVFOP_CURRENT_TIMESTAMP_N, pg_query.SQLValueFunctionOp_SVFOP_LOCALTIME,
+		pg_query.SQLValueFunctionOp_SVFOP_LOCALTIME_N, pg_query.SQLValueFunctionOp_SVFOP_LOCALTIMESTAMP, pg_query.SQLValueFunctionOp_SVFOP_LOCALTIMESTAMP_N:
+		if b.compiler.declared.DependsOnTime {
+			b.compiler.timed = true
+			return nil
+		}
+		return &refusal{
+			at: int(f.GetLocation()), what: "the current date or time", why: "the result changes without any write",
+			do: "Pass it as a parameter, such as @day, or say how old a value may be with depends_on_time: {max_age: 30s}.",
+		}
+	default:
+		return &refusal{
+			at: int(f.GetLocation()), what: "the current user, schema or database", why: "the result differs between sessions", do: "Pass it as a parameter.",
+		}
+	}
+}
+
 // function reads a function's call.
 func (b *block) function(call *pg_query.FuncCall, in *scope, e *content) error {
 	b.visits()[call] = true
@@ -40,18 +65,22 @@ func (b *block) function(call *pg_query.FuncCall, in *scope, e *content) error {
 	isAggregate := slices.Contains(aggregates, name) || slices.Contains(orderedAggregates, name) || slices.Contains(setAggregates, name)
 	switch {
 	case !ok:
-		return unsupportedFunction(call)
+		return b.userFunction(call, in, e)
 	case call.GetOver() != nil && (isAggregate || slices.Contains(windowFunctions, name)):
 		return b.window(call, name, in, e)
 	case call.GetOver() == nil && isAggregate:
 		return b.aggregate(call, name, in, e)
+	case b.compiler.declared.DependsOnTime && call.GetOver() == nil && (slices.Contains(clocks, name) || name == "age" && len(call.GetArgs()) == 1):
+		b.compiler.timed = true
+		_, err := b.arguments(call, in, e)
+		return err
 	case name == "age" && len(call.GetArgs()) == 1:
-		return &refusal{at: int(call.GetLocation()), what: "age() of one time", why: "it counts up to the present day", do: "Pass the time as a parameter, such as age(@day::timestamp, born)."}
+		return &refusal{at: int(call.GetLocation()), what: "age() of one time", why: "it counts up to the present day", do: "Pass the time as a parameter, such as age(@day::timestamp, born), or say how old a value may be with depends_on_time: {max_age: 30s}."}
 	case call.GetOver() == nil && slices.Contains(functions, name):
 		_, err := b.arguments(call, in, e)
 		return err
 	}
-	return unsupportedFunction(call)
+	return b.userFunction(call, in, e)
 }
 
 // functionName is the name of one of PostgreSQL's own functions.
@@ -81,7 +110,10 @@ func (b *block) arguments(call *pg_query.FuncCall, in *scope, e *content) (*cont
 			return nil, err
 		}
 	}
+	constants := own.constants
+	own.constants = nil // what they mean follows from the function, and not from what it is compared with
 	e.add(own)
+	own.constants = constants
 	return own, nil
 }
 
@@ -181,9 +213,12 @@ func unsupportedFunction(call *pg_query.FuncCall) *refusal {
 	names := call.GetFuncname()
 	name := names[len(names)-1].GetString_().GetSval()
 	switch name {
-	case "now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday":
+	case "now", "statement_timestamp", "transaction_timestamp":
 		r.what, r.why = name+"()", "the result changes without any write"
-		r.do = "Pass the time as a parameter, such as @day."
+		r.do = "Pass the time as a parameter, such as @day, or say how old a value may be with depends_on_time: {max_age: 30s}."
+	case "clock_timestamp", "timeofday":
+		r.what, r.why = name+"()", "it is another time for every row"
+		r.do = "Use now(), with depends_on_time."
 	case "random", "gen_random_uuid", "uuid_generate_v4", "nextval", "currval", "lastval", "setseed", "pg_sleep":
 		r.what, r.why = name+"()", "its result is not a function of the data"
 		r.do = "Compute it in the application."

@@ -73,6 +73,8 @@ func understood(message protoreflect.Name) string {
 		return "node sortby_dir sortby_nulls location"
 	case "ParamRef":
 		return "number location"
+	case "SQLValueFunction":
+		return "op type typmod location"
 	case "List":
 		return "items"
 	case "A_Star":
@@ -143,7 +145,7 @@ func (v visits) unvisited(m protoreflect.Message) protoreflect.Message {
 	switch m.Descriptor().Name() {
 	case "RangeVar", "ColumnRef", "ParamRef", "A_Const", "A_Expr", "BoolExpr", "NullTest", "BooleanTest", "JoinExpr",
 		"CoalesceExpr", "TypeCast", "SortBy", "ResTarget", "SelectStmt", "RowExpr", "MinMaxExpr", "CaseExpr", "CaseWhen", "A_ArrayExpr",
-		"FuncCall", "WindowDef", "GroupingSet", "SubLink", "RangeSubselect", "WithClause", "CommonTableExpr":
+		"FuncCall", "WindowDef", "GroupingSet", "SubLink", "RangeSubselect", "WithClause", "CommonTableExpr", "SQLValueFunction":
 		if !v[m.Interface()] {
 			return m
 		}

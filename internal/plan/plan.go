@@ -62,6 +62,10 @@ func Compile(catalog *schema.Catalog, d rule.Declared, classes ...rule.Class) (*
 	return nil, &Error{Entry: d.Name, What: err.Error()}
 }
 
+// Served are the classes of rules, beside EXACT, that this version applies: what the daemon plans with, and what explain and
+// check show. The planner makes rules of all classes, for whoever asks for them.
+func Served() []rule.Class { return []rule.Class{rule.Tag, rule.Lookup, rule.Group, rule.Broad} }
+
 // compiler is one run of Compile.
 type compiler struct {
 	catalog   *schema.Catalog
@@ -77,7 +81,11 @@ type compiler struct {
 	views       []*schema.Table
 	typed       []typedUse
 	loose       []looseUse
-	classes     []rule.Class // of rules, beside EXACT, that may be made
+	classes     []rule.Class       // of rules, beside EXACT, that may be made
+	functions   []*schema.Function // of users, that are called
+	coarse      []string           // tables of which old rows do not carry all that TAG rules need
+	members     int                // conditions that a column is an element of a parameter
+	timed       bool               // the query asks for the present time
 	decisions   map[*occurrence][]*decision
 }
 
@@ -198,8 +206,15 @@ func (c *compiler) finish(q *query) (*Compiled, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, o := range c.tables() {
-		rules, err := c.occurrenceRules(o, ignored[o.table])
+	if err := c.wishes(); err != nil {
+		return nil, err
+	}
+	boxes, err := c.boxes()
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range slices.Concat(c.tables(), boxes) {
+		rules, err := c.rulesOf(o, ignored[o.table])
 		if err != nil {
 			return nil, err
 		}
@@ -211,6 +226,8 @@ func (c *compiler) finish(q *query) (*Compiled, error) {
 			}
 		}
 	}
+	c.unneeded(entry.Rules)
+	c.warnAboutTime()
 	if err := c.looseEnums(); err != nil {
 		return nil, err
 	}
@@ -231,12 +248,24 @@ func (c *compiler) finish(q *query) (*Compiled, error) {
 			entry.Views = append(entry.Views, view)
 		}
 	}
-	entry.Shape = shape(c.tables(), c.views...)
+	for _, f := range c.functions {
+		entry.Functions = append(entry.Functions, f.String())
+		c.warn("%s() is a function of your own: replacing it shows when the daemon plans again, at its next start or when a table of the entry is altered", f.Name.Name)
+	}
+	entry.Shape = c.shape(slices.Concat(c.tables(), boxes), c.views...)
 	entry.Version = entry.Hash()
 	compiled.Entry = entry
 	compiled.Warnings = c.warnings
 	compiled.Ignored = ignoredNames(ignored)
 	return compiled, nil
+}
+
+func (c *compiler) rulesOf(o *occurrence, ignored []string) ([]rule.Rule, error) {
+	if o.block != nil {
+		return c.occurrenceRules(o, ignored)
+	}
+	r, err := c.boxRule(o)
+	return []rule.Rule{r}, err
 }
 
 // looseEnums refuses a parameter of an enum type outside of comparisons with columns: which enum cannot be written down.

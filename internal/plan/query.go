@@ -7,6 +7,7 @@ import (
 
 	pg_query "github.com/pganalyze/pg_query_go/v6"
 
+	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/schema"
 )
 
@@ -154,6 +155,7 @@ func (c *compiler) setOperation(s *pg_query.SelectStmt, at setting) (*query, err
 		if err := q.arms[0].expression(node, nil, &content{}); err != nil {
 			return nil, err
 		}
+		q.arms[0].typed(int(node.GetParamRef().GetNumber()), keytext.Int8, location(node.ProtoReflect()))
 	}
 	for _, b := range q.arms {
 		b.limited = b.limited || q.limited

@@ -27,9 +27,10 @@ type decision struct {
 	equal   classes
 	ties    map[*occurrence]map[string]string
 	class   rule.Class
-	path    []step // LOOKUP: through which other tables the keys follow
-	missing []int  // parameters that the row does not tell, by index
-	known   []string
+	path    []step   // TAG and LOOKUP: through which other tables the keys follow
+	missing []int    // parameters that the row does not tell, by index
+	bound   []string // by parameter: the column that the rule binds to it
+	lacking []string // columns that old rows do not carry, for which the rule is broader than it could be
 	why     string
 }
 
@@ -49,16 +50,16 @@ func (c *compiler) decide(o *occurrence) []*decision {
 	var decided []*decision
 	for _, g := range cases(o) {
 		d := &decision{gathering: g, equal: g.classes(), class: rule.Exact}
-		for i, p := range c.params {
-			if _, fixed := g.constant(i+1, d.equal); fixed || c.bind(o, i, d.equal) != "" {
-				d.known = append(d.known, "{"+p.Name+"}")
-			} else {
+		for i := range c.params {
+			d.bound = append(d.bound, c.bind(o, i, d.equal))
+			if _, fixed := g.constant(i+1, d.equal); !fixed && d.bound[i] == "" {
 				d.missing = append(d.missing, i)
 			}
 		}
 		if len(d.missing) > 0 {
 			c.fallBack(d)
 		}
+		c.broaden(d)
 		decided = append(decided, d)
 	}
 	c.decisions[o] = decided
@@ -68,33 +69,64 @@ func (c *compiler) decide(o *occurrence) []*decision {
 // fallBack chooses the class of an occurrence whose rows do not tell the keys.
 func (c *compiler) fallBack(d *decision) {
 	path, reached := c.way(d)
+	known := c.knownText(d)
 	switch {
 	case reached && c.ranked(d, path):
 		texts := make([]string, 0, len(path))
 		for _, s := range path {
 			texts = append(texts, s.text)
 		}
-		d.class, d.path = rule.Lookup, path
-		d.why = fmt.Sprintf("the keys follow through other tables (%s); LOOKUP and TAG rules are not built yet", strings.Join(texts, ", "))
-	case reached && len(d.known) > 0:
+		d.class, d.path = rule.Tag, path
+		if c.serves(rule.Lookup) && (!c.serves(rule.Tag) || c.wish(d.of.table) == wishLookup) {
+			d.class = rule.Lookup
+		}
+		d.why = "the keys follow through other tables (" + strings.Join(texts, ", ") + ")"
+		if len(path) == 0 {
+			d.why = "it has elements of a parameter, which many keys may have"
+		}
+		if d.class == rule.Tag && c.serves(rule.Group) && c.told(d) {
+			d.class, d.path = rule.Group, nil
+		}
+	case reached && known != "":
 		d.class = rule.Group
-		d.why = fmt.Sprintf("the keys follow through other tables that need it in turn, so that changes of both in two transactions could hide each other; GROUP rules (here by %s) are not built yet",
-			strings.Join(d.known, ", "))
-	case len(d.known) > 0:
-		d.class = rule.Group
-		d.why = fmt.Sprintf("a changed row says only %s of the key; GROUP rules, which drop all keys that have it in common, are not built yet", strings.Join(d.known, ", "))
+		d.why = "the keys follow through other tables that need it in turn, so that changes of both in two transactions could hide each other; what it says itself is " + known
+	case known != "":
+		d.class, d.why = rule.Group, "a changed row says only "+known+" of the key"
 	default:
-		d.class, d.why = rule.Broad, "any change of it may affect every key; "+notBroad
+		d.class, d.why = rule.Broad, "nothing ties it to the key, so any change of it may affect every key"
 	}
 }
 
-const notBroad = "BROAD rules are not built yet"
+// told reports that all columns that tie the row to the path are parameters: what would be noted at the fill is known
+// without asking.
+func (c *compiler) told(d *decision) bool {
+	return !slices.ContainsFunc(c.through(d), func(column *schema.Column) bool {
+		root := d.equal.root(columnRef{occurrence: d.of, name: column.Name}.node())
+		for i := range c.params {
+			if d.equal.root(parameterNode(i+1)) == root {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// knownText lists the parameters that the row tells.
+func (c *compiler) knownText(d *decision) string {
+	var known []string
+	for i, column := range d.bound {
+		if column != "" {
+			known = append(known, "{"+c.params[i].Name+"}")
+		}
+	}
+	return strings.Join(known, ", ")
+}
 
 // way finds tables that together have all that is missing, over equalities that count for the occurrence.
 func (c *compiler) way(d *decision) ([]step, bool) {
 	var path []step
 	for _, i := range d.missing {
-		if slices.ContainsFunc(path, func(s step) bool { return c.bind(s.to, i, d.equal) != "" }) {
+		if c.anchored(d.of, i, d) || slices.ContainsFunc(path, func(s step) bool { return c.anchored(s.to, i, d) }) {
 			continue
 		}
 		more, ok := c.shortest(d, i)
@@ -110,6 +142,17 @@ func (c *compiler) way(d *decision) ([]step, bool) {
 	return path, true
 }
 
+// anchored reports that the parameter, or an element of it, is a column of the occurrence. Elements lead from arguments to rows
+// and not back, so they are of use to TAG alone.
+func (c *compiler) anchored(o *occurrence, parameter int, d *decision) bool {
+	if c.bind(o, parameter, d.equal) != "" {
+		return true
+	}
+	return c.serves(rule.Tag) && c.wish(d.of.table) != wishLookup && slices.ContainsFunc(d.facts, func(f fact) bool {
+		return f.member > 0 && f.right.parameter == parameter+1 && c.columnOf(o, d.equal.root(f.element()), d.equal) != ""
+	})
+}
+
 // shortest finds the shortest way to a table that has the parameter.
 func (c *compiler) shortest(d *decision, parameter int) ([]step, bool) {
 	type reached struct {
@@ -120,7 +163,7 @@ func (c *compiler) shortest(d *decision, parameter int) ([]step, bool) {
 	seen := map[*occurrence]bool{d.of: true}
 	for queue := []reached{{occurrence: d.of}}; len(queue) > 0; queue = queue[1:] {
 		at := queue[0]
-		if at.occurrence != d.of && c.bind(at.occurrence, parameter, d.equal) != "" {
+		if at.occurrence != d.of && c.anchored(at.occurrence, parameter, d) {
 			return at.path, true
 		}
 		for _, next := range tables {
@@ -183,14 +226,15 @@ func (c *compiler) ranked(d *decision, path []step) bool {
 	return true
 }
 
-// within reports that whatever counts in one case counts in the other one as well.
+// within reports that whatever the rule of one case demands of a row is demanded in the other one as well. Conditions that only
+// the database can judge are in no rule.
 func (g *gathering) within(other *gathering) bool {
 	facts := map[*condition]bool{}
 	for i := range other.facts {
 		facts[other.facts[i].condition] = true
 	}
 	for i := range g.facts {
-		if !facts[g.facts[i].condition] {
+		if f := &g.facts[i]; (f.equal || f.member > 0 || f.filter != nil || f.null > 0) && !facts[f.condition] {
 			return false
 		}
 	}
@@ -206,26 +250,9 @@ func (g *gathering) within(other *gathering) bool {
 func (c *compiler) search(d *decision) *rule.LookupQuery {
 	l := &rule.LookupQuery{Rank: len(d.path)}
 	have := map[string]string{} // by class: an expression that is equal to what is in it
-	own := func(name string) {
-		column := d.of.table.Column(name)
-		root := d.equal.root(columnRef{occurrence: d.of, name: name}.node())
-		if have[root] == "" {
-			l.From = append(l.From, name)
-			l.Types = append(l.Types, columnType(column))
-			have[root] = fmt.Sprintf("k.c%d::%s", len(l.From), sqlType(column))
-		}
-	}
-	for i := range c.params {
-		if name := c.bind(d.of, i, d.equal); name != "" {
-			own(name)
-		}
-	}
-	for i := range d.of.table.Columns {
-		column := &d.of.table.Columns[i]
-		root := d.equal.root(columnRef{occurrence: d.of, name: column.Name}.node())
-		if !column.Generated && slices.ContainsFunc(d.path, func(s step) bool { return c.columnOf(s.to, root, d.equal) != "" }) {
-			own(column.Name)
-		}
+	for _, column := range c.through(d) {
+		l.From, l.Types = append(l.From, column.Name), append(l.Types, columnType(column))
+		have[d.equal.root(columnRef{occurrence: d.of, name: column.Name}.node())] = fmt.Sprintf("k.c%d::%s", len(l.From), sqlType(column))
 	}
 	var from, where []string
 	for n, s := range d.path {
@@ -269,27 +296,38 @@ func sqlType(c *schema.Column) string {
 	return sqlName(columnType(c))
 }
 
-// refuse refuses an occurrence whose class of rule does not exist yet.
+// refuse refuses an occurrence whose class of rule nobody applies, or that may not be BROAD.
 func (c *compiler) refuse(d *decision) error {
-	o, i := d.of, d.missing[0]
-	if r := c.unfit(d.gathering, i); r != nil {
-		return r
+	o := d.of
+	r := &refusal{at: o.where(), why: d.why}
+	var unfit *refusal
+	if len(d.missing) > 0 {
+		unfit = c.unfit(d.gathering, d.missing[0])
 	}
-	name := c.params[i].Name
-	if !slices.ContainsFunc(c.typed, func(use typedUse) bool { return use.parameter == i+1 && !use.weak }) {
-		return c.untyped(i)
+	switch {
+	case c.wish(o.table) == wishBroad:
+		r.what, r.do = "rules demands a BROAD rule for "+describe(o), "take it out of rules."
+	case unfit != nil && c.serves(d.class):
+		r.why, r.do = unfit.what+": "+unfit.why, unfit.do
+	case unfit != nil:
+		return unfit
+	default:
+		name := c.params[d.missing[0]].Name
+		r.what = fmt.Sprintf("%s needs a %s rule: no column of it is tied to parameter {%s} by an equality", describe(o), d.class, name)
+		r.do = fmt.Sprintf("Store the column in %s and compare it with @%s, cache %s in an entry under its own key, or load the entry by code and declare depends_on.",
+			o.table.Name.Name, name, o.table.Name.Name)
+		if len(d.path) == 0 {
+			c.blame(d, d.missing[0], r)
+		}
 	}
-	r := &refusal{
-		at: o.where(), what: fmt.Sprintf("%s needs a %s rule: no column of it is tied to parameter {%s} by an equality", describe(o), d.class, name),
-		why: "from a changed row of " + o.table.Name.Name + " alone it cannot be told which keys it affects: " + d.why,
-		do: fmt.Sprintf("Store the column in %s and compare it with @%s, cache %s in an entry under its own key, or load the entry by code and declare depends_on.",
-			o.table.Name.Name, name, o.table.Name.Name),
+	if c.serves(d.class) { // it is BROAD, and not allowed to be
+		r.what = describe(o) + " is BROAD: every change of it drops every key of the entry"
+		r.do = strings.TrimSuffix(fmt.Sprintf("Add allow_broad: [%s], or: %s", shown(o.table), r.do), ", or: ")
+	} else {
+		r.why += fmt.Sprintf("; this version has no %s rules", d.class)
 	}
 	if o.block.reading.view != "" {
 		r.what = "view " + o.block.reading.view + ": " + r.what
-	}
-	if d.class != rule.Lookup {
-		c.blame(d, i, r)
 	}
 	return r
 }
@@ -311,13 +349,13 @@ func (c *compiler) blame(d *decision, i int, r *refusal) {
 			return
 		}
 		if b.asked {
-			r.why = "NOT IN, and IN that is not a condition of its own, ask all rows of the subquery, and one NULL among them changes the answer for every key; " + notBroad
+			r.why = "NOT IN, and IN that is not a condition of its own, ask all rows of the subquery, and one NULL among them changes the answer for every key"
 			r.do = "Use NOT EXISTS (SELECT ... WHERE ... = ...)."
 			return
 		}
 		for _, cond := range b.conditions {
 			if cond.equal && cond.right.parameter == i+1 && !d.used[cond] && cond.join != nil {
-				r.why = fmt.Sprintf("@%s stands only in the ON of an outer join, so every row of %s is in the result of every key; %s", name, o.table.Name.Name, notBroad)
+				r.why = fmt.Sprintf("@%s stands only in the ON of an outer join, so every row of %s is in the result of every key", name, o.table.Name.Name)
 				r.do = fmt.Sprintf("Tie %s to @%s in WHERE, or cache the two tables in two entries.", o.alias, name)
 				return
 			}
@@ -333,14 +371,14 @@ func (b *block) barrier(r *refusal) bool {
 		}
 		switch {
 		case b.limited:
-			r.why = "LIMIT or OFFSET keeps rows before the condition is asked, so any change can move a row in or out for every key; " + notBroad
+			r.why = "LIMIT or OFFSET keeps rows before the condition is asked, so any change can move a row in or out for every key"
 			r.do = "Put the condition into the subquery, or cache the whole list under one key."
 		case b.hasDistinct:
-			r.why = "DISTINCT ON keeps rows before the condition is asked; " + notBroad
+			r.why = "DISTINCT ON keeps rows before the condition is asked"
 			r.do = "Put the condition into the subquery, or its column into DISTINCT ON."
 		default:
 			w := b.windows[0]
-			r.why = windowText(w) + " has no PARTITION BY of the column that the condition is on, so any change can move every row; " + notBroad
+			r.why = windowText(w) + " has no PARTITION BY of the column that the condition is on, so any change can move every row"
 			r.do = "Add PARTITION BY, put the condition into the subquery, or cache the whole list under one key."
 		}
 		return true
@@ -374,15 +412,15 @@ func (c *compiler) untyped(i int) *refusal {
 	name := c.params[i].Name
 	for _, b := range c.blocks {
 		for _, cond := range b.conditions {
-			if cond.unfit != nil && cond.right.parameter == i+1 && b.reading.view == "" {
+			if cond.unfit != nil && cond.left.column != nil && cond.right.parameter == i+1 && b.reading.view == "" {
 				return cond.unfit
 			}
 		}
 	}
 	r := &refusal{
 		at: nowhere, what: fmt.Sprintf("parameter {%s} is not compared with any column by =", name),
-		why: "which rows matter to a key follows from such a comparison, and its type does; without it all keys that differ in it alone need a GROUP rule, and those are not built yet",
-		do:  fmt.Sprintf("Add a condition such as id = @%s, or load the entry by code and declare depends_on.", name),
+		why: "its type follows from such a comparison, or from a cast, and keys are spelled by it",
+		do:  fmt.Sprintf("Write its type behind it, such as @%s::text, or add a condition such as id = @%s.", name, name),
 	}
 	for _, use := range c.loose {
 		if use.parameter != i+1 || use.view != "" {
@@ -392,7 +430,7 @@ func (c *compiler) untyped(i int) *refusal {
 		if use.operator != "" {
 			r.what = fmt.Sprintf("parameter {%s} is compared by %s and not with any column by =", name, use.operator)
 		}
-		r.do = "Leave it out of the query and let the application choose among the rows, or load the entry by code and declare depends_on."
+		r.do = fmt.Sprintf("Write its type behind it, such as @%s::text.", name)
 		break
 	}
 	return r

@@ -295,8 +295,18 @@ func quoteIdent(s string) string {
 		c := s[i]
 		plain = plain && (c == '_' || 'a' <= c && c <= 'z' || '0' <= c && c <= '9')
 	}
-	if plain {
+	if plain && !reserved(s) {
 		return s
 	}
 	return `"` + strings.ReplaceAll(s, `"`, `""`) + `"`
+}
+
+// reserved reports a word that cannot stand for a name everywhere.
+func reserved(word string) bool {
+	scan, err := pg_query.Scan(word)
+	if err != nil || len(scan.GetTokens()) != 1 {
+		return true
+	}
+	kind := scan.GetTokens()[0].GetKeywordKind()
+	return kind != pg_query.KeywordKind_NO_KEYWORD && kind != pg_query.KeywordKind_UNRESERVED_KEYWORD
 }

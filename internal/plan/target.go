@@ -7,6 +7,8 @@ import (
 	pg_query "github.com/pganalyze/pg_query_go/v6"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/freshet/freshet/internal/keytext"
 )
 
 // selectList reads what the block returns. Stars are expanded and every output gets its name.
@@ -334,6 +336,7 @@ func (b *block) limit() error {
 		if err := b.expression(node, nil, &content{}); err != nil {
 			return err
 		}
+		b.typed(int(node.GetParamRef().GetNumber()), keytext.Int8, location(node.ProtoReflect()))
 	}
 	return nil
 }

@@ -219,8 +219,8 @@ func (c *compiler) typeParams() error {
 		return r
 	}
 	for _, use := range c.typed {
-		if use.weak && inKeys(*use.column, use.at) == nil && columnType(use.column.column) != keytext.Enum {
-			c.setType(use.parameter, columnType(use.column.column))
+		if use.weak {
+			c.setType(use.parameter, use.cast)
 		}
 	}
 	return nil

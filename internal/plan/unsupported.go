@@ -16,10 +16,6 @@ const (
 func unsupported(kind string, m protoreflect.Message) *refusal {
 	r := &refusal{at: location(m), why: whyUnknown, do: doByCode}
 	switch kind {
-	case "SQLValueFunction":
-		r.what = "the current time, date, user or schema"
-		r.why = "the result changes without any write, or differs between sessions"
-		r.do = "Pass it as a parameter, such as @day."
 	case "RangeFunction", "RangeTableFunc", "JsonTable":
 		r.what = "a function in FROM is not supported yet"
 	case "RangeTableSample":

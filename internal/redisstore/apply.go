@@ -13,16 +13,16 @@ import (
 // share is a lane's part of a batch.
 type share struct {
 	*lane
-	names []string
-	keys  []Stamped
+	names, epochs []string
+	keys          []Stamped
 }
 
 // shares gives each open lane its part. What belongs to a lane that is closed is left out: the lane is begun anew, and has no
 // such key then.
-func (c *Conn) shares(lanes []*lane, names []string, keys []Stamped) []share {
+func (c *Conn) shares(lanes []*lane, b *Batch) []share {
 	all := make([]share, len(lanes))
 	if len(c.lanes) == 1 {
-		all[0] = share{lane: lanes[0], names: names, keys: keys}
+		all[0] = share{lane: lanes[0], names: b.Names, epochs: b.Epochs, keys: b.Keys}
 		return all
 	}
 	var at [fence.Lanes]*share
@@ -30,12 +30,17 @@ func (c *Conn) shares(lanes []*lane, names []string, keys []Stamped) []share {
 		all[i].lane = k
 		at[k.number] = &all[i]
 	}
-	for _, name := range names {
+	for _, name := range b.Names {
 		if n, ok := fence.LaneIn(c.store.namespace, name); ok && at[n] != nil {
 			at[n].names = append(at[n].names, name)
 		}
 	}
-	for _, key := range keys {
+	for _, name := range b.Epochs {
+		if n, ok := fence.LaneIn(c.store.namespace, name); ok && at[n] != nil {
+			at[n].epochs = append(at[n].epochs, name)
+		}
+	}
+	for _, key := range b.Keys {
 		if n, ok := fence.LaneIn(c.store.namespace, key.Name); ok && at[n] != nil {
 			at[n].keys = append(at[n].keys, key)
 		}
@@ -47,19 +52,23 @@ func (c *Conn) shares(lanes []*lane, names []string, keys []Stamped) []share {
 type order struct {
 	*lane
 	names []string
+	ends  bool // they are epochs
 	key   *Stamped
 }
 
 func orders(shares []share) []order {
 	count := 0
 	for i := range shares {
-		count += (len(shares[i].names)+namesPerUnlink-1)/namesPerUnlink + len(shares[i].keys)
+		count += (len(shares[i].names)+len(shares[i].epochs))/namesPerUnlink + 2 + len(shares[i].keys)
 	}
 	all := make([]order, 0, count)
 	for i := range shares {
 		s := &shares[i]
 		for some := range slices.Chunk(s.names, namesPerUnlink) {
 			all = append(all, order{lane: s.lane, names: some})
+		}
+		for some := range slices.Chunk(s.epochs, namesPerUnlink) {
+			all = append(all, order{lane: s.lane, names: some, ends: true})
 		}
 		for j := range s.keys {
 			all = append(all, order{lane: s.lane, key: &s.keys[j]})
@@ -87,7 +96,7 @@ func together(all []order) int {
 // Early fences keys for transactions that may not be visible yet (D1), and leaves a fence where nothing is stored.
 func (c *Conn) Early(ctx context.Context, keys []Stamped) (Result, error) {
 	lanes := c.working()
-	shares := c.shares(lanes, nil, keys)
+	shares := c.shares(lanes, &Batch{Keys: keys})
 	early := c.store.scripts.early
 	c.confirm(ctx, lanes, shares, nil, early, func(k *Stamped) []string { return k.args(millis(fenceLife), "1") })
 	result, err := c.sum(lanes), c.outcome(lanes)
@@ -100,41 +109,58 @@ func (c *Conn) Early(ctx context.Context, keys []Stamped) (Result, error) {
 // Apply does a batch: INTENT, then the keys are confirmed, then ADVANCE, in this order on this connection. An error
 // means that nothing may be counted as confirmed; what was removed nevertheless does no harm.
 //
-// On several nodes these are three phases: every INTENT is answered before anything is confirmed, and all of that before any ADVANCE.
+// In a cluster INTENT goes to the lanes that have keys in the batch, and ADVANCE to all. Where those are on several nodes these are three
+// phases: every INTENT is answered before anything is confirmed, and all of that before any ADVANCE.
 func (c *Conn) Apply(ctx context.Context, b Batch) (Result, error) {
 	lanes := c.working()
-	shares := c.shares(lanes, b.Names, b.Keys)
+	shares := c.concerned(c.shares(lanes, &b), &b)
+	told := make([]*lane, len(shares))
+	for i := range shares {
+		told[i] = shares[i].lane
+	}
 	intent := func(s *share) []string {
 		return slices.Concat(c.expected(s.lane, b.Expect), []string{fence.LSNText(b.Wi), fence.SnapshotText(b.Si)},
-			b.raise(s.names, s.keys).fields())
+			b.raise(s).fields())
 	}
 	confirm := c.store.scripts.confirm
 	stamps := func(k *Stamped) []string { return k.args(millis(leaseMargin)) }
-	if len(c.links(lanes)) > 1 {
-		c.confirm(ctx, lanes, shares, intent, confirm, nil)
-		if err := c.outcome(lanes); err != nil {
+	if len(c.links(told)) > 1 {
+		c.confirm(ctx, told, shares, intent, confirm, nil)
+		if err := c.outcome(told); err != nil {
 			return Result{}, fmt.Errorf("apply batch: %w", err)
 		}
 		shares = slices.DeleteFunc(shares, func(s share) bool { return !s.open })
-		lanes = c.still(lanes)
+		told = c.still(told)
 		intent = nil
 	}
-	ticks := lanes
-	c.confirm(ctx, lanes, shares, intent, confirm, stamps)
-	result, err := c.sum(lanes), c.outcome(lanes)
+	c.confirm(ctx, told, shares, intent, confirm, stamps)
+	result, err := c.sum(told), c.outcome(told)
+	if err == nil && b.Advance != 0 {
+		// Not in the same pipeline: a server that refuses the UNLINK (its access control may) would still advance, and what
+		// was not deleted would count as confirmed.
+		err = c.advance(ctx, c.still(lanes), told, &b)
+	}
 	if err != nil {
 		return result, fmt.Errorf("apply batch: %w", err)
 	}
-	result.Ticks = c.ticks(ticks)
-	if b.Advance == 0 {
-		return result, nil
+	result.Ticks = c.ticks(lanes)
+	return result, nil
+}
+
+// concerned are the shares of the lanes that get INTENT: those that have keys or epochs, whose floors rise, and whose Si has to see what is
+// confirmed of them. The others' HEADs are compared by ADVANCE. When there is none, nothing else would notice in time that a lane is lost.
+func (c *Conn) concerned(shares []share, b *Batch) []share {
+	if len(c.lanes) == 1 || b.All || b.Advance == 0 {
+		return shares
 	}
-	// Not in the same pipeline: a server that refuses the UNLINK (its access control may) would still advance, and what
-	// was not deleted would count as confirmed.
-	lanes = c.still(lanes)
-	c.heads(ctx, "advance head", c.store.scripts.advance, lanes, func(k *lane) []string {
+	return slices.DeleteFunc(shares, func(s share) bool { return len(s.names)+len(s.epochs)+len(s.keys) == 0 })
+}
+
+// advance is ADVANCE. It reads the ticks of the lanes whose have not been read with INTENT.
+func (c *Conn) advance(ctx context.Context, lanes, told []*lane, b *Batch) error {
+	c.headsAndTicks(ctx, "advance head", c.store.scripts.advance, lanes, func(k *lane) []string {
 		return append(c.expected(k, b.Expect), fence.LSNText(b.Advance), fence.SnapshotText(b.Sa), b.Ticks[k.number].String())
-	})
+	}, func(k *lane) bool { return !slices.Contains(told, k) })
 	for _, k := range lanes {
 		if k.err == nil {
 			k.err = k.reply.err()
@@ -143,10 +169,7 @@ func (c *Conn) Apply(ctx context.Context, b Batch) (Result, error) {
 			k.wc = max(k.wc, b.Advance)
 		}
 	}
-	if err := c.outcome(lanes); err != nil {
-		return result, fmt.Errorf("apply batch: %w", err)
-	}
-	return result, nil
+	return c.outcome(lanes)
 }
 
 // confirm sends what the lanes have to do, in as many pipelines as it takes: INTENT and the reading of the tick in the first one, when
@@ -228,7 +251,7 @@ func (c *Conn) pipeline(
 		replies = replies[2*len(shares):]
 	}
 	for i, o := range todo {
-		if err := o.result.add(replies[i]); o.err == nil {
+		if err := o.result.add(replies[i], o.ends); o.err == nil {
 			o.err = err
 		}
 	}
@@ -240,6 +263,7 @@ func (c *Conn) sum(lanes []*lane) (all Result) {
 	for _, k := range lanes {
 		all.Removed += k.result.Removed
 		all.Kept += k.result.Kept
+		all.Ended += k.result.Ended
 	}
 	return all
 }

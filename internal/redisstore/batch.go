@@ -2,6 +2,8 @@ package redisstore
 
 import (
 	"fmt"
+	"iter"
+	"slices"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -40,6 +42,7 @@ type Batch struct {
 	Si      mvcc.Snapshot // the gate's: sees every transaction in the batch
 	Names   []string      // keys to confirm by UNLINK
 	Keys    []Stamped     // keys to confirm by script
+	Epochs  []string      // epochs to end, by UNLINK
 	Advance mvcc.LSN      // the new Wc, 0 for none
 	Sa      mvcc.Snapshot // the new Sa, zero for none; only with Advance, which may be the old Wc
 	Ticks   fence.Ticks   // read before Sa was taken
@@ -48,43 +51,61 @@ type Batch struct {
 // raisedAtMost bounds what one INTENT writes: a batch with keys in more buckets raises the floors of all.
 const raisedAtMost = 256
 
-// raise is whose floors the batch raises in a lane with these of its keys.
-func (b *Batch) raise(names []string, keys []Stamped) raise {
-	all, some := raise{To: b.Wi, All: true}, raise{To: b.Wi}
-	if b.All {
-		return all
+// raise is what the batch raises in a lane with these of its keys and epochs.
+func (b *Batch) raise(s *share) raise {
+	r := raise{To: b.Wi}
+	r.Ended, r.AllEnded = buckets(slices.Values(s.epochs))
+	if r.All = b.All; r.All {
+		return r
 	}
+	r.Buckets, r.All = buckets(func(yield func(string) bool) {
+		for _, names := range [][]string{s.names, s.epochs} {
+			for _, name := range names {
+				if !yield(name) {
+					return
+				}
+			}
+		}
+		for i := range s.keys {
+			if !yield(s.keys[i].Name) {
+				return
+			}
+		}
+	})
+	return r
+}
+
+// buckets are those of names, or all.
+func buckets(names iter.Seq[string]) (some []fence.Bucket, all bool) {
 	var seen [fence.Buckets]bool
-	add := func(name string) (fits bool) {
+	for name := range names {
 		if bucket := fence.BucketOf(name); !seen[bucket] {
 			seen[bucket] = true
-			some.Buckets = append(some.Buckets, bucket)
+			some = append(some, bucket)
 		}
-		return len(some.Buckets) <= raisedAtMost
-	}
-	for _, name := range names {
-		if !add(name) {
-			return all
+		if len(some) > raisedAtMost {
+			return nil, true
 		}
 	}
-	for i := range keys {
-		if !add(keys[i].Name) {
-			return all
-		}
-	}
-	return some
+	return some, false
 }
 
 type raise fence.Raise
 
-// fields are the names of the floors among HEAD's fields.
+// fields are the names of what is raised among HEAD's fields.
 func (r raise) fields() []string {
+	fields := make([]string, 0, 1+len(r.Buckets)+len(r.Ended))
 	if r.All {
-		return []string{"wi"}
+		fields = append(fields, "wi")
 	}
-	fields := make([]string, len(r.Buckets))
-	for i, b := range r.Buckets {
-		fields[i] = b.Field()
+	for _, b := range r.Buckets {
+		fields = append(fields, b.Field())
+	}
+	if r.AllEnded {
+		fields = append(fields, "st")
+	}
+	for _, b := range r.Ended {
+		fields = append(fields, b.EndedField())
 	}
 	return fields
 }
@@ -106,19 +127,24 @@ func (k *Stamped) args(first ...string) []string {
 // Result is what was found and done.
 type Result struct {
 	Removed int64       // records that were unlinked, and live values that were removed from theirs
+	Ended   int64       // epochs that were there and were ended
 	Kept    int64       // live values that contain what was to be confirmed
 	Ticks   fence.Ticks // the readers' counts, as they were during Apply
 }
 
-// add counts what EARLY, CONFIRM or UNLINK answered.
-func (r *Result) add(reply rueidis.RedisResult) error {
+// add counts what EARLY, CONFIRM or UNLINK answered; that of epochs where ends is set.
+func (r *Result) add(reply rueidis.RedisResult, ends bool) error {
 	message, err := reply.ToMessage()
 	if err != nil {
 		return typed(err)
 	}
 	if message.IsInt64() {
 		n, err := message.AsInt64()
-		r.Removed += n
+		if ends {
+			r.Ended += n
+		} else {
+			r.Removed += n
+		}
 		return typed(err)
 	}
 	outcome, err := message.ToString()

@@ -49,9 +49,17 @@ func BenchmarkApplyCluster(b *testing.B) {
 	for _, n := range []int{0, 1, 10, 500, 20_000} {
 		for _, kind := range []string{"server", "cluster"} {
 			b.Run(kind+"/names="+strconv.Itoa(n), func(b *testing.B) {
-				url := redistest.Shared(b).URL
+				server := redistest.Start(b)
+				url, servers := server.URL, []*redistest.Server{server}
 				if kind == "cluster" {
-					url = redistest.StartCluster(b, 3, false).URL
+					cluster := redistest.StartCluster(b, 3, false)
+					url, servers = cluster.URL, cluster.Masters
+				}
+				work := func() (all float64) {
+					for _, s := range servers {
+						all += cpu(b, s)
+					}
+					return all
 				}
 				s, err := Open(b.Context(), Options{URL: url, Namespace: redistest.Namespace(b)})
 				if err != nil {
@@ -67,6 +75,7 @@ func BenchmarkApplyCluster(b *testing.B) {
 					names[i] = prefixes[fence.LaneOf(key)%len(prefixes)] + key
 				}
 				b.ReportAllocs()
+				before := work()
 				for b.Loop() {
 					next := h.Wc + 1
 					if _, err := c.Apply(b.Context(), Batch{Expect: expect(h), Wi: next, Si: sees(mvcc.XID(next)), Names: names, Advance: next}); err != nil {
@@ -74,6 +83,7 @@ func BenchmarkApplyCluster(b *testing.B) {
 					}
 					h.Wc = next
 				}
+				b.ReportMetric((work()-before)/float64(b.N)*1e6, "server-us/op")
 			})
 		}
 	}

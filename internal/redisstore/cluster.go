@@ -267,7 +267,7 @@ func (c *cluster) adopt(before, next *table) {
 }
 
 // describe asks a node what it knows of the cluster: all nodes, from CLUSTER NODES, at the addresses that CLUSTER SLOTS prefers.
-func describe(ctx context.Context, client rueidis.Client, address string) ([]member, error) {
+func describe(ctx context.Context, client rueidis.CoreClient, address string) ([]member, error) {
 	ctx, cancel := context.WithTimeout(ctx, clusterTimeout)
 	defer cancel()
 	replies := client.DoMulti(ctx, client.B().ClusterNodes().Build(), client.B().ClusterSlots().Build())

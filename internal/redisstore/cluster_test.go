@@ -53,9 +53,9 @@ func TestClusterReadThrough(t *testing.T) {
 		t.Fatalf("Apply = %+v, %v", result, err)
 	}
 	for lane, name := range names {
-		h, found, text, err := s.ReadWithHead(t.Context(), name)
-		if err != nil || !found || h.Wc != 200 || text != nil {
-			t.Errorf("lane %d: HEAD %+v, %v, record %q, %v", lane, h, found, text, err)
+		h, found, held, err := s.ReadWithHead(t.Context(), name, nil)
+		if err != nil || !found || h.Wc != 200 || held.Text != nil {
+			t.Errorf("lane %d: HEAD %+v, %v, record %q, %v", lane, h, found, held.Text, err)
 		}
 	}
 	joined, found, err := s.Head(t.Context())
@@ -126,14 +126,14 @@ func clusterStore(t *testing.T) (*redistest.Cluster, *Store, *Conn, fence.Head) 
 	return cluster, s, c, begin(t, c, fence.NewTerm(1, 10))
 }
 
-// cached stores a value in each lane, and returns the names.
-func (s *Store) cached(t *testing.T, c *Conn, seen mvcc.XID) []string {
+// cached stores a value in each lane, which saw 10, and returns the names.
+func (s *Store) cached(t *testing.T, c *Conn) []string {
 	t.Helper()
 	names := make([]string, fence.Lanes)
 	for lane := range names {
 		names[lane] = s.nameIn(c, lane, "k")
 		leased(t, s, names[lane], token('a'))
-		if got := filled(t, s, names[lane], token('a'), seen); got != fence.Filled {
+		if got := filled(t, s, names[lane], token('a'), 10); got != fence.Filled {
 			t.Fatalf("lane %d: Fill = %v", lane, got)
 		}
 	}
@@ -154,7 +154,7 @@ func (s *Store) isLive(t *testing.T, name string) bool {
 func TestIntentOnAllLanesComesFirst(t *testing.T) {
 	t.Parallel()
 	cluster, s, c, head := clusterStore(t)
-	names := s.cached(t, c, 10)
+	names := s.cached(t, c)
 	cluster.Masters[2].Freeze(t)
 	done := make(chan error, 1)
 	go func() {
@@ -170,7 +170,7 @@ func TestIntentOnAllLanesComesFirst(t *testing.T) {
 	if !s.isLive(t, names[0]) {
 		t.Error("a key of another node was confirmed before every lane knew of the intent")
 	}
-	if h, _, _, err := s.ReadWithHead(t.Context(), names[0]); err != nil || h.Si.Xmax != 20 || h.Wc != 100 {
+	if h, _, _, err := s.ReadWithHead(t.Context(), names[0], nil); err != nil || h.Si.Xmax != 20 || h.Wc != 100 {
 		t.Errorf("HEAD of the lane = %+v, %v, want the intent alone", h, err)
 	}
 	cluster.Masters[2].Thaw(t)
@@ -184,13 +184,178 @@ func TestIntentOnAllLanesComesFirst(t *testing.T) {
 	}
 }
 
+// A lane without keys in a batch is told of it by ADVANCE alone, which reads its tick as well. INTENT goes to all of them when the floors of all
+// buckets rise, and when there is no ADVANCE that would compare their HEADs.
+func TestIntentGoesWhereKeysAre(t *testing.T) {
+	t.Parallel()
+	cluster, s, c, head := clusterStore(t)
+	names := s.cached(t, c)
+	heads := func() (all []fence.Head) {
+		t.Helper()
+		for lane, h := range s.Heads(t.Context()) {
+			if h.Err != nil || !h.Found {
+				t.Fatalf("lane %d: %v, %v", lane, h.Found, h.Err)
+			}
+			all = append(all, h.Head)
+		}
+		return all
+	}
+	for lane := range fence.Lanes {
+		if _, err := s.Tick(t.Context(), lane); err != nil {
+			t.Fatal(err)
+		}
+	}
+	result, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 200, Si: sees(20), Names: names[3:4], Advance: 200, Sa: sees(20)})
+	if err != nil || result.Removed != 1 {
+		t.Fatalf("Apply = %+v, %v", result, err)
+	}
+	head.Wc = 200
+	for lane, h := range heads() {
+		if h.Wc != 200 || h.Sa.Xmax != 20 || (lane == 3) != (h.Si.Xmax == 20) {
+			t.Errorf("a batch with a key in lane 3 leaves %+v in lane %d", h, lane)
+		}
+		if result.Ticks[lane].N != 1 {
+			t.Errorf("the tick of lane %d is %v", lane, result.Ticks[lane])
+		}
+	}
+	if _, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 300, Si: sees(30), All: true, Advance: 200}); err != nil {
+		t.Fatal(err)
+	}
+	for lane, h := range heads() {
+		if h.Si.Xmax != 30 || h.Wi != 300 {
+			t.Errorf("the floors of all buckets rise, and lane %d has %+v", lane, h)
+		}
+	}
+	result, err = c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 400, Si: sees(40), Names: names[4:5]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for lane, h := range heads() {
+		if h.Si.Xmax != 40 || h.Wc != 200 || result.Ticks[lane].N != 1 {
+			t.Errorf("without ADVANCE lane %d has %+v, tick %v", lane, h, result.Ticks[lane])
+		}
+	}
+	// What INTENT does not meet, ADVANCE does, and what neither is sent to is not left to chance.
+	cluster.Open(t, fence.Slot(7), cluster.Masters[1], cluster.Masters[0])
+	cluster.Open(t, fence.Slot(12), cluster.Masters[2], cluster.Masters[0])
+	lost := func(b Batch, want int) {
+		t.Helper()
+		b.Expect, b.Wi, b.Si, b.Names = expect(head), 500, sees(50), names[3:4]
+		if _, err := c.Apply(t.Context(), b); err != nil || c.Closed() != want {
+			t.Errorf("Apply = %v, %d lanes closed, want %d", err, c.Closed(), want)
+		}
+	}
+	lost(Batch{Advance: 500}, 2)
+	head.Wc = 500
+	cluster.Open(t, fence.Slot(6), cluster.Masters[1], cluster.Masters[0])
+	lost(Batch{}, 3)
+}
+
+// A node that hangs holds the others up once, for nodeTimeout, and its lanes are lost. What it does later of what it had been sent is
+// without effect on the lanes as they are begun anew.
+func TestNodeThatHangs(t *testing.T) {
+	t.Parallel()
+	cluster, s, c, head := clusterStore(t)
+	names := s.cached(t, c)
+	hangs := cluster.Masters[2]
+	before := c.Generations()
+	batch := func(to uint64, some ...string) Batch {
+		return Batch{Expect: expect(head), Wi: mvcc.LSN(to), Si: sees(mvcc.XID(to)), Names: some, Advance: mvcc.LSN(to), Sa: sees(mvcc.XID(to))}
+	}
+	apply := func(b Batch) (time.Duration, Result) {
+		t.Helper()
+		began := time.Now()
+		result, err := c.Apply(t.Context(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head.Wc = b.Advance
+		return time.Since(began), result
+	}
+	hangs.Freeze(t)
+	// ADVANCE alone goes to the lanes of the node that hangs; the keys of others are not held up at all.
+	took, result := apply(batch(200, names[0]))
+	if took < nodeTimeout || took > nodeTimeout+time.Second || result.Removed != 1 {
+		t.Errorf("a batch takes %v and removes %d", took, result.Removed)
+	}
+	lost := c.Closed()
+	if lost != 5 {
+		t.Fatalf("%d lanes are lost", lost)
+	}
+	anew := head
+	for i := range 5 {
+		anew.Wc, anew.Wi, anew.Si = head.Wc, head.Wc, sees(mvcc.XID(head.Wc))
+		began := time.Now()
+		if opened, err := c.Mend(t.Context(), anew, []byte("{}")); opened != 0 || err != nil {
+			t.Fatalf("Mend = %d, %v", opened, err)
+		}
+		apply(batch(300+uint64(i), names...))
+		if took := time.Since(began); took > nodeTimeout/2 {
+			t.Errorf("another batch takes %v beside a node that hangs", took)
+		}
+	}
+	for lane, name := range names[:11] {
+		if h, _, held, err := s.ReadWithHead(t.Context(), name, nil); err != nil || h.Wc != head.Wc || held.Text != nil {
+			t.Errorf("lane %d has %+v and %q, %v", lane, h, held.Text, err)
+		}
+	}
+	hangs.Thaw(t)
+	testkit.Eventually(t, 10*time.Second, func() error {
+		anew.Wc, anew.Wi, anew.Si = head.Wc, head.Wc, sees(mvcc.XID(head.Wc))
+		if _, err := c.Mend(t.Context(), anew, []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+		if c.Closed() > 0 {
+			return fmt.Errorf("%d lanes are closed", c.Closed())
+		}
+		return nil
+	})
+	apply(batch(400))
+	for lane, h := range s.Heads(t.Context()) {
+		if own := c.Generations()[lane]; h.Head.Lane != own || h.Head.Wc != 400 || (own == before[lane]) != (lane < 11) {
+			t.Errorf("lane %d has %+v, its generation is %s", lane, h.Head, own)
+		}
+	}
+}
+
+// A HEAD that was begun by a command of the past, which a node did when nobody waited for it any more, is not the lane's.
+func TestGenerationOfALaneIsCompared(t *testing.T) {
+	t.Parallel()
+	for name, step := range map[string]func(c *Conn, head fence.Head) error{
+		"intent": func(c *Conn, head fence.Head) error {
+			_, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 200, Si: sees(20)})
+			return err
+		},
+		"advance": func(c *Conn, head fence.Head) error {
+			_, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 200, Si: sees(20), Advance: 200})
+			return err
+		},
+		"idle": func(c *Conn, _ fence.Head) error {
+			_, err := c.Ticks(t.Context())
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, s, c, head := clusterStore(t)
+			late := connect(t, s)
+			if err := late.begin(t.Context(), late.lanes[7:8], head, ""); err != nil {
+				t.Fatal(err)
+			}
+			if err := step(c, head); err != nil || c.Closed() != 1 || c.lanes[7].open {
+				t.Errorf("%v, %d lanes closed", err, c.Closed())
+			}
+		})
+	}
+}
+
 // A lane whose slot is on the move is lost, and only it: the others are applied to. It is begun anew where it comes to lie, under a
 // generation of its own, and not before it has.
 func TestLaneOnTheMoveIsLost(t *testing.T) {
 	t.Parallel()
 	cluster, s, c, head := clusterStore(t)
 	const lane = 7
-	names := s.cached(t, c, 10)
+	names := s.cached(t, c)
 	before := c.Generations()
 	move := cluster.Open(t, fence.Slot(lane), cluster.Masters[1], cluster.Masters[0])
 	if _, err := s.Lease(t.Context(), names[lane], token('b'), time.Minute); err == nil {
@@ -291,9 +456,10 @@ func TestSupersededInOneLane(t *testing.T) {
 // generation, which are given up; or, of one term, of two, which nobody can choose between.
 func TestLanesLeftBehind(t *testing.T) {
 	t.Parallel()
-	_, s, _, head := clusterStore(t)
+	_, s, c, head := clusterStore(t)
 	some := connect(t, s)
 	some.lanes = some.lanes[:1]
+	some.lanes[0].generation = c.Generations()[0]
 	if _, _, err := some.Claim(t.Context(), head.Term); err != nil {
 		t.Fatal(err)
 	}
@@ -329,7 +495,7 @@ func TestLanesLeftBehind(t *testing.T) {
 func TestClusterIsSweptSurveyedAndDropped(t *testing.T) {
 	t.Parallel()
 	cluster, s, c, _ := clusterStore(t)
-	names := s.cached(t, c, 10)
+	names := s.cached(t, c)
 	v, err := s.Survey(t.Context())
 	if err != nil {
 		t.Fatal(err)

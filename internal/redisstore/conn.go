@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -209,6 +210,9 @@ func (c *Conn) outcome(lanes []*lane) error {
 		}
 		c.store.cluster.doubt(k.number, k.err)
 		c.shut(k, k.err)
+		if k.link != nil && k.link.broken.Load() != nil {
+			k.link = nil // another one is dialled by whoever mends the lane
+		}
 	}
 	if c.Closed() == len(c.lanes) {
 		if last == nil {
@@ -221,27 +225,51 @@ func (c *Conn) outcome(lanes []*lane) error {
 
 var errNoLanes = fmt.Errorf("%w: no lane of the cluster is open", ErrUnavailable)
 
-// losesLane reports whether an error means that a lane is not where it was, or not what it was. A connection that breaks does not:
-// HEAD is compared once there is another.
+// losesLane reports whether an error means that a lane is not where it was, or not what it was, or that its node hangs. A connection
+// that breaks does not: HEAD is compared once there is another, which takes no time. A node that says nothing for nodeTimeout would hold
+// up the other lanes for as long as it hangs. What it may still do of what it was sent does no harm: whatever writes HEAD names the
+// lane's generation, which is over once the lane is begun anew.
 func losesLane(err error) bool {
 	var mismatch *MismatchError
-	return errors.Is(err, ErrMoved) || errors.Is(err, ErrReadOnly) || errors.Is(err, ErrLoading) || errors.As(err, &mismatch)
+	return errors.Is(err, ErrMoved) || errors.Is(err, ErrReadOnly) || errors.Is(err, ErrLoading) || errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.As(err, &mismatch)
 }
 
 // heads calls a script on the HEADs of lanes.
 func (c *Conn) heads(ctx context.Context, verb string, s script, lanes []*lane, args func(*lane) []string) {
+	c.headsAndTicks(ctx, verb, s, lanes, args, func(*lane) bool { return false })
+}
+
+// headsAndTicks does, and reads the counts of some of the lanes besides.
+func (c *Conn) headsAndTicks(
+	ctx context.Context, verb string, s script, lanes []*lane, args func(*lane) []string, counted func(*lane) bool,
+) {
 	c.over(lanes, func(l *link, lanes []*lane) {
 		replies, err := l.run(ctx, []script{s}, func() []rueidis.Completed {
-			commands := make([]rueidis.Completed, len(lanes))
-			for i, k := range lanes {
-				commands[i] = l.eval(s, c.store.headKeys(k.number), args(k)...)
+			commands := make([]rueidis.Completed, 0, 2*len(lanes))
+			for _, k := range lanes {
+				commands = append(commands, l.eval(s, c.store.headKeys(k.number), args(k)...))
+				if counted(k) {
+					commands = append(commands, c.readTick(l, k))
+				}
 			}
 			return commands
 		})
-		for i, k := range lanes {
+		for _, k := range lanes {
 			if replies == nil {
 				k.err = fmt.Errorf("%s: %w", verb, err)
-			} else if k.reply, k.err = parseHeadReply(replies[i]); k.err != nil {
+				continue
+			}
+			k.reply, k.err = parseHeadReply(replies[0])
+			replies = replies[1:]
+			if counted(k) {
+				var wrong error
+				if k.tick, wrong = parseTick(replies[0]); k.err == nil {
+					k.err = wrong
+				}
+				replies = replies[1:]
+			}
+			if k.err != nil {
 				k.err = fmt.Errorf("%s: %w", verb, k.err)
 			}
 		}
@@ -349,7 +377,7 @@ func (c *Conn) expected(k *lane, e Expected) []string {
 	if len(c.lanes) > 1 {
 		e.Wc = k.wc
 	}
-	return []string{e.Generation, string(e.Term), fence.LSNText(e.Wc), k.replid}
+	return []string{e.Generation + k.generation, string(e.Term), fence.LSNText(e.Wc), k.replid}
 }
 
 // ErrRevision says that the store has a roster of a higher revision: an earlier move was not finished. The caller
@@ -462,40 +490,21 @@ func (c *Conn) drawTick(ctx context.Context, lanes []*lane) error {
 // Ticks reads the counts. In a cluster it compares HEAD as well: a slot may be on the move while there is nothing to write.
 func (c *Conn) Ticks(ctx context.Context) (fence.Ticks, error) {
 	lanes := c.working()
-	compare := c.store.scripts.moved
-	var called []script
 	if len(c.lanes) > 1 {
-		called = append(called, compare)
-	}
-	c.over(lanes, func(l *link, lanes []*lane) {
-		replies, err := l.run(ctx, called, func() []rueidis.Completed {
-			commands := make([]rueidis.Completed, 0, 2*len(lanes))
-			for _, k := range lanes {
-				if called != nil {
-					commands = append(commands, l.eval(compare, c.store.headKeys(k.number), append(c.expected(k, c.self), "", "")...))
-				}
-				commands = append(commands, c.readTick(l, k))
-			}
-			return commands
-		})
+		c.headsAndTicks(ctx, "compare head", c.store.scripts.moved, lanes,
+			func(k *lane) []string { return append(c.expected(k, c.self), "", "") }, func(*lane) bool { return true })
 		for _, k := range lanes {
-			if k.err = err; replies == nil {
-				continue
+			if k.err == nil {
+				k.err = k.reply.err()
 			}
-			k.err = nil
-			if called != nil {
-				if k.reply, k.err = parseHeadReply(replies[0]); k.err == nil {
-					k.err = k.reply.err()
-				}
-				replies = replies[1:]
-			}
-			var wrong error
-			if k.tick, wrong = parseTick(replies[0]); k.err == nil {
-				k.err = wrong
-			}
-			replies = replies[1:]
 		}
-	})
+	} else {
+		k := c.lanes[0]
+		replies, err := k.link.do(ctx, []rueidis.Completed{c.readTick(k.link, k)})
+		if k.err = err; replies != nil {
+			k.tick, k.err = parseTick(replies[0])
+		}
+	}
 	if err := c.outcome(lanes); err != nil {
 		return fence.Ticks{}, fmt.Errorf("read tick: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/rule"
 )
 
@@ -28,13 +29,13 @@ func TestDocumentedLayouts(t *testing.T) {
 			blocks[kind] = append(blocks[kind], strings.TrimSuffix(body, "\n"))
 		}
 	}
-	for kind, want := range map[string]int{"name": 1, "record": 5, "head": 1, "tick": 1, "json": 1, "use": 1, "lane": 1, "tags": 1} {
+	for kind, want := range map[string]int{"name": 1, "epoch": 1, "record": 6, "head": 1, "tick": 1, "json": 1, "use": 1, "lane": 1, "tags": 1} {
 		if len(blocks[kind]) != want {
 			t.Fatalf("docs/redis.md has %d examples of %q, want %d", len(blocks[kind]), kind, want)
 		}
 	}
 
-	states := []fence.State{fence.Live, fence.Negative, fence.None, fence.Live, fence.None}
+	states := []fence.State{fence.Live, fence.Negative, fence.None, fence.Live, fence.None, fence.Live}
 	for i, example := range blocks["record"] {
 		r, err := fence.ParseRecord([]byte(example))
 		if err != nil {
@@ -55,6 +56,17 @@ func TestDocumentedLayouts(t *testing.T) {
 
 	if field := fence.BucketOf(blocks["name"][0]).Field(); !strings.Contains(blocks["head"][0], "\n"+field+" ") {
 		t.Errorf("the documented HEAD does not have the bucket of the documented name, %s", field)
+	}
+
+	name, id, _ := strings.Cut(blocks["epoch"][0], "\n")
+	if want := rule.AppendEpoch([]byte(strings.TrimSuffix(blocks["name"][0], ":product:42")), 1, []keytext.Arg{{Text: "7"}}); name != string(want) || !fence.ValidEpochID(id) {
+		t.Errorf("the documented epoch is %s with %s, want %s", name, id, want)
+	}
+	if last, err := fence.ParseRecord([]byte(blocks["record"][5])); err != nil || !strings.HasSuffix(name, last.Epochs[1].Name) || last.Epochs[1].ID != id {
+		t.Errorf("the last record is tied to %+v, %v", last.Epochs, err)
+	}
+	if field := fence.BucketOf(name).EndedField(); !strings.Contains(blocks["head"][0], "\n"+field+" ") {
+		t.Errorf("the documented HEAD does not have the bucket of the documented epoch, %s", field)
 	}
 
 	var (
@@ -90,8 +102,8 @@ func TestDocumentedLayouts(t *testing.T) {
 	if roster.Revision != h.Revision || roster.Generation != h.Generation || roster.Term != string(h.Term) {
 		t.Errorf("roster %s, %s, %d is not that of HEAD %s, %s, %d", roster.Generation, roster.Term, roster.Revision, h.Generation, h.Term, h.Revision)
 	}
-	name := rule.KeyPrefix("shop", h.Generation, roster.Entries["product"]) + "product:42"
-	if diff := cmp.Diff(blocks["name"][0], name); diff != "" {
+	record := rule.KeyPrefix("shop", h.Generation, roster.Entries["product"]) + "product:42"
+	if diff := cmp.Diff(blocks["name"][0], record); diff != "" {
 		t.Errorf("name (-documented +written):\n%s", diff)
 	}
 	generations := make([]string, fence.Lanes)

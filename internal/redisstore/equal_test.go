@@ -84,9 +84,20 @@ func stored() *rapid.Generator[fence.Record] {
 			}
 			r.RowVersion = rapid.SampledFrom([]string{"", "-", "a b", "ü\n%"}).Draw(t, "version")
 			r.Filled = 5
+			r.Epochs = someEpochs().Draw(t, "epochs")
 			r.Payload = []byte(rapid.SampledFrom([]string{"", "{}", "a\nb\x00c", "f1 V"}).Draw(t, "payload"))
 		}
 		return r
+	})
+}
+
+// someEpochs are none, or some of the few that there are.
+func someEpochs() *rapid.Generator[[]fence.Epoch] {
+	return rapid.SampledFrom([][]fence.Epoch{
+		nil, nil,
+		{{Name: "~0", ID: string(token('d'))}},
+		{{Name: "~0", ID: string(token('e'))}},
+		{{Name: "~0", ID: string(token('d'))}, {Name: "~1:7:%-", ID: string(token('e'))}, {Name: "~1+", ID: string(token('e'))}},
 	})
 }
 
@@ -138,7 +149,7 @@ func (s *Store) testKey(n int) string {
 
 // confirmed confirms keys by script, and nothing else.
 func confirmed(ctx context.Context, c *Conn, keys ...Stamped) (Result, error) {
-	c.confirm(ctx, c.lanes, c.shares(c.lanes, nil, keys), nil, c.store.scripts.confirm,
+	c.confirm(ctx, c.lanes, c.shares(c.lanes, &Batch{Keys: keys}), nil, c.store.scripts.confirm,
 		func(k *Stamped) []string { return k.args(millis(leaseMargin)) })
 	return c.sum(c.lanes), c.outcome(c.lanes)
 }
@@ -176,12 +187,18 @@ func scriptsOnRecordsEqualFence(t *testing.T, url string) {
 		t.Repeat(map[string]func(*rapid.T){
 			"lease": func(t *rapid.T) {
 				tok := someToken().Draw(t, "token")
-				reply, err := s.Lease(ctx, name, tok, time.Hour)
+				dead := ""
+				if rapid.Bool().Draw(t, "over what is dead") {
+					if dead = fence.EpochsText(someEpochs().Draw(t, "dead")); rapid.Bool().Draw(t, "which is there") {
+						dead = fence.EpochsText(twin.Epochs)
+					}
+				}
+				reply, err := s.LeaseOver(ctx, name, dead, tok, time.Hour)
 				if err != nil {
 					t.Fatal(err)
 				}
 				var outcome fence.LeaseOutcome
-				twin, outcome = fence.Acquire(twin, tok, reply.Now, reply.Now+time.Hour.Microseconds())
+				twin, outcome = fence.AcquireOver(twin, dead, tok, reply.Now, reply.Now+time.Hour.Microseconds())
 				if reply.Granted != (outcome == fence.Granted) || reply.Holder != twin.Lease.Token {
 					t.Fatalf("Lease = %+v, fence says %v", reply, outcome)
 				}
@@ -194,6 +211,7 @@ func scriptsOnRecordsEqualFence(t *testing.T, url string) {
 					Token: someToken().Draw(t, "token"), Coverage: coverages().Draw(t, "coverage"),
 					State:      rapid.SampledFrom([]fence.State{fence.Live, fence.Negative}).Draw(t, "state"),
 					RowVersion: rapid.SampledFrom([]string{"", "-", "7"}).Draw(t, "version"),
+					Epochs:     someEpochs().Draw(t, "epochs"),
 					Payload:    []byte(rapid.SampledFrom([]string{"", "x\n\x00"}).Draw(t, "payload")), TTL: time.Hour,
 				}
 				got, now, err := s.fill(ctx, name, f)
@@ -202,7 +220,7 @@ func scriptsOnRecordsEqualFence(t *testing.T, url string) {
 				}
 				var want fence.FillOutcome
 				twin, want = fence.Fill(twin, fence.Filling{
-					Token: f.Token, Coverage: f.Coverage, State: f.State, RowVersion: f.RowVersion, Payload: f.Payload,
+					Token: f.Token, Coverage: f.Coverage, State: f.State, RowVersion: f.RowVersion, Epochs: f.Epochs, Payload: f.Payload,
 				}, now)
 				if got != want {
 					t.Fatalf("Fill = %v, fence says %v", got, want)
@@ -218,7 +236,7 @@ func scriptsOnRecordsEqualFence(t *testing.T, url string) {
 				}
 				q := RenewRequest{
 					Token: someToken().Draw(t, "token"), Coverage: coverages().Draw(t, "coverage"),
-					RowVersion: rapid.SampledFrom([]string{"", "-", "7 8"}).Draw(t, "version"), TTL: time.Hour,
+					RowVersion: rapid.SampledFrom([]string{"", "-", "7 8"}).Draw(t, "version"), TTL: time.Hour, Epochs: someEpochs().Draw(t, "epochs"),
 				}
 				// Mostly with what may be accepted, since what is refused is soon seen.
 				if rapid.IntRange(0, 7).Draw(t, "held") > 0 && !twin.Lease.IsZero() {
@@ -233,7 +251,7 @@ func scriptsOnRecordsEqualFence(t *testing.T, url string) {
 					t.Fatal(err)
 				}
 				var want fence.FillOutcome
-				twin, want = fence.Renew(twin, fence.Renewing{Token: q.Token, Coverage: q.Coverage, RowVersion: q.RowVersion}, now)
+				twin, want = fence.Renew(twin, fence.Renewing{Token: q.Token, Coverage: q.Coverage, RowVersion: q.RowVersion, Epochs: q.Epochs}, now)
 				if got != want {
 					t.Fatalf("Renew = %v, fence says %v", got, want)
 				}
@@ -449,7 +467,7 @@ func scriptsOnHeadEqualFence(t *testing.T, url string) {
 		expected := func(t *rapid.T) (Expected, fence.Expected) {
 			// Mostly right, since what is refused is soon seen.
 			e := Expected{Generation: twin.Head.Generation, Term: twin.Head.Term, Wc: twin.Head.Wc}
-			c.lanes[0].replid = replid
+			c.lanes[0].replid, c.lanes[0].generation = replid, twin.Head.Lane
 			switch rapid.IntRange(0, 11).Draw(t, "wrong") {
 			case 0:
 				e.Generation = generations.Draw(t, "generation")
@@ -459,8 +477,12 @@ func scriptsOnHeadEqualFence(t *testing.T, url string) {
 				e.Wc = positions.Draw(t, "wc")
 			case 3:
 				c.lanes[0].replid = "another history"
+			case 4:
+				c.lanes[0].generation = "another"
 			}
-			return e, fence.Expected{Generation: e.Generation, Term: e.Term, Wc: e.Wc, Replid: c.lanes[0].replid}
+			f := fence.Expected{Generation: e.Generation, Term: e.Term, Wc: e.Wc, Replid: c.lanes[0].replid}
+			f.Lane = c.lanes[0].generation
+			return e, f
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"claim": func(t *rapid.T) {
@@ -492,6 +514,14 @@ func scriptsOnHeadEqualFence(t *testing.T, url string) {
 				for range rapid.IntRange(0, 3).Draw(t, "keys") {
 					b.Names = append(b.Names, s.testKey(rapid.IntRange(0, 4).Draw(t, "key")))
 				}
+				for range rapid.IntRange(0, 3).Draw(t, "epochs") {
+					b.Epochs = append(b.Epochs, s.testKey(rapid.IntRange(0, 4).Draw(t, "epoch")))
+				}
+				if rapid.IntRange(0, 9).Draw(t, "many epochs") == 0 {
+					for i := range raisedAtMost + 50 {
+						b.Epochs = append(b.Epochs, s.testKey(i))
+					}
+				}
 				if rapid.Bool().Draw(t, "advance") {
 					b.Advance = positions.Draw(t, "advance")
 					if rapid.Bool().Draw(t, "with sa") {
@@ -501,7 +531,7 @@ func scriptsOnHeadEqualFence(t *testing.T, url string) {
 				}
 				_, err := c.Apply(ctx, b)
 				var outcome fence.HeadOutcome
-				twin, outcome = fence.Intent(twin, f, fence.Raise(b.raise(b.Names, b.Keys)), b.Si)
+				twin, outcome = fence.Intent(twin, f, fence.Raise(b.raise(&share{names: b.Names, epochs: b.Epochs})), b.Si)
 				if b.Advance != 0 && outcome == fence.Applied {
 					twin, outcome = fence.Advance(twin, f, b.Advance, b.Sa, b.Ticks[c.lanes[0].number])
 				}

@@ -57,13 +57,13 @@ func (c *Conn) dial(ctx context.Context, address string) {
 	c.dials[address] = dial
 	ctx = context.WithoutCancel(ctx)
 	go func() {
-		l, err := c.store.cluster.dedicate(ctx, c.store.option, address)
+		l, err := dedicate(ctx, c.store.option, address)
 		dial <- dialled{l, err}
 	}()
 }
 
 // dedicate connects to a node.
-func (c *cluster) dedicate(ctx context.Context, option rueidis.ClientOption, address string) (*link, error) {
+func dedicate(ctx context.Context, option rueidis.ClientOption, address string) (*link, error) {
 	option.InitAddress = []string{address}
 	if option.TLSConfig != nil {
 		option.TLSConfig = withServerName(option.TLSConfig, address)
@@ -131,7 +131,9 @@ func (c *Conn) reachable(ctx context.Context, k *lane) bool {
 	if k.link != nil && k.link.address == o.address {
 		return true
 	}
-	at := slices.IndexFunc(c.lanes, func(other *lane) bool { return other.link != nil && other.link.address == o.address })
+	at := slices.IndexFunc(c.lanes, func(other *lane) bool {
+		return other.link != nil && other.link.address == o.address && other.link.broken.Load() == nil
+	})
 	if at >= 0 {
 		k.link = c.lanes[at].link
 		return true

@@ -26,27 +26,39 @@ func (s *Store) Read(ctx context.Context, name string) ([]byte, error) {
 	return nil, fmt.Errorf("get record: %w", to.typed(err))
 }
 
-// ReadWithHead reads HEAD and then a record's bytes, nil when it is not there: in one pipeline on one connection, in this
-// order, so that what HEAD vouches for is true of the record.
-func (s *Store) ReadWithHead(ctx context.Context, name string) (head fence.Head, found bool, text []byte, err error) {
+// ReadWithHead reads HEAD and then a record with epochs: in one pipeline on one connection, in this order, so that what HEAD
+// vouches for is true of the record.
+func (s *Store) ReadWithHead(ctx context.Context, name string, epochs []string) (head fence.Head, found bool, held Tied, err error) {
 	to, err := s.to(name)
 	if err != nil {
-		return fence.Head{}, false, nil, fmt.Errorf("read head: %w", err)
+		return fence.Head{}, false, Tied{}, fmt.Errorf("read head: %w", err)
 	}
 	fields := s.headFields(vouchedFields())
-	replies := to.client.DoMulti(ctx, s.headFor(to.lane, fields, s.callRead), s.client.B().Get().Key(name).Build())
+	record := func() rueidis.Completed {
+		if len(epochs) == 0 {
+			return s.client.B().Get().Key(name).Build()
+		}
+		return s.readTied(name, epochs)
+	}
+	replies := to.client.DoMulti(ctx, s.headFor(to.lane, fields, s.callRead), record())
 	if isNoScript(replies[0].Error()) {
-		replies = to.client.DoMulti(ctx, s.headFor(to.lane, fields, s.sendRead), s.client.B().Get().Key(name).Build())
+		replies = to.client.DoMulti(ctx, s.headFor(to.lane, fields, s.sendRead), record())
 	}
 	if head, found, err = parseHead(replies[0], fields); err != nil {
 		_ = to.typed(replies[0].Error())
-		return fence.Head{}, false, nil, err
+		return fence.Head{}, false, Tied{}, err
 	}
-	text, err = replies[1].AsBytes()
-	if err != nil && !rueidis.IsRedisNil(err) {
-		return fence.Head{}, false, nil, fmt.Errorf("get record: %w", to.typed(err))
+	if len(epochs) == 0 {
+		if held.Text, err = replies[1].AsBytes(); rueidis.IsRedisNil(err) {
+			err = nil
+		}
+	} else {
+		held, err = parseTied(replies[1], len(epochs))
 	}
-	return head, found, text, nil
+	if err != nil {
+		return fence.Head{}, false, Tied{}, fmt.Errorf("get record: %w", to.typed(err))
+	}
+	return head, found, held, nil
 }
 
 // Get reads a record with one plain GET. What is not there is a Record without state; so is what is not in freshet's
@@ -76,11 +88,20 @@ type LeaseReply struct {
 // Lease asks for the right to fill a key (R2) and reads HEAD after it. The token must be fresh: after an error it is
 // not used again.
 func (s *Store) Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (LeaseReply, error) {
+	return s.LeaseOver(ctx, name, "", token, lasts)
+}
+
+// LeaseOver is Lease by a reader that has found a value with epochs that do not hold: a granted lease takes it out of the
+// record, if it is there still. dead is what fence.EpochsText says of it; empty: nothing was found.
+func (s *Store) LeaseOver(ctx context.Context, name, dead string, token fence.Token, lasts time.Duration) (LeaseReply, error) {
 	to, err := s.to(name)
 	if err != nil {
 		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
 	}
 	args := []string{string(token), millis(lasts), millis(leaseMargin)}
+	if dead != "" {
+		args = append(args, dead)
+	}
 	bucket := fence.BucketOf(name)
 	fields := s.headFields(append(headFields(), bucket.Field()))
 	replies := to.client.DoMulti(ctx, s.call(s.scripts.lease, name, args), s.headFor(to.lane, fields, s.callRead))
@@ -127,6 +148,7 @@ type FillRequest struct {
 	Coverage   fence.Coverage
 	State      fence.State // Live or Negative
 	RowVersion string
+	Epochs     []fence.Epoch
 	Payload    []byte
 	TTL        time.Duration
 }
@@ -144,6 +166,9 @@ func (s *Store) fill(ctx context.Context, name string, f FillRequest) (fence.Fil
 	args := []string{
 		string(f.Token), f.Coverage.String(), string(rune(f.State.Letter())), fence.EscapeVersion(f.RowVersion),
 		rueidis.BinaryString(f.Payload), millis(f.TTL),
+	}
+	if len(f.Epochs) > 0 {
+		args = append(args, fence.EpochsText(f.Epochs))
 	}
 	reply, err := s.eval(ctx, s.scripts.fill, name, args)
 	if err != nil {

@@ -15,6 +15,7 @@ type RenewRequest struct {
 	Token      fence.Token
 	Coverage   fence.Coverage
 	RowVersion string
+	Epochs     []fence.Epoch
 	TTL        time.Duration
 }
 
@@ -27,6 +28,9 @@ func (s *Store) Renew(ctx context.Context, name string, q RenewRequest) (fence.F
 
 func (s *Store) renew(ctx context.Context, name string, q RenewRequest) (fence.FillOutcome, int64, error) {
 	args := []string{string(q.Token), q.Coverage.String(), fence.EscapeVersion(q.RowVersion), millis(q.TTL)}
+	if len(q.Epochs) > 0 {
+		args = append(args, fence.EpochsText(q.Epochs))
+	}
 	reply, err := s.eval(ctx, s.scripts.renew, name, args)
 	if err != nil {
 		return 0, 0, fmt.Errorf("renew key: %w", err)

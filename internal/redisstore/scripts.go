@@ -13,6 +13,9 @@ var luaRecord string
 //go:embed lua/snapshot.lua
 var luaSnapshot string
 
+//go:embed lua/coverage.lua
+var luaCoverage string
+
 //go:embed lua/head.lua
 var luaHead string
 
@@ -111,13 +114,13 @@ func newScripts() *scripts {
 	}
 	return &scripts{
 		lease:    newScript(refusedWhenFull, luaRecord, luaLease),
-		fill:     newScript(refusedWhenFull, luaRecord, luaSnapshot, luaAdmit, luaFill),
-		renew:    newScript(refusedWhenFull, luaRecord, luaSnapshot, luaAdmit, luaRenew),
+		fill:     newScript(refusedWhenFull, luaRecord, luaSnapshot, luaCoverage, luaAdmit, luaFill),
+		renew:    newScript(refusedWhenFull, luaRecord, luaSnapshot, luaCoverage, luaAdmit, luaRenew),
 		release:  newScript(allowedWhenFull, luaRecord, luaRelease),
 		register: newScript(allowedWhenFull, luaRegister),
 		tick:     newScript(allowedWhenFull, luaTick),
-		early:    daemon(luaEarlyPlain, luaSnapshot, luaRecord, luaFences, luaEarly),
-		confirm:  daemon(luaConfirmPlain, luaSnapshot, luaRecord, luaFences, luaConfirm),
+		early:    daemon(luaEarlyPlain, luaSnapshot, luaCoverage, luaRecord, luaFences, luaEarly),
+		confirm:  daemon(luaConfirmPlain, luaSnapshot, luaCoverage, luaRecord, luaFences, luaConfirm),
 		intent:   daemon(luaHead, luaSnapshot, luaIntent),
 		advance:  daemon(luaHead, luaAdvance),
 		claim:    daemon(luaHead, luaClaim),

@@ -24,7 +24,9 @@ const (
 	// replyTimeout is for the daemon's Conn: a reply that takes longer means a dead connection. It may take a while: a
 	// batch deletes many keys, and the daemon loses more by a new connection than by waiting.
 	replyTimeout = 5 * time.Second
-	dialTimeout  = time.Second
+	// nodeTimeout is the same for a node of a cluster. One that hangs costs its own lanes then, for which the others have waited.
+	nodeTimeout = 2 * time.Second
+	dialTimeout = time.Second
 	// readTimeout is the same for readers, who have a database to ask instead: none of them is to wait long for a store
 	// that hangs. It bounds a connection's being made as well.
 	readTimeout = 500 * time.Millisecond
@@ -96,7 +98,11 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		s.lanes, seeds = fence.Lanes, option.InitAddress
 		option.InitAddress = seeds[:1]
 	}
-	s.option = timed(option, replyTimeout, dialTimeout, time.Second)
+	reply := replyTimeout
+	if seeds != nil {
+		reply = nodeTimeout
+	}
+	s.option = timed(option, reply, dialTimeout, time.Second)
 	option = timed(option, readTimeout, readTimeout, pingGap)
 	s.client, err = rueidis.NewClient(option)
 	if s.client == nil {

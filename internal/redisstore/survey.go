@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -21,12 +22,13 @@ const namesPerPage = 250
 type Survey struct {
 	store   *Store // nil: of a Redis that freshet does not keep
 	servers []surveyed
+	foreign *foreignCluster // of a cluster that freshet does not keep; servers then has one client, which finds every key
 }
 
 // surveyed is a connection to a server.
 type surveyed struct {
 	address string // in a cluster
-	client  rueidis.DedicatedClient
+	client  rueidis.CoreClient
 	close   func()
 }
 
@@ -59,7 +61,7 @@ func (s *Store) Survey(ctx context.Context) (*Survey, error) {
 }
 
 // server is the connection to a lane's owner.
-func (v *Survey) server(ctx context.Context, lane int) (rueidis.DedicatedClient, error) {
+func (v *Survey) server(ctx context.Context, lane int) (rueidis.CoreClient, error) {
 	if v.store == nil || v.store.cluster == nil {
 		return v.servers[0].client, nil
 	}
@@ -72,7 +74,7 @@ func (v *Survey) server(ctx context.Context, lane int) (rueidis.DedicatedClient,
 			return server.client, nil
 		}
 	}
-	l, err := v.store.cluster.dedicate(ctx, v.store.option, o.address)
+	l, err := dedicate(ctx, v.store.option, o.address)
 	if err != nil {
 		return nil, err
 	}
@@ -80,21 +82,29 @@ func (v *Survey) server(ctx context.Context, lane int) (rueidis.DedicatedClient,
 	return l.client, nil
 }
 
-// OpenSurvey opens one over any Redis, whatever it holds.
+// OpenSurvey opens one over any Redis, whatever it holds: a server, or a cluster, of which one node's address is enough.
 func OpenSurvey(ctx context.Context, address string) (*Survey, error) {
 	option, err := parseURL(address)
 	if err != nil {
 		return nil, err
 	}
-	if option.Sentinel.MasterSet != "" || clustered(option, address) {
-		return nil, errors.New("parse redis url: a survey of keys that freshet does not keep takes the address of one server, not of Sentinels or of a cluster")
+	if option.Sentinel.MasterSet != "" {
+		return nil, errors.New("parse redis url: a survey of keys that freshet does not keep takes the address of a server or of a cluster, not of Sentinels")
 	}
-	client, err := rueidis.NewClient(timed(option, replyTimeout, dialTimeout, time.Second))
+	option = timed(option, replyTimeout, dialTimeout, time.Second)
+	if clustered(option, address) {
+		return surveyCluster(ctx, option, address)
+	}
+	client, err := rueidis.NewClient(option)
 	if err != nil {
 		if client != nil {
 			client.Close()
 		}
 		return nil, fmt.Errorf("open redis: %w: %w", ErrUnavailable, maskURL(err, address))
+	}
+	if text, err := client.Do(ctx, client.B().Info().Section("cluster").Build()).ToString(); err == nil && strings.Contains(text, "cluster_enabled:1") {
+		client.Close() // one node alone would be a part of the keys
+		return surveyCluster(ctx, option, address)
 	}
 	dedicated, _ := client.Dedicate()
 	return (&Survey{servers: []surveyed{{client: dedicated, close: func() { dedicated.Close(); client.Close() }}}}).pinged(ctx)
@@ -114,6 +124,9 @@ func (v *Survey) pinged(ctx context.Context) (*Survey, error) {
 func (v *Survey) Close() {
 	for _, server := range v.servers {
 		server.close()
+	}
+	if v.foreign != nil {
+		v.foreign.close()
 	}
 }
 
@@ -145,7 +158,10 @@ func (v *Survey) Roster(ctx context.Context) (text []byte, found bool, err error
 // beginning to the end is visited; one may be visited twice when the server resizes its table meanwhile. While visit
 // runs, the walk stands still.
 func (v *Survey) Walk(ctx context.Context, pattern string, visit func(names []string) error) error {
-	walked := map[rueidis.DedicatedClient]bool{}
+	if v.foreign != nil {
+		return v.foreign.walk(ctx, pattern, visit)
+	}
+	walked := map[rueidis.CoreClient]bool{}
 	for lane := range v.lanes() {
 		client, err := v.server(ctx, lane)
 		if err != nil {
@@ -169,7 +185,7 @@ func (v *Survey) lanes() int {
 	return v.store.lanes
 }
 
-func walk(ctx context.Context, client rueidis.DedicatedClient, pattern string, visit func(names []string) error) error {
+func walk(ctx context.Context, client rueidis.CoreClient, pattern string, visit func(names []string) error) error {
 	for cursor := uint64(0); ; {
 		page, err := client.Do(ctx, client.B().Scan().Cursor(cursor).Match(pattern).Count(namesPerPage).Build()).AsScanEntry()
 		if err != nil {
@@ -214,7 +230,7 @@ func (v *Survey) read(
 	ctx context.Context, names []string, command func(name string) rueidis.Completed, take func(rueidis.RedisResult) ([]byte, error),
 ) ([]Held, error) {
 	held := make([]Held, len(names))
-	parts := map[rueidis.DedicatedClient][]int{}
+	parts := map[rueidis.CoreClient][]int{}
 	for i, name := range names {
 		lane := 0
 		if v.lanes() > 1 {
@@ -239,7 +255,7 @@ func (v *Survey) read(
 
 // readFrom reads some of the names from one server.
 func readFrom(
-	ctx context.Context, client rueidis.DedicatedClient, names []string, some []int, held []Held,
+	ctx context.Context, client rueidis.CoreClient, names []string, some []int, held []Held,
 	command func(name string) rueidis.Completed, take func(rueidis.RedisResult) ([]byte, error),
 ) error {
 	commands := make([]rueidis.Completed, 0, 2*len(some))

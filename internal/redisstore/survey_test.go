@@ -8,6 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/redistest"
 )
 
@@ -101,5 +105,76 @@ func TestSurveyReads(t *testing.T) {
 	}
 	if _, err := OpenSurvey(t.Context(), server.URL); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("OpenSurvey without a server = %v", err)
+	}
+}
+
+// A cluster whose keys freshet does not keep: what is scanned and read is of all masters, and a walk during which slots moved says that it
+// may not have met every key.
+func TestSurveyOfAForeignCluster(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, 3, true, redistest.Patient()...)
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{cluster.Masters[0].Addr}, DisableCache: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	var want []string
+	for i := range 3 * namesPerPage {
+		want = append(want, "k:"+strconv.Itoa(i))
+		if err := client.Do(t.Context(), client.B().Set().Key(want[i]).Value(strconv.Itoa(i)).Build()).Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v, err := OpenSurvey(t.Context(), cluster.Masters[2].URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	held, err := v.Read(t.Context(), want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, h := range held {
+		if !h.Found || string(h.Text) != strconv.Itoa(i) || h.TTL != 0 {
+			t.Fatalf("%s = %+v", want[i], h)
+		}
+	}
+	walked := func(during func()) (names []string, err error) {
+		err = v.Walk(t.Context(), "k:*", func(some []string) error {
+			if names == nil {
+				during()
+			}
+			names = append(names, some...)
+			return nil
+		})
+		slices.Sort(names)
+		return slices.Compact(names), err
+	}
+	slices.Sort(want)
+	if names, err := walked(func() {}); err != nil || !slices.Equal(names, want) {
+		t.Errorf("Walk visits %d names of %d, %v", len(names), len(want), err)
+	}
+	moves := func() { cluster.Open(t, fence.Slot(15), cluster.Masters[2], cluster.Masters[0]).Finish(t) }
+	if _, err := walked(moves); !errors.Is(err, errResharded) {
+		t.Errorf("Walk = %v while a slot is moved", err)
+	}
+	if names, err := walked(func() {}); err != nil || !slices.Equal(names, want) {
+		t.Errorf("after that Walk visits %d names of %d, %v", len(names), len(want), err)
+	}
+	for _, s := range cluster.All() {
+		s.Do(t, "CLUSTER", "DELSLOTS", "1")
+	}
+	testkit.Eventually(t, 10*time.Second, func() error { // others may still speak of it
+		v, err := OpenSurvey(t.Context(), cluster.URL)
+		if err == nil {
+			v.Close()
+		}
+		if !errors.Is(err, errSlots) {
+			return fmt.Errorf("a cluster that is not whole is surveyed: %w", err)
+		}
+		return nil
+	})
+	if _, err := OpenSurvey(t.Context(), "redis://127.0.0.1:1/0?cluster=true"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("OpenSurvey without a cluster = %v", err)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/freshet/freshet/internal/rule"
 )
 
 // sweepPause is between two steps of a sweep, so that it takes little of the server from those who read.
@@ -42,7 +44,10 @@ func (s *Store) dead(name string, live *Live) bool {
 	if _, err := strconv.ParseUint(generation, 16, 64); !ok || err != nil || len(generation) != 16 {
 		return false
 	}
-	return !slices.ContainsFunc(live.Prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+	return !slices.ContainsFunc(live.Prefixes, func(p string) bool {
+		rest, ok := strings.CutPrefix(name, p[:len(p)-1])
+		return ok && rest != "" && (rest[0] == p[len(p)-1] || rest[0] == rule.EpochMark)
+	})
 }
 
 // DropAll removes every key of the namespace, HEAD first, so that nobody fills while it goes on.

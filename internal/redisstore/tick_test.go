@@ -48,8 +48,8 @@ func TestTicks(t *testing.T) {
 		t.Errorf("Apply = %+v, %v", result, err)
 	}
 	name := s.testName("k")
-	if h, found, text, err := s.ReadWithHead(t.Context(), name); err != nil || !found || h.Tick != drawn || h.Sa.Xmax != 20 || h.Wc != 100 || text != nil {
-		t.Errorf("ReadWithHead = %+v, %t, %q, %v", h, found, text, err)
+	if h, found, held, err := s.ReadWithHead(t.Context(), name, nil); err != nil || !found || h.Tick != drawn || h.Sa.Xmax != 20 || h.Wc != 100 || held.Text != nil {
+		t.Errorf("ReadWithHead = %+v, %t, %q, %v", h, found, held.Text, err)
 	}
 	// Without Sa the tick stays as well.
 	if _, err := c.Apply(t.Context(), Batch{Expect: expect(head), Wi: 300, Si: sees(30), Advance: 300, Ticks: fence.Ticks{count()}}); err != nil {
@@ -57,8 +57,8 @@ func TestTicks(t *testing.T) {
 	}
 	leased(t, s, name, token('a'))
 	filled(t, s, name, token('a'), 40)
-	if h, found, text, err := s.ReadWithHead(t.Context(), name); err != nil || !found || h.Tick != drawn || h.Wc != 300 || text == nil {
-		t.Errorf("ReadWithHead = %+v, %t, %q, %v", h, found, text, err)
+	if h, found, held, err := s.ReadWithHead(t.Context(), name, nil); err != nil || !found || h.Tick != drawn || h.Wc != 300 || held.Text == nil {
+		t.Errorf("ReadWithHead = %+v, %t, %q, %v", h, found, held.Text, err)
 	}
 	// The count is a number of 64 bits, which a double does not hold.
 	for text, want := range map[string]string{

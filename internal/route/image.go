@@ -2,6 +2,7 @@ package route
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 
 	"github.com/freshet/freshet/internal/change"
@@ -51,12 +52,16 @@ func (c *compiled) irrelevant(row *change.Row) bool {
 	return true
 }
 
-// image adds the key of one image, unless the image is known not to matter.
+// image adds the key of one image, the epoch that it ends, or what its keys are to be looked up by, unless the image is known not to matter.
 func (r *Router) image(c *compiled, row *change.Row, value valueFunc, out *Keys) {
 	for i := range c.conditions {
 		if r.fails(&c.conditions[i], value(row, c.conditions[i].column)) {
 			return
 		}
+	}
+	if c.rule.Tied() {
+		r.epoch(c, row, value, out)
+		return
 	}
 	for _, column := range c.bind {
 		if column != fixed && value(row, column).Kind == change.Null {
@@ -64,8 +69,14 @@ func (r *Router) image(c *compiled, row *change.Row, value valueFunc, out *Keys)
 		}
 	}
 	start := len(out.arena)
+	asks := c.rule.Class == rule.Lookup
+	if asks {
+		out.arena = binary.AppendUvarint(out.arena, uint64(c.number)) //nolint:gosec // not negative
+	}
 	for n, column := range c.bind {
-		out.arena = append(out.arena, c.literals[n]...)
+		if !asks {
+			out.arena = append(out.arena, c.literals[n]...)
+		}
 		if column == fixed {
 			out.arena = append(out.arena, c.fixed[n]...)
 			continue
@@ -85,7 +96,15 @@ func (r *Router) image(c *compiled, row *change.Row, value valueFunc, out *Keys)
 			return
 		}
 		r.scratch = text
-		out.arena = keytext.AppendEscapedText(out.arena, text)
+		if asks {
+			out.arena = append(binary.AppendUvarint(out.arena, uint64(len(text))), text...)
+		} else {
+			out.arena = keytext.AppendEscapedText(out.arena, text)
+		}
+	}
+	if asks {
+		out.hold(c.entry, start, aLookUp)
+		return
 	}
 	out.arena = append(out.arena, c.literals[len(c.bind)]...)
 	out.seal(c.entry, start)

@@ -26,7 +26,7 @@ func aim(index int, e *rule.Entry) *target {
 	default:
 		t.literals = template.Literals()
 		for _, p := range e.Params {
-			t.types = append(t.types, wide(p.Type))
+			t.types = append(t.types, p.Type.Wide())
 		}
 	}
 	return t

@@ -2,12 +2,13 @@ package route
 
 import (
 	"bytes"
+	"encoding/binary"
 	"hash/maphash"
 	"math"
 	"slices"
 )
 
-// Keys collects what rows invalidate: keys, each once, and entries whose version must move. It is a window over the
+// Keys collects what rows invalidate: keys and epochs, each once, and entries whose version must move. It is a window over the
 // stream: when it is Full, the caller takes what it holds and Resets it, so that a transaction of any size takes
 // bounded memory; a key that comes again in a later window is held again.
 //
@@ -30,7 +31,17 @@ type span struct {
 	start, end uint32
 	hash       uint32
 	slot       uint32
+	kind       kind
 }
+
+// kind is what a span is.
+type kind uint8
+
+const (
+	aKey    kind = iota
+	anEpoch      // the part of an epoch's name that stands behind the activation
+	aLookUp      // see LookUp
+)
 
 // Move says that the version of an entry must move, and why.
 type Move struct {
@@ -67,6 +78,34 @@ func (k *Keys) Empty() bool { return len(k.spans) == 0 && len(k.moves) == 0 }
 
 // Full reports that the caller should take what is held before the next row. A row adds a few keys at most.
 func (k *Keys) Full() bool { return len(k.spans) >= k.maxKeys || len(k.arena) >= k.maxBytes }
+
+// Key reports whether what is held as the i-th key is one.
+func (k *Keys) Key(i int) bool { return k.spans[i].kind == aKey }
+
+// Epoch reports whether what is held as the i-th key is the part of an epoch's name that stands behind the activation.
+func (k *Keys) Epoch(i int) bool { return k.spans[i].kind == anEpoch }
+
+// LookUp says which rule's look-up finds the keys, and for which values of its columns; false for what is held as the i-th key
+// otherwise. Valid like a key's text.
+func (k *Keys) LookUp(i int) (number int, values []string, ok bool) {
+	s := &k.spans[i]
+	if s.kind != aLookUp {
+		return 0, nil, false
+	}
+	text := k.arena[s.start:s.end]
+	next := func() int {
+		n, size := binary.Uvarint(text)
+		text = text[size:]
+		return int(n) //nolint:gosec // written from a length
+	}
+	number = next()
+	for len(text) > 0 {
+		n := next()
+		values = append(values, string(text[:n]))
+		text = text[n:]
+	}
+	return number, values, true
+}
 
 // At returns the i-th key: the entry's index and the key's text, valid until Reset.
 func (k *Keys) At(i int) (entry int, key []byte) {
@@ -117,7 +156,12 @@ func (k *Keys) move(entry int, cause func() string) {
 }
 
 // seal takes the text that was appended to the arena from start on as a key, unless it is held already.
-func (k *Keys) seal(entry, start int) {
+func (k *Keys) seal(entry, start int) { k.hold(entry, start, aKey) }
+
+// sealEpoch is seal for an epoch.
+func (k *Keys) sealEpoch(entry, start int) { k.hold(entry, start, anEpoch) }
+
+func (k *Keys) hold(entry, start int, what kind) {
 	text := k.arena[start:]
 	if len(k.arena) > math.MaxUint32 {
 		panic("route: a window of more than 4 GiB of keys")
@@ -127,14 +171,14 @@ func (k *Keys) seal(entry, start int) {
 	at := hash & mask
 	for ; k.slots[at] != 0; at = (at + 1) & mask {
 		s := &k.spans[k.slots[at]-1]
-		if s.hash == hash && int(s.entry) == entry && bytes.Equal(k.arena[s.start:s.end], text) {
+		if s.hash == hash && int(s.entry) == entry && s.kind == what && bytes.Equal(k.arena[s.start:s.end], text) {
 			k.arena = k.arena[:start]
 			s.marks |= k.mark
 			return
 		}
 	}
 	k.spans = append(k.spans, span{
-		marks: k.mark,
+		marks: k.mark, kind: what,
 		entry: uint32(entry), start: uint32(start), end: uint32(len(k.arena)), hash: hash, slot: at, //nolint:gosec // bounded above
 	})
 	k.slots[at] = uint32(len(k.spans)) //nolint:gosec // bounded by the arena

@@ -25,6 +25,7 @@ type table struct{ schema, name string }
 // binding is a rule under its entry, compiled as far as that goes without the table's shape.
 type binding struct {
 	entry    int
+	number   int // of the rule, in its entry
 	rule     *rule.Rule
 	literals []string
 	types    []keytext.Type
@@ -40,7 +41,8 @@ type shape struct {
 
 type compiled struct {
 	*binding
-	bind       []int // column indexes, of the n-th parameter, or fixed
+	bind       []int // column indexes, of the n-th parameter or of the n-th value of an epoch, or fixed
+	never      []int // further columns without which, where they are NULL, the row does not matter
 	filter     []int // columns that matter to an UPDATE; nil: all
 	conditions []condition
 	broken     string
@@ -62,7 +64,7 @@ func New(entries []*rule.Entry) *Router {
 	for i, e := range entries {
 		r.targets[e.Name] = append(r.targets[e.Name], aim(i, e))
 		for j := range e.Rules {
-			b := bind(i, e, &e.Rules[j])
+			b := bind(i, e, j)
 			name := table{b.rule.Schema, b.rule.Table}
 			r.tables[name] = append(r.tables[name], b)
 		}
@@ -70,14 +72,27 @@ func New(entries []*rule.Entry) *Router {
 	return r
 }
 
-func bind(index int, e *rule.Entry, one *rule.Rule) binding {
-	b := binding{entry: index, rule: one}
+func bind(index int, e *rule.Entry, number int) binding {
+	one := &e.Rules[number]
+	b := binding{entry: index, number: number, rule: one}
 	template, err := rule.ParseTemplate(e.Key)
 	switch {
 	case err != nil:
 		b.broken = err.Error()
 		return b
-	case one.Class != "":
+	case one.Class == rule.Tag && one.Tag != nil && len(one.Tag.From) > 0 && len(one.Tag.From) == len(one.Tag.Types):
+		for _, t := range one.Tag.Types {
+			b.types = append(b.types, t.Wide())
+		}
+		return b
+	case one.Class == rule.Lookup && one.Lookup != nil && len(one.Lookup.From) > 0 && len(one.Lookup.From) == len(one.Lookup.Types):
+		for _, t := range one.Lookup.Types {
+			b.types = append(b.types, t.Wide())
+		}
+		return b
+	case one.Class == rule.Broad:
+		return b
+	case one.Class != "" && one.Class != rule.Group:
 		b.broken = fmt.Sprintf("a rule of the class %s, which this program does not know", one.Class)
 		return b
 	case len(template.Params()) != len(e.Params) || len(one.Bind) != len(e.Params) || one.Fixed != nil && len(one.Fixed) != len(e.Params):
@@ -86,7 +101,7 @@ func bind(index int, e *rule.Entry, one *rule.Rule) binding {
 	}
 	b.literals = template.Literals()
 	for _, p := range e.Params {
-		b.types = append(b.types, wide(p.Type))
+		b.types = append(b.types, p.Type.Wide())
 	}
 	if one.Fixed == nil {
 		return b
@@ -98,17 +113,6 @@ func bind(index int, e *rule.Entry, one *rule.Rule) binding {
 		}
 	}
 	return b
-}
-
-// wide reads all integers as the widest: PostgreSQL compares them across types, and a column's value that the
-// parameter's type cannot hold is a key that nobody has.
-func wide(t keytext.Type) keytext.Type {
-	switch t {
-	case keytext.Int2, keytext.Int4, keytext.OID:
-		return keytext.Int8
-	default:
-		return t
-	}
 }
 
 // remember compiles the rules for a relation as the log describes it now.
@@ -132,7 +136,17 @@ func compile(b *binding, relation *change.Relation) compiled {
 	if c.broken != "" {
 		return c
 	}
-	for n, name := range b.rule.Bind {
+	if b.rule.Tied() {
+		c.tie(column)
+	}
+	named := b.rule.Bind
+	if b.rule.Class == rule.Lookup {
+		named = b.rule.Lookup.From
+	}
+	for n, name := range named {
+		if b.rule.Tied() {
+			break
+		}
 		if n < len(b.fixed) && b.fixed[n] != nil {
 			c.bind = append(c.bind, fixed)
 			continue
@@ -146,7 +160,7 @@ func compile(b *binding, relation *change.Relation) compiled {
 	}
 	for _, w := range b.rule.Where {
 		if i := column(w.Column); i >= 0 { // a column that the log does not carry cannot be judged
-			c.conditions = append(c.conditions, condition{column: i, typ: wide(w.Type), op: w.Op, values: w.Values})
+			c.conditions = append(c.conditions, condition{column: i, typ: w.Type.Wide(), op: w.Op, values: w.Values})
 		}
 	}
 	if relation.Identity != change.IdentityFull {

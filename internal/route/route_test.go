@@ -178,9 +178,9 @@ func TestRow(t *testing.T) {
 			moves: []string{"0 the rule binds 1 columns, the key has 1 parameters"},
 		},
 		{
-			name: "a class of rules that is not known", rules: []rule.Rule{{Class: rule.Broad, Bind: []string{""}}},
+			name: "a class of rules that is not known", rules: []rule.Rule{{Class: rule.Lookup, Bind: []string{""}}},
 			row:   change.Row{Op: change.Insert, Relation: pk, New: []change.Value{text("7"), text("a"), null()}},
-			moves: []string{"0 a rule of the class BROAD, which this program does not know"},
+			moves: []string{"0 a rule of the class LOOKUP, which this program does not know"},
 		},
 		{
 			name: "row that does not fit its table", rules: []rule.Rule{byID},

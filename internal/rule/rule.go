@@ -35,6 +35,14 @@ type Declared struct {
 	DependsOn    []Dependency `json:"depends_on,omitempty"`
 	UnsafeIgnore []string     `json:"unsafe_ignore,omitempty"`
 	RowVersion   string       `json:"row_version,omitempty"` // of a query: what conditional reads compare; empty: what freshet finds by itself
+	// Rules is how changes of a table find their keys, where the file says so: tags, lookup or broad.
+	Rules map[string]string `json:"rules,omitempty"`
+	// AllowBroad are the tables whose every change may drop every key.
+	AllowBroad []string `json:"allow_broad,omitempty"`
+	// DependsOnTime permits what the clock says in the query. For how long a value may be kept then is no part of the plan.
+	DependsOnTime bool `json:"depends_on_time,omitempty"`
+	// Functions are those of users that the query may call, with the tables that each reads.
+	Functions map[string][]string `json:"functions,omitempty"`
 }
 
 // Dependency is one line of depends_on: changes of a row of Table affect the key that Key spells with its columns.
@@ -75,6 +83,8 @@ type Entry struct {
 	Rules      []Rule  `json:"rules"`
 	// Views are those that the query reads through. Replacing one puts nothing into the log.
 	Views []View `json:"views,omitempty"`
+	// Functions are those of users that the query calls, as schema.name. Replacing one puts nothing into the log.
+	Functions []string `json:"functions,omitempty"`
 	// RowVersion is what conditional reads compare; nil: the bytes, by a digest.
 	RowVersion *RowVersion `json:"row_version,omitempty"`
 	// Shape is a digest of what the catalog said of the tables and columns that the query reads. It makes the version
@@ -113,8 +123,8 @@ type View struct {
 // Class says how the keys that a changed row affects are found.
 type Class string
 
-// The classes of rules, from the most precise one on. Exact rules are those that exist; the planner names the others in
-// its errors.
+// The classes of rules, from the most precise one on. Values of an entry with rules of the classes TAG, GROUP and BROAD are
+// tied to epochs; no rule is made of the class LOOKUP.
 const (
 	Exact  Class = "EXACT"  // from the row itself, old and new
 	Tag    Class = "TAG"    // through other tables, by what was noted when the value was filled
@@ -138,6 +148,7 @@ type Rule struct {
 	// LOOKUP for those that Lookup finds.
 	Class  Class        `json:"class,omitempty"`
 	Lookup *LookupQuery `json:"lookup,omitempty"`
+	Tag    *TagQuery    `json:"tag,omitempty"`
 	// Columns are those that the query reads of this occurrence, sorted. An UPDATE with a full old image that changes
 	// none of them is ignored. Empty means all.
 	Columns []string `json:"columns,omitempty"`
@@ -156,6 +167,15 @@ type LookupQuery struct {
 	// Rank is how many tables the way to the keys has. What is looked up for a transaction is complete only once, so many
 	// times over, every transaction is applied that was visible to the look-up.
 	Rank int `json:"rank"`
+}
+
+// TagQuery finds, for the parameters $1..$n of the entry, the join values through which rows of the rule's table reach a
+// value, with or without such rows: as texts, one column per column of From.
+type TagQuery struct {
+	SQL   string         `json:"sql"`
+	From  []string       `json:"from"`
+	Types []keytext.Type `json:"types"`
+	Rank  int            `json:"rank"`
 }
 
 // Comparison is the operator of a Condition.
@@ -181,11 +201,16 @@ type Condition struct {
 // Without them a DELETE, or an UPDATE that changes one, cannot be mapped to a key.
 func (r *Rule) Needs() []string {
 	needs := slices.DeleteFunc(slices.Clone(r.Bind), func(column string) bool { return column == "" })
+	var through []string
 	if r.Lookup != nil {
-		for _, column := range r.Lookup.From {
-			if !slices.Contains(needs, column) {
-				needs = append(needs, column)
-			}
+		through = r.Lookup.From
+	}
+	if r.Tag != nil {
+		through = append(slices.Clip(through), r.Tag.From...)
+	}
+	for _, column := range through {
+		if !slices.Contains(needs, column) {
+			needs = append(needs, column)
 		}
 	}
 	return needs
@@ -203,12 +228,15 @@ type Roster struct {
 	Retained []*Entry `json:"retained,omitempty"`
 }
 
-// RosterFormat is the layout that this code writes and the only one that it reads. It changes when whoever passes over
-// the fields that it does not know would be misled; Retained is not such a field: who does not know it finds one version
-// of each entry, which is its own or is not.
-const RosterFormat = 1
+// The layouts of a roster. A layout is another one when whoever passes over the fields that it does not know would be
+// misled; Retained is not such a field: who does not know it finds one version of each entry, which is its own or is not.
+// Whoever does not know of epochs would store values that no change takes out of use.
+const (
+	RosterFormat       = 1
+	RosterFormatEpochs = 2 // RosterFormat, with entries of which values are tied to epochs
+)
 
-// ErrFormat is wrapped by the error of a roster in another format than RosterFormat.
+// ErrFormat is wrapped by the error of a roster in a format that is none of these.
 var ErrFormat = errors.New("this program does not know the roster's format")
 
 // ParseRoster reads a roster as the store holds it.
@@ -217,15 +245,23 @@ func ParseRoster(text []byte) (*Roster, error) {
 	if err := json.Unmarshal(text, &r); err != nil {
 		return nil, fmt.Errorf("parse roster: %w", err)
 	}
-	if r.Format != RosterFormat {
-		return nil, fmt.Errorf("parse roster: format %d, not %d: %w", r.Format, RosterFormat, ErrFormat)
+	if r.Format != RosterFormat && r.Format != RosterFormatEpochs {
+		return nil, fmt.Errorf("parse roster: format %d, not %d or %d: %w", r.Format, RosterFormat, RosterFormatEpochs, ErrFormat)
 	}
 	return &r, nil
 }
 
-// Text is the roster as the store holds it.
+// Text is the roster as the store holds it, in the layout that says what is in it.
 func (r *Roster) Text() []byte {
-	text, err := json.Marshal(r)
+	written := *r
+	if written.Format == RosterFormat {
+		for e := range r.Versions() {
+			if e.Tied() {
+				written.Format = RosterFormatEpochs
+			}
+		}
+	}
+	text, err := json.Marshal(&written)
 	if err != nil {
 		panic(fmt.Sprintf("rule: marshal roster: %v", err)) // strings and numbers only: cannot happen
 	}

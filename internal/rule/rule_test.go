@@ -212,10 +212,10 @@ func TestRoster(t *testing.T) {
 	if diff := cmp.Diff(r, got); diff != "" {
 		t.Errorf("ParseRoster(Text()) differs (-want +got):\n%s", diff)
 	}
-	if _, err := rule.ParseRoster([]byte(`{"format":2}`)); !errors.Is(err, rule.ErrFormat) {
-		t.Errorf("ParseRoster of format 2: %v", err)
+	if _, err := rule.ParseRoster([]byte(`{"format":3}`)); !errors.Is(err, rule.ErrFormat) {
+		t.Errorf("ParseRoster of format 3: %v", err)
 	}
-	for _, text := range []string{"", "{", `{"format":2}`, "[]"} {
+	for _, text := range []string{"", "{", `{"format":3}`, "[]"} {
 		if _, err := rule.ParseRoster([]byte(text)); err == nil {
 			t.Errorf("ParseRoster(%q) succeeded", text)
 		}

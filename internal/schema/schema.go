@@ -11,6 +11,14 @@ type Catalog struct {
 	ServerVersion int // server_version_num, 150018 for 15.18
 	SearchPath    []string
 	Tables        map[Name]*Table
+	Functions     map[Name]*Function // of users
+}
+
+// Function is what the catalog says of all functions of one name together.
+type Function struct {
+	Name
+	Volatility byte   // pg_proc.provolatile of the least tame one: i, s or v
+	Definition string // digest of what they are made of
 }
 
 // Name is a schema-qualified name.
@@ -76,4 +84,28 @@ type ForeignKey struct {
 	Table, References Name
 	Columns           []string
 	Indexed           bool // an index of Table begins with the columns
+}
+
+// Index is a unique index of a table, or one that was to become one.
+type Index struct {
+	Name      string
+	Columns   []string // of the key, without those that it only includes; empty where one is an expression
+	Primary   bool
+	Identity  bool // it is the table's replica identity
+	Valid     bool // false: it is being made, or making it was interrupted
+	Immediate bool // its uniqueness is never checked late
+	Partial   bool
+}
+
+// Usable reports that the index can be the replica identity of its table.
+func (x *Index) Usable(t *Table) bool {
+	if !x.Valid || !x.Immediate || x.Partial || len(x.Columns) == 0 {
+		return false
+	}
+	for _, name := range x.Columns {
+		if c := t.Column(name); c == nil || !c.NotNull {
+			return false
+		}
+	}
+	return true
 }

@@ -29,17 +29,23 @@ type plain struct {
 
 func newPlain(t *testing.T) *plain {
 	t.Helper()
-	p := &plain{t: t, pg: pgtest.Shared(t)}
 	server := redistest.Start(t)
+	return newPlainOn(t, server, server.URL)
+}
+
+// newPlainOn has it use a server, or the cluster that it is a node of. verify is given the address.
+func newPlainOn(t *testing.T, server *redistest.Server, address string) *plain {
+	t.Helper()
+	p := &plain{t: t, pg: pgtest.Shared(t)}
 	p.url = p.pg.Database(t)
 	p.exec("CREATE TABLE users (id int8 PRIMARY KEY, name text, score numeric(10,2))",
 		"INSERT INTO users SELECT n, 'user ' || n, n FROM generate_series(1, 40) n")
 	var err error
-	if p.redis, err = rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server.Addr}, DisableCache: true, ForceSingleClient: true}); err != nil {
+	if p.redis, err = rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server.Addr}, DisableCache: true}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.redis.Close)
-	if p.keys, err = redisstore.OpenSurvey(t.Context(), server.URL); err != nil {
+	if p.keys, err = redisstore.OpenSurvey(t.Context(), address); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.keys.Close)
@@ -110,10 +116,27 @@ func (p *plain) verify(change func(o *verify.ForeignOptions)) *verify.Report {
 }
 
 // TestForeignStaleKeysAreFound has a reader that stores the row which it read before a change and after the deletion, a
-// writer that deletes nothing, and a value whose row is gone.
+// writer that deletes nothing, and a value whose row is gone, on a server and in a cluster.
 func TestForeignStaleKeysAreFound(t *testing.T) {
 	t.Parallel()
-	p := newPlain(t)
+	t.Run("server", func(t *testing.T) {
+		t.Parallel()
+		foreignStaleKeysAreFound(t, newPlain(t))
+	})
+	t.Run("cluster, of which one node is named", func(t *testing.T) {
+		t.Parallel()
+		c := redistest.StartCluster(t, 3, true, redistest.Patient()...)
+		foreignStaleKeysAreFound(t, newPlainOn(t, c.Masters[0], c.Masters[1].URL))
+	})
+	t.Run("cluster with TLS", func(t *testing.T) {
+		t.Parallel()
+		c := redistest.StartTLSCluster(t, 3, false, redistest.Patient()...)
+		foreignStaleKeysAreFound(t, newPlainOn(t, c.Masters[0], c.URL))
+	})
+}
+
+func foreignStaleKeysAreFound(t *testing.T, p *plain) {
+	t.Helper()
 	for id := range 40 {
 		p.cache(id + 1)
 	}

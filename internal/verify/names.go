@@ -62,6 +62,9 @@ func newNames(namespace string, r *rule.Roster, lanes []string, queries map[stri
 			continue
 		}
 		l := &live{entry: e, sql: e.SQL}
+		if e.Declared != nil && e.Declared.DependsOnTime {
+			l.sql = "" // what is cached was true when it was loaded, and need not be true now
+		}
 		var err error
 		if l.template, err = rule.ParseTemplate(e.Key); err != nil {
 			return nil, fmt.Errorf("entry %s of the roster: %w", e.Name, err)

@@ -106,8 +106,16 @@ func (v *verifier) unchanged(ctx context.Context) ([]bool, error) {
 		if err != nil {
 			return nil, err
 		}
+		ones := make([]*one, len(some))
 		for i, c := range some {
-			same = append(same, held[i].Found && sameValue(&c.record, held[i].Text))
+			ones[i] = c.one
+		}
+		holds, err := v.holding(ctx, ones)
+		if err != nil {
+			return nil, err
+		}
+		for i, c := range some {
+			same = append(same, held[i].Found && sameValue(&c.record, held[i].Text) && holds[i])
 		}
 	}
 	return same, nil

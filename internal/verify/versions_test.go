@@ -123,3 +123,16 @@ func TestEntryThatCodeLoads(t *testing.T) {
 		}
 	}
 }
+
+// TestEntryThatDependsOnTime: its values were true when they were loaded, and a load now yields others.
+func TestEntryThatDependsOnTime(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, pgtest.Shared(t), itemTables(), items+`
+  seen:
+    key: seen:{id}
+    query: SELECT id, now() AS at FROM items WHERE id = @id
+    depends_on_time: {max_age: 1m}
+`)
+	r.fill("seen", "1")
+	total(t, r.verify(nil), verify.Counts{Unverifiable: 1})
+}

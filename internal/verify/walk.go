@@ -61,6 +61,7 @@ func (v *verifier) checkAll(ctx context.Context, all []string) error {
 type one struct {
 	*live
 	name   string
+	base   string // what the names of the key's epochs begin with
 	args   []keytext.Arg
 	ttl    time.Duration
 	record fence.Record
@@ -112,7 +113,7 @@ func (v *verifier) choose(some []string) []*one {
 			v.report.count(l.entry.Name).Unreadable++
 			continue
 		}
-		chosen = append(chosen, &one{live: l, name: name, args: args})
+		chosen = append(chosen, &one{live: l, name: name, base: name[:len(name)-len(key)-1], args: args})
 	}
 	return chosen
 }
@@ -142,7 +143,45 @@ func (v *verifier) read(ctx context.Context, all []*one) ([]*one, error) {
 			kept = append(kept, o)
 		}
 	}
-	return kept, nil
+	holds, err := v.holding(ctx, kept)
+	if err != nil {
+		return nil, err
+	}
+	hits := kept[:0]
+	for i, o := range kept {
+		if holds[i] {
+			hits = append(hits, o)
+		}
+	}
+	return hits, nil
+}
+
+// holding reports for each value whether the epochs that it is tied to hold, as they do for readers who come now: a value
+// without any does not have to be asked about, unless its entry has them, and then it is nobody's.
+func (v *verifier) holding(ctx context.Context, all []*one) ([]bool, error) {
+	var names []string
+	for _, o := range all {
+		for _, e := range o.record.Epochs {
+			names = append(names, o.base+e.Name)
+		}
+	}
+	ids := make([]string, 0, len(names))
+	for some := range slices.Chunk(names, together) {
+		held, err := v.Store.Read(ctx, some)
+		if err != nil {
+			return nil, err
+		}
+		for i := range held {
+			ids = append(ids, string(held[i].Text))
+		}
+	}
+	holds := make([]bool, len(all))
+	for i, o := range all {
+		n := len(o.record.Epochs)
+		holds[i] = o.entry.Tied() == (n > 0) && (n == 0 || fence.Hold(o.record.Epochs, ids[:n]))
+		ids = ids[n:]
+	}
+	return holds, nil
 }
 
 func namesOf[T interface{ key() string }](all []T) []string {

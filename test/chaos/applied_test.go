@@ -3,9 +3,11 @@ package chaos
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/mvcc"
 )
@@ -44,8 +46,11 @@ func (a *applied) watch(ctx context.Context, store *redisstore.Store) {
 		if err == nil {
 			now := time.Now()
 			a.mu.Lock()
-			if !found || head.Generation != a.generation {
-				a.moved, a.generation = now, head.Generation
+			generation := generations(&head)
+			// What is applied is said of the lanes that are there.
+			found = found && whole(&head) == nil
+			if !found || generation != a.generation {
+				a.moved, a.generation = now, generation
 			}
 			if n := len(a.looks); n > 0 && now.Sub(a.looks[0].at) > 2*remembered {
 				a.looks = slices.DeleteFunc(a.looks, func(l look) bool { return now.Sub(l.at) > remembered })
@@ -55,6 +60,15 @@ func (a *applied) watch(ctx context.Context, store *redisstore.Store) {
 		}
 		wait(ctx, 5*time.Millisecond)
 	}
+}
+
+// generations are that of all, and in a cluster those of the lanes behind it.
+func generations(head *fence.Head) string {
+	all := []string{head.Generation}
+	for _, h := range head.Lanes {
+		all = append(all, h.Lane)
+	}
+	return strings.Join(all, " ")
 }
 
 // before is the last look before the moment; false when what it says is not to be believed, or was not until now.

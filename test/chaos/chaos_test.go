@@ -17,14 +17,32 @@ import (
 func TestChaos(t *testing.T) {
 	seed := seedOf(t)
 	t.Logf("SEED=%d", seed)
-	w := newWorld(t, seed)
+	if *chaosCluster {
+		newWorldOn(t, seed, newNodes(t)).chaos(*chaosTime)
+	} else {
+		newWorld(t, seed).chaos(*chaosTime)
+	}
+}
+
+// TestChaosInACluster is the short form where the store is a Redis Cluster.
+//
+//nolint:paralleltest // it measures times, and needs the machine for itself
+func TestChaosInACluster(t *testing.T) {
+	seed := seedOf(t)
+	t.Logf("SEED=%d", seed)
+	newWorldOn(t, seed, newNodes(t)).chaos(0)
+}
+
+// chaos runs for as long as that, or in the short form.
+func (w *world) chaos(lasts time.Duration) {
+	t, seed := w.t, w.seed
 	w.serve()
 	if err := w.whole(t.Context()); err != nil {
 		t.Fatalf("the daemon does not start: %v", err)
 	}
 	stop := w.load()
 	defer stop()
-	w.runFaults()
+	w.runFaults(lasts)
 	w.summary()
 	stop()
 	w.stopDaemons()
@@ -43,15 +61,15 @@ func TestChaos(t *testing.T) {
 
 // runFaults goes through the faults: all of them in random order and over again until the time is up, or, in the short
 // form, the most important ones, once.
-func (w *world) runFaults() {
+func (w *world) runFaults(lasts time.Duration) {
 	source := rand.New(rand.NewPCG(w.seed, 0))
-	short := *chaosTime == 0
-	end := time.Now().Add(*chaosTime)
+	short := lasts == 0
+	end := time.Now().Add(lasts)
 	pause := 2 * time.Second
 	if short {
 		pause = 500 * time.Millisecond
 	}
-	all := slices.DeleteFunc(faults(), func(f fault) bool {
+	all := slices.DeleteFunc(w.faults(short), func(f fault) bool {
 		return short && !f.short && *chaosOnly == "" || !strings.Contains(f.name, *chaosOnly)
 	})
 	if len(all) == 0 {

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pgload"
@@ -46,6 +45,9 @@ func (w *world) rest(ctx context.Context) error {
 			err = fmt.Errorf("head is at %v, the last commit before %v", head.Wc, target)
 		}
 		if err != nil {
+			return err
+		}
+		if err := whole(&head); err != nil {
 			return err
 		}
 		// A roster that was lost is noticed within some seconds, which HEAD does not wait for.
@@ -100,21 +102,25 @@ func (w *world) compareRecords(ctx context.Context, expected truth) error {
 	w.counts.mu.Lock()
 	w.counts.generations[roster.Generation] = true
 	w.counts.mu.Unlock()
+	head, _, err := w.store.Head(ctx)
+	if err != nil {
+		return err
+	}
 	names, err := w.keys(ctx)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		key, ok := liveKey(roster, name)
+		key, ok := liveKey(roster, &head, name)
 		if !ok {
 			continue
 		}
-		text, err := w.admin.Do(ctx, w.admin.B().Get().Key(name).Build()).AsBytes()
-		if rueidis.IsRedisNil(err) {
-			continue
-		}
+		text, err := w.store.Read(ctx, name)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", name, err)
+		}
+		if text == nil {
+			continue
 		}
 		record, err := fence.ParseRecord(text)
 		if err != nil {
@@ -163,13 +169,29 @@ func (w *world) verify(ctx context.Context) error {
 }
 
 // liveKey is the key of a record's name, if the name is one that readers would use.
-func liveKey(roster *rule.Roster, name string) (string, bool) {
+func liveKey(roster *rule.Roster, head *fence.Head, name string) (string, bool) {
+	var lanes []string
+	for _, h := range head.Lanes {
+		lanes = append(lanes, h.Lane)
+	}
 	for _, e := range roster.Entries {
-		if key, ok := strings.CutPrefix(name, rule.KeyPrefix(namespace, roster.Generation, e)); ok {
-			return key, e.Suspended == ""
+		for _, prefix := range fence.LanePrefixes(namespace, roster.Generation, lanes, rule.KeyTail(e)) {
+			if key, ok := strings.CutPrefix(name, prefix); ok {
+				return key, e.Suspended == ""
+			}
 		}
 	}
 	return "", false
+}
+
+// whole says which lanes of a cluster are not vouched for.
+func whole(head *fence.Head) error {
+	for lane, h := range head.Lanes {
+		if h.Generation == "" || h.Revision != head.Revision {
+			return fmt.Errorf("lane %d is at revision %d of generation %q, the others at %d", lane, h.Revision, h.Generation, head.Revision)
+		}
+	}
+	return nil
 }
 
 func (w *world) roster(ctx context.Context) (*rule.Roster, error) {
@@ -189,6 +211,18 @@ func (w *world) keys(ctx context.Context) ([]string, error) {
 		all    []string
 		cursor uint64
 	)
+	if w.nodes != nil {
+		survey, err := w.store.Survey(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer survey.Close()
+		err = survey.Walk(ctx, "f:"+namespace+":*:*", func(names []string) error {
+			all = append(all, names...)
+			return nil
+		})
+		return all, err
+	}
 	for {
 		page, err := w.admin.Do(ctx, w.admin.B().Scan().Cursor(cursor).Match("f:"+namespace+":*:*").Count(1000).Build()).AsScanEntry()
 		if err != nil {

@@ -5,6 +5,10 @@
 // what it was promised, by what is known of the writes. At points where everything has come to rest, each value that is
 // cached must equal what the database answers, byte for byte. There is no product code in it.
 //
+// TestChaosInACluster, and TestChaos with -chaos.cluster, do so where the store is a Redis Cluster: nodes are killed and replaced by replicas
+// that missed writes, frozen, flushed, emptied, and slots are moved key by key, or half-way and no further. Nodes say by
+// themselves where they are, so that the ways to them are not harmed there, nor their clocks.
+//
 // SEED decides what is written and read and which fault comes when; how these meet in time it cannot decide. A fault by
 // itself: go test ./test/chaos -v -run 'TestChaos$' -chaos.time=60s -chaos.only='the replica'.
 //

@@ -37,18 +37,23 @@ const (
 
 const headKey, rosterKey = "f:" + namespace + ":head", "f:" + namespace + ":roster"
 
-func faults() []fault {
-	return slices.Concat([]fault{
-		{name: "the daemon is killed", do: killDaemon, short: true},
+// faults are those of the world; in the short form of a cluster those of its nodes, since the others have been had without one.
+func (w *world) faults(short bool) []fault {
+	switch {
+	case w.nodes != nil && short && *chaosOnly == "":
+		return nodeFaults()
+	case w.nodes != nil:
+		return slices.Concat(nodeFaults(), generalFaults(), replicaFaults())
+	}
+	return slices.Concat(redisFaults(), generalFaults(), replicaFaults(), networkFaults(), clockFaults())
+}
+
+// redisFaults are those of a Redis that is one server.
+func redisFaults() []fault {
+	return []fault{
 		{name: "Redis restarts empty", do: emptyRedis, short: true},
-		{name: "the daemon is frozen", do: freezeDaemon},
-		{name: "the database crashes", do: crashDatabase, short: true, forgets: theDatabase},
-		{name: "commits hang", do: hangCommits},
-		{name: "a second daemon outlives a frozen one", do: zombie, short: true},
 		{name: "Redis loses its last second", do: rollBackRedis, short: true, forgets: theStore},
 		{name: "HEAD is evicted", do: evict(headKey)},
-		{name: "a second daemon takes over", do: takeOver},
-		{name: "the daemon is stopped", do: stopDaemon},
 		{name: "Redis is killed and has its file", do: killRedis, forgets: theStore},
 		{name: "Redis is frozen", do: freezeRedis},
 		{name: "Redis kills all connections", do: command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")},
@@ -62,6 +67,19 @@ func faults() []fault {
 		{name: "Redis is full", do: squeeze("noeviction")},
 		{name: "Redis evicts at random", do: squeeze("allkeys-random")},
 		{name: "Redis becomes a replica", do: becomeReplica},
+	}
+}
+
+// generalFaults have nothing to do with what the store is.
+func generalFaults() []fault {
+	return []fault{
+		{name: "the daemon is killed", do: killDaemon, short: true},
+		{name: "the daemon is frozen", do: freezeDaemon},
+		{name: "the database crashes", do: crashDatabase, short: true, forgets: theDatabase},
+		{name: "commits hang", do: hangCommits},
+		{name: "a second daemon outlives a frozen one", do: zombie, short: true},
+		{name: "a second daemon takes over", do: takeOver},
+		{name: "the daemon is stopped", do: stopDaemon},
 		{name: "the database restarts", do: restartDatabase},
 		{name: "the database is frozen", do: freezeDatabase},
 		{name: "sessions are terminated", do: terminate},
@@ -73,7 +91,7 @@ func faults() []fault {
 		{name: "an application is frozen", do: freezeApplication},
 		{name: "an application is frozen while commits wait for the replica", do: sleepThrough, short: true},
 		{name: "an application is frozen while names move", do: sleepThroughMove},
-	}, replicaFaults(), networkFaults(), clockFaults())
+	}
 }
 
 // settled waits until a daemon streams, for faults that need to know who does.

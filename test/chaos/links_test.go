@@ -14,7 +14,7 @@ import (
 // links are the ways between freshet and its servers, each with a proxy of its own. What the test does by itself does
 // not go through them.
 type links struct {
-	daemonRedis, daemonDatabase, daemonReplica *faultproxy.Proxy
+	daemonRedis, daemonDatabase, daemonReplica *faultproxy.Proxy // to Redis only where it is one server
 	readerRedis, readerDatabase, readerReplica *faultproxy.Proxy // of applications
 	replication                                *faultproxy.Proxy // between the replica and the database
 }
@@ -100,6 +100,14 @@ func network(l link, h harm) func(*world, *rand.Rand) error {
 	}
 }
 
+// redisURL is that of Redis with a proxy in the place of the server. Nodes of a cluster say themselves where they are.
+func (w *world) redisURL(p *faultproxy.Proxy) string {
+	if w.nodes != nil {
+		return w.nodes.URL
+	}
+	return strings.Replace(w.redis.URL, w.redis.Addr, p.Addr, 1)
+}
+
 // configure is a configuration for those who reach the servers through the proxies.
 func (w *world) configure(redis, database *faultproxy.Proxy, replicas ...*faultproxy.Proxy) string {
 	urls := make([]string, len(replicas))
@@ -108,5 +116,5 @@ func (w *world) configure(redis, database *faultproxy.Proxy, replicas ...*faultp
 	}
 	return fmt.Sprintf("namespace: %s\ndatabase: {url: %q, replicas: [%s]}\nsource: {postgres: {slot: %s, publication: chaos, rewind: {time: 10s}}}\n"+
 		"regions: [{name: local, redis: {url: %q}}]\nlisten: 127.0.0.1:0\n%s", namespace, w.throughProxy(database), strings.Join(urls, ", "), slot,
-		strings.Replace(w.redis.URL, w.redis.Addr, redis.Addr, 1), entries)
+		w.redisURL(redis), entries)
 }

@@ -15,6 +15,8 @@ import (
 var (
 	// chaosTime makes the run a long one: every fault in an order drawn from the seed, over and over.
 	chaosTime = flag.Duration("chaos.time", 0, "how long to run; 0 is the short form: the most important faults, once")
+	// chaosCluster has TestChaos break a Redis Cluster.
+	chaosCluster = flag.Bool("chaos.cluster", false, "the store is a Redis Cluster")
 	// chaosOnly looks at one fault closely.
 	chaosOnly = flag.String("chaos.only", "", "only faults whose name contains this")
 )

@@ -39,7 +39,8 @@ type world struct {
 	t     *testing.T
 	seed  uint64
 	pg    *pgtest.Server
-	redis *redistest.Server
+	redis *redistest.Server // nil: the store is a cluster
+	nodes *nodes            // nil: it is one server
 	url   string
 	// The configurations of daemons and of applications, which reach the servers by ways of their own.
 	daemonFile, readerFile string
@@ -47,7 +48,7 @@ type world struct {
 	links                  *links
 	clocks                 *clocks
 	replica                *pgtest.StandbyServer // of the goroutine that breaks things
-	admin                  rueidis.Client        // for what the test does to Redis
+	admin                  rueidis.Client        // for what the test does to Redis; nil for a cluster
 	store                  *redisstore.Store
 	token                  freshet.Token // the cluster's part of every token
 
@@ -132,7 +133,13 @@ func (v *violations) read() (count int, texts []string) {
 
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
-	w := &world{t: t, seed: seed, ledger: newLedger(), clocks: newClocks(t)}
+	return newWorldOn(t, seed, nil)
+}
+
+// newWorldOn is newWorld where the store is a cluster, unless that is nil.
+func newWorldOn(t *testing.T, seed uint64, cluster *nodes) *world {
+	t.Helper()
+	w := &world{t: t, seed: seed, ledger: newLedger(), clocks: newClocks(t), nodes: cluster}
 	w.violations.said = map[string]int{}
 	w.counts.faults, w.counts.generations = map[string]int{}, map[string]bool{}
 	w.pg = pgtest.Start(t, pgtest.Options{Env: w.clocks.ofDatabase(), Settings: map[string]string{
@@ -140,15 +147,19 @@ func newWorld(t *testing.T, seed uint64) *world {
 		"max_prepared_transactions": "20",
 		"wal_keep_size":             "1GB", // for a replica that was away
 	}})
-	// What reached the file survives the process; the snapshot that a rewrite leaves is in it too.
-	w.redis = redistest.StartWith(t, localserver.RedisOptions{
-		Env: w.clocks.ofRedis(), Args: []string{"--appendonly", "yes", "--appendfsync", "everysec"},
-	})
+	redisAddress := ""
+	if w.nodes == nil {
+		// What reached the file survives the process; the snapshot that a rewrite leaves is in it too.
+		w.redis = redistest.StartWith(t, localserver.RedisOptions{
+			Env: w.clocks.ofRedis(), Args: []string{"--appendonly", "yes", "--appendfsync", "everysec"},
+		})
+		redisAddress = w.redis.Addr
+	}
 	w.url = w.pg.Database(t)
 	schema := strings.NewReplacer("%ITEMS%", strconv.Itoa(items), "%CATEGORIES%", strconv.Itoa(categories),
 		"%PEOPLE%", strconv.Itoa(people), "%RATES%", strconv.Itoa(rates)).Replace(shop)
 	w.pg.Exec(t, w.url, strings.Split(schema, ";")...)
-	w.links = newLinks(t, w.redis.Addr, fmt.Sprintf("127.0.0.1:%d", w.pg.Port))
+	w.links = newLinks(t, redisAddress, fmt.Sprintf("127.0.0.1:%d", w.pg.Port))
 	w.follow()
 	dir := t.TempDir()
 	w.daemonFile, w.readerFile, w.primaryFile = filepath.Join(dir, "daemon.yaml"), filepath.Join(dir, "application.yaml"), filepath.Join(dir, "primary.yaml")
@@ -162,13 +173,19 @@ func newWorld(t *testing.T, seed uint64) *world {
 		}
 	}
 	var err error
-	if w.admin, err = rueidis.NewClient(rueidis.ClientOption{
-		InitAddress: []string{w.redis.Addr}, DisableCache: true, ForceSingleClient: true,
-	}); err != nil {
-		t.Fatal(err)
+	var url string
+	if w.nodes != nil {
+		url = w.nodes.URL
+	} else {
+		url = w.redis.URL
+		if w.admin, err = rueidis.NewClient(rueidis.ClientOption{
+			InitAddress: []string{w.redis.Addr}, DisableCache: true, ForceSingleClient: true,
+		}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(w.admin.Close)
 	}
-	t.Cleanup(w.admin.Close)
-	if w.store, err = redisstore.Open(t.Context(), redisstore.Options{URL: w.redis.URL, Namespace: namespace}); err != nil {
+	if w.store, err = redisstore.Open(t.Context(), redisstore.Options{URL: url, Namespace: namespace}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.store.Close)
@@ -212,6 +229,9 @@ func (w *world) query(ctx context.Context, sql string, args ...any) ([]string, e
 
 // do sends a command to Redis, which may have just come back.
 func (w *world) do(words ...string) error {
+	if w.nodes != nil {
+		return until(w.t.Context(), func(ctx context.Context) error { return w.nodes.do(ctx, words...) })
+	}
 	var refused error
 	err := until(w.t.Context(), func(ctx context.Context) error {
 		err := w.admin.Do(ctx, w.admin.B().Arbitrary(words...).Build()).Error()

@@ -9,8 +9,12 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/testkit"
+	"github.com/freshet/freshet/internal/testkit/redistest"
 	"github.com/freshet/freshet/mvcc"
 )
+
+// hanging is for how long a node hangs: longer than the daemon waits for it, by far.
+const hanging = 8 * time.Second
 
 // TestEveryLane: nothing happens but writes and reads, in all lanes.
 func TestEveryLane(t *testing.T) {
@@ -190,6 +194,23 @@ func TestMasterFailsOver(t *testing.T) {
 	}
 }
 
+// All of them speak TLS: nodes with each other, the daemon and readers with all nodes, those too to which a lane comes.
+func TestClusterWithTLS(t *testing.T) {
+	t.Parallel()
+	w := newWorldOn(t, redistest.StartTLSCluster(t, 3, true))
+	w.through(func() {
+		w.standby.Pause(t)
+		w.moved(7, true)
+		w.redis.Masters[2].ShutOut(t)
+		w.pause(300 * time.Millisecond)
+		w.redis.Masters[2].Kill(t)
+		w.redis.FailOver(t, 2)
+	})
+	if n := w.pipeline.Stats().Mended.Load(); n < 6 {
+		t.Errorf("%d lanes were begun anew, want the one that was moved and the five of the master that was lost", n)
+	}
+}
+
 // Somebody empties one node.
 func TestOneNodeIsFlushed(t *testing.T) {
 	t.Parallel()
@@ -237,6 +258,66 @@ func TestOneNodeIsDown(t *testing.T) {
 	w.redis.Masters[2].Start(t)
 	w.through(func() {})
 	if n := w.pipeline.Stats().Mended.Load(); n < 5 {
+		t.Errorf("%d lanes were begun anew, want the five of the node", n)
+	}
+}
+
+// A node hangs, as one does that swaps. The others are read as ever, and what is written in them is applied at once but for the
+// moment in which the daemon gives the node up.
+func TestOneNodeHangs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	hangs := w.redis.Masters[2]
+	var (
+		here        []int // items of the others
+		took, gone  time.Duration
+		late, reads int
+		hits        int
+	)
+	for id := 1; id <= rows; id++ {
+		if w.master(laneOf(id)) != hangs {
+			here = append(here, id)
+		}
+	}
+	w.through(func() {
+		w.standby.Pause(t)
+		hangs.Freeze(t)
+		began := time.Now()
+		for i := 0; time.Since(began) < hanging; i++ {
+			id := here[i%len(here)]
+			wrote := time.Now()
+			w.primary.Exec(t, w.url, fmt.Sprintf(`UPDATE item SET n = n + 1 WHERE id = %d`, id))
+			w.appliedIn(laneOf(id))
+			if lasted := time.Since(wrote); i == 0 {
+				gone = lasted
+			} else if took = max(took, lasted); lasted > time.Second {
+				late++
+			}
+			for _, id := range here {
+				asked := time.Now()
+				v, err := w.readers[0].Get(t.Context(), "item", key(id), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if lasted := time.Since(asked); lasted > time.Second {
+					t.Errorf("a read of item %d, in lane %d, takes %v (%v)", id, laneOf(id), lasted, v.Status)
+				}
+				reads++
+				if v.Status == fill.Hit {
+					hits++
+				}
+			}
+		}
+		hangs.Thaw(t)
+	})
+	t.Logf("the first write is applied after %v, the others after %v at most; %d of %d reads are hits", gone, took, hits, reads)
+	if gone > 4*time.Second || late > 1 {
+		t.Errorf("the first write is applied after %v, %d others after more than a second, %v at most", gone, late, took)
+	}
+	if hits < reads/2 {
+		t.Errorf("%d of %d reads of the other nodes are hits", hits, reads)
+	}
+	if n := w.pipeline.Stats().Mended.Load(); n != 5 {
 		t.Errorf("%d lanes were begun anew, want the five of the node", n)
 	}
 }

@@ -70,9 +70,12 @@ type world struct {
 
 func newWorld(t *testing.T, replicas bool) *world {
 	t.Helper()
-	w := &world{
-		t: t, primary: pgtest.Start(t, pgtest.Options{}), namespace: redistest.Namespace(t), redis: redistest.StartCluster(t, 3, replicas),
-	}
+	return newWorldOn(t, redistest.StartCluster(t, 3, replicas))
+}
+
+func newWorldOn(t *testing.T, redis *redistest.Cluster) *world {
+	t.Helper()
+	w := &world{t: t, primary: pgtest.Start(t, pgtest.Options{}), namespace: redistest.Namespace(t), redis: redis}
 	w.url = w.primary.Database(t)
 	w.primary.Exec(t, w.url, `CREATE TABLE item (id int PRIMARY KEY, n int NOT NULL)`,
 		fmt.Sprintf(`INSERT INTO item SELECT g, 0 FROM generate_series(1, %d) g`, rows))
@@ -292,6 +295,23 @@ func (w *world) settle() {
 			return fmt.Errorf("applied %v of %v: %w", head.Wc, written, err)
 		}
 		return w.whole()
+	})
+}
+
+// appliedIn waits until what was written so far is applied in a lane, as its own node says.
+func (w *world) appliedIn(lane int) {
+	w.t.Helper()
+	written := w.primary.Ask(w.t, w.url, "SELECT pg_current_wal_flush_lsn()::text")
+	at, err := mvcc.ParseLSN(written)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	head := "f:" + fence.LaneNamespace(w.namespace, fence.Lanes, lane) + ":head"
+	testkit.Eventually(w.t, patience, func() error {
+		if wc, err := w.master(lane).Ask(w.t, "HGET", head, "wc").ToString(); err != nil || wc < fence.LSNText(at) {
+			return fmt.Errorf("lane %d is at %s, not at %s: %w", lane, wc, written, err)
+		}
+		return nil
 	})
 }
 

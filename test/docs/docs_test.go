@@ -88,7 +88,8 @@ func TestEveryCaseIsListed(t *testing.T) {
 	if named, absent := missing(t, text); named < 40 || len(absent) > 0 {
 		t.Errorf("docs/cases.md names %d tests; these do not exist: %v", named, absent)
 	}
-	model := read(t, "spec/without_test.go") + read(t, "spec/schemes_test.go") + read(t, "spec/placings_test.go")
+	model := read(t, "spec/without_test.go") + read(t, "spec/schemes_test.go") + read(t, "spec/placings_test.go") +
+		read(t, "spec/epoch_configs_test.go") + read(t, "spec/tags_test.go")
 	rows := regexp.MustCompile(`(?m)^\| (T\d+) \|(.*)\|(.*)\|(.*)\|(.*)\|$`).FindAllStringSubmatch(text, -1)
 	listed := map[string]bool{}
 	for i, row := range rows {
@@ -239,5 +240,29 @@ func bodyIs(want string) func(status int, body string) error {
 			return fmt.Errorf("status %d, body %s, want %s", status, body, want)
 		}
 		return nil
+	}
+}
+
+// TestRefusalsAreListed holds the list of refusals against the golden cases, in both directions.
+func TestRefusalsAreListed(t *testing.T) {
+	t.Parallel()
+	folders, err := filepath.Glob(filepath.Join(root, "internal", "plan", "testdata", "*", "refuse_*"))
+	if err != nil || len(folders) == 0 {
+		t.Fatalf("find the refusals: %d, %v", len(folders), err)
+	}
+	var there []string
+	for _, folder := range folders {
+		there = append(there, filepath.Base(folder))
+	}
+	listed := regexp.MustCompile("`(refuse_[a-z_]+)`").FindAllStringSubmatch(read(t, "docs/dependencies.md"), -1)
+	for _, m := range listed {
+		if !slices.Contains(there, m[1]) {
+			t.Errorf("docs/dependencies.md lists %s, which is no case", m[1])
+		}
+	}
+	for _, name := range there {
+		if !slices.ContainsFunc(listed, func(m []string) bool { return m[1] == name }) {
+			t.Errorf("docs/dependencies.md does not list %s", name)
+		}
 	}
 }

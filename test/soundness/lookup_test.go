@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/freshet/freshet/internal/change"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/route"
 	"github.com/freshet/freshet/internal/rule"
@@ -25,6 +26,8 @@ const (
 	rankOff    = "tables look each other up"
 	noBroad    = "a table that nothing ties to a parameter has no rule"
 	noGroup    = "a table that is tied to one parameter of two has no rule"
+	behind     = "keys are looked up behind the transaction"
+	cascades   = "rows that a cascade deletes do not count"
 )
 
 // mutual is a query whose tables need each other: a tells @p, and b tells @q.
@@ -34,13 +37,17 @@ const mutual = "SELECT a.id FROM a JOIN b ON b.x = a.id WHERE a.x = @p AND b.kin
 type follower struct {
 	*harness
 	variants []*following
+	earlier  *pgx.Conn             // sees what was committed before the window that is looked up
+	noted    map[string][][]string // by entry and query: what TAG rules noted of each key
+	onTime   bool                  // a key has to be named by the first transaction that changes it, or an earlier one
 }
 
 // following is one way to apply them.
 type following struct {
 	*variant
-	exact []int     // by entry: its EXACT rules
-	more  [][]other // by entry: its other rules
+	behind bool      // it looks up in what was committed before the window
+	exact  []int     // by entry: its EXACT rules
+	more   [][]other // by entry: its other rules
 }
 
 // other is a rule of another class than EXACT. What its rows say is the key of an entry of its own.
@@ -69,17 +76,22 @@ func newFollowing(name string, entries []*rule.Entry, keep func(entry int, r rul
 			o := other{rule: r, index: len(f.entries)}
 			said := &rule.Entry{Name: fmt.Sprintf("%s/%d", e.Name, len(f.entries)), Key: "said"}
 			one := r
-			one.Class, one.Lookup, one.Fixed, one.Bind = "", nil, nil, []string{}
+			one.Class, one.Lookup, one.Tag, one.Fixed, one.Bind = "", nil, nil, nil, []string{}
 			say := func(column string, typ keytext.Type) {
 				said.Key += fmt.Sprintf(":{p%d}", len(said.Params))
 				said.Params = append(said.Params, rule.Param{Name: fmt.Sprintf("p%d", len(said.Params)), Type: typ})
 				one.Bind = append(one.Bind, column)
 			}
-			if r.Lookup != nil {
+			switch {
+			case r.Lookup != nil:
 				for j, column := range r.Lookup.From {
 					say(column, r.Lookup.Types[j])
 				}
-			} else {
+			case r.Tag != nil:
+				for j, column := range r.Tag.From {
+					say(column, r.Tag.Types[j])
+				}
+			default:
 				for j, column := range r.Bind {
 					if column != "" {
 						o.known = append(o.known, j)
@@ -122,8 +134,14 @@ func (h *follower) apply(f *following, v verdict) names {
 					}
 				}
 			case o.rule.Class == rule.Lookup:
-				for _, key := range h.lookUp(e, o, f.entries[o.index], said) {
+				for _, key := range h.lookUp(f, o, e, said) {
 					n.keys[i][key] = true
+				}
+			case o.rule.Class == rule.Tag:
+				for j, key := range h.keys[i] {
+					if noted := h.noted[e.Name+"\n"+o.rule.Tag.SQL]; slices.ContainsFunc(noted[j], func(tag string) bool { return said[tag] }) {
+						n.keys[i][key] = true
+					}
 				}
 			}
 		}
@@ -155,8 +173,12 @@ func (h *follower) template(key string) *rule.Template {
 }
 
 // lookUp asks the database for the keys that follow from what rows said.
-func (h *follower) lookUp(e *rule.Entry, o other, said *rule.Entry, rows map[string]bool) []string {
+func (h *follower) lookUp(f *following, o other, e *rule.Entry, rows map[string]bool) []string {
 	h.t.Helper()
+	said, conn := f.entries[o.index], h.conn
+	if f.behind {
+		conn = h.earlier
+	}
 	arrays := make([]any, len(o.rule.Lookup.From))
 	for j := range arrays {
 		arrays[j] = []string{}
@@ -172,7 +194,7 @@ func (h *follower) lookUp(e *rule.Entry, o other, said *rule.Entry, rows map[str
 			arrays[j] = append(texts, a.Text)
 		}
 	}
-	found, err := h.conn.Query(h.t.Context(), o.rule.Lookup.SQL, arrays...)
+	found, err := conn.Query(h.t.Context(), o.rule.Lookup.SQL, arrays...)
 	if err != nil {
 		h.t.Fatalf("%s: %v", o.rule.Lookup.SQL, err)
 	}
@@ -218,6 +240,9 @@ func away() []watched {
 		}
 		return watched{query: query, key: key, domains: append([]domain{integers()}, domains...)}
 	}
+	listed := func(query string) watched {
+		return watched{query: query, key: "k:{p}", domains: []domain{{cast: "int4[]", values: []string{"{}", "{0}", "{1,2}", "{3, NULL,3}", "{4,0,1}"}}}}
+	}
 	return []watched{
 		one("SELECT a.id, b.kind FROM a JOIN b ON b.id = a.y WHERE a.x = @p"),
 		one("SELECT a.id, b.kind FROM a LEFT JOIN b ON b.id = a.y AND b.live WHERE a.x = @p"),
@@ -237,6 +262,14 @@ func away() []watched {
 		one("SELECT id FROM a WHERE x = @p AND id > @q", integers()),
 		one("SELECT kind FROM a WHERE x = @p EXCEPT SELECT kind FROM b"),
 		one("SELECT b.id FROM a_and_b v JOIN b ON b.y = v.id WHERE v.x = @p"),
+		listed("SELECT id, kind FROM a WHERE x = ANY (@p)"),
+		listed("SELECT a.id, b.kind FROM a LEFT JOIN b ON b.id = a.y WHERE a.x = ANY (@p) AND a.live"),
+		listed("SELECT a.id, b.kind FROM a JOIN b ON b.id = a.y WHERE a.x = ANY (@p) AND b.x = ANY (@p)"),
+		listed("SELECT a.id FROM a WHERE a.x = ANY (@p) OR a.id = ANY (@p::int4[]) AND EXISTS (SELECT FROM b WHERE b.x = a.id)"),
+		listed("SELECT d.id FROM (SELECT id, x, rank() OVER (PARTITION BY x ORDER BY y, id) AS place FROM a) d WHERE d.x = ANY (@p) AND d.place < 3"),
+		{query: "SELECT id, most(x) AS most FROM a WHERE x = @p", key: "k:{p}", domains: []domain{integers()}, functions: map[string][]string{"most": {"b"}}},
+		one("SELECT id, kind FROM a WHERE x = @p ORDER BY id LIMIT @q", domain{cast: "int8", values: []string{"0", "1", "3"}}),
+		one("SELECT id FROM a WHERE x = @p AND upper(kind) = @q", domain{cast: "text", values: []string{"X", "Z"}}),
 	}
 }
 
@@ -267,8 +300,8 @@ func TestOtherClasses(t *testing.T) { //nolint:tparallel // rounds come one afte
 
 func newFollower(t *testing.T, random *rand.Rand) *follower {
 	t.Helper()
-	base, url, catalog := openHarness(t, identityFull, random)
-	h := &follower{harness: base}
+	base, url, catalog := openHarness(t, tables+identityFull, random)
+	h := &follower{harness: base, earlier: base.connect(url)}
 	h.classes = []rule.Class{rule.Lookup, rule.Group, rule.Broad}
 	for _, w := range away() {
 		if err := h.watch(catalog, w); err != nil {
@@ -329,8 +362,17 @@ func (h *follower) follow() {
 			}
 			return []rule.Rule{back}
 		}),
+		newFollowing(behind, h.entries, without("none")),
+		newFollowing(cascades, h.entries, without("none")),
 	}
 	h.variants[1].rewrite = forgetOld
+	h.variants[5].behind = true
+	h.variants[6].rewrite = func(r *change.Row) *change.Row {
+		if r.Op == change.Delete && r.Relation.Name == "child" {
+			return nil
+		}
+		return r
+	}
 }
 
 // window commits some transactions, and only then looks keys up for them.
@@ -343,6 +385,11 @@ func (h *follower) window(missed map[string]int) {
 	}
 	var all []committed
 	before := h.read(h.truths)
+	h.note(false)
+	if h.earlier != nil {
+		h.exec(h.earlier, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+		defer h.exec(h.earlier, "ROLLBACK")
+	}
 	next := h.statements
 	if h.random.IntN(3) == 0 {
 		next = h.apart()
@@ -358,41 +405,65 @@ func (h *follower) window(missed map[string]int) {
 		all = append(all, committed{before, after, h.next(number), statements})
 		before = after
 	}
+	h.note(true)
 	for v, f := range h.variants {
 		missed[f.name] += 0
 		named := make([]names, len(all))
 		for n := range all {
 			named[n] = h.apply(f, all[n].routed.verdicts[v])
 		}
-		for n, c := range all {
-			for i := range h.entries {
-				for j, key := range h.keys[i] {
-					if c.before[i][j] == c.after[i][j] {
-						continue
-					}
-					if v == 0 {
-						h.changed++
-					}
-					if slices.ContainsFunc(named[n:], func(later names) bool { return later.all[i] || later.keys[i][key] }) {
-						continue
-					}
-					missed[f.name]++
-					const enough = 3
-					if v == 0 && len(h.examples) < enough {
-						h.examples = append(h.examples, fmt.Sprintf("key %s of %s\nafter\n%s", key, h.watched[i].query, strings.Join(c.statements, ";\n")))
-					}
+		h.each(func(i, j int, key string) {
+			for n, c := range all {
+				if c.before[i][j] == c.after[i][j] {
+					continue
+				}
+				if v == 0 {
+					h.changed++
+				}
+				while := named[n:] // look-ups come late
+				if h.onTime {
+					while = named[:n+1]
+				}
+				if slices.ContainsFunc(while, func(one names) bool { return one.all[i] || one.keys[i][key] }) {
+					continue
+				}
+				missed[f.name]++
+				const enough = 3
+				if v == 0 && len(h.examples) < enough {
+					h.examples = append(h.examples, fmt.Sprintf("key %s of %s\nafter\n%s", key, h.watched[i].query, strings.Join(c.statements, ";\n")))
 				}
 			}
+		})
+	}
+}
+
+// each goes over all keys.
+func (h *follower) each(do func(entry, key int, text string)) {
+	for i := range h.entries {
+		for j, key := range h.keys[i] {
+			do(i, j, key)
 		}
+	}
+}
+
+func (h *follower) exec(conn *pgx.Conn, statement string) {
+	h.t.Helper()
+	if _, err := conn.Exec(h.t.Context(), statement, pgx.QueryExecModeSimpleProtocol); err != nil {
+		h.t.Fatal(err)
 	}
 }
 
 // apart makes transactions that change a row and then take away what leads from it to the rest of its keys.
 func (h *follower) apart() func() []string {
-	id, n := h.random.small(), 0
+	id, n, together := h.random.small(), 0, h.onTime && h.random.IntN(2) == 0
 	return func() []string {
 		n++
-		if n%2 == 1 {
+		switch {
+		case together && n%2 == 1: // what leads from the row to its keys comes first, and the row after it
+			return []string{"INSERT INTO b (id, x, kind) VALUES (" + h.random.small() + ", " + id + ", 'x') ON CONFLICT (id) DO UPDATE SET x = excluded.x, kind = excluded.kind"}
+		case together:
+			return []string{"INSERT INTO a (id, x) VALUES (" + id + ", " + h.random.small() + ") ON CONFLICT (id) DO UPDATE SET x = excluded.x"}
+		case n%2 == 1:
 			return []string{"UPDATE a SET x = (x + 1) % 5, y = id WHERE id = " + id}
 		}
 		return []string{h.random.pick("DELETE FROM b WHERE x = ", "UPDATE b SET x = 1 - x WHERE x = ", "UPDATE b SET kind = 'z' WHERE x = ") + id}
@@ -410,5 +481,5 @@ func (h *follower) count() string {
 			counts[r.Class]++
 		}
 	}
-	return fmt.Sprintf("%d EXACT, %d LOOKUP, %d GROUP and %d BROAD rules", counts[rule.Exact], counts[rule.Lookup], counts[rule.Group], counts[rule.Broad])
+	return fmt.Sprintf("%d EXACT, %d TAG, %d LOOKUP, %d GROUP and %d BROAD rules", counts[rule.Exact], counts[rule.Tag], counts[rule.Lookup], counts[rule.Group], counts[rule.Broad])
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/freshet/freshet/internal/schema"
 	"github.com/freshet/freshet/internal/sqlparam"
 	"github.com/freshet/freshet/internal/testkit/pgtest"
+	"github.com/freshet/freshet/internal/testkit/plantest"
 )
 
 const (
@@ -133,6 +134,7 @@ const absentMistake = "absent old columns read as NULL"
 type harness struct {
 	t        *testing.T
 	random   writer
+	write    func() string // a random statement
 	conn     *pgx.Conn
 	watched  []watched
 	entries  []*rule.Entry
@@ -153,7 +155,7 @@ type harness struct {
 
 func newHarness(t *testing.T, identity string, random *rand.Rand) *harness {
 	t.Helper()
-	h, url, catalog := openHarness(t, identity, random)
+	h, url, catalog := openHarness(t, tables+identity, random)
 	for _, w := range slices.Concat(fixed(), classes()) {
 		if err := h.watch(catalog, w); err != nil && !h.needsFull(err) {
 			t.Error(err)
@@ -169,20 +171,14 @@ func newHarness(t *testing.T, identity string, random *rand.Rand) *harness {
 }
 
 // openHarness makes the database.
-func openHarness(t *testing.T, identity string, random *rand.Rand) (*harness, string, *schema.Catalog) {
+func openHarness(t *testing.T, ddl string, random *rand.Rand) (*harness, string, *schema.Catalog) {
 	t.Helper()
 	url := pgtest.Shared(t).Database(t)
-	conn, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := conn.Close(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
-		}
-	})
-	h := &harness{t: t, random: writer{random}, conn: conn, minimal: identity == identityMinimal}
-	if _, err := conn.Exec(t.Context(), tables+identity); err != nil {
+	h := &harness{t: t, random: writer{random}, minimal: ddl == tables+identityMinimal}
+	h.write = h.random.statement
+	conn := h.connect(url)
+	h.conn = conn
+	if _, err := conn.Exec(t.Context(), ddl); err != nil {
 		t.Fatal(err)
 	}
 	catalog, err := pgcatalog.Read(t.Context(), conn)
@@ -190,6 +186,20 @@ func openHarness(t *testing.T, identity string, random *rand.Rand) (*harness, st
 		t.Fatal(err)
 	}
 	return h, url, catalog
+}
+
+func (h *harness) connect(url string) *pgx.Conn {
+	h.t.Helper()
+	conn, err := pgx.Connect(h.t.Context(), url)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() {
+		if err := conn.Close(context.WithoutCancel(h.t.Context())); err != nil {
+			h.t.Error(err)
+		}
+	})
+	return conn
 }
 
 // watchRandom watches random queries.
@@ -221,7 +231,11 @@ func (h *harness) needsFull(err error) bool {
 func (h *harness) watch(catalog *schema.Catalog, w watched) error {
 	h.t.Helper()
 	declared := w.declared(len(h.entries))
-	compiled, err := plan.Compile(catalog, declared, h.classes...)
+	compile := func() (*plan.Compiled, error) { return plan.Compile(catalog, declared) }
+	if len(h.classes) > 0 {
+		compile = func() (*plan.Compiled, error) { return plantest.CompileAllowed(catalog, &declared, h.classes...) }
+	}
+	compiled, err := compile()
 	if err != nil {
 		if _, ok := errors.AsType[*plan.Error](err); !ok {
 			h.t.Fatalf("%s: %v", w.query, err)
@@ -281,7 +295,16 @@ func combinations(domains []domain) [][]string {
 
 // readAll is a statement that yields the result of every key, as text, in one snapshot.
 func readAll(query string, w watched, tuples [][]string) string {
-	query = sqlparam.Substitute(strings.TrimSuffix(query, ";"), func(n int) string { return "__k.p" + strconv.Itoa(n) })
+	query, keys := keyed(query, w, tuples)
+	order := " ORDER BY __q::text"
+	if w.ordered {
+		order = ""
+	}
+	return "SELECT (SELECT coalesce(string_agg(md5(__q::text), ','" + order + "), '') FROM (" + query + ") __q) FROM " + keys + " ORDER BY ord"
+}
+
+// keyed is a query that takes its parameters from the rows of an item of FROM, one for every key.
+func keyed(query string, w watched, tuples [][]string) (substituted, keys string) {
 	rows := make([]string, len(tuples))
 	names := []string{"ord"}
 	for i, tuple := range tuples {
@@ -297,12 +320,8 @@ func readAll(query string, w watched, tuples [][]string) string {
 	for j := range w.domains {
 		names = append(names, "p"+strconv.Itoa(j+1))
 	}
-	order := " ORDER BY __q::text"
-	if w.ordered {
-		order = ""
-	}
-	return "SELECT (SELECT coalesce(string_agg(md5(__q::text), ','" + order + "), '') FROM (" + query + ") __q) FROM (VALUES " +
-		strings.Join(rows, ", ") + ") __k (" + strings.Join(names, ", ") + ") ORDER BY ord"
+	query = sqlparam.Substitute(strings.TrimSuffix(query, ";"), func(n int) string { return "__k.p" + strconv.Itoa(n) })
+	return query, "(VALUES " + strings.Join(rows, ", ") + ") __k (" + strings.Join(names, ", ") + ")"
 }
 
 // plant adds the product's way to route and the mistaken ones.
@@ -472,7 +491,7 @@ func (h *harness) unnoticed() bool {
 func (h *harness) statements() []string {
 	statements := make([]string, 1+h.random.IntN(4))
 	for i := range statements {
-		statements[i] = h.random.statement()
+		statements[i] = h.write()
 	}
 	return statements
 }

@@ -1,6 +1,7 @@
 package soundness
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -26,6 +27,7 @@ CREATE VIEW live_a AS SELECT id, x, kind FROM a WHERE live;
 CREATE VIEW a_and_b AS SELECT l.id, l.x, r.kind FROM a l LEFT JOIN b r ON r.x = l.x AND l.live;
 CREATE VIEW of_parts AS SELECT id, shard AS x, note AS kind FROM parts UNION ALL SELECT id, x, kind FROM live_a;
 CREATE VIEW per_x AS SELECT x, count(*) AS n, max(y) AS most FROM b WHERE kind <> 'z' GROUP BY x;
+CREATE FUNCTION most(int) RETURNS text LANGUAGE sql STABLE AS 'SELECT max(kind) FROM public.b WHERE x = $1';
 CREATE VIEW placed AS SELECT id, x, kind, rank() OVER (PARTITION BY x ORDER BY y DESC NULLS LAST, id) AS place FROM a;
 `
 
@@ -55,16 +57,18 @@ func integers() domain { return domain{cast: "int8", values: []string{"0", "1", 
 
 // watched is an entry and the keys of it that are compared.
 type watched struct {
-	query   string
-	key     string
-	domains []domain // of each parameter, in the order of the key
-	ordered bool     // ORDER BY is total: the order counts
-	random  bool
-	naive   map[string]string // queries whose rules stand for those that a planner with that mistake would make
+	query     string
+	key       string
+	domains   []domain // of each parameter, in the order of the key
+	ordered   bool     // ORDER BY is total: the order counts
+	random    bool
+	name      string              // of the entry, where it has one
+	functions map[string][]string // of users that the query calls, and what they read
+	naive     map[string]string   // queries whose rules stand for those that a planner with that mistake would make
 }
 
 func (w watched) declared(i int) rule.Declared {
-	return rule.Declared{Name: fmt.Sprintf("entry%d", i), Key: w.key, Query: w.query, Result: rule.Many}
+	return rule.Declared{Name: cmp.Or(w.name, fmt.Sprintf("entry%d", i)), Key: w.key, Query: w.query, Result: rule.Many, Functions: w.functions}
 }
 
 // fixed are the queries that were chosen to cover the planner's rules.

@@ -2,13 +2,6 @@
 -- record of a layout that is not known here, is read as an empty one, so that both scripts replace or remove it.
 local maxfences = 16
 
-local function covers(coverage, x, e)
-  local kind, rest = string.sub(coverage, 1, 2), string.sub(coverage, 3)
-  if kind == 'l:' then return e <= rest end
-  local seen = kind == 's:' and snapshot(rest)
-  return seen and sees(seen, x) or false
-end
-
 -- fences returns the list of a record's fences, each {x, e}.
 local function fences(r)
   local list = {}
@@ -40,8 +33,8 @@ end
 -- drop removes a live value that does not contain the transaction, and answers what it found.
 local function drop(r, x, e)
   if r.state ~= 'V' and r.state ~= 'N' then return 'fenced' end
-  if covers(r.coverage, x, e) then return 'kept' end
-  r.state, r.coverage, r.version, r.filled, r.payload = '-', '-', '-', '0000000000000000', ''
+  if covers(coverage(r.coverage), x, e) then return 'kept' end
+  empty(r)
   return 'removed'
 end
 

@@ -14,12 +14,13 @@ local function answer(outcome, id)
   return reply
 end
 
--- compare judges what the daemon expects: generation, term, wc, replid. A lane's HEAD names the history that it was begun in.
+-- compare judges what the daemon expects: generation, with the lane's own behind it, term, wc, replid. A lane's HEAD names the
+-- history that it was begun in.
 local function compare(generation, term, wc, id, expected)
-  local h = redis.call('HMGET', KEYS[1], 'gen', 'term', 'wc', 'at')
+  local h = redis.call('HMGET', KEYS[1], 'gen', 'term', 'wc', 'at', 'lane')
   if not h[1] or not h[2] or not h[3] then return 'mismatch' end
   if h[2] > term then return 'superseded' end
-  if h[2] ~= term or h[1] ~= generation or id ~= expected or h[4] and h[4] ~= id then return 'mismatch' end
+  if h[2] ~= term or h[1] .. (h[5] or '') ~= generation or id ~= expected or h[4] and h[4] ~= id then return 'mismatch' end
   if h[3] > wc then return 'superseded' end
   if h[3] < wc then return 'mismatch' end
   return 'applied'

@@ -18,20 +18,32 @@ local function read(key)
   if text then
     local at = string.find(text, '\n', 1, true)
     if at then
-      local state, flags, lease, fences, coverage, version, filled =
-        string.match(string.sub(text, 1, at - 1), '^f1 ([-VNvn]) (%-) (%S+) (%S+) (%S+) (%S+) (%x+)$')
+      local head = string.sub(text, 1, at - 1)
+      local state, lease, fences, coverage, version, filled =
+        string.match(head, '^f1 ([-VNvn]) %- (%S+) (%S+) (%S+) (%S+) (%x+)$')
+      local epochs
+      if not state then
+        state, lease, fences, coverage, version, filled, epochs =
+          string.match(head, '^f1 ([VNvn]) t (%S+) (%S+) (%S+) (%S+) (%x+) (%S+)$')
+      end
       if state then
         local token, ends = string.match(lease, '^(%x+)%.(%x+)$')
-        return { state = state, flags = flags, token = token, ends = ends, fences = fences, coverage = coverage,
-          version = version, filled = filled, payload = string.sub(text, at + 1), text = text }
+        return { state = state, token = token, ends = ends, fences = fences, coverage = coverage, version = version,
+          filled = filled, epochs = epochs, payload = string.sub(text, at + 1), text = text }
       end
     end
   end
-  return { state = '-', flags = '-', fences = '-', coverage = '-', version = '-', filled = '0000000000000000', payload = '' }
+  return { state = '-', fences = '-', coverage = '-', version = '-', filled = '0000000000000000', payload = '' }
+end
+
+-- empty takes the value out of a record, and leaves lease and fences.
+local function empty(r)
+  r.state, r.coverage, r.version, r.filled, r.epochs, r.payload = '-', '-', '-', '0000000000000000', nil, ''
 end
 
 local function write(r)
-  local lease = '-'
+  local lease, flags, epochs = '-', '-', ''
   if r.token then lease = r.token .. '.' .. r.ends end
-  return table.concat({ 'f1', r.state, r.flags, lease, r.fences, r.coverage, r.version, r.filled }, ' ') .. '\n' .. r.payload
+  if r.epochs then flags, epochs = 't', ' ' .. r.epochs end
+  return table.concat({ 'f1', r.state, flags, lease, r.fences, r.coverage, r.version, r.filled }, ' ') .. epochs .. '\n' .. r.payload
 end

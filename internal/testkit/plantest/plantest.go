@@ -6,6 +6,7 @@ package plantest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/freshet/freshet/internal/plan"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
 )
@@ -59,9 +61,13 @@ func Cases(folder string) ([]Case, error) {
 				Table string `yaml:"table"`
 				Key   string `yaml:"key"`
 			} `yaml:"depends_on"`
-			UnsafeIgnore []string     `yaml:"unsafe_ignore"`
-			RowVersion   string       `yaml:"row_version"`
-			Classes      []rule.Class `yaml:"classes"`
+			UnsafeIgnore  []string            `yaml:"unsafe_ignore"`
+			RowVersion    string              `yaml:"row_version"`
+			Rules         map[string]string   `yaml:"rules"`
+			AllowBroad    []string            `yaml:"allow_broad"`
+			DependsOnTime bool                `yaml:"depends_on_time"`
+			Functions     map[string][]string `yaml:"functions"`
+			Classes       []rule.Class        `yaml:"classes"`
 		}
 		if err := yaml.UnmarshalWithOptions(text, &entry, yaml.Strict()); err != nil {
 			return nil, fmt.Errorf("read %s: %w", file, err)
@@ -70,7 +76,10 @@ func Cases(folder string) ([]Case, error) {
 		c.Name = filepath.Base(folder) + "/" + filepath.Base(c.Dir)
 		c.Declared = rule.Declared{
 			Name: filepath.Base(c.Dir), Key: entry.Key, Query: entry.Query, Result: rule.Result(entry.Result), UnsafeIgnore: entry.UnsafeIgnore,
-			RowVersion: entry.RowVersion,
+			RowVersion: entry.RowVersion, Rules: entry.Rules, AllowBroad: entry.AllowBroad, DependsOnTime: entry.DependsOnTime, Functions: entry.Functions,
+		}
+		if c.Classes == nil {
+			c.Classes = plan.Served()
 		}
 		if entry.Result == "" {
 			c.Declared.Result = rule.One
@@ -88,11 +97,33 @@ func Cases(folder string) ([]Case, error) {
 	return cases, nil
 }
 
+// CompileAllowed compiles an entry, and lets tables be BROAD that have to be: it writes into the declaration what the
+// refusals say.
+func CompileAllowed(catalog *schema.Catalog, d *rule.Declared, classes ...rule.Class) (*plan.Compiled, error) {
+	for {
+		compiled, err := plan.Compile(catalog, *d, classes...)
+		refused, ok := errors.AsType[*plan.Error](err)
+		if !ok {
+			return compiled, err
+		}
+		_, list, found := strings.Cut(refused.Do, "dd allow_broad: [")
+		name, _, _ := strings.Cut(list, "]")
+		if !found || slices.Contains(d.AllowBroad, name) {
+			return nil, err
+		}
+		d.AllowBroad = append(d.AllowBroad, name)
+	}
+}
+
 // stored is a catalog as catalog.json holds it.
 type stored struct {
-	SearchPath []string        `json:"search_path"`
-	Tables     []*schema.Table `json:"tables"`
+	SearchPath []string           `json:"search_path"`
+	Tables     []*schema.Table    `json:"tables"`
+	Functions  []*schema.Function `json:"functions"`
 }
+
+// functionSchema has the functions of the golden cases, apart from those of extensions.
+const functionSchema = "fn"
 
 // firstUserOID is FirstNormalObjectId: lower ones are the same on every server.
 const firstUserOID = 16384
@@ -105,6 +136,15 @@ func Format(catalog *schema.Catalog) ([]byte, error) {
 		made.Columns = slices.Clone(t.Columns)
 		s.Tables = append(s.Tables, &made)
 	}
+	for _, f := range catalog.Functions {
+		if f.Schema != functionSchema {
+			continue // of an extension: which there are is the server's matter
+		}
+		made := *f
+		made.Definition = "of " + f.Name.Name // the digest has OIDs in it
+		s.Functions = append(s.Functions, &made)
+	}
+	slices.SortFunc(s.Functions, func(x, y *schema.Function) int { return strings.Compare(x.String(), y.String()) })
 	slices.SortFunc(s.Tables, func(x, y *schema.Table) int { return strings.Compare(x.String(), y.String()) })
 	types := map[uint32]uint32{}
 	for i, t := range s.Tables {
@@ -136,7 +176,10 @@ func ReadCatalog(folder string) (*schema.Catalog, error) {
 	if err := decoder.Decode(&s); err != nil { //nolint:musttag // as above
 		return nil, fmt.Errorf("read the catalog of %s: %w", folder, err)
 	}
-	catalog := &schema.Catalog{SearchPath: s.SearchPath, Tables: map[schema.Name]*schema.Table{}}
+	catalog := &schema.Catalog{SearchPath: s.SearchPath, Tables: map[schema.Name]*schema.Table{}, Functions: map[schema.Name]*schema.Function{}}
+	for _, f := range s.Functions {
+		catalog.Functions[f.Name] = f
+	}
 	for _, t := range s.Tables {
 		catalog.Tables[t.Name] = t
 	}

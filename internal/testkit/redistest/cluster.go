@@ -27,11 +27,26 @@ const (
 // StartCluster starts one for this test alone, and returns when all nodes agree on it.
 func StartCluster(tb testing.TB, masters int, withReplicas bool, args ...string) *Cluster {
 	tb.Helper()
+	return startCluster(tb, nil, masters, withReplicas, args...)
+}
+
+// StartTLSCluster is StartCluster for nodes that speak TLS, with each other as well.
+func StartTLSCluster(tb testing.TB, masters int, withReplicas bool, args ...string) *Cluster {
+	tb.Helper()
+	s := certificates(tb)
+	return startCluster(tb, &s, masters, withReplicas, append([]string{"--tls-cluster", "yes"}, args...)...)
+}
+
+// Patient has nodes wait longer than usual for one another, where none is to fail over: on a busy machine they are slow.
+func Patient() []string { return []string{"--cluster-node-timeout", "15000"} }
+
+func startCluster(tb testing.TB, how *secure, masters int, withReplicas bool, args ...string) *Cluster {
+	tb.Helper()
 	c := &Cluster{}
 	for i := range masters {
-		c.Masters = append(c.Masters, startNode(tb, i+1, args...))
+		c.Masters = append(c.Masters, startNode(tb, how, i+1, args...))
 		if withReplicas {
-			c.Replicas = append(c.Replicas, startNode(tb, masters+i+1, args...))
+			c.Replicas = append(c.Replicas, startNode(tb, how, masters+i+1, args...))
 		}
 	}
 	for i, m := range c.Masters {
@@ -40,11 +55,14 @@ func StartCluster(tb testing.TB, masters int, withReplicas bool, args ...string)
 	first := c.Masters[0]
 	var others []string
 	for _, s := range c.All()[1:] {
-		host, port, _ := net.SplitHostPort(s.Addr)
+		host, port, _ := net.SplitHostPort(s.peer())
 		first.Do(tb, "CLUSTER", "MEET", host, port, s.bus)
-		others = append(others, "addr="+s.Addr)
+		others = append(others, "addr="+s.peer())
 	}
-	c.URL = "redis://" + first.Addr + "/0?cluster=true&" + strings.Join(others, "&")
+	c.URL = "redis://" + first.peer() + "/0?cluster=true&" + strings.Join(others, "&")
+	if how != nil {
+		c.URL = "rediss" + strings.TrimPrefix(c.URL, "redis") + "&" + how.query()
+	}
 	c.agree(tb, len(c.All()))
 	for i, r := range c.Replicas {
 		r.Do(tb, "CLUSTER", "REPLICATE", c.Masters[i].NodeID(tb))
@@ -64,17 +82,23 @@ func StartCluster(tb testing.TB, masters int, withReplicas bool, args ...string)
 	return c
 }
 
-func startNode(tb testing.TB, epoch int, args ...string) *Server {
+func startNode(tb testing.TB, how *secure, epoch int, args ...string) *Server {
 	tb.Helper()
 	bus, err := localserver.FreePort()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s := Start(tb, append([]string{
+	args = append([]string{
 		"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus), "--cluster-node-timeout", nodeTimeout,
 		"--user", replicaUser, "on", ">" + replicaPassword, "+psync", "+replconf", "+ping",
 		"--masteruser", replicaUser, "--masterauth", replicaPassword, "--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0", "--cluster-require-full-coverage", "no",
-	}, args...)...)
+	}, args...)
+	var s *Server
+	if how == nil {
+		s = Start(tb, args...)
+	} else {
+		s = startSecure(tb, *how, localserver.RedisOptions{Args: args})
+	}
 	s.bus = strconv.Itoa(bus)
 	s.Do(tb, "CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(epoch))
 	return s
@@ -149,7 +173,7 @@ func (m *Move) Keys(tb testing.TB) []string {
 // Key moves one key, or several. Further words are MIGRATE's, such as COPY, which leaves the key where it was as well.
 func (m *Move) Key(tb testing.TB, key string, words ...string) {
 	tb.Helper()
-	host, port, _ := net.SplitHostPort(m.to.Addr)
+	host, port, _ := net.SplitHostPort(m.to.peer())
 	m.from.Do(tb, append([]string{"MIGRATE", host, port, key, "0", "5000"}, words...)...)
 }
 

@@ -83,3 +83,8 @@ CREATE TABLE spread (id bigint, note text) PARTITION BY RANGE (id);
 CREATE FOREIGN TABLE spread_1 PARTITION OF spread FOR VALUES FROM (1) TO (100) SERVER elsewhere;
 CREATE TABLE volatile (id bigint PRIMARY KEY, note text) PARTITION BY RANGE (id);
 CREATE UNLOGGED TABLE volatile_1 PARTITION OF volatile FOR VALUES FROM (1) TO (100);
+
+CREATE SCHEMA fn;
+CREATE FUNCTION fn.price_of(bigint) RETURNS numeric LANGUAGE sql STABLE AS 'SELECT price FROM public.products WHERE id = $1';
+CREATE FUNCTION fn.half(bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT $1 / 2';
+CREATE FUNCTION fn.roll() RETURNS int LANGUAGE sql VOLATILE AS 'SELECT 4';

@@ -1,0 +1,224 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/freshet/freshet/internal/pgcatalog"
+	"github.com/freshet/freshet/internal/plan"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/schema"
+	"github.com/freshet/freshet/internal/whatif"
+)
+
+// runEvent answers which keys a change affects.
+func (a *app) runEvent(ctx context.Context, conn *pgx.Conn, event *whatif.Event, entries []planned) error {
+	catalog, err := pgcatalog.Read(ctx, conn)
+	if err != nil {
+		return err
+	}
+	var (
+		compiled []*rule.Entry
+		refused  []error
+	)
+	for _, p := range entries {
+		if p.err != nil {
+			refused = append(refused, p.err)
+		} else {
+			compiled = append(compiled, p.compiled.Entry)
+		}
+	}
+	var answer *whatif.Answer
+	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		// As the log has values: their text depends on these settings. The session may be a pooler's, so they end with the transaction.
+		const settings = `SELECT set_config('DateStyle', 'ISO', true), set_config('TimeZone', 'UTC', true), set_config('IntervalStyle', 'postgres', true),
+			set_config('extra_float_digits', '3', true), set_config('bytea_output', 'hex', true)`
+		if _, err := tx.Exec(ctx, settings); err != nil {
+			return fmt.Errorf("set the session up: %w", err)
+		}
+		var err error
+		answer, err = event.Answer(whatif.Options{
+			Catalog: catalog, Entries: compiled,
+			Text: func(column *schema.Column, text string) (string, error) { return logText(ctx, tx, column, text) },
+		})
+		return err
+	})
+	if err != nil {
+		return inEvent(err)
+	}
+	if a.json {
+		if err := a.printJSON(answer); err != nil {
+			return err
+		}
+	} else {
+		a.out(answer.Text())
+	}
+	if len(refused) > 0 {
+		return &exitError{code: exitUsage, err: errors.Join(refused...)}
+	}
+	return nil
+}
+
+// logText has the database read a value as the column's type, and say how it writes it.
+func logText(ctx context.Context, tx pgx.Tx, column *schema.Column, text string) (string, error) {
+	var written string
+	err := tx.QueryRow(ctx, `SELECT format('%s', ($1::text)::`+column.Type+`)`, text).Scan(&written)
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return "", errors.New(refused.Message)
+	}
+	if err != nil {
+		return "", fmt.Errorf("have the database read %s: %w", column.Name, err)
+	}
+	return written, nil
+}
+
+// inEvent is an error in an event, which is one in how the command was called.
+func inEvent(err error) error {
+	wrong, ok := errors.AsType[*whatif.Error](err)
+	if !ok {
+		return err
+	}
+	return &exitError{code: exitUsage, err: wrong, try: wrong.Do}
+}
+
+// fanOut is how many keys a changed row of a table affects, and how many rows affect the same key.
+type fanOut struct {
+	Table   string   `json:"table"`
+	Alias   string   `json:"alias,omitempty"`
+	Class   string   `json:"class"`
+	Keys    int      `json:"keys_per_row,omitempty"`       // at most, and of TAG and LOOKUP about; absent: the row does not tell
+	Shared  *float64 `json:"rows_per_key,omitempty"`       // on average; absent: there are no statistics
+	Columns []string `json:"distinct_values_of,omitempty"` // from the statistics of which columns that is, or through which keys are reached
+	Text    string   `json:"text"`
+}
+
+// fanOuts estimates, from the statistics of the database, what a change of each table comes to.
+func fanOuts(ctx context.Context, conn *pgx.Conn, entries []planned) (map[string][]fanOut, error) {
+	var tables []schema.Name
+	for _, p := range entries {
+		if p.err != nil {
+			continue
+		}
+		for i := range p.compiled.Entry.Rules {
+			r := &p.compiled.Entry.Rules[i]
+			if name := (schema.Name{Schema: r.Schema, Name: r.Table}); !slices.Contains(tables, name) {
+				tables = append(tables, name)
+			}
+		}
+	}
+	stats, err := pgcatalog.Stats(ctx, conn, tables)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string][]fanOut{}
+	for _, p := range entries {
+		if p.err != nil {
+			continue
+		}
+		for i := range p.compiled.Entry.Rules {
+			r := &p.compiled.Entry.Rules[i]
+			f := estimate(r, stats[schema.Name{Schema: r.Schema, Name: r.Table}])
+			if r.Class == rule.Tag || r.Class == rule.Lookup {
+				if err := p.reach(ctx, conn, i, &f); err != nil {
+					return nil, err
+				}
+			}
+			all[p.name] = append(all[p.name], f)
+		}
+	}
+	return all, nil
+}
+
+// reach estimates how many keys a row leads to through other tables: as many as PostgreSQL itself expects of the query that would
+// look them up. Only those of them that are cached are dropped by a TAG rule.
+func (p *planned) reach(ctx context.Context, conn *pgx.Conn, index int, f *fanOut) error {
+	declared := p.declared
+	declared.Rules = nil
+	looked, err := plan.Compile(p.catalog, declared, rule.Lookup, rule.Group, rule.Broad)
+	if err != nil || len(looked.Entry.Rules) != len(p.compiled.Entry.Rules) || looked.Entry.Rules[index].Lookup == nil {
+		return nil //nolint:nilerr // the entry is planned; how far this rule reaches is not known
+	}
+	l := looked.Entry.Rules[index].Lookup
+	sql := l.SQL
+	for i := range l.From {
+		sql = strings.ReplaceAll(sql, fmt.Sprintf("$%d::text[]", i+1), "ARRAY['0']::text[]") // nothing evaluates it
+	}
+	var plans []struct {
+		Plan struct {
+			Rows float64 `json:"Plan Rows"`
+		} `json:"Plan"`
+	}
+	if err := conn.QueryRow(ctx, "EXPLAIN (FORMAT JSON) "+sql).Scan(&plans); err != nil {
+		return fmt.Errorf("estimate how far changes of %s reach: %w", f.Table, err)
+	}
+	if len(plans) == 1 {
+		f.Keys, f.Columns = int(plans[0].Plan.Rows), l.From
+		f.Text = fmt.Sprintf("about %d keys for a changed row, through %s", f.Keys, strings.Join(l.From, ", "))
+	}
+	return nil
+}
+
+func estimate(r *rule.Rule, s pgcatalog.Statistics) fanOut {
+	f := fanOut{Table: r.Schema + "." + r.Table, Class: string(rule.Exact)}
+	if r.Occurrence != r.Table {
+		f.Alias = r.Occurrence
+	}
+	if r.Class != "" {
+		f.Class, f.Text = string(r.Class), "all keys that have what the row tells in common"
+		if r.Class == rule.Broad {
+			f.Text = "every key"
+		}
+		return f
+	}
+	for _, column := range r.Bind {
+		if column != "" && !slices.Contains(f.Columns, column) {
+			f.Columns = append(f.Columns, column)
+		}
+	}
+	f.Keys, f.Text = 1, "1 key for a changed row"
+	if len(f.Columns) > 0 {
+		f.Keys, f.Text = 2, "1 key for a changed row, 2 where "+strings.Join(f.Columns, " or ")+" changes"
+	}
+	distinct := 1.0
+	for _, column := range f.Columns {
+		n, ok := s.Distinct[column]
+		if !ok || s.Rows < 0 {
+			f.Text += "; how many rows share one is not known before ANALYZE"
+			return f
+		}
+		distinct *= max(n, 1)
+	}
+	shared := s.Rows / min(distinct, max(s.Rows, 1))
+	f.Shared = &shared
+	switch {
+	case s.Rows == 0:
+		f.Text += "; the table is empty"
+	case shared < 1.05:
+		f.Text += "; no two rows share one"
+	default:
+		f.Text += fmt.Sprintf("; about %.3g rows share one", shared)
+	}
+	return f
+}
+
+func (a *app) printFanOut(list []fanOut) {
+	if len(list) == 0 {
+		return
+	}
+	a.out(" fan-out\n")
+	rows := make([][]string, len(list))
+	for i, f := range list {
+		name := strings.TrimPrefix(f.Table, "public.")
+		if f.Alias != "" {
+			name += " " + f.Alias
+		}
+		rows[i] = []string{" " + name, f.Text}
+	}
+	a.printTable(rows)
+}

@@ -1,0 +1,175 @@
+package mend_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/freshet/freshet/internal/change"
+	"github.com/freshet/freshet/internal/mend"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/schema"
+	"github.com/freshet/freshet/internal/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+var update = flag.Bool("update", false, "write what is advised into testdata/identities.txt; read the difference before committing it")
+
+// table makes one whose columns are of the type bigint: "id!" is NOT NULL, "id#" in the primary key too.
+func table(name string, identity change.Identity, columns ...string) *schema.Table {
+	t := &schema.Table{
+		Name: schema.Name{Schema: "public", Name: name}, OID: uint32(20000 + len(name)), Kind: schema.OrdinaryTable, Persistence: 'p', Identity: identity,
+	}
+	for i, c := range columns {
+		plain := strings.TrimRight(c, "!#")
+		t.Columns = append(t.Columns, schema.Column{
+			Name: plain, Num: int16(i + 1), TypeOID: 20, Type: "bigint", TypeName: "int8", TypeSchema: "pg_catalog", Category: 'b', Deterministic: true,
+			NotNull: c != plain,
+		})
+		if strings.HasSuffix(c, "#") {
+			t.PrimaryKey = append(t.PrimaryKey, plain)
+		}
+	}
+	if identity == change.IdentityDefault {
+		t.IdentityCols = t.PrimaryKey
+	}
+	return t
+}
+
+// by is an entry that loads rows of a table by one of its columns.
+func by(table, column string) rule.Declared {
+	return rule.Declared{
+		Name: table + "_by_" + column, Key: table + ":{v}", Result: rule.Many, Query: fmt.Sprintf("SELECT id FROM %s WHERE %s = @v ORDER BY id", table, column),
+	}
+}
+
+func primary(columns ...string) schema.Index {
+	return schema.Index{Name: "t_pkey", Columns: columns, Primary: true, Valid: true, Immediate: true}
+}
+
+// TestIdentities holds what is advised for each kind of lack.
+func TestIdentities(t *testing.T) {
+	t.Parallel()
+	const long = "a_table_whose_name_is_as_long_as_names_can_be_in_postgresql_____"
+	cases := []struct {
+		name    string
+		table   *schema.Table
+		indexes []schema.Index
+		entries []rule.Declared
+	}{
+		{"the primary key is enough", table("t", 'd', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{by("t", "id")}},
+		{"a column that is NOT NULL", table("t", 'd', "id#", "a!", "b"), []schema.Index{primary("id")}, []rule.Declared{by("t", "a")}},
+		{"two entries, two columns", table("t", 'd', "id#", "a!", "b!"), []schema.Index{primary("id")}, []rule.Declared{by("t", "a"), by("t", "b"), by("t", "id")}},
+		{"a column that may be NULL", table("t", 'd', "id#", "a"), []schema.Index{primary("id")}, []rule.Declared{by("t", "a")}},
+		{"no primary key", table("t", 'd', "id!", "a!"), nil, []rule.Declared{by("t", "a")}},
+		{
+			"no primary key, but a unique index", table("t", 'd', "id!", "a!"),
+			[]schema.Index{{Name: "t_id", Columns: []string{"id"}, Valid: true, Immediate: true}},
+			[]rule.Declared{by("t", "a")},
+		},
+		{
+			"a primary key that is checked late", table("t", 'd', "id#", "a!"),
+			[]schema.Index{{Name: "t_pkey", Columns: []string{"id"}, Primary: true, Valid: true}},
+			[]rule.Declared{by("t", "a")},
+		},
+		{
+			"indexes that are there: the smallest that has it all, and can be it", table("t", 'd', "id#", "a!", "b!", "c"),
+			[]schema.Index{
+				primary("id"),
+				{Name: "nullable", Columns: []string{"id", "a", "c"}, Valid: true, Immediate: true},
+				{Name: "large", Columns: []string{"id", "a", "b"}, Valid: true, Immediate: true},
+				{Name: "small", Columns: []string{"a", "id"}, Valid: true, Immediate: true},
+				{Name: "partial", Columns: []string{"a", "id"}, Valid: true, Immediate: true, Partial: true},
+				{Name: "late", Columns: []string{"a", "id"}, Valid: true},
+			},
+			[]rule.Declared{by("t", "a")},
+		},
+		{
+			"what an interrupted run left", table("t", 'd', "id#", "a!"),
+			[]schema.Index{primary("id"), {Name: "t_freshet", Columns: []string{"id", "a"}, Immediate: true}},
+			[]rule.Declared{by("t", "a")},
+		},
+		{
+			"an index that was made, and is not the identity yet", table("t", 'd', "id#", "a!"),
+			[]schema.Index{primary("id"), {Name: "t_freshet", Columns: []string{"id", "a"}, Valid: true, Immediate: true}},
+			[]rule.Declared{by("t", "a")},
+		},
+		{
+			"an identity of ours that another one replaces", indexed(table("t", 'i', "id#", "a!", "b!"), "id", "a"),
+			[]schema.Index{primary("id"), {Name: "t_freshet", Columns: []string{"id", "a"}, Identity: true, Valid: true, Immediate: true}},
+			[]rule.Declared{by("t", "b")},
+		},
+		{
+			"an identity of somebody's, which stays", indexed(table("t", 'i', "id#", "a!", "b!"), "id", "a"),
+			[]schema.Index{primary("id"), {Name: "theirs", Columns: []string{"id", "a"}, Identity: true, Valid: true, Immediate: true}},
+			[]rule.Declared{by("t", "b")},
+		},
+		{"NOTHING, with a primary key", table("t", 'n', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{by("t", "id")}},
+		{"a long name", table(long[:63], 'd', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{by(long[:63], "a")}},
+		{"refused for something else", table("t", 'd', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{{
+			Name: "now", Key: "now:{v}", Result: rule.One, Query: "SELECT now() FROM t WHERE a = @v",
+		}}},
+	}
+	partitioned := table("t", 'd', "id#", "a!")
+	partitioned.Kind = schema.PartitionedTable
+	cases = append(cases, struct {
+		name    string
+		table   *schema.Table
+		indexes []schema.Index
+		entries []rule.Declared
+	}{"a partitioned table", partitioned, nil, []rule.Declared{by("t", "a")}})
+	var got strings.Builder
+	for _, c := range cases {
+		catalog := &schema.Catalog{ServerVersion: 150000, SearchPath: []string{"public"}, Tables: map[schema.Name]*schema.Table{c.table.Name: c.table}}
+		widths := map[string]int{}
+		for i := range c.table.Columns {
+			widths[c.table.Columns[i].Name] = 8
+		}
+		found := mend.Identities(catalog, c.entries, mend.Facts{
+			Indexes: map[schema.Name][]schema.Index{c.table.Name: c.indexes}, Widths: map[schema.Name]map[string]int{c.table.Name: widths},
+		})
+		fmt.Fprintf(&got, "# %s\n", c.name)
+		for _, id := range found {
+			fmt.Fprintf(&got, "now %s; lacks %q for %q; %s\n", id.Now, id.Lacks, id.Entries, id.How)
+			for _, line := range [][2]string{{"why", id.Why}, {"do", id.Do}} {
+				if line[1] != "" {
+					fmt.Fprintf(&got, "  %s: %s\n", line[0], line[1])
+				}
+			}
+			fmt.Fprintf(&got, "  log: %s\n", id.Log)
+			for _, s := range id.Statements {
+				fmt.Fprintf(&got, "  %s;\n", s)
+			}
+		}
+		if len(found) == 0 {
+			got.WriteString("nothing\n")
+		}
+		got.WriteString("\n")
+	}
+	file := filepath.Join("testdata", "identities.txt")
+	if *update {
+		if err := os.WriteFile(file, []byte(got.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// indexed gives a table the identity of an index.
+func indexed(t *schema.Table, columns ...string) *schema.Table {
+	t.IdentityCols = columns
+	return t
+}

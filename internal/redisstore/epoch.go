@@ -1,0 +1,139 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/freshet/freshet/internal/fence"
+)
+
+// Tied is a record's bytes, nil when it is not there, and what epochs held at that moment.
+type Tied struct {
+	Text []byte
+	IDs  []string // in the order in which they were asked for; empty for those that are not there
+}
+
+// ReadTied reads a record together with epochs of its lane: in one command, so all of it is of one moment.
+func (s *Store) ReadTied(ctx context.Context, name string, epochs []string) (Tied, error) {
+	to, err := s.to(name)
+	if err != nil {
+		return Tied{}, fmt.Errorf("get record: %w", err)
+	}
+	held, err := parseTied(to.client.Do(ctx, s.readTied(name, epochs)), len(epochs))
+	if err != nil {
+		return Tied{}, fmt.Errorf("get record: %w", to.typed(err))
+	}
+	return held, nil
+}
+
+func (s *Store) readTied(name string, epochs []string) rueidis.Completed {
+	return s.client.B().Arbitrary("MGET").Args(name).Args(epochs...).ReadOnly()
+}
+
+func parseTied(reply rueidis.RedisResult, epochs int) (Tied, error) {
+	values, err := reply.ToArray()
+	if err != nil {
+		return Tied{}, err
+	}
+	if len(values) != 1+epochs {
+		return Tied{}, fmt.Errorf("answer of %d parts: %w", len(values), ErrRefused)
+	}
+	held := Tied{IDs: make([]string, epochs)}
+	if held.Text, err = values[0].AsBytes(); err != nil && !rueidis.IsRedisNil(err) {
+		return Tied{}, err
+	}
+	for i := range held.IDs {
+		if held.IDs[i], err = values[1+i].ToString(); err != nil && !rueidis.IsRedisNil(err) {
+			return Tied{}, err
+		}
+	}
+	return held, nil
+}
+
+// Epochs reads what epochs of one lane hold.
+func (s *Store) Epochs(ctx context.Context, epochs []string) ([]string, error) {
+	if len(epochs) == 0 {
+		return nil, nil
+	}
+	held, err := s.ReadTied(ctx, epochs[0], epochs[1:])
+	if err != nil {
+		return nil, err
+	}
+	return append([]string{string(held.Text)}, held.IDs...), nil
+}
+
+// Pinned is what a load can be stored with: the ids of its epochs, and HEAD, read after them on the same connection, with what
+// it says of their buckets.
+type Pinned struct {
+	IDs       []string
+	Head      fence.Head
+	HeadFound bool
+}
+
+// errEpoch is the error of an epoch's key that holds no id.
+var errEpoch = errors.New("the key of an epoch held something else than an id, and was removed")
+
+// Pin reads the ids of epochs of one lane, makes those that are not there, and has all of them outlive a value that is stored
+// with life at most. An id that this makes was never used before: should the pipeline have to be sent again, an epoch may have
+// been ended in between, so it is drawn anew.
+func (s *Store) Pin(ctx context.Context, epochs []string, life time.Duration) (Pinned, error) {
+	to, err := s.to(epochs[0])
+	if err != nil {
+		return Pinned{}, fmt.Errorf("pin epochs: %w", err)
+	}
+	fields := append(pinFields(), "st")
+	for _, name := range epochs {
+		b := fence.BucketOf(name)
+		fields = append(fields, b.Field(), b.EndedField())
+	}
+	fields = s.headFields(fields)
+	pin := func(call func(c script, keys, args []string) rueidis.Completed) (string, []rueidis.RedisResult) {
+		own := Draw() + Draw()
+		commands := make([]rueidis.Completed, 0, 2*len(epochs)+1)
+		for _, name := range epochs {
+			commands = append(commands,
+				s.client.B().Set().Key(name).Value(own).Nx().Get().PxMilliseconds(life.Milliseconds()).Build(),
+				s.client.B().Pexpire().Key(name).Milliseconds(life.Milliseconds()).Gt().Build())
+		}
+		return own, to.client.DoMulti(ctx, append(commands, s.headFor(to.lane, fields, call))...)
+	}
+	own, replies := pin(s.callRead)
+	head := replies[len(replies)-1]
+	if isNoScript(head.Error()) {
+		own, replies = pin(s.sendRead)
+		head = replies[len(replies)-1]
+	}
+	p := Pinned{IDs: make([]string, len(epochs))}
+	var wrong []string
+	for i, name := range epochs {
+		id, err := replies[2*i].ToString()
+		switch {
+		case rueidis.IsRedisNil(err):
+			id = own
+		case isWrongType(err), err == nil && !fence.ValidEpochID(id):
+			wrong = append(wrong, name)
+		case err != nil:
+			return Pinned{}, fmt.Errorf("pin epochs: %w", to.typed(err))
+		}
+		if err := replies[2*i+1].Error(); err != nil {
+			return Pinned{}, fmt.Errorf("pin epochs: %w", to.typed(err))
+		}
+		p.IDs[i] = id
+	}
+	if len(wrong) > 0 {
+		err := to.client.Do(ctx, s.client.B().Unlink().Key(wrong...).Build()).Error()
+		return Pinned{}, errors.Join(fmt.Errorf("pin epochs: %w: %s", errEpoch, strings.Join(wrong, ", ")), to.typed(err))
+	}
+	if p.Head, p.HeadFound, err = parseHead(head, fields); err != nil {
+		return Pinned{}, fmt.Errorf("pin epochs: %w", to.typed(err))
+	}
+	return p, nil
+}
+
+// pinFields are those by which it is judged whether a load may be stored with its epochs, without their buckets'.
+func pinFields() []string { return []string{"gen", "rev", "sys", "tl", "wi", "si"} }
