@@ -149,16 +149,15 @@ func (p *planned) reach(ctx context.Context, conn *pgx.Conn, index int, f *fanOu
 	for i := range l.From {
 		sql = strings.ReplaceAll(sql, fmt.Sprintf("$%d::text[]", i+1), "ARRAY['0']::text[]") // nothing evaluates it
 	}
-	var plans []struct {
-		Plan struct {
-			Rows float64 `json:"Plan Rows"`
-		} `json:"Plan"`
-	}
+	var plans []map[string]map[string]any
 	if err := conn.QueryRow(ctx, "EXPLAIN (FORMAT JSON) "+sql).Scan(&plans); err != nil {
 		return fmt.Errorf("estimate how far changes of %s reach: %w", f.Table, err)
 	}
-	if len(plans) == 1 {
-		f.Keys, f.Columns = int(plans[0].Plan.Rows), l.From
+	if len(plans) == 0 {
+		return nil
+	}
+	if rows, ok := plans[0]["Plan"]["Plan Rows"].(float64); ok {
+		f.Keys, f.Columns = int(rows), l.From
 		f.Text = fmt.Sprintf("about %d keys for a changed row, through %s", f.Keys, strings.Join(l.From, ", "))
 	}
 	return nil
