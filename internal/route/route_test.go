@@ -537,7 +537,12 @@ func TestFullByBytes(t *testing.T) {
 
 // steady is a router with a row that meets every step: a condition, a number, a text that needs escaping.
 func steady() (*route.Router, *route.Keys, *change.Row, [][]byte) {
-	e := &rule.Entry{
+	row, ids := steadyRows()
+	return route.New([]*rule.Entry{steadyEntry()}), route.NewKeys(1000, 1<<20), row, ids
+}
+
+func steadyEntry() *rule.Entry {
+	return &rule.Entry{
 		Key:    "shop:{id}/{name}",
 		Params: []rule.Param{{Name: "id", Type: keytext.Int8}, {Name: "name", Type: keytext.String}},
 		Rules: []rule.Rule{{
@@ -547,15 +552,17 @@ func steady() (*route.Router, *route.Keys, *change.Row, [][]byte) {
 			Schema: "public", Table: "products", Bind: []string{"id", ""}, Fixed: []*keytext.Arg{nil, {Text: "a b"}},
 		}},
 	}
-	row := &change.Row{
+}
+
+func steadyRows() (row *change.Row, ids [][]byte) {
+	row = &change.Row{
 		Op: change.Update, Relation: products(change.IdentityFull),
 		Old: []change.Value{text("1"), text("a b"), text("5")}, New: []change.Value{text("1"), text("a c"), text("5")},
 	}
-	var ids [][]byte
 	for i := range 1000 {
 		ids = append(ids, []byte(strconv.Itoa(1000000+i)))
 	}
-	return route.New([]*rule.Entry{e}), route.NewKeys(1000, 1<<20), row, ids
+	return row, ids
 }
 
 func feed(router *route.Router, out *route.Keys, row *change.Row, ids [][]byte) {
@@ -583,4 +590,34 @@ func BenchmarkRow(b *testing.B) {
 		feed(router, out, row, ids)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(ids)), "ns/row")
+}
+
+// BenchmarkEntries routes rows of a table that one entry of many reads, and of one that all of them read.
+func BenchmarkEntries(b *testing.B) {
+	for _, shared := range []bool{false, true} {
+		for _, n := range []int{1, 10, 100, 1000} {
+			name := fmt.Sprintf("table of one/entries=%d", n)
+			if shared {
+				name = fmt.Sprintf("table of all/entries=%d", n)
+			}
+			b.Run(name, func(b *testing.B) {
+				entries := make([]*rule.Entry, n)
+				for i := range entries {
+					entries[i] = steadyEntry()
+					for j := range entries[i].Rules {
+						if i > 0 && !shared {
+							entries[i].Rules[j].Table = fmt.Sprintf("other_%d", i)
+						}
+					}
+				}
+				row, ids := steadyRows()
+				router, out := route.New(entries), route.NewKeys(1<<12, 1<<20)
+				b.ReportAllocs()
+				for b.Loop() {
+					feed(router, out, row, ids)
+				}
+				b.ReportMetric(float64(b.N*len(ids))/b.Elapsed().Seconds(), "events/s")
+			})
+		}
+	}
 }
