@@ -66,11 +66,6 @@ func (c *compiler) wishes() error {
 		switch {
 		case !reads(name):
 			return unknownTable("rules", name)
-		case word == wishLookup && !c.serves(rule.Lookup):
-			return &refusal{
-				at: nowhere, what: fmt.Sprintf("rules says lookup for %s, and this version has no LOOKUP rules", name), why: "nobody would look the keys up when a row of it changes",
-				do: "Write tags: what freshet fills is found by them.",
-			}
 		case word != wishTags && word != wishLookup && word != wishBroad:
 			return &refusal{at: nowhere, what: fmt.Sprintf("rules says %q for %s", word, name), do: "Write tags, lookup or broad."}
 		}
