@@ -97,8 +97,9 @@ type Applier struct {
 	horizon  horizon
 	asking   asking
 	rewind   rewind
-	waits    []*hold // those that are not over, the oldest first
-	later    later   // a view that waits for one
+	waits    []*hold            // those that are not over, the oldest first
+	later    later              // a view that waits for one
+	pieces   map[mvcc.XID]*hold // of transactions that have been looked up, of which the last piece has not come yet
 	requests chan request
 	altered  atomic.Uint64 // how often something was altered that has to be looked at
 	looked   uint64        // how much of that has been
@@ -110,6 +111,8 @@ type pendingPart struct {
 	started bool
 	packed  bool      // part is a copy that has no room for more
 	fenced  time.Time // when its keys were fenced early; zero: they are not
+	// A transaction of it was not visible yet when a later one was looked up.
+	overtaken bool
 }
 
 // request asks the applier's goroutine to change the live names, or tells it what was looked at.
@@ -130,6 +133,7 @@ func New(opts Options) *Applier {
 		prefix:   watermark.New(opts.Head.Wc),
 		backoff:  firstBackoff,
 		rewind:   rewind{Rewind: opts.Rewind},
+		pieces:   map[mvcc.XID]*hold{},
 		requests: make(chan request),
 	}
 }
@@ -437,6 +441,9 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 			continue
 		}
 		ready = append(ready, p)
+		if p.overtaken {
+			batch.Wi = max(batch.Wi, insert)
+		}
 		moved = a.move(p) || moved
 		if p.part.ddl && a.opts.DDL != nil {
 			a.altered.Add(1)
@@ -569,7 +576,7 @@ func (a *Applier) move(p *pendingPart) (moved bool) {
 func (a *Applier) keys(batch *redisstore.Batch, parts []*pendingPart) {
 	var large []*pendingPart
 	for _, p := range parts {
-		if p.part.small() {
+		if p.part.small() && !p.overtaken {
 			batch.Keys = a.stamped(batch.Keys, p.part, func(it *item) bool { return it.fresh })
 		} else {
 			large = append(large, p)

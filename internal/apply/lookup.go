@@ -26,6 +26,9 @@ const (
 // lead to the key. So the first ones are applied when everything is that the look-up can have seen: all of the log up to the position
 // that was read after it. Those transactions may have been looked up in turn, over a way that is shorter by one table at least, so
 // it is waited as many times over as the way has tables.
+//
+// A hold is never over before one that is older: each waits at least for what those before it wait for. So what waits for the last
+// one waits for all.
 type hold struct {
 	ids    []watermark.ID
 	until  mvcc.LSN
@@ -164,20 +167,45 @@ func (a *Applier) wait(read, next mvcc.LSN) {
 	a.waits = kept
 }
 
-// holdUp has the transactions that have just become visible wait for what their look-ups may have missed.
+// holdUp has the transactions that have just become visible wait for what their look-ups may have missed. The end of one that
+// spans parts waits for the look-ups of every piece.
 func (a *Applier) holdUp(ready []*pendingPart, f found) {
-	if f.rounds == 0 {
-		return
+	var h *hold
+	if f.rounds > 0 {
+		h = &hold{until: f.until, rounds: f.rounds}
+		for _, older := range a.waits {
+			h.until, h.rounds = max(h.until, older.until), max(h.rounds, older.rounds)
+		}
+		a.waits = append(a.waits, h)
+		a.overtake()
 	}
-	h := &hold{until: f.until, rounds: f.rounds}
 	for _, p := range ready {
 		for i := range p.part.items {
-			if it := &p.part.items[i]; it.fresh {
-				it.held = h
+			it := &p.part.items[i]
+			if !it.fresh {
+				continue
+			}
+			if it.held = h; h == nil {
+				it.held = a.pieces[it.xid]
+			}
+			switch {
+			case it.position != 0:
+				delete(a.pieces, it.xid)
+			case it.held != nil:
+				a.pieces[it.xid] = it.held
 			}
 		}
 	}
-	a.waits = append(a.waits, h)
+}
+
+// overtake takes note of the transactions that are not visible though later ones were looked up. The look-ups have not seen their
+// rows, which a standby may show already: a value from there can contain the one that hangs, lack the later one, and depend on that
+// by a row that nobody found. So what hangs counts as contained in nothing once it is visible, and a standby that has not replayed
+// all that was looked up by then fills none of its keys.
+func (a *Applier) overtake() {
+	for _, p := range a.pending {
+		p.overtaken = p.overtaken || p.unseen > 0
+	}
 }
 
 // ripe reports whether a step would count a round.

@@ -278,6 +278,9 @@ func TestLookUpThatFails(t *testing.T) {
 				m.t.Fatal(err)
 			}
 		},
+		"it takes too long": func(m *members) {
+			m.entry.Rules[1].Lookup.SQL = `SELECT pg_catalog.pg_sleep(60)::text FROM unnest($1::text[]) AS k (c1)`
+		},
 		"too many keys": func(m *members) {
 			m.exec(fmt.Sprintf(`INSERT INTO users SELECT 'many ' || i, 7 FROM generate_series(1, %d) i`, mostFound))
 		},

@@ -77,6 +77,7 @@ func (r *checked) checkPostgres(ctx context.Context) {
 	}
 	r.checkIdentities(ctx, primary)
 	r.checkSource(ctx, primary, facts, tables)
+	r.checkLookUps(ctx, primary, entries)
 	r.checkDDL(ctx, primary)
 	r.checkLoads(ctx, entries)
 	if len(r.conf.Database.Replicas) > 0 {
@@ -176,13 +177,27 @@ func (r *checked) checkLoader(ctx context.Context, conn *pgx.Conn, role, address
 	r.Roles = append(r.Roles, loads)
 	for _, p := range entries {
 		if p.err == nil && p.compiled.Entry.SQL != "" {
-			r.checkSelect(ctx, conn, loads, p)
+			r.checkSelect(ctx, conn, loads, p, "loads from it")
 		}
 	}
 }
 
-// checkSelect judges whether the loading role may read what an entry's query reads.
-func (r *checked) checkSelect(ctx context.Context, conn *pgx.Conn, loads *roleFacts, p planned) {
+// checkLookUps judges whether the role that follows the log, which keys are looked up with, may read what that reads. Otherwise every
+// change of a table whose keys are looked up would drop every key of the entry.
+func (r *checked) checkLookUps(ctx context.Context, conn *pgx.Conn, entries []planned) {
+	at := slices.IndexFunc(r.Roles, func(f *roleFacts) bool { return f.Address == "source.postgres.url" })
+	if at < 0 {
+		return
+	}
+	for _, p := range entries {
+		if p.err == nil && slices.ContainsFunc(p.compiled.Entry.Rules, func(one rule.Rule) bool { return one.Lookup != nil }) {
+			r.checkSelect(ctx, conn, r.Roles[at], p, "has keys looked up in it when a row has changed")
+		}
+	}
+}
+
+// checkSelect judges whether a role may read what an entry's query reads.
+func (r *checked) checkSelect(ctx context.Context, conn *pgx.Conn, loads *roleFacts, p planned, does string) {
 	const query = `
 SELECT has_schema_privilege(n.oid, 'USAGE'),
        has_table_privilege(c.oid, 'SELECT')
@@ -200,7 +215,7 @@ SELECT has_schema_privilege(n.oid, 'USAGE'),
 		}
 		table := pgx.Identifier{t.Schema, t.Table}.Sanitize()
 		role, to := loads.Role, pgx.Identifier{loads.Role}.Sanitize()
-		why := fmt.Sprintf("entry %s loads from it", p.name)
+		why := fmt.Sprintf("entry %s %s", p.name, does)
 		if !mayUse {
 			r.lack(loads, fmt.Sprintf("role %q may not use schema %q", role, t.Schema), why, "GRANT USAGE ON SCHEMA "+pgx.Identifier{t.Schema}.Sanitize()+" TO "+to)
 		}
@@ -210,7 +225,7 @@ SELECT has_schema_privilege(n.oid, 'USAGE'),
 	}
 }
 
-// lack is a privilege that the role of database.url lacks. Several entries may want the same.
+// lack is a privilege that a role lacks. Several entries may want the same.
 func (r *checked) lack(role *roleFacts, what, why, grant string) {
 	if !slices.Contains(role.Lacks, what) {
 		role.Lacks = append(role.Lacks, what)

@@ -120,8 +120,10 @@ func (g *Gate) LookUp(ctx context.Context, query string, columns [][]string, mos
 	ctx, done := g.turn(ctx)
 	defer done()
 	var batch pgconn.Batch
-	// For the transaction that the batch is. Somebody's lock on a table must not hold up what other tables' changes affect.
-	batch.ExecParams(`SELECT set_config('lock_timeout', '`+lookUpLock+`', true)`, nil, nil, nil, nil)
+	// For the transaction that the batch is. Somebody's lock on a table, or a query that takes too long, must not hold up what other
+	// tables' changes affect: the server says no, well before answerTimeout has the connection end, and everything begin anew.
+	batch.ExecParams(`SELECT set_config('lock_timeout', '`+lookUpLock+`', true), set_config('statement_timeout', '`+lookUpTime+`', true)`,
+		nil, nil, nil, nil)
 	args := make([][]byte, 0, len(columns)+1)
 	for _, texts := range columns {
 		arg, err := g.conn.TypeMap().Encode(pgtype.TextArrayOID, pgtype.TextFormatCode, texts, nil)
@@ -162,6 +164,9 @@ func (g *Gate) LookUp(ctx context.Context, query string, columns [][]string, mos
 
 // lookUpLock is how long a look-up waits for somebody's lock on a table.
 const lookUpLock = "250ms"
+
+// lookUpTime is how long a look-up may take.
+const lookUpTime = "2s"
 
 // Term makes the term of a daemon that has just acquired the slot: the timeline, and the id of a transaction that is
 // committed and flushed here and now. Waiting for a standby would add nothing to that order, and could hang.

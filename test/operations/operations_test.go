@@ -192,6 +192,32 @@ func TestLeastPrivileges(t *testing.T) {
 	refusedNothing(t, redis)
 }
 
+// TestLookUpsNeedSelect: the role that follows the log asks for keys, where the file says so. check says what it lacks.
+func TestLookUpsNeedSelect(t *testing.T) {
+	t.Parallel()
+	pg := pgtest.Start(t, pgtest.Options{Settings: map[string]string{"max_slot_wal_keep_size": "1GB"}})
+	redis := redistest.Start(t)
+	super := pg.URL("shop")
+	pg.Exec(t, pg.URL("postgres"), `CREATE DATABASE shop`)
+	pg.Exec(t, super, `CREATE TABLE public.products (id int8 PRIMARY KEY, name text NOT NULL)`,
+		`CREATE TABLE public.offers (id int8 PRIMARY KEY, product int8 NOT NULL)`)
+	pg.Exec(t, super, statements(block(t, document(t), "sql"))...)
+	pg.Exec(t, super, `ALTER PUBLICATION freshet ADD TABLE public.offers`, `GRANT SELECT ON public.offers TO freshet_gateway`)
+	file := filepath.Join(t.TempDir(), "freshet.yaml")
+	text := fmt.Sprintf("namespace: shop\ndatabase: {url: %q}\nsource: {postgres: {url: %q}}\nregions: [{name: local, redis: {url: %q}}]\n"+
+		"entries:\n  offer:\n    key: offer:{id}\n    query: SELECT o.id, p.name FROM offers o JOIN products p ON p.id = o.product WHERE o.id = @id\n"+
+		"    rules: {products: lookup}\n", as(t, super, "freshet_gateway", ""), as(t, super, "freshet_daemon", ""), redis.URL)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), servetest.Binary(t), "check", "--config", file).CombinedOutput()
+	if want := `role "freshet_daemon" may not read table "public.products"`; err == nil || !strings.Contains(string(out), want) {
+		t.Errorf("check: %v\n%s\nwant %s", err, out, want)
+	}
+	pg.Exec(t, super, `GRANT SELECT ON public.products, public.offers TO freshet_daemon`)
+	freshetRuns(t, file, "check")
+}
+
 // commits has the application write through, with everything that there is to it. It may read the table only; what it
 // writes is the intent.
 func commits(t *testing.T, config, database string) {
