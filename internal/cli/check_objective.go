@@ -24,8 +24,11 @@ func (f *entryFacts) objective(c *config.Config, name string) {
 	e := fill.Entries(c)[name]
 	other := e.Backstop() - max(e.TTL, e.NegativeTTL) // what a load may take
 	longest := tolerated - other
-	ttl := meets{Strategy: "ttl", Meets: e.Backstop() <= tolerated}
+	standbys := len(c.Database.Replicas) > 0 // without a daemon they may fill what is old, time and again
+	ttl := meets{Strategy: "ttl", Meets: !standbys && e.Backstop() <= tolerated}
 	switch {
+	case standbys:
+		ttl.Why = "no TTL does: while no daemon follows, values come from database.replicas however far those are behind"
 	case ttl.Meets:
 		ttl.Why = fmt.Sprintf("a value is gone %s after its row was read, whatever happens", e.Backstop())
 	case longest < time.Millisecond:
@@ -33,7 +36,7 @@ func (f *entryFacts) objective(c *config.Config, name string) {
 	default:
 		ttl.Why = fmt.Sprintf("ttl and negative_ttl would have to be %s at most, since a load may take %s before they begin", longest, other)
 	}
-	if longest >= time.Millisecond {
+	if !standbys && longest >= time.Millisecond {
 		f.LongestTTL = longest.String()
 	}
 	log := meets{"log", true, fmt.Sprintf("while a daemon runs and freshet_staleness_bound_seconds is below %g", tolerated.Seconds())}

@@ -36,7 +36,7 @@ type Config struct {
 
 // Database is where loads go.
 type Database struct {
-	URL          URL    `yaml:"url"                     jsonschema:"example=${DATABASE_URL}" jsonschema_description:"Connection string (postgres://… or key=value). Loads, look-ups and verification use it and, unless source.postgres.url says otherwise, the log."`
+	URL          URL    `yaml:"url"                     jsonschema:"example=${DATABASE_URL}" jsonschema_description:"Connection string (postgres://… or key=value). Loads and verification use it and, unless source.postgres.url says otherwise, the log, and what looks keys up for it."`
 	URLFile      string `yaml:"url_file,omitempty"      jsonschema:"example=/run/secrets/database_url" jsonschema_description:"A file that holds the connection string, instead of url. Relative paths start at the directory of this file."`
 	PasswordFile string `yaml:"password_file,omitempty" jsonschema:"example=/run/secrets/database_password" jsonschema_description:"A file that holds the password, when the connection string has none."`
 	Replicas     []URL  `yaml:"replicas,omitempty"      jsonschema:"example=[${REPLICA_URL}]" jsonschema_description:"Connection strings of hot standbys of the same database, each reached by itself or through a pooler. A load goes to one of them when its row can be proved recent enough to be cached; otherwise, and while none answers, to url."`

@@ -154,7 +154,8 @@ func staleness(st *pipeline.Status) (bound time.Duration, known bool) {
 	return time.Since(st.Horizon), true
 }
 
-// objectives judges every entry that declares max_staleness: its values expire soon enough by themselves, the store's
+// objectives judges every entry that declares max_staleness: its values expire soon enough by themselves (of a standby they may be as old
+// as that is behind, when nothing raises floors), the store's
 // bound is tight enough, or they come from the database, since the entry is suspended.
 func (d *daemon) objectives(st *pipeline.Status) (all []Objective) {
 	if st.Phase == pipeline.Standby {
@@ -168,8 +169,9 @@ func (d *daemon) objectives(st *pipeline.Status) (all []Objective) {
 			continue
 		}
 		suspended := slices.ContainsFunc(st.Entries, func(s pipeline.EntryStatus) bool { return s.Name == name && s.Retained == nil && s.Suspended != "" })
+		expires := len(file.Database.Replicas) == 0 && e.Backstop() <= tolerated
 		all = append(all, Objective{
-			Entry: name, Seconds: tolerated.Seconds(), Met: suspended || e.Backstop() <= tolerated || known && bound <= tolerated,
+			Entry: name, Seconds: tolerated.Seconds(), Met: suspended || expires || known && bound <= tolerated,
 		})
 	}
 	slices.SortFunc(all, func(a, b Objective) int { return strings.Compare(a.Entry, b.Entry) })

@@ -20,7 +20,8 @@ func Entries(c *config.Config) map[string]Entry {
 }
 
 // Backstop is how long ago what a value misses may have been committed at most when nobody invalidates: its time to live,
-// which begins when it is stored, and the longest that a load under a lease may take until then.
+// which begins when it is stored, and the longest that a load under a lease may take until then. Of values from a standby it is that much
+// more than the standby was behind.
 func (e *Entry) Backstop() time.Duration {
 	return max(e.TTL, e.NegativeTTL) + e.LoadTimeout + leaseMargin
 }

@@ -314,3 +314,34 @@ func TestBypassLoadsFromThePrimary(t *testing.T) {
 		}
 	}
 }
+
+// TestTTLIsNoBackstopBehindAStandby: while no daemon follows, nothing raises the floor, so that a standby which stands still goes on
+// filling what it has, time to live after time to live. A read with a bound is not fooled.
+func TestTTLIsNoBackstopBehindAStandby(t *testing.T) {
+	t.Parallel()
+	w := newStandby(t)
+	const ttl = 100 * time.Millisecond
+	entries := map[string]fill.Entry{}
+	for name, d := range declarations() {
+		entries[name] = fill.Entry{Declared: d, TTL: ttl, NegativeTTL: ttl, LoadTimeout: 2 * time.Second}
+	}
+	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: w.store, Loader: w.loader, Entries: entries, Replicas: []fill.Replica{w.replica}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	w.standby.Pause(t)
+	w.reprice()
+	for range 3 {
+		read(t, r, 1, fill.Miss, price(1, 10))
+		if record, _ := w.record(w.name("product", "1")); record.State.Live() && !record.Coverage.Standby() {
+			t.Fatalf("coverage %v, want the standby's", record.Coverage)
+		}
+		<-time.After(2 * ttl)
+	}
+	v, err := r.GetUnder(t.Context(), "product", arg("1"), nil, &fill.Demand{Bounded: true, MaxStale: time.Second})
+	if err != nil || string(v.Payload) != price(1, 11) {
+		t.Errorf("with a bound: %s, %v", v.Payload, err)
+	}
+	w.standby.Resume(t)
+}

@@ -177,6 +177,12 @@ func (m *remembered) of(p *place) []string {
 
 func (m *remembered) see(p *place, epochs []fence.Epoch) {
 	if len(epochs) == len(p.certain) || len(epochs) > rememberedMost {
+		// What was seen before would be asked for with every read, in vain.
+		if to := m.at(p.name); len(epochs) > 0 {
+			if known := to.Load(); known != nil && known.name == p.name {
+				to.CompareAndSwap(known, nil)
+			}
+		}
 		return
 	}
 	seen := make([]string, len(epochs))

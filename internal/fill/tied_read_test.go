@@ -2,6 +2,7 @@ package fill_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -114,6 +115,39 @@ func TestConditionalReadTiesAnew(t *testing.T) {
 		t.Errorf("%+v, %v", v, err)
 	}
 	expect(t, get(t, r, "teams", "2"), fill.Miss, eightAfter)
+}
+
+// counting is the store, which counts how often a record is asked for.
+type counting struct {
+	fill.Store
+	reads atomic.Int64
+}
+
+func (c *counting) ReadTied(ctx context.Context, name string, epochs []string) (redisstore.Tied, error) {
+	c.reads.Add(1)
+	return c.Store.ReadTied(ctx, name, epochs)
+}
+
+// TestHitIsOneCommand: a process that has seen a value's epochs asks for them with it, also when they are fewer by now.
+func TestHitIsOneCommand(t *testing.T) {
+	t.Parallel()
+	w := newTied(t, options{})
+	store := &counting{Store: w.store}
+	r := w.tiedReader(store, nil)
+	hits := func(payload string) {
+		t.Helper()
+		expect(t, get(t, r, "teams", "2"), fill.Miss, payload)
+		expect(t, get(t, r, "teams", "2"), fill.Hit, payload)
+		before := store.reads.Load()
+		expect(t, get(t, r, "teams", "2"), fill.Hit, payload)
+		if n := store.reads.Load() - before; n != 1 {
+			t.Errorf("a hit of %s took %d commands", payload, n)
+		}
+	}
+	hits(eightBefore)
+	w.pg.Exec(t, w.url, "DELETE FROM member WHERE user_id = 2")
+	w.confirm(w.named("teams", "teams:2"))
+	hits("[]")
 }
 
 // TestRefreshOverDeadValue: a writer's refresh takes the place of a value whose epochs have ended.

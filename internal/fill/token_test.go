@@ -358,6 +358,26 @@ func TestSessionIsMonotonic(t *testing.T) {
 	under(t, r, 3, through, fill.Miss, price(3, 31))
 }
 
+// TestSessionOfAnotherTimeline: what a session has seen on one timeline is compared with nothing that HEAD says of another.
+func TestSessionOfAnotherTimeline(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	r := w.reader(nil, nil)
+	var session fill.Session
+	through := &fill.Demand{Session: &session}
+	read(t, r, 1, fill.Miss, price(1, 10))
+	under(t, r, 1, through, fill.Hit, price(1, 10))
+	under(t, r, 1, through, fill.Hit, price(1, 10))
+	key := "f:" + w.namespace + ":head"
+	if err := w.raw.Do(t.Context(), w.raw.B().Hset().Key(key).FieldValue().FieldValue("tl", "00000002").Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	v, err := r.GetUnder(t.Context(), "product", arg("1"), nil, through)
+	if err != nil || v.Status == fill.Hit {
+		t.Errorf("under a HEAD of another timeline: %v, %v", v.Status, err)
+	}
+}
+
 // forget takes Sa out of HEAD, and Wc back.
 func (w *world) forget() {
 	w.t.Helper()
