@@ -292,7 +292,7 @@ func TestOtherClasses(t *testing.T) { //nolint:tparallel // rounds come one afte
 	}
 	for name, n := range missed {
 		t.Logf("%s: missed %d", name, n)
-		if n == 0 && name != product {
+		if n == 0 && name != product && !seldom(name, limit) {
 			t.Errorf("the planted mistake %q was not noticed", name)
 		}
 	}
@@ -324,12 +324,18 @@ func newFollower(t *testing.T, random *rand.Rand) *follower {
 func (h *follower) run(limit time.Duration, missed map[string]int) {
 	h.t.Helper()
 	unnoticed := func() bool {
-		return slices.ContainsFunc(h.variants[1:], func(v *following) bool { return missed[v.name] == 0 })
+		return slices.ContainsFunc(h.variants[1:], func(v *following) bool { return missed[v.name] == 0 && !seldom(v.name, limit) })
 	}
 	begun := time.Now()
 	for elapsed := time.Duration(0); elapsed < limit || elapsed < limit+grace && unnoticed(); elapsed = time.Since(begun) {
 		h.window(missed)
 	}
+}
+
+// seldom reports that what shows a mistake comes together too seldom for a run of some seconds: it takes two transactions that change
+// the tables of one query, of which each hides the other. internal/plan's cases have the rule that it is about.
+func seldom(mistake string, limit time.Duration) bool {
+	return mistake == rankOff && limit < time.Minute
 }
 
 // follow makes the product's way to apply the rules, and mistaken ones.

@@ -48,7 +48,7 @@ func TestTags(t *testing.T) { //nolint:tparallel // rounds come one after the ot
 	}
 	for name, n := range missed {
 		t.Logf("%s: missed %d", name, n)
-		if n == 0 && name != product {
+		if n == 0 && name != product && !seldom(name, limit) {
 			t.Errorf("the planted mistake %q was not noticed", name)
 		}
 	}
