@@ -124,7 +124,7 @@ type View struct {
 type Class string
 
 // The classes of rules, from the most precise one on. Values of an entry with rules of the classes TAG, GROUP and BROAD are
-// tied to epochs; no rule is made of the class LOOKUP.
+// tied to epochs.
 const (
 	Exact  Class = "EXACT"  // from the row itself, old and new
 	Tag    Class = "TAG"    // through other tables, by what was noted when the value was filled

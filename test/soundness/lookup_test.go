@@ -17,7 +17,7 @@ import (
 	"github.com/freshet/freshet/internal/rule"
 )
 
-// The rules of the classes LOOKUP, GROUP and BROAD, which nobody applies yet, are applied here: what a changed row says is
+// The rules of the classes LOOKUP, GROUP and BROAD are applied here as the daemon would, without a store: what a changed row says is
 // taken from the router, and keys are looked up when up to lag further transactions have been committed.
 const lag = 4
 
