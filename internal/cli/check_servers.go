@@ -182,20 +182,6 @@ func (r *checked) checkLoader(ctx context.Context, conn *pgx.Conn, role, address
 	}
 }
 
-// checkLookUps judges whether the role that follows the log, which keys are looked up with, may read what that reads. Otherwise every
-// change of a table whose keys are looked up would drop every key of the entry.
-func (r *checked) checkLookUps(ctx context.Context, conn *pgx.Conn, entries []planned) {
-	at := slices.IndexFunc(r.Roles, func(f *roleFacts) bool { return f.Address == "source.postgres.url" })
-	if at < 0 {
-		return
-	}
-	for _, p := range entries {
-		if p.err == nil && slices.ContainsFunc(p.compiled.Entry.Rules, func(one rule.Rule) bool { return one.Lookup != nil }) {
-			r.checkSelect(ctx, conn, r.Roles[at], p, "has keys looked up in it when a row has changed")
-		}
-	}
-}
-
 // checkSelect judges whether a role may read what an entry's query reads.
 func (r *checked) checkSelect(ctx context.Context, conn *pgx.Conn, loads *roleFacts, p planned, does string) {
 	const query = `

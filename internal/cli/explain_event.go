@@ -145,22 +145,36 @@ func (p *planned) reach(ctx context.Context, conn *pgx.Conn, index int, f *fanOu
 		return nil //nolint:nilerr // the entry is planned; how far this rule reaches is not known
 	}
 	l := looked.Entry.Rules[index].Lookup
+	top, err := explainLookUp(ctx, conn, l)
+	if err != nil {
+		return fmt.Errorf("estimate how far changes of %s reach: %w", f.Table, err)
+	}
+	if rows, ok := top["Plan Rows"].(float64); ok {
+		f.Keys, f.Columns = int(rows), l.From
+		f.Text = fmt.Sprintf("about %d keys for a changed row, through %s", f.Keys, strings.Join(l.From, ", "))
+	}
+	return nil
+}
+
+// querier is a connection or a transaction.
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// explainLookUp asks PostgreSQL how it would run a look-up for one row, and returns the top of the plan.
+func explainLookUp(ctx context.Context, conn querier, l *rule.LookupQuery) (top map[string]any, err error) {
 	sql := l.SQL
 	for i := range l.From {
 		sql = strings.ReplaceAll(sql, fmt.Sprintf("$%d::text[]", i+1), "ARRAY['0']::text[]") // nothing evaluates it
 	}
 	var plans []map[string]map[string]any
 	if err := conn.QueryRow(ctx, "EXPLAIN (FORMAT JSON) "+sql).Scan(&plans); err != nil {
-		return fmt.Errorf("estimate how far changes of %s reach: %w", f.Table, err)
+		return nil, err
 	}
-	if len(plans) == 0 {
-		return nil
+	if len(plans) != 1 {
+		return nil, fmt.Errorf("%d plans", len(plans))
 	}
-	if rows, ok := plans[0]["Plan"]["Plan Rows"].(float64); ok {
-		f.Keys, f.Columns = int(rows), l.From
-		f.Text = fmt.Sprintf("about %d keys for a changed row, through %s", f.Keys, strings.Join(l.From, ", "))
-	}
-	return nil
+	return plans[0]["Plan"], nil
 }
 
 func estimate(r *rule.Rule, s pgcatalog.Statistics) fanOut {
