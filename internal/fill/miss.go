@@ -85,6 +85,12 @@ func (r *Reader) miss(ctx context.Context, w *want) (v Value, again bool, err er
 		reply, err := r.lease(asking, w, token)
 		hit := false
 		if err == nil && reply.Record.State.Live() && r.covered(w.n, w.c, &reply) { // filled between the GET and the LEASE
+			if w.n != nil && w.at != nil { // to be judged together with its epochs, by a HEAD that is read before both
+				if reply.Granted {
+					r.release(ctx, w.name, token)
+				}
+				return Value{}, true, nil
+			}
 			hit, err = r.alive(asking, w, &reply.Record)
 		}
 		switch {

@@ -128,6 +128,43 @@ func (c *counting) ReadTied(ctx context.Context, name string, epochs []string) (
 	return c.Store.ReadTied(ctx, name, epochs)
 }
 
+// apart is the store, which counts how often epochs are asked for by a command of their own.
+type apart struct {
+	*hooks
+	asked atomic.Int64
+}
+
+func (a *apart) Epochs(ctx context.Context, names []string) ([]string, error) {
+	a.asked.Add(1)
+	return a.hooks.Epochs(ctx, names)
+}
+
+// TestFilledBetweenIsReadWithItsEpochs: a tied value that a LEASE finds is read again where a read asks for more than a plain one,
+// together with its epochs and behind HEAD. Asked for by itself, the epoch may be there on a server that has lost its end.
+func TestFilledBetweenIsReadWithItsEpochs(t *testing.T) {
+	t.Parallel()
+	w := newTied(t, options{})
+	token := w.write(1, 11)
+	store := &apart{hooks: &hooks{Store: w.store}}
+	filled := false
+	store.afterHead = func(string) {
+		if !filled {
+			filled = true
+			expect(t, get(t, w.tiedReader(nil, nil), "teams", "2"), fill.Miss, eightBefore)
+		}
+	}
+	v, err := w.tiedReader(store, nil).GetUnder(t.Context(), "teams", arg("2"), nil, after(token))
+	if err != nil || v.Status != fill.Hit || string(v.Payload) != eightBefore {
+		t.Errorf("got %v %s, %v", v.Status, v.Payload, err)
+	}
+	if n := store.asked.Load(); n != 0 || !filled {
+		t.Errorf("epochs were asked for %d times by themselves", n)
+	}
+	if record, _ := w.record(w.name("teams", "teams:2")); !record.Lease.IsZero() {
+		t.Errorf("a lease is left: %+v", record)
+	}
+}
+
 // TestHitIsOneCommand: a process that has seen a value's epochs asks for them with it, also when they are fewer by now.
 func TestHitIsOneCommand(t *testing.T) {
 	t.Parallel()
