@@ -326,6 +326,25 @@ func TestUnrelatedEpochsDoNotRefuse(t *testing.T) {
 	}
 }
 
+// renamed is the store, whose HEAD is of another generation when epochs are pinned.
+type renamed struct{ fill.Store }
+
+func (r renamed) Pin(ctx context.Context, epochs []string, life time.Duration) (redisstore.Pinned, error) {
+	p, err := r.Store.Pin(ctx, epochs, life)
+	p.Head.Generation = redisstore.Draw()
+	return p, err
+}
+
+// TestNamesMoveBeforeEpochsArePinned: what HEAD says of epochs that ended is of the names that it has then.
+func TestNamesMoveBeforeEpochsArePinned(t *testing.T) {
+	t.Parallel()
+	w := newTied(t, options{})
+	v := get(t, w.tiedReader(renamed{w.store}, nil), "teams", "2")
+	if record, _ := w.record(w.name("teams", "teams:2")); v.Reason != "names_moved" || record.State.Live() {
+		t.Errorf("got %+v, the record is %+v", v, record)
+	}
+}
+
 // again is the store with one id for all epochs that it makes.
 type again struct {
 	fill.Store

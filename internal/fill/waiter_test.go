@@ -98,6 +98,23 @@ func TestWaiterSeesAFence(t *testing.T) {
 	}
 }
 
+// TestWaiterReadsAnotherTimeline: the database failed over while the flight was on its way, and its ids mean something else by now.
+func TestWaiterReadsAnotherTimeline(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	r, _, v, old := w.heldAfter()
+	w.setHead("tl", "00000002")
+	late := background(t.Context(), r, "1")
+	eventually(t, waiting(r, 1))
+	close(v.open)
+	if a := <-old; a.err != nil {
+		t.Errorf("the old flight got %+v, %v", a.value, a.err)
+	}
+	if a := <-late; a.err != nil || a.value.Reason != "flight_not_covering" {
+		t.Errorf("the late reader got %s %+v, %v", a.value.Payload, a.value, a.err)
+	}
+}
+
 // TestWaiterReadsAHigherFloor: HEAD's intent passed the flight's snapshot before the waiter came.
 func TestWaiterReadsAHigherFloor(t *testing.T) {
 	t.Parallel()

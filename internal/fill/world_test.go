@@ -314,6 +314,15 @@ type hooks struct {
 	head       *fence.Head // instead of that HEAD
 }
 
+// setHead writes a field of HEAD.
+func (w *world) setHead(field, value string) {
+	w.t.Helper()
+	key := "f:" + w.namespace + ":head"
+	if err := w.raw.Do(w.t.Context(), w.raw.B().Hset().Key(key).FieldValue().FieldValue(field, value).Build()).Error(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func (h *hooks) ReadWithHead(ctx context.Context, name string, epochs []string) (head fence.Head, found bool, held redisstore.Tied, err error) {
 	head, found, held, err = h.Store.ReadWithHead(ctx, name, epochs)
 	if h.afterHead != nil {
