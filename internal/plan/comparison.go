@@ -238,7 +238,7 @@ func (b *block) operand(node *pg_query.Node, in *scope) (operand, error) {
 		return operand{column: &c, at: at}, err
 	case node.GetParamRef() != nil:
 		b.visits()[node.GetParamRef()] = true
-		return operand{parameter: int(node.GetParamRef().GetNumber()), at: at}, nil
+		return operand{parameter: int(node.GetParamRef().GetNumber()), written: node, at: at}, nil
 	case node.GetTypeCast().GetArg().GetParamRef() != nil:
 		return b.castParameter(node.GetTypeCast())
 	}
@@ -353,6 +353,12 @@ func (b *block) equality(j *join, left, right operand, at int) *condition {
 	for _, side := range []operand{left, right} {
 		if side.column != nil && side.column.other == nil {
 			a.strict |= side.column.occurrence.bit()
+		}
+	}
+	// Where the other side's type is not known here, PostgreSQL would give the parameter that type if this use came first.
+	for _, p := range []operand{left, right} {
+		if p.written != nil && (left.column == nil || inKeys(*left.column, at) != nil) {
+			b.writeType(p.written)
 		}
 	}
 	if right.parameter > 0 && left.column != nil {

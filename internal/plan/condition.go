@@ -36,6 +36,7 @@ type operand struct {
 	column    *columnRef
 	parameter int // from 1
 	cast      keytext.Type
+	written   *pg_query.Node // of a parameter without a cast: where it stands
 	at        int
 	bits      bits // that make it NULL
 }

@@ -146,12 +146,18 @@ func (b *block) looseParameter(node *pg_query.Node, e *content) error {
 	e.parameters = append(e.parameters, n)
 	c := b.compiler
 	c.loose = append(c.loose, looseUse{parameter: n, at: int(p.GetLocation()), view: b.reading.view})
+	b.writeType(node)
+	return nil
+}
+
+// writeType has the published text cast a parameter to its type.
+func (b *block) writeType(node *pg_query.Node) {
+	p := node.GetParamRef()
 	b.edit(func() {
-		if name := castTypeName(c.params[n-1].Type); name != nil {
+		if name := castTypeName(b.compiler.params[p.GetNumber()-1].Type); name != nil {
 			node.Node = &pg_query.Node_TypeCast{TypeCast: &pg_query.TypeCast{Arg: &pg_query.Node{Node: &pg_query.Node_ParamRef{ParamRef: p}}, TypeName: name}}
 		}
 	})
-	return nil
 }
 
 // looseUse is a use of a parameter from which no key follows.
