@@ -243,11 +243,7 @@ func (h *harness) watch(catalog *schema.Catalog, w watched) error {
 		return err
 	}
 	if err := pgcatalog.Verify(h.t.Context(), h.conn, compiled.Entry); err != nil {
-		if _, ok := errors.AsType[*pgcatalog.DisagreementError](err); !ok {
-			h.t.Fatalf("%s: %v", w.query, err)
-		}
-		h.t.Logf("refused, since PostgreSQL reads it otherwise: %s: %v", w.query, err)
-		return err
+		h.t.Fatalf("%s: %v", w.query, err)
 	}
 	template, err := rule.ParseTemplate(w.key)
 	if err != nil {

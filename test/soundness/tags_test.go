@@ -46,12 +46,7 @@ func TestTags(t *testing.T) { //nolint:tparallel // rounds come one after the ot
 			t.Logf("%d entries, %s, transactions %d, changed %d", len(h.entries), h.count(), h.transactions, h.changed)
 		})
 	}
-	for name, n := range missed {
-		t.Logf("%s: missed %d", name, n)
-		if n == 0 && name != product && !seldom(name, limit) {
-			t.Errorf("the planted mistake %q was not noticed", name)
-		}
-	}
+	noticed(t, missed)
 }
 
 func newTagged(t *testing.T, identity string, random *rand.Rand) *follower {
