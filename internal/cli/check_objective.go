@@ -22,21 +22,23 @@ func (f *entryFacts) objective(c *config.Config, name string) {
 		return
 	}
 	e := fill.Entries(c)[name]
-	other := e.Backstop() - max(e.TTL, e.NegativeTTL) // what a load may take
+	backstop := e.Backstop(len(c.Database.Replicas) > 0)
+	other := backstop - max(e.TTL, e.NegativeTTL) // what a load may take, and a standby be behind
 	longest := tolerated - other
-	standbys := len(c.Database.Replicas) > 0 // without a daemon they may fill what is old, time and again
-	ttl := meets{Strategy: "ttl", Meets: !standbys && e.Backstop() <= tolerated}
+	ttl := meets{Strategy: "ttl", Meets: backstop <= tolerated}
+	before := fmt.Sprintf("a load alone may take %s, of which load_timeout is %s", other, e.LoadTimeout)
+	if len(c.Database.Replicas) > 0 {
+		before += fmt.Sprintf(" and %s what a standby may be behind", fill.Followed)
+	}
 	switch {
-	case standbys:
-		ttl.Why = "no TTL does: while no daemon follows, values come from database.replicas however far those are behind"
 	case ttl.Meets:
-		ttl.Why = fmt.Sprintf("a value is gone %s after its row was read, whatever happens", e.Backstop())
+		ttl.Why = fmt.Sprintf("a value is gone %s after its row was read, whatever happens", backstop)
 	case longest < time.Millisecond:
-		ttl.Why = fmt.Sprintf("no TTL does: a load alone may take %s, of which load_timeout is %s", other, e.LoadTimeout)
+		ttl.Why = "no TTL does: " + before
 	default:
 		ttl.Why = fmt.Sprintf("ttl and negative_ttl would have to be %s at most, since a load may take %s before they begin", longest, other)
 	}
-	if !standbys && longest >= time.Millisecond {
+	if longest >= time.Millisecond {
 		f.LongestTTL = longest.String()
 	}
 	log := meets{"log", true, fmt.Sprintf("while a daemon runs and freshet_staleness_bound_seconds is below %g", tolerated.Seconds())}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
@@ -39,6 +40,24 @@ func (a *app) drop() *cobra.Command {
 	return cmd
 }
 
+// releaseWait is how long the server may take to notice that a daemon which was just stopped has gone.
+const releaseWait = 3 * time.Second
+
+// released is the state of a slot, of which one that is still read is given a little time to be let go.
+func released(ctx context.Context, conn *pgx.Conn, name string) (slot pgsource.SlotInfo, err error) {
+	for began := time.Now(); ; {
+		slot, err = pgsource.SlotState(ctx, conn, name)
+		if err != nil || slot.ActivePID == 0 || time.Since(began) > releaseWait {
+			return slot, err
+		}
+		select {
+		case <-time.After(releaseWait / 30):
+		case <-ctx.Done():
+			return slot, ctx.Err()
+		}
+	}
+}
+
 func (a *app) runDrop(ctx context.Context, flags dropFlags) error {
 	c, err := a.load()
 	if err != nil {
@@ -55,7 +74,7 @@ func (a *app) runDrop(ctx context.Context, flags dropFlags) error {
 		return err
 	}
 	namespace := c.NamespaceFor(facts.SystemID, facts.Database)
-	slot, err := pgsource.SlotState(ctx, conn, source.Slot)
+	slot, err := released(ctx, conn, source.Slot)
 	if err != nil {
 		return err
 	}

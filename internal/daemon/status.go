@@ -154,8 +154,7 @@ func staleness(st *pipeline.Status) (bound time.Duration, known bool) {
 	return time.Since(st.Horizon), true
 }
 
-// objectives judges every entry that declares max_staleness: its values expire soon enough by themselves (of a standby they may be as old
-// as that is behind, when nothing raises floors), the store's
+// objectives judges every entry that declares max_staleness: its values expire soon enough by themselves, the store's
 // bound is tight enough, or they come from the database, since the entry is suspended.
 func (d *daemon) objectives(st *pipeline.Status) (all []Objective) {
 	if st.Phase == pipeline.Standby {
@@ -169,7 +168,7 @@ func (d *daemon) objectives(st *pipeline.Status) (all []Objective) {
 			continue
 		}
 		suspended := slices.ContainsFunc(st.Entries, func(s pipeline.EntryStatus) bool { return s.Name == name && s.Retained == nil && s.Suspended != "" })
-		expires := len(file.Database.Replicas) == 0 && e.Backstop() <= tolerated
+		expires := e.Backstop(len(file.Database.Replicas) > 0) <= tolerated
 		all = append(all, Objective{
 			Entry: name, Seconds: tolerated.Seconds(), Met: suspended || expires || known && bound <= tolerated,
 		})

@@ -6,6 +6,9 @@ import (
 	"github.com/freshet/freshet/internal/config"
 )
 
+// Followed is how far behind a daemon may be for standbys to be used.
+const Followed = 2 * time.Second
+
 // Entries are the entries of a configuration as a Reader needs them.
 func Entries(c *config.Config) map[string]Entry {
 	all := make(map[string]Entry, len(c.Entries))
@@ -20,8 +23,12 @@ func Entries(c *config.Config) map[string]Entry {
 }
 
 // Backstop is how long ago what a value misses may have been committed at most when nobody invalidates: its time to live,
-// which begins when it is stored, and the longest that a load under a lease may take until then. Of values from a standby it is that much
-// more than the standby was behind.
-func (e *Entry) Backstop() time.Duration {
-	return max(e.TTL, e.NegativeTTL) + e.LoadTimeout + leaseMargin
+// which begins when it is stored, the longest that a load under a lease may take until then, and, where standbys are, how far behind what
+// was applied they may be used.
+func (e *Entry) Backstop(standbys bool) time.Duration {
+	longest := max(e.TTL, e.NegativeTTL) + e.LoadTimeout + leaseMargin
+	if standbys {
+		longest += Followed
+	}
+	return longest
 }

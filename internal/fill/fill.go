@@ -87,6 +87,9 @@ type Options struct {
 	Logger    *slog.Logger // nil: none
 	MaxLoads  int          // loads at a time; default 32
 	Replicas  []Replica    // standbys that loads may go to; none: all go to Loader
+	// Followed is how long ago what HEAD does not vouch for yet may have been committed, for a load to go to a standby: while no
+	// daemon applies anything, no floor tells one that is behind. Default: Followed. Below 0: it does not matter.
+	Followed time.Duration
 	// Clock is what staleness is bounded by: monotonic, and going on while the machine sleeps. nil: the system's.
 	Clock func() time.Duration
 }
@@ -175,6 +178,7 @@ type Reader struct {
 	entries    map[string]*declared
 	loads      chan struct{} // one token for each load under way
 	standbys   []*standby
+	followed   time.Duration
 	turn       atomic.Uint64 // of the standbys
 	stats      counters
 	clock      func() time.Duration
@@ -216,7 +220,7 @@ type declared struct {
 // New makes a Reader. It does not need store or database to be there.
 func New(o Options) (*Reader, error) {
 	r := &Reader{
-		namespace: o.Namespace, store: o.Store, loader: o.Loader, logger: o.Logger, clock: o.Clock, entries: map[string]*declared{},
+		namespace: o.Namespace, store: o.Store, loader: o.Loader, logger: o.Logger, clock: o.Clock, followed: cmp.Or(o.Followed, Followed), entries: map[string]*declared{},
 		loads:   make(chan struct{}, cmp.Or(o.MaxLoads, defaultLoads)),
 		asking:  make(chan struct{}, 1),
 		stale:   make(chan struct{}, 1),

@@ -71,14 +71,15 @@ func (q *requirement) met(l *pgload.Loaded) bool {
 type replicaOutcome int
 
 const (
-	_              replicaOutcome = iota
-	replicaUsed                   // its row was taken
-	replicaKnown                  // not asked: it was seen behind what the key needs an instant ago
-	replicaAway                   // not asked: it failed lately
-	replicaBehind                 // it had not replayed what the key needs
-	replicaFailed                 // no answer, or none in time
-	replicaForeign                // not a standby of the database that is followed, or not of its timeline
-	replicaRefused                // the row may not be stored for another reason
+	_                 replicaOutcome = iota
+	replicaUsed                      // its row was taken
+	replicaKnown                     // not asked: it was seen behind what the key needs an instant ago
+	replicaAway                      // not asked: it failed lately
+	replicaBehind                    // it had not replayed what the key needs
+	replicaFailed                    // no answer, or none in time
+	replicaForeign                   // not a standby of the database that is followed, or not of its timeline
+	replicaRefused                   // the row may not be stored for another reason
+	replicaUnfollowed                // not asked: nothing shows that a daemon follows
 	replicaOutcomes
 )
 
@@ -99,6 +100,8 @@ func (o replicaOutcome) String() string {
 		return "foreign"
 	case replicaRefused:
 		return "refused"
+	case replicaUnfollowed:
+		return "unfollowed"
 	default:
 		return "none"
 	}
@@ -108,6 +111,10 @@ func (o replicaOutcome) String() string {
 // stored is taken: any other is nobody's, and the load goes to the primary.
 func (r *Reader) fromReplica(ctx context.Context, w *want, reply *redisstore.LeaseReply) (loaded pgload.Loaded, ok bool) {
 	if len(r.standbys) == 0 || !reply.HeadFound {
+		return pgload.Loaded{}, false
+	}
+	if !r.isFollowed(ctx, r.laneOf(w.name), &reply.Head) {
+		r.stats.replicas[replicaUnfollowed].Add(1)
 		return pgload.Loaded{}, false
 	}
 	sql := ""
@@ -153,6 +160,16 @@ func (r *Reader) fromReplica(ctx context.Context, w *want, reply *redisstore.Lea
 		s.leave.Store(0)
 	}
 	return loaded, outcome == replicaUsed
+}
+
+// isFollowed reports whether a daemon applies what is committed, not long after it is: what HEAD had confirmed then is in its floors, so that
+// a standby's row which passes them misses nothing older. For a process that has not asked the store for a count lately, nothing shows it.
+func (r *Reader) isFollowed(ctx context.Context, lane int, head *fence.Head) bool {
+	if r.followed < 0 {
+		return true
+	}
+	r.count(ctx, lane)
+	return r.ticks[lane].prove(head.Tick, r.clock(), r.followed)
 }
 
 // choose takes the standbys in turn. It passes over those that failed lately, and those that were seen behind the

@@ -42,16 +42,24 @@ func newStandby(t *testing.T) *withStandby {
 	return w
 }
 
+// readerWith is a reader that takes the daemon to follow, which here is the test's own hand.
 func (w *withStandby) readerWith(store fill.Store, replicas ...fill.Replica) *fill.Reader {
+	w.t.Helper()
+	return w.readerFollowed(store, -1, time.Minute, replicas...)
+}
+
+func (w *withStandby) readerFollowed(store fill.Store, followed, ttl time.Duration, replicas ...fill.Replica) *fill.Reader {
 	w.t.Helper()
 	entries := map[string]fill.Entry{}
 	for name, d := range declarations() {
-		entries[name] = fill.Entry{Declared: d, TTL: time.Minute, NegativeTTL: 10 * time.Second, LoadTimeout: 2 * time.Second}
+		entries[name] = fill.Entry{Declared: d, TTL: ttl, NegativeTTL: min(ttl, 10*time.Second), LoadTimeout: 2 * time.Second}
 	}
 	if store == nil {
 		store = w.store
 	}
-	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: store, Loader: w.loader, Entries: entries, Replicas: replicas})
+	r, err := fill.New(fill.Options{
+		Namespace: w.namespace, Store: store, Loader: w.loader, Entries: entries, Replicas: replicas, Followed: followed, Clock: w.clock,
+	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -315,33 +323,52 @@ func TestBypassLoadsFromThePrimary(t *testing.T) {
 	}
 }
 
-// TestTTLIsNoBackstopBehindAStandby: while no daemon follows, nothing raises the floor, so that a standby which stands still goes on
-// filling what it has, time to live after time to live. A read with a bound is not fooled.
-func TestTTLIsNoBackstopBehindAStandby(t *testing.T) {
+// TestTTLIsTheBackstopBehindAStandby: while no daemon follows, no floor is raised, and a standby which stands still would go on filling what
+// it has, time to live after time to live. So it is not asked then.
+func TestTTLIsTheBackstopBehindAStandby(t *testing.T) {
 	t.Parallel()
 	w := newStandby(t)
 	const ttl = 100 * time.Millisecond
-	entries := map[string]fill.Entry{}
-	for name, d := range declarations() {
-		entries[name] = fill.Entry{Declared: d, TTL: ttl, NegativeTTL: ttl, LoadTimeout: 2 * time.Second}
-	}
-	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: w.store, Loader: w.loader, Entries: entries, Replicas: []fill.Replica{w.replica}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(r.Close)
+	r, credulous := w.readerFollowed(nil, 0, ttl, w.replica), w.readerFollowed(nil, -1, ttl, w.replica)
 	w.standby.Pause(t)
 	w.reprice()
 	for range 3 {
-		read(t, r, 1, fill.Miss, price(1, 10))
+		read(t, credulous, 1, fill.Miss, price(1, 10))
 		if record, _ := w.record(w.name("product", "1")); record.State.Live() && !record.Coverage.Standby() {
 			t.Fatalf("coverage %v, want the standby's", record.Coverage)
 		}
-		<-time.After(2 * ttl)
+		pause(t, 2*ttl)
+		read(t, r, 1, fill.Miss, price(1, 11))
+		pause(t, 2*ttl)
 	}
-	v, err := r.GetUnder(t.Context(), "product", arg("1"), nil, &fill.Demand{Bounded: true, MaxStale: time.Second})
-	if err != nil || string(v.Payload) != price(1, 11) {
-		t.Errorf("with a bound: %s, %v", v.Payload, err)
+	if n := r.Stats().Replicas["unfollowed"]; n != 3 {
+		t.Errorf("outcomes %v", r.Stats().Replicas)
 	}
 	w.standby.Resume(t)
+}
+
+// TestStandbyIsUsedWhileADaemonFollows: as long as HEAD has reached a count that this process asked for not long ago.
+func TestStandbyIsUsedWhileADaemonFollows(t *testing.T) {
+	t.Parallel()
+	w, clock := newStandby(t), &hands{}
+	w.clock = clock.now
+	w.r = w.readerFollowed(nil, 0, time.Minute, w.replica)
+	loads := func(id, p int, standby bool) {
+		t.Helper()
+		if record := w.stored(id, p); record.Coverage.Standby() != standby {
+			t.Errorf("product %d: coverage %v, outcomes %v", id, record.Coverage, w.r.Stats().Replicas)
+		}
+	}
+	loads(1, 10, false) // nothing was asked for yet
+	w.ticked(1)
+	w.confirm()
+	w.standby.CatchUp(t)
+	loads(2, 20, true)
+	clock.pass(fill.Followed)
+	loads(3, 30, true) // at the very bound; HEAD has not reached the second count, which this asks for
+	w.ticked(2)
+	clock.pass(time.Millisecond)
+	loads(4, 40, false)
+	w.confirm()
+	loads(5, 50, true)
 }

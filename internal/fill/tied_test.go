@@ -89,7 +89,7 @@ func (w *withEpochs) tiedReader(store fill.Store, loader fill.Loader, replicas .
 	if loader == nil {
 		loader = w.loader
 	}
-	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: store, Loader: loader, Entries: entries, Replicas: replicas})
+	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: store, Loader: loader, Entries: entries, Replicas: replicas, Followed: -1})
 	if err != nil {
 		w.t.Fatal(err)
 	}

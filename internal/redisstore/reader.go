@@ -232,11 +232,11 @@ func rosterText(reply rueidis.RedisResult) (text []byte, found bool, err error) 
 
 // headFields are those that a reader judges by.
 func headFields() []string {
-	return []string{"gen", "term", "rev", "sys", "tl", "wi", "si", "wc", "sa"}
+	return []string{"gen", "term", "rev", "sys", "tl", "wi", "si", "wc", "sa", "tick"}
 }
 
 // wholeHead are all fields but the floors of buckets.
-func wholeHead() []string { return append(headFields(), "pub", "st", "lt", "tick") }
+func wholeHead() []string { return append(headFields(), "pub", "st", "lt") }
 
 // vouchedFields are those by which it is judged what HEAD says of a value that was read after it.
 func vouchedFields() []string { return []string{"gen", "rev", "sys", "tl", "si", "wc", "sa", "tick"} }

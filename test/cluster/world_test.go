@@ -112,7 +112,7 @@ func (w *world) reader(replicas ...fill.Replica) *fill.Reader {
 	}
 	w.t.Cleanup(loader.Close)
 	r, err := fill.New(fill.Options{
-		Namespace: w.namespace, Store: w.open(), Loader: loader, Replicas: replicas,
+		Namespace: w.namespace, Store: w.open(), Loader: loader, Replicas: replicas, Followed: -1,
 		Entries: map[string]fill.Entry{"item": {Declared: declared(), TTL: time.Hour, LoadTimeout: 5 * time.Second}},
 	})
 	if err != nil {
