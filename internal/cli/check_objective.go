@@ -32,7 +32,7 @@ func (f *entryFacts) objective(c *config.Config, name string) {
 	}
 	switch {
 	case ttl.Meets:
-		ttl.Why = fmt.Sprintf("a value is gone %s after its row was read, whatever happens", backstop)
+		ttl.Why = fmt.Sprintf("a value is gone %s after what it misses was committed, whatever happens", backstop)
 	case longest < time.Millisecond:
 		ttl.Why = "no TTL does: " + before
 	default:
