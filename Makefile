@@ -14,8 +14,8 @@ FUZZ_TIME ?= 30s
 SEED ?=
 export SOUNDNESS_TIME CHAOS_TIME FUZZ_TIME SEED
 
-# The modules of this repository; the benchmarks' own keeps their dependencies out of the library's.
-MODULES := . $(patsubst %/go.mod,%,$(wildcard bench/go.mod))
+# The modules of this repository; those of benchmarks and examples keep their dependencies out of the library's.
+MODULES := . $(patsubst %/go.mod,%,$(wildcard bench/go.mod examples/go.mod))
 
 .PHONY: help
 help: ## show this list
@@ -42,6 +42,7 @@ install-test-servers: ## install what only tests need as well: PgBouncer
 test: install-test-servers ## run the whole test suite against real servers
 	@./scripts/test.sh
 	@cd bench && go test ./...
+	@cd examples && go test ./...
 
 .PHONY: test/short
 test/short: install-test-servers ## run the quick tests

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/freshet/freshet"
 	"github.com/freshet/freshet/internal/testkit"
@@ -260,6 +261,74 @@ func ExampleCache_Commit() {
 		fmt.Println("committed, as transaction", token.XID > 0)
 	}
 	// Output: committed, as transaction true
+}
+
+// A function's changes are committed together with the keys that it returns.
+func ExampleCache_InTx() {
+	ctx := context.Background()
+	pool, err := pgxpool.New(ctx, example.url)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer pool.Close()
+	token, err := app.cache.InTx(ctx, pool, func(tx pgx.Tx) ([]freshet.Key, error) {
+		_, err := tx.Exec(ctx, "UPDATE products SET price = 25 WHERE id = $1", 1)
+		return []freshet.Key{app.products.Key(1)}, err
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	kettle, err := app.products.Get(ctx, 1, freshet.After(token))
+	fmt.Println(kettle.Price, err)
+	// Output: 25 <nil>
+}
+
+// With database/sql, and any of its PostgreSQL drivers.
+func ExampleCache_InTxSQL() {
+	ctx := context.Background()
+	db, err := sql.Open("pgx", example.url)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = db.Close() }()
+	token, err := app.cache.InTxSQL(ctx, db, func(tx *sql.Tx) ([]freshet.Key, error) {
+		_, err := tx.ExecContext(ctx, "UPDATE products SET price = 4 WHERE id = $1", 2)
+		return []freshet.Key{app.products.Key(2)}, err
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	cup, err := app.products.Get(ctx, 2, freshet.After(token))
+	fmt.Println(cup.Price, err)
+	// Output: 4 <nil>
+}
+
+// A transaction of database/sql that was begun elsewhere.
+func ExampleCache_CommitSQL() {
+	ctx := context.Background()
+	db, err := sql.Open("pgx", example.url)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = db.Close() }()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = tx.Rollback() }() // does nothing after CommitSQL
+	if _, err := tx.ExecContext(ctx, "UPDATE products SET price = 3 WHERE id = $1", 2); err != nil {
+		fmt.Println(err)
+		return
+	}
+	token, err := app.cache.CommitSQL(ctx, tx, app.products.Key(2))
+	fmt.Println(!token.IsZero(), err)
+	// Output: true <nil>
 }
 
 // With database/sql, intent and token are statements of their own within the transaction.

@@ -149,7 +149,27 @@ func (s *shop) publish(ctx context.Context) error {
 		if err := d.NewGeneration(ctx, s.head); err != nil {
 			return err
 		}
+		if err := d.DrawTick(ctx); err != nil {
+			return err
+		}
 		return d.Move(ctx, s.expected(), s.roster().Text(), 1, "p")
+	})
+}
+
+// answer does what a daemon does that follows while nothing is written: HEAD answers the counts that readers ask for.
+func (s *shop) answer(ctx context.Context) error {
+	return s.daemon(ctx, func(d *redisstore.Conn) error {
+		if _, _, err := d.Claim(ctx, s.head.Term); err != nil {
+			return err
+		}
+		ticks, err := d.Ticks(ctx)
+		if err != nil {
+			return err
+		}
+		_, err = d.Apply(ctx, redisstore.Batch{
+			Expect: s.expected(), Wi: s.head.Wi, Si: s.head.Si, Advance: s.head.Wc, Sa: s.head.Si, Ticks: ticks,
+		})
+		return err
 	})
 }
 

@@ -66,6 +66,9 @@ func TestReplicas(t *testing.T) {
 			if _, err := primary.Exec(t.Context(), "UPDATE products SET name = name WHERE id = 2"); err != nil {
 				return err
 			}
+			if err := s.answer(t.Context()); err != nil {
+				return err
+			}
 			if _, err := products.Get(t.Context(), id); !errors.Is(err, freshet.ErrNotFound) {
 				t.Errorf("Get(%d) = %v, want ErrNotFound", id, err)
 			}

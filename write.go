@@ -49,8 +49,8 @@ func Refresh() KeyOption { return func(k *Key) { k.refresh = true } }
 
 // Strict has Commit fence the key before COMMIT, and again after it: what is cached of it is removed, and nothing can be
 // stored that does not contain the transaction, so that no read that begins after Commit has returned gets an older value
-// from the cache. (GUARANTEES.md has the exceptions: the second after names moved, and loads from a standby that lags while
-// no daemon applies the commit.) When the store
+// from the cache. (GUARANTEES.md has the exceptions: the second after names moved, and, when a fence is lost, loads from a standby that lags in
+// the two seconds after the daemon has ended.) When the store
 // cannot be reached in time, the transaction is rolled back and the error is ErrNotFenced. From the fence to the end of
 // the transaction, readers of the key load from the database, each for itself.
 func Strict() KeyOption { return func(k *Key) { k.strict = true } }
@@ -294,6 +294,10 @@ func (c *Cache) Commit(ctx context.Context, tx pgx.Tx, keys ...Key) (Token, erro
 	if isSavepoint(tx) {
 		return Token{}, fmt.Errorf("commit: %w", ErrSavepoint)
 	}
+	return c.commit(ctx, pgxTransaction{tx}, keys)
+}
+
+func (c *Cache) commit(ctx context.Context, tx transaction, keys []Key) (Token, error) {
 	token, err := c.declare(ctx, tx, keys)
 	if err != nil {
 		return Token{}, abandon(ctx, tx, err)
@@ -305,8 +309,8 @@ func (c *Cache) Commit(ctx context.Context, tx pgx.Tx, keys ...Key) (Token, erro
 	if err := ctx.Err(); err != nil { // from here on, an end of ctx leaves the outcome unknown
 		return Token{}, abandon(ctx, tx, err)
 	}
-	if err := tx.Commit(ctx); err != nil {
-		if aborted(err) {
+	if err := tx.commit(ctx); err != nil {
+		if tx.aborted(err) {
 			return Token{}, fmt.Errorf("commit: %w: %w", ErrNotCommitted, err)
 		}
 		return token, fmt.Errorf("commit: %w: %w", ErrOutcomeUnknown, err)
@@ -323,7 +327,7 @@ func (c *Cache) Commit(ctx context.Context, tx pgx.Tx, keys ...Key) (Token, erro
 func isSavepoint(tx pgx.Tx) bool { return reflect.TypeOf(tx).String() == "*pgx.dbSimulatedNestedTx" }
 
 // declare writes the intent and learns the transaction's name.
-func (c *Cache) declare(ctx context.Context, tx pgx.Tx, keys []Key) (Token, error) {
+func (c *Cache) declare(ctx context.Context, tx transaction, keys []Key) (Token, error) {
 	query, args := readerSQL, []any(nil)
 	if len(keys) > 0 {
 		text, err := c.messages(ctx, keys)
@@ -336,7 +340,7 @@ func (c *Cache) declare(ctx context.Context, tx pgx.Tx, keys []Key) (Token, erro
 		system, timeline, xid string
 		written               int64
 	)
-	if err := tx.QueryRow(ctx, query, args...).Scan(&system, &timeline, &xid, &written); err != nil {
+	if err := tx.query(ctx, query, args, &system, &timeline, &xid, &written); err != nil {
 		return Token{}, fmt.Errorf("write the intent: %w", err)
 	}
 	if xid == "" {
@@ -346,31 +350,16 @@ func (c *Cache) declare(ctx context.Context, tx pgx.Tx, keys []Key) (Token, erro
 }
 
 // abandon rolls back a transaction that cannot be committed as it was asked for.
-func abandon(ctx context.Context, tx pgx.Tx, why error) error {
-	if errors.Is(why, pgx.ErrTxClosed) {
+func abandon(ctx context.Context, tx transaction, why error) error {
+	if tx.over(why) {
 		return fmt.Errorf("commit: %w", why)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	if err := tx.Rollback(ctx); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
+	if err := tx.rollback(ctx); err != nil && !tx.over(err) {
 		why = errors.Join(why, err) // the connection is gone, and the transaction with it
 	}
 	return fmt.Errorf("commit: %w: %w", ErrNotCommitted, why)
-}
-
-// aborted reports errors of COMMIT after which the transaction is certainly not committed: the server refused it. A
-// server that ends the session may have committed before. pgconn.SafeToRetry does not do: it also says so of a
-// connection that was found closed while the answer to COMMIT was waited for.
-func aborted(err error) bool {
-	if errors.Is(err, pgx.ErrTxCommitRollback) {
-		return true
-	}
-	answer, ok := errors.AsType[*pgconn.PgError](err)
-	if !ok || answer.SeverityUnlocalized != "ERROR" {
-		return false
-	}
-	const connection, completionUnknown = "08", "40003"
-	return !strings.HasPrefix(answer.Code, connection) && answer.Code != completionUnknown
 }
 
 func strictKeys(keys []Key) (strict []fill.Written) {

@@ -391,10 +391,11 @@ type cutConn struct {
 }
 
 func (c cutConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
 	if c.cut.Load() {
 		return 0, io.ErrUnexpectedEOF
 	}
-	return c.Conn.Read(p)
+	return n, err
 }
 
 // cutTx is cut from its server after COMMIT was sent.
