@@ -49,8 +49,8 @@ func Refresh() KeyOption { return func(k *Key) { k.refresh = true } }
 
 // Strict has Commit fence the key before COMMIT, and again after it: what is cached of it is removed, and nothing can be
 // stored that does not contain the transaction, so that no read that begins after Commit has returned gets an older value
-// from the cache. (GUARANTEES.md has the exceptions: the second after names moved, and, when a fence is lost, loads from a standby that lags in
-// the two seconds after the daemon has ended.) When the store
+// from the cache. (GUARANTEES.md has the exceptions: the second after names moved, and, when a fence ends before the daemon has
+// applied the commit, loads from a standby that lags.) When the store
 // cannot be reached in time, the transaction is rolled back and the error is ErrNotFenced. From the fence to the end of
 // the transaction, readers of the key load from the database, each for itself.
 func Strict() KeyOption { return func(k *Key) { k.strict = true } }

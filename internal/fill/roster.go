@@ -23,6 +23,11 @@ const (
 	// confirmTimeout bounds one confirmation, so that a store that hangs counts as one that is away. The first readers
 	// after a pause wait for one.
 	confirmTimeout = 400 * time.Millisecond
+	// A move of names takes a daemon some milliseconds, in which HEAD and roster do not agree: so long, and in so many looks, a
+	// confirmation waits for its end.
+	movingPause, movingLooks = 2 * time.Millisecond, 5
+	// retryMoving is how long names are left alone that were still on the move then.
+	retryMoving = 20 * time.Millisecond
 )
 
 // confirmation is what was known of the names when sent, a time of awake, began.
@@ -87,7 +92,7 @@ func (r *Reader) names(ctx context.Context) (c *confirmation, called time.Time) 
 			return c, called
 		}
 		if age < trust {
-			if age >= refreshAfter || age >= retryAfter && c.parts != nil && c.parts.down {
+			if age >= refreshAfter || age >= retryAfter && c.parts != nil && c.parts.down || age >= retryMoving && c.moving() {
 				r.refresh()
 			}
 			return c, called
@@ -137,7 +142,7 @@ func (r *Reader) keepConfirmed() {
 		}
 		r.asking <- struct{}{}
 		c := r.confirmed.Load()
-		if c == nil || c.age() >= refreshAfter || c.ailing() && c.age() >= retryAfter {
+		if c == nil || c.age() >= refreshAfter || c.ailing() && c.age() >= retryAfter || c.moving() && c.age() >= retryMoving {
 			r.confirm(context.Background())
 		}
 		<-r.asking
@@ -146,6 +151,25 @@ func (r *Reader) keepConfirmed() {
 
 // ailing reports that the store, or a part of it, did not answer.
 func (c *confirmation) ailing() bool { return c.why == storeDown || c.parts != nil && c.parts.down }
+
+// moving reports that names were found on the move.
+func (c *confirmation) moving() bool { return c.names == nil && c.why == namesMoved }
+
+// settled is names, once they are not on the move. Whoever has confirmed them just before hits under those that stay, so they are not nobody's.
+func (r *Reader) settled(ctx context.Context) (*confirmation, error) {
+	for {
+		c, _ := r.names(ctx)
+		if !c.moving() {
+			return c, nil
+		}
+		select {
+		case <-time.After(movingPause):
+			r.expire(c)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
 
 // expire ends a confirmation that is known to be wrong, so that the next read confirms.
 func (r *Reader) expire(c *confirmation) {
@@ -184,6 +208,15 @@ func (r *Reader) confirm(ctx context.Context) *confirmation {
 	before := r.confirmed.Load()
 	next := &confirmation{sent: awake(), began: time.Now()}
 	err := r.confirmNames(timeout, before, next)
+	for look := 1; err == nil && next.moving() && look < movingLooks; look++ {
+		select {
+		case <-time.After(movingPause):
+			*next = confirmation{sent: awake(), began: time.Now()}
+			err = r.confirmNames(timeout, before, next)
+		case <-timeout.Done():
+			err = timeout.Err()
+		}
+	}
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return &confirmation{why: callerGone} // says nothing about the store

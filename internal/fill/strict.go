@@ -39,8 +39,11 @@ const (
 func (r *Reader) Fence(ctx context.Context, x mvcc.XID, keys []Written) error {
 	ctx, cancel := within(ctx, fencePatience)
 	defer cancel()
-	c, _ := r.names(ctx)
-	if c.names == nil && (c.why == storeDown || c.why == callerGone) {
+	c, err := r.settled(ctx)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: their names are on the move: %w", ErrNotFenced, err)
+	case c.names == nil && (c.why == storeDown || c.why == callerGone):
 		return fmt.Errorf("%w: %s", ErrNotFenced, c.why)
 	}
 	names := make([][]string, len(keys)) // all of them, before any is fenced
@@ -49,7 +52,6 @@ func (r *Reader) Fence(ctx context.Context, x mvcc.XID, keys []Written) error {
 		if e == nil {
 			return fmt.Errorf("entry %s: %w", k.Entry, ErrUnknownEntry)
 		}
-		var err error
 		if names[i], err = e.spelled(c, k.Key); err != nil {
 			return err
 		}
