@@ -528,10 +528,11 @@ func (s *session) condemn(ctx context.Context, of fence.Head) error {
 	if s.p.condemned {
 		// Once is not enough: a store that fails over, or comes back from a dump, may have the HEAD from before.
 		head, found, err := s.p.opts.Store.Head(ctx)
-		if err != nil {
+		switch {
+		case errors.Is(err, redisstore.ErrSplit): // some lanes may be of another generation again, or still
+		case err != nil:
 			return fmt.Errorf("look whether what is cached is out of use: %w", err)
-		}
-		if !found || head.Publication == condemned {
+		case !found || head.Publication == condemned:
 			return nil
 		}
 	}

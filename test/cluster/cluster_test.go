@@ -8,6 +8,7 @@ import (
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/pipeline"
 	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/redistest"
 	"github.com/freshet/freshet/mvcc"
@@ -176,6 +177,35 @@ func TestWhatAMoveLeftBehind(t *testing.T) {
 	w.follow()
 	w.live()
 	ask("with a daemon")
+}
+
+// A gap that cannot be answered yet takes all lanes out of use. One that is of another generation after that, say because its node stood still while the
+// next one was begun, is taken out of use again, and does not keep the daemon from going on.
+func TestLanesDisagreeAfterAGap(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	w.primary.Exec(t, w.url, `ALTER TABLE item REPLICA IDENTITY NOTHING`, `ALTER PUBLICATION freshet DROP TABLE item`)
+	condemned := func() error {
+		head, found, err := w.store.Head(t.Context())
+		if err != nil || !found || head.Publication != "condemned" || w.pipeline.Status().Phase != pipeline.Connecting {
+			return fmt.Errorf("HEAD (there: %t) is of publication %q, %w", found, head.Publication, err)
+		}
+		return nil
+	}
+	testkit.Eventually(t, patience, condemned)
+	const lane = 7
+	split := func() {
+		t.Helper()
+		name := "f:" + fence.LaneNamespace(w.namespace, fence.Lanes, lane) + ":head"
+		if n, err := w.master(lane).Ask(t, "HSET", name, "gen", "00000000000000aa", "pub", "another").AsInt64(); err != nil || n != 0 {
+			t.Fatalf("HSET %s = %d, %v", name, n, err)
+		}
+	}
+	split()
+	testkit.Eventually(t, patience, condemned)
+	split()
+	w.primary.Exec(t, w.url, `ALTER TABLE item REPLICA IDENTITY DEFAULT`)
+	w.live()
 }
 
 // A master is killed, and its replica takes its place without the last confirms.
