@@ -573,8 +573,12 @@ func (s *session) follow(ctx context.Context) error {
 		return err
 	}
 	s.report(CatchingUp)
+	router := route.New(s.versions)
+	for name, look := range s.looks {
+		router.Planned(name.Schema, name.Name, look.OID)
+	}
 	out := &sink{
-		router: route.New(s.versions), queue: queue, after: s.head.Wc,
+		router: router, queue: queue, after: s.head.Wc,
 		received: &p.state.received, rows: &p.state.rows, intents: &p.state.intents, logger: p.opts.Logger,
 		strange: map[string]bool{}, known: &s.known, altered: &p.state.ddl,
 	}
