@@ -463,12 +463,15 @@ func (s *session) storedRoster(ctx context.Context) (*rule.Roster, error) {
 
 // refused gives what the database does not allow the form that says what to do.
 func refused(err error) error {
-	var permission *pggate.PermissionError
-	if !errors.As(err, &permission) {
+	var table interface {
+		error
+		Do() string
+	}
+	if !errors.As(err, &table) {
 		return err
 	}
 	return &pgsource.SetupError{Problems: []pgsource.Problem{{
-		What: "the table freshet.alive", Why: permission.Error(), Do: permission.Do(),
+		What: "the table freshet.alive", Why: table.Error(), Do: table.Do(),
 	}}}
 }
 
