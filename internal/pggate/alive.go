@@ -89,7 +89,9 @@ func (e *LoggedError) Error() string {
 }
 
 // Do is what to run.
-func (e *LoggedError) Do() string { return "run, as the table's owner: ALTER TABLE freshet.alive SET UNLOGGED" }
+func (e *LoggedError) Do() string {
+	return "run, as the table's owner: ALTER TABLE freshet.alive SET UNLOGGED"
+}
 
 // Unwrap returns the server's error.
 func (e *LoggedError) Unwrap() error { return e.Err }

@@ -33,8 +33,11 @@ func TestAddressLeadsToSeveralServers(t *testing.T) {
 	database.Lead(after)
 	// In the order in which a session connects: for what it asks once, the gate, the watch's gate, the stream.
 	for i, turns := range [][]string{
-		{before, after, after, before}, {before, after, after, after}, {after, before, after, after},
-		{after, after, before, after}, {after, after, after, before},
+		{before, after, after, before},
+		{before, after, after, after},
+		{after, before, after, after},
+		{after, after, before, after},
+		{after, after, after, before},
 	} {
 		said := r.said.count("several servers")
 		database.LeadEach(turns...)
