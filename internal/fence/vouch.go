@@ -1,6 +1,7 @@
 package fence
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/freshet/freshet/mvcc"
@@ -61,6 +62,16 @@ func Contains(h *Head, c Coverage, t mvcc.Token) bool {
 		return true
 	}
 	return t.After != 0 && t.After <= h.Wc
+}
+
+// ContainsAll is Contains of all transactions of a cluster and timeline whose ids are from first to last.
+func ContainsAll(h *Head, c Coverage, system string, timeline uint32, first, last mvcc.XID) bool {
+	return h.System == system && h.Timeline == timeline && (SeesAll(c.Snapshot, first, last) || SeesAll(h.Sa, first, last))
+}
+
+// SeesAll reports whether a snapshot sees all transactions whose ids are from first to last.
+func SeesAll(s mvcc.Snapshot, first, last mvcc.XID) bool {
+	return !s.IsZero() && last < s.Xmax && !slices.ContainsFunc(s.Xip, func(x mvcc.XID) bool { return first <= x && x <= last })
 }
 
 // Follows reports whether a live value of the given coverage is at least as new as everything that was seen under the

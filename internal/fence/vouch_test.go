@@ -152,3 +152,39 @@ func TestTickText(t *testing.T) {
 		t.Error("no tick reaches what was never asked")
 	}
 }
+
+// TestContainsAll: it is Contains of each of them.
+func TestContainsAll(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		snapshot := func(label string) mvcc.Snapshot {
+			if rapid.Bool().Draw(t, label+" is none") {
+				return mvcc.Snapshot{}
+			}
+			xmax := rapid.Uint64Range(1, 12).Draw(t, label)
+			s := mvcc.Snapshot{Xmin: mvcc.XID(xmax), Xmax: mvcc.XID(xmax)}
+			for x := mvcc.XID(1); x < s.Xmax; x++ {
+				if rapid.Bool().Draw(t, "open") {
+					s.Xip = append(s.Xip, x)
+				}
+			}
+			if len(s.Xip) > 0 {
+				s.Xmin = s.Xip[0]
+			}
+			return s
+		}
+		h := Head{System: "7", Timeline: rapid.Uint32Range(1, 2).Draw(t, "timeline"), Sa: snapshot("Sa")}
+		c := Coverage{Snapshot: snapshot("coverage")}
+		first := mvcc.XID(rapid.Uint64Range(1, 12).Draw(t, "first"))
+		last := first + mvcc.XID(rapid.Uint64Range(0, 6).Draw(t, "more"))
+		byCoverage, bySa := true, true
+		for x := first; x <= last; x++ {
+			token := mvcc.Token{System: "7", Timeline: 1, XID: x}
+			byCoverage = byCoverage && Contains(&Head{System: "7", Timeline: h.Timeline}, c, token)
+			bySa = bySa && Contains(&h, Coverage{}, token)
+		}
+		if got, want := ContainsAll(&h, c, "7", 1, first, last), byCoverage || bySa; got != want {
+			t.Fatalf("ContainsAll = %v, want %v: head %+v, coverage %+v, %d to %d", got, want, h, c, first, last)
+		}
+	})
+}

@@ -38,6 +38,7 @@ type need struct {
 	session *Session
 	seen    mvcc.Snapshot
 	server  pgload.Server // whom seen is of
+	span    span
 	bounded bool
 	stale   time.Duration
 	past    bool
@@ -70,6 +71,9 @@ func (r *Reader) vouched(n *need, lane int, head *fence.Head, c fence.Coverage) 
 		if !fence.Contains(head, c, t) {
 			return false
 		}
+	}
+	if n.span.last != 0 && !fence.ContainsAll(head, c, n.span.server.System, n.span.server.Timeline, n.span.first, n.span.last) {
+		return false
 	}
 	if n.session != nil {
 		if !n.seen.IsZero() && n.server != (pgload.Server{System: head.System, Timeline: head.Timeline}) {
@@ -124,6 +128,10 @@ func (n *need) shown(server pgload.Server, snapshot mvcc.Snapshot) error {
 		return nil
 	}
 	switch {
+	case n.span.last != 0 && n.span.server.System != server.System:
+		return fmt.Errorf("%w: the session was told of %s, and the database is %s", ErrForeignToken, n.span.server.System, server.System)
+	case n.span.last != 0 && !n.span.seenUnder(server, snapshot):
+		return fmt.Errorf("%w: those from %s to %s, some of which the session was told of", ErrTokenNotReached, n.span.first, n.span.last)
 	case !n.seen.IsZero() && n.server.System != server.System:
 		return fmt.Errorf("%w: the session has seen %s, and the database is %s", ErrForeignToken, n.server.System, server.System)
 	case snapshot.IsZero() || server.Timeline < n.server.Timeline || !snapshot.Dominates(n.seen):

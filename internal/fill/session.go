@@ -18,7 +18,20 @@ type Session struct {
 	server  pgload.Server // whom seen is of
 	seen    mvcc.Snapshot
 	tokens  []mvcc.Token // of transactions that seen does not see, of one cluster
+	span    span         // in the place of tokens that are too many
 	foreign mvcc.Token   // one of another, which no read can contain
+}
+
+// span stands for the tokens of transactions whose ids are from first to last, and for whatever else is between: more than was
+// observed, and never less. What is below first is none of them: a transaction that is open for long, and began before, keeps
+// no read waiting.
+type span struct {
+	server      pgload.Server
+	first, last mvcc.XID // zero: none
+}
+
+func (s *span) seenUnder(server pgload.Server, snapshot mvcc.Snapshot) bool {
+	return s.server.System == server.System && s.server.Timeline <= server.Timeline && fence.SeesAll(snapshot, s.first, s.last)
 }
 
 // maxTokens is how many tokens a session holds.
@@ -28,7 +41,7 @@ const maxTokens = 128
 func (s *Session) Observe(t mvcc.Token) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	system := s.server.System
+	system := cmp.Or(s.server.System, s.span.server.System)
 	if len(s.tokens) > 0 {
 		system = s.tokens[0].System
 	}
@@ -48,24 +61,25 @@ func (s *Session) sees(t mvcc.Token) bool {
 	return t.System == s.server.System && t.Timeline <= s.server.Timeline && s.seen.Sees(t.XID)
 }
 
-// round makes one of the older half of the tokens: everything below the highest of them is asked for. That is more than
-// was observed, and never less.
+// round puts the older half of the tokens into the span.
 func (s *Session) round() {
 	slices.SortFunc(s.tokens, func(a, b mvcc.Token) int { return cmp.Compare(a.XID, b.XID) })
 	low := s.tokens[:len(s.tokens)/2]
-	for _, t := range low {
-		s.server.System, s.server.Timeline = t.System, max(s.server.Timeline, t.Timeline)
+	if s.span.last == 0 {
+		s.span.first = low[0].XID
 	}
-	above := low[len(low)-1].XID + 1
-	s.seen = fence.Grow(s.seen, mvcc.Snapshot{Xmin: above, Xmax: above})
-	s.tokens = slices.DeleteFunc(s.tokens, s.sees)
+	s.span.first, s.span.last = min(s.span.first, low[0].XID), max(s.span.last, low[len(low)-1].XID)
+	for _, t := range low {
+		s.span.server.System, s.span.server.Timeline = t.System, max(s.span.server.Timeline, t.Timeline)
+	}
+	s.tokens = slices.Clone(s.tokens[len(low):])
 }
 
 // ask adds what the session has seen to a need.
 func (s *Session) ask(n *need) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n.seen, n.server = s.seen, s.server
+	n.seen, n.server, n.span = s.seen, s.server, s.span
 	if len(s.tokens) > 0 {
 		n.tokens = slices.Concat(n.tokens, s.tokens)
 	}
@@ -87,4 +101,7 @@ func (s *Session) saw(server pgload.Server, snapshot mvcc.Snapshot) {
 	s.server.Timeline = server.Timeline
 	s.seen = fence.Grow(s.seen, snapshot)
 	s.tokens = slices.DeleteFunc(s.tokens, s.sees)
+	if s.span.seenUnder(s.server, s.seen) {
+		s.span = span{}
+	}
 }

@@ -416,9 +416,33 @@ func TestSessionOfManyTokens(t *testing.T) {
 	read(t, r, 1, fill.Miss, price(1, 10))
 	var session fill.Session
 	var last mvcc.Token
+	open := func() *pgx.Conn {
+		conn, err := pgx.Connect(t.Context(), w.url)
+		if err == nil {
+			_, err = conn.Exec(t.Context(), "BEGIN; SELECT pg_current_xact_id()")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	before := open() // it has an id, and stays open: nobody asked for it
+	defer func() { _ = before.Close(context.Background()) }()
+	var asked *pgx.Conn
 	for i := range 400 {
-		last = w.write(1, 1000+i)
+		if last = w.write(1, 1000+i); i == 10 {
+			asked = open()
+			early := mvcc.Token{System: last.System, Timeline: last.Timeline, XID: xid(t, asked)}
+			session.Observe(early) // which is not committed yet
+		}
 		session.Observe(last)
+	}
+	_, err := r.GetUnder(t.Context(), "product", arg("1"), nil, &fill.Demand{Session: &session})
+	if !errors.Is(err, fill.ErrTokenNotReached) {
+		t.Errorf("a session told of a transaction that is still open: %v", err)
+	}
+	if err := asked.Close(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	if n := session.Size(); n > 128 {
 		t.Errorf("the session holds %d tokens", n)

@@ -14,7 +14,7 @@ import (
 	"github.com/freshet/freshet/internal/schema"
 )
 
-// Look is how a table looks at one moment, as far as no row in the log says so. Both are digests.
+// Look is how a table looks at one moment, as far as no row in the log says so. Shape and Content are digests.
 type Look struct {
 	// Shape is what planning depends on: the table, its columns and what their types are made of, what its old row images
 	// carry, what kinds of partitions there are, and what a view reads.
@@ -22,6 +22,8 @@ type Look struct {
 	// Content changes whenever what is read of the table may have changed without a change of a row: with where its rows
 	// are kept, and with how a value that is kept is read.
 	Content string
+	// OID is the table's, by which the log knows it while it has another name.
+	OID uint32
 }
 
 // Looks looks at the tables as they are now. One that does not exist is not among the answers.
@@ -40,8 +42,10 @@ func Looks(ctx context.Context, conn *pgx.Conn, tables []schema.Name) (map[schem
 		}
 	}
 	looks := make(map[schema.Name]Look, len(l.relations))
-	for _, r := range l.relations {
-		looks[r.name] = l.look(r)
+	for oid, r := range l.relations {
+		look := l.look(r)
+		look.OID = oid
+		looks[r.name] = look
 	}
 	return looks, nil
 }

@@ -15,7 +15,8 @@ import (
 
 // Ensure makes the schema freshet with the unlogged table freshet.alive. Crash recovery empties such a table, and a
 // clean restart keeps it: the only trace that visible asynchronous commits may have been lost, and their ids given
-// out again, without a new timeline.
+// out again, without a new timeline. A table that is there and logged, as a restored dump or an administrator may have made it,
+// would survive every crash; it is made unlogged.
 //
 // Its rows say which generation of which namespace was begun since: one daemon's answer to a recovery is not another's,
 // and a store that comes back with an older generation than was marked did not see the answer. Behind the generation
@@ -23,11 +24,18 @@ import (
 func (g *Gate) Ensure(ctx context.Context) error {
 	ctx, done := g.turn(ctx)
 	defer done()
-	var there bool
-	if err := g.conn.QueryRow(ctx, `SELECT to_regclass('freshet.alive') IS NOT NULL`).Scan(&there); err != nil {
+	var there, unlogged bool
+	const look = `SELECT count(*) > 0, coalesce(bool_and(relpersistence = 'u'), false) FROM pg_class WHERE oid = to_regclass('freshet.alive')`
+	if err := g.conn.QueryRow(ctx, look).Scan(&there, &unlogged); err != nil {
 		return fmt.Errorf("look for freshet.alive: %w", err)
 	}
-	if there { // so that a role that may not create schemas can work on what an administrator made
+	switch {
+	case there && unlogged: // so that a role that may not create schemas can work on what an administrator made
+		return nil
+	case there:
+		if _, err := g.conn.Exec(ctx, `ALTER TABLE freshet.alive SET UNLOGGED`); err != nil {
+			return &LoggedError{Err: err}
+		}
 		return nil
 	}
 	err := pgx.BeginFunc(ctx, g.conn, func(tx pgx.Tx) error {
@@ -72,14 +80,34 @@ func (e *PermissionError) Do() string {
 // Unwrap returns the server's error.
 func (e *PermissionError) Unwrap() error { return e.Err }
 
+// LoggedError says that freshet.alive is a logged table, and stays one.
+type LoggedError struct{ Err error }
+
+// Error says what is wrong.
+func (e *LoggedError) Error() string {
+	return "the table freshet.alive is logged, so that no crash recovery would be noticed, and the database user may not alter it: " + e.Err.Error()
+}
+
+// Do is what to run.
+func (e *LoggedError) Do() string {
+	return "run, as the table's owner: ALTER TABLE freshet.alive SET UNLOGGED"
+}
+
+// Unwrap returns the server's error.
+func (e *LoggedError) Unwrap() error { return e.Err }
+
 // Alive reports whether the mark is there: the server has not recovered from a crash since this generation of the
-// namespace was marked. A mark that was never made, or whose table is gone, is not there. claimed tells whether it knows of
+// namespace was marked. A mark that was never made, or whose table is gone or logged, is not there. claimed tells whether it knows of
 // the daemon with this term: it does not where the database is a copy from before that daemon claimed the store.
 func (g *Gate) Alive(ctx context.Context, namespace, generation string, term fence.Term) (alive, claimed bool, err error) {
 	ctx, done := g.turn(ctx)
 	defer done()
 	var mark string
-	err = g.conn.QueryRow(ctx, `SELECT coalesce((SELECT generation FROM freshet.alive WHERE namespace = $1), '')`, namespace).Scan(&mark)
+	err = g.conn.QueryRow(ctx, `SELECT coalesce((SELECT generation FROM freshet.alive WHERE namespace = $1), '')
+		WHERE (SELECT relpersistence = 'u' FROM pg_class WHERE oid = 'freshet.alive'::regclass)`, namespace).Scan(&mark)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, false, nil
+	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pgErr.Code {
 		case "42P01", "3F000": // undefined_table, invalid_schema_name

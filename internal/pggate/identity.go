@@ -14,7 +14,8 @@ type Identity struct {
 	SystemID      string // of the cluster and of all its physical copies
 	Timeline      uint32 // moves with each promotion
 	Database      string
-	ServerVersion int // server_version_num, 150018 for 15.18
+	ServerVersion int    // server_version_num, 150018 for 15.18
+	Server        string // which running server, for comparison only (wal.ServerSQL)
 }
 
 func readIdentity(ctx context.Context, conn *pgx.Conn) (Identity, error) {
@@ -25,8 +26,8 @@ func readIdentity(ctx context.Context, conn *pgx.Conn) (Identity, error) {
 	const query = `
 SELECT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system()), current_database()::text,
        current_setting('server_version_num')::int,
-       CASE WHEN pg_is_in_recovery() THEN 0 ELSE ` + wal.TimelineSQL + ` END`
-	err := conn.QueryRow(ctx, query).Scan(&standby, &id.SystemID, &id.Database, &id.ServerVersion, &id.Timeline)
+       CASE WHEN pg_is_in_recovery() THEN 0 ELSE ` + wal.TimelineSQL + ` END, ` + wal.ServerSQL
+	err := conn.QueryRow(ctx, query).Scan(&standby, &id.SystemID, &id.Database, &id.ServerVersion, &id.Timeline, &id.Server)
 	if err != nil {
 		return Identity{}, fmt.Errorf("read identity: %w", err)
 	}

@@ -300,6 +300,47 @@ func TestPositionReadInTheQueryClaimsTooMuch(t *testing.T) {
 	}
 }
 
+// TestReplicaReadsItsPositionFirst is T11 and T12 of the loader itself: replay goes on while its query runs, and what it says of
+// the value is the position from before; and each of its statements has a snapshot of its own, so that the one of the query
+// is not older than the position.
+func TestReplicaReadsItsPositionFirst(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.rename(t, "old")
+	p.standby.CatchUp(t)
+	r := p.replica(t, p.there)
+	type answer struct {
+		loaded pgload.Loaded
+		err    error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		const slow = "SELECT name, current_setting('transaction_isolation') AS level FROM public.product, pg_sleep(1) WHERE id = $1"
+		loaded, err := r.Load(context.Background(), slow, rule.One, texts("1"))
+		done <- answer{loaded, err}
+	}()
+	eventually(t, func() error {
+		if p.standby.Ask(t, p.there, "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event = 'PgSleep'") != "1" {
+			return errNotYet
+		}
+		return nil
+	})
+	x := p.rename(t, "new")
+	p.standby.CatchUp(t)
+	select {
+	case <-done:
+		t.Fatal("the load was over before the change was replayed: this test shows nothing")
+	default:
+	}
+	a := <-done
+	if a.err != nil || a.loaded.Refuse != "" || string(a.loaded.Payload) != `{"name":"old","level":"read committed"}` {
+		t.Fatalf("Load = %s %+v, %v", a.loaded.Payload, a.loaded, a.err)
+	}
+	if !a.loaded.Coverage.Standby() || a.loaded.Coverage.Covers(x) {
+		t.Errorf("the old row is said to contain the change: %+v, which ends at %v", a.loaded.Coverage, x.End)
+	}
+}
+
 // TestStandbySnapshotClaimsTooMuch is T6 on a server: a standby's snapshot lists nothing as running, and so claims a
 // transaction that is open on the primary.
 func TestStandbySnapshotClaimsTooMuch(t *testing.T) {

@@ -14,6 +14,9 @@ var ErrSlotInUse = errors.New("replication slot is in use")
 // ErrStandby says that the server is a standby. A slot is read on the primary: connect again, to that one.
 var ErrStandby = errors.New("the server is a standby")
 
+// ErrOtherServer says that the address leads to another server than it did a moment ago. Connect again, with everything.
+var ErrOtherServer = errors.New("the database's address leads to several servers")
+
 // ErrShuttingDown says that the server shuts down, and waits for us to leave. Close the stream and connect again.
 var ErrShuttingDown = errors.New("the server is shutting down")
 

@@ -16,12 +16,13 @@ type querier interface {
 
 // Fingerprint digests everything about a publication whose alteration is a gap: its operations, how it publishes
 // partitions, and the identity of every membership with its row filter and column list. A table that was removed and
-// added again has another membership, although the publication reads the same. A publication that does not exist has
-// the empty fingerprint.
+// added again has another membership, although the publication reads the same; and the transaction that last wrote the
+// publication itself is part of it, or operations that were taken away and given back while nobody looked would be
+// missing from the stream unnoticed. A publication that does not exist has the empty fingerprint.
 func Fingerprint(ctx context.Context, conn *pgx.Conn, publication string) (string, error) {
-	// All of pg_publication but the owner, who matters to nobody here.
+	// Another owner matters to nobody here, but cannot be told from operations that were given back: it costs a generation.
 	const query = `
-SELECT (to_jsonb(p) - 'pubowner')::text, p.oid FROM pg_publication p WHERE pubname = $1`
+SELECT p.xmin::text || ' ' || (to_jsonb(p) - 'pubowner')::text, p.oid FROM pg_publication p WHERE pubname = $1`
 	rows, err := conn.Query(ctx, query, publication)
 	if err != nil {
 		return "", fmt.Errorf("read publication: %w", err)

@@ -125,10 +125,11 @@ SELECT current_user::text, current_database()::text, has_database_privilege(curr
 func (i *Inspection) alive(ctx context.Context, tx pgx.Tx, user, grant string, mayCreate bool) error {
 	const query = `
 SELECT n.oid IS NOT NULL, coalesce(has_schema_privilege(n.oid, 'USAGE'), false), coalesce(has_schema_privilege(n.oid, 'CREATE'), false),
-       c.oid IS NOT NULL, coalesce(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE'), false)
+       c.oid IS NOT NULL, coalesce(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE'), false),
+       coalesce(c.relpersistence <> 'u' AND NOT pg_has_role(c.relowner, 'USAGE'), false)
   FROM (SELECT) one LEFT JOIN pg_namespace n ON n.nspname = 'freshet' LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'alive'`
-	var made, enter, create, table, use bool
-	if err := tx.QueryRow(ctx, query).Scan(&made, &enter, &create, &table, &use); err != nil {
+	var made, enter, create, table, use, logged bool
+	if err := tx.QueryRow(ctx, query).Scan(&made, &enter, &create, &table, &use, &logged); err != nil {
 		return fmt.Errorf("look at privileges: %w", err)
 	}
 	problem := Problem{Why: "an unlogged table in it tells when the server has recovered from a crash", Privilege: true}
@@ -140,6 +141,9 @@ SELECT n.oid IS NOT NULL, coalesce(has_schema_privilege(n.oid, 'USAGE'), false),
 		problem.What = fmt.Sprintf("role %q may not use the table freshet.alive", user)
 		problem.Why = "it tells when the server has recovered from a crash"
 		problem.Do = "run as its owner: GRANT USAGE ON SCHEMA freshet TO " + role + "; GRANT SELECT, INSERT, UPDATE ON freshet.alive TO " + role
+	case logged: // an owner's daemon makes it what it has to be
+		problem.What, problem.Do = "the table freshet.alive is logged", "run as its owner: ALTER TABLE freshet.alive SET UNLOGGED"
+		problem.Why = "only an unlogged one tells when the server has recovered from a crash"
 	case made && !table && (!enter || !create):
 		problem.What = fmt.Sprintf("role %q may not make tables in the schema freshet", user)
 		problem.Do = "run as its owner: GRANT USAGE, CREATE ON SCHEMA freshet TO " + role

@@ -134,6 +134,8 @@ func TestInspectLooksAtTheTableThatIsThere(t *testing.T) {
 		{`CREATE UNLOGGED TABLE freshet.alive (namespace text PRIMARY KEY, generation text NOT NULL)`, []string{`role "weak" may not use the table freshet.alive`}},
 		{`GRANT SELECT, INSERT ON freshet.alive TO weak`, []string{`role "weak" may not use the table freshet.alive`}},
 		{`GRANT UPDATE ON freshet.alive TO weak`, []string{}},
+		{`ALTER TABLE freshet.alive SET LOGGED`, []string{`the table freshet.alive is logged`}},
+		{`ALTER TABLE freshet.alive SET UNLOGGED`, []string{}},
 		{`REVOKE USAGE ON SCHEMA freshet FROM weak`, []string{`role "weak" may not use the table freshet.alive`}},
 	} {
 		server.Exec(t, address, tt.statement)

@@ -16,6 +16,9 @@ type Options struct {
 	URL         string // of the primary; any role that may replicate
 	Slot        string
 	Publication string
+	// Server is the running server that the stream has to come from (wal.ServerSQL), since who asks what is visible asks there.
+	// Empty: any.
+	Server string
 	// Near is a full transaction id of the same cluster, less than 2^31 away from those in the log, which carries
 	// only 32 bits of each. Zero asks the server for one.
 	Near   mvcc.XID

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/freshet/freshet/internal/pgurl"
+	"github.com/freshet/freshet/internal/wal"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -77,16 +78,17 @@ func (s *session) inspect(ctx context.Context, o Options) error {
        s.plugin = 'pgoutput' AND s.database = current_database(),
        s.wal_status = 'lost',
        s.confirmed_flush_lsn,
-       s.active_pid
+       s.active_pid,
+       ` + wal.ServerSQL + `
   FROM (VALUES (1)) one LEFT JOIN pg_replication_slots s ON s.slot_name = `
 	results, err := s.conn.Exec(ctx, ask+quoteLiteral(o.Slot)).ReadAll()
 	if err != nil {
 		return classify("look at the replication slot", err)
 	}
-	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 8 {
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 9 {
 		return errors.New("look at the replication slot: unexpected answer")
 	}
-	text := make([]string, 8)
+	text := make([]string, 9)
 	for i, field := range results[0].Rows[0] {
 		text[i] = string(field)
 	}
@@ -94,6 +96,8 @@ func (s *session) inspect(ctx context.Context, o Options) error {
 	switch {
 	case text[0] == yes:
 		return fmt.Errorf("look at the replication slot: %w", ErrStandby)
+	case o.Server != "" && text[8] != o.Server: // before anything that this server has, or lacks, could count as a gap
+		return fmt.Errorf("look at the replication slot: %w: %s, and just now %s", ErrOtherServer, text[8], o.Server)
 	case text[3] != yes:
 		return &GapError{Reason: fmt.Sprintf("replication slot %q does not exist", o.Slot)}
 	case text[4] != yes:

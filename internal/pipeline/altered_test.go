@@ -117,3 +117,27 @@ func TestRewriteWithoutADaemon(t *testing.T) {
 		t.Errorf("a standby that has replayed to %v may fill, which the rewrite is past: up to %v", head.Wi, end)
 	}
 }
+
+// TestRenamedForAWhileWithoutADaemon writes a table while it has another name, and gives it back its own, while no daemon
+// runs: all that the next one sees of it is rows of a table that is no entry's.
+func TestRenamedForAWhileWithoutADaemon(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, options{})
+	d := r.start()
+	d.streaming()
+	name := r.cached("items", 1)
+	d.stop()
+	r.exec(`ALTER TABLE items RENAME TO aside`, `UPDATE aside SET v = 'unseen' WHERE id = 1`, `ALTER TABLE aside RENAME TO items`)
+	end := r.insert()
+	d = r.start()
+	d.streaming()
+	if got := r.moved(name); got == name {
+		t.Error("the name is the one from before")
+	}
+	if head := r.head(); head.Wi < end {
+		t.Errorf("a standby that has replayed to %v may fill, which the change is past: up to %v", head.Wi, end)
+	}
+	if st := d.Status(); st.Gaps != 0 {
+		t.Errorf("%d gaps, for what the log shows: %s", st.Gaps, st.LastGap)
+	}
+}

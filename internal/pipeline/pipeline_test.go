@@ -195,6 +195,14 @@ func TestGaps(t *testing.T) {
 			cause: "publication was altered",
 		},
 		{
+			name: "an operation is taken out of the publication and put back while the daemon is down",
+			stopped: func(r *rig) {
+				r.exec(`ALTER PUBLICATION freshet SET (publish = 'insert')`, `UPDATE items SET v = 'unseen' WHERE id = 1`,
+					`ALTER PUBLICATION freshet SET (publish = 'insert, update, delete, truncate')`)
+			},
+			cause: "publication was altered",
+		},
+		{
 			name:    "the publication is dropped while the daemon runs",
 			running: func(r *rig) { r.exec(`DROP PUBLICATION freshet`, `UPDATE items SET v = 'unseen' WHERE id = 1`) },
 			cause:   "the log has a gap: the ", // replication slot or the publication does not exist; from 18 on: server does not send everything

@@ -24,6 +24,7 @@ import (
 	"github.com/freshet/freshet/internal/route"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
+	"github.com/freshet/freshet/internal/wal"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -148,6 +149,24 @@ func (s *session) connect(ctx context.Context) error {
 		return fmt.Errorf("connect to the database: %w", err)
 	}
 	s.identity = s.gate.Identity()
+	return s.oneServer(ctx)
+}
+
+// oneServer holds that the address led to one server each time, as it may not while a database fails over: what one server's log
+// says means nothing by another's snapshots.
+func (s *session) oneServer(ctx context.Context) error {
+	var server string
+	err := answered(ctx, func(ctx context.Context) error {
+		return s.conn.QueryRow(ctx, `SELECT `+wal.ServerSQL).Scan(&server)
+	})
+	if err != nil {
+		return fmt.Errorf("ask which server it is: %w", err)
+	}
+	for _, other := range []string{s.identity.Server, s.side.Identity().Server} {
+		if other != server {
+			return fmt.Errorf("connect to the database: %w: %s and %s", pgsource.ErrOtherServer, server, other)
+		}
+	}
 	return nil
 }
 
@@ -246,7 +265,7 @@ func (s *session) acquire(ctx context.Context) error {
 	}
 	s.p.state.update(func(st *Status) { st.Phase, st.Problem = Starting, "" })
 	s.stream, err = pgsource.Start(ctx, pgsource.Options{
-		URL: o.URL, Slot: o.Slot, Publication: o.Publication, Near: snapshot.Xmax, Logger: o.Logger,
+		URL: o.URL, Slot: o.Slot, Publication: o.Publication, Server: s.identity.Server, Near: snapshot.Xmax, Logger: o.Logger,
 	}, from)
 	if err != nil {
 		return err
@@ -463,12 +482,15 @@ func (s *session) storedRoster(ctx context.Context) (*rule.Roster, error) {
 
 // refused gives what the database does not allow the form that says what to do.
 func refused(err error) error {
-	var permission *pggate.PermissionError
-	if !errors.As(err, &permission) {
+	var table interface {
+		error
+		Do() string
+	}
+	if !errors.As(err, &table) {
 		return err
 	}
 	return &pgsource.SetupError{Problems: []pgsource.Problem{{
-		What: "the table freshet.alive", Why: permission.Error(), Do: permission.Do(),
+		What: "the table freshet.alive", Why: table.Error(), Do: table.Do(),
 	}}}
 }
 
@@ -574,8 +596,12 @@ func (s *session) follow(ctx context.Context) error {
 		return err
 	}
 	s.report(CatchingUp)
+	router := route.New(s.versions)
+	for name, look := range s.looks {
+		router.Planned(name.Schema, name.Name, look.OID)
+	}
 	out := &sink{
-		router: route.New(s.versions), queue: queue, after: s.head.Wc,
+		router: router, queue: queue, after: s.head.Wc,
 		received: &p.state.received, rows: &p.state.rows, intents: &p.state.intents, logger: p.opts.Logger,
 		strange: map[string]bool{}, known: &s.known, altered: &p.state.ddl,
 	}

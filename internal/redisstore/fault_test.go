@@ -251,6 +251,14 @@ func TestIntentComparesTheHistory(t *testing.T) {
 	next.lanes[0].replid = c.lanes[0].replid
 	rest := Batch{Expect: expect(head), Wi: 300, Si: sees(21), Names: []string{hangs}, Advance: 300}
 	var mismatch *MismatchError
+	// A batch that does not move Wc, since a commit hangs or names have just moved, has only INTENT to notice it by.
+	still := Batch{Expect: expect(head), Wi: 300, Si: late, Names: []string{hangs}}
+	if _, err := next.Apply(t.Context(), still); !errors.As(err, &mismatch) {
+		t.Fatalf("Apply without an advance, in the belief of the old history = %v", err)
+	}
+	if now, _, err := after.Head(t.Context()); err != nil || now.Wi != head.Wi || !now.Si.Dominates(head.Si) || !head.Si.Dominates(now.Si) {
+		t.Fatalf("HEAD is %+v, %v: INTENT was written into another history", now, err)
+	}
 	if _, err := next.Apply(t.Context(), rest); !errors.As(err, &mismatch) {
 		t.Fatalf("Apply in the belief of the old history = %v", err)
 	}

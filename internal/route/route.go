@@ -17,6 +17,7 @@ type Router struct {
 	targets map[string][]*target // by the entry's name, one for each version
 	shapes  map[uint32]*shape    // by OID: as the log last described it
 	names   map[table]uint32     // the OID that last had the name
+	planned map[uint32]table     // the name that an OID had when the entries were planned
 	scratch []byte
 }
 
@@ -60,7 +61,10 @@ type condition struct {
 
 // New compiles the rules of entries, which Keys names by their index.
 func New(entries []*rule.Entry) *Router {
-	r := &Router{tables: map[table][]binding{}, targets: map[string][]*target{}, shapes: map[uint32]*shape{}, names: map[table]uint32{}}
+	r := &Router{
+		tables: map[table][]binding{}, targets: map[string][]*target{}, shapes: map[uint32]*shape{}, names: map[table]uint32{},
+		planned: map[uint32]table{},
+	}
 	for i, e := range entries {
 		r.targets[e.Name] = append(r.targets[e.Name], aim(i, e))
 		for j := range e.Rules {
@@ -113,6 +117,13 @@ func bind(index int, e *rule.Entry, number int) binding {
 		}
 	}
 	return b
+}
+
+// Planned says which OID a table had when the entries were planned. Without it a table would not be known that the log
+// first shows under another name: it was renamed, written and renamed back while nobody followed the log, say, and the
+// rows of that time affect what is cached.
+func (r *Router) Planned(schema, name string, oid uint32) {
+	r.planned[oid], r.names[table{schema, name}] = table{schema, name}, oid
 }
 
 // remember compiles the rules for a relation as the log describes it now.
@@ -186,6 +197,9 @@ func (r *Router) look(relation *change.Relation, out *Keys) *shape {
 	}
 	name := table{relation.Schema, relation.Name}
 	before, named := r.names[name]
+	if planned, ok := r.planned[relation.OID]; ok && known == nil && planned != name {
+		r.moveAll(planned, fmt.Sprintf("table %s.%s was written under the name %s.%s", planned.schema, planned.name, name.schema, name.name), out)
+	}
 	s := r.remember(relation)
 	switch {
 	case known != nil && !sameShape(known.relation, relation):

@@ -285,6 +285,40 @@ func TestAlteredTable(t *testing.T) {
 	}
 }
 
+// TestTableUnderAnotherName has the log show a table first under a name that it had for a while, and another one under its
+// name: both affect what is cached, though the table reads as it was planned by now.
+func TestTableUnderAnotherName(t *testing.T) {
+	t.Parallel()
+	pk := products(change.IdentityDefault, "id")
+	aside, other := products(change.IdentityDefault, "id"), products(change.IdentityDefault, "id")
+	aside.Name = "aside"
+	other.OID++
+	for _, tt := range []struct {
+		name     string
+		relation *change.Relation
+		keys     []string
+		cause    string
+	}{
+		{"as planned", pk, []string{"0 product:7"}, ""},
+		{"renamed for a while", aside, nil, "0 table public.products was written under the name public.aside"},
+		{"swapped for a while", other, []string{"0 product:7"}, "0 table public.products was replaced by another one"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			router := route.New([]*rule.Entry{product(rule.Rule{Bind: []string{"id"}})})
+			router.Planned("public", "products", pk.OID)
+			out := route.NewKeys(100, 1000)
+			for range 2 {
+				router.Row(&change.Row{Op: change.Insert, Relation: tt.relation, New: []change.Value{text("7"), null(), null()}}, out)
+			}
+			keys, moves := collect(out)
+			if got := strings.Join(moves, "; "); got != tt.cause || !slices.Equal(keys, tt.keys) {
+				t.Errorf("keys %q, moves %q; want %q, %q", keys, got, tt.keys, tt.cause)
+			}
+		})
+	}
+}
+
 // world is a table as it really is, from which the log's rows are made the way PostgreSQL makes them.
 type world struct {
 	relation *change.Relation

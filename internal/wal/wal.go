@@ -9,6 +9,10 @@ const (
 	TimelineHexSQL = `pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8)`
 	// TimelineSQL is the same as a number, an int8. It fails on a standby.
 	TimelineSQL = `('x' || ` + TimelineHexSQL + `)::bit(32)::int8`
+	// ServerSQL is a text that two sessions have in common only if they are on one and the same running server: copies of a
+	// cluster share its identifier, and may share a timeline, but not the moment when they were started.
+	ServerSQL = `concat_ws('/', (SELECT system_identifier FROM pg_catalog.pg_control_system()),
+		CASE WHEN pg_catalog.pg_is_in_recovery() THEN 0 ELSE ` + TimelineSQL + ` END, extract(epoch FROM pg_catalog.pg_postmaster_start_time()))`
 	// PageSQL is the size of a page, an int8.
 	PageSQL = `pg_catalog.current_setting('wal_block_size')::int8`
 	// SegmentSQL is the size of a segment, an int8.

@@ -29,6 +29,7 @@ type Proxy struct {
 
 	mu      sync.Mutex
 	target  string
+	turns   []string // where the next connections go
 	held    Direction
 	only    int // 0: what is held is held of every connection; otherwise of this one, in the order of their coming
 	came    int // connections
@@ -134,6 +135,10 @@ func (p *Proxy) Delay(d time.Duration) { p.change(func() { p.delay = d }) }
 // Lead has new connections go to another server; those that there are stay.
 func (p *Proxy) Lead(target string) { p.change(func() { p.target = target }) }
 
+// LeadEach has new connections go to these servers in turn, as an address that changes from one moment to the next does; once
+// each has had its own, all go where Lead says.
+func (p *Proxy) LeadEach(targets ...string) { p.change(func() { p.turns = targets }) }
+
 // Heal ends every fault: what was held arrives now.
 func (p *Proxy) Heal() {
 	p.change(func() { p.held, p.only, p.holdAt, p.delay, p.cut = 0, 0, 0, 0, false })
@@ -147,6 +152,9 @@ func (p *Proxy) accept() {
 		}
 		p.mu.Lock()
 		target, refuse := p.target, p.cut || p.closed
+		if len(p.turns) > 0 && !refuse {
+			target, p.turns = p.turns[0], p.turns[1:]
+		}
 		p.mu.Unlock()
 		if refuse {
 			_ = client.Close()
