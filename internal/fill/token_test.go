@@ -293,7 +293,7 @@ func TestWaiterNeedsItsToken(t *testing.T) {
 // after it: what that vouches for may have been confirmed in between.
 func TestFilledBetweenIsNotTrusted(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, options{})
+	w := newWorld(t, options{ownPostgres: true}) // where the next transaction is the test's
 	plain := w.reader(nil, nil)
 	filled, changed := false, false
 	store := &hooks{Store: w.store}
