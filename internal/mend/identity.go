@@ -108,11 +108,16 @@ func lacking(catalog *schema.Catalog, d rule.Declared) map[schema.Name][]string 
 			all[name] = true
 		}
 	}
-	best, err := plan.Compile(whole(all), d)
+	best, err := plan.Compile(whole(all), d, plan.Served()...)
 	if err != nil {
 		return nil // it is refused for another reason
 	}
-	if now, err := plan.Compile(catalog, d); err == nil && sameClasses(now, best) {
+	asGood := func(names map[schema.Name]bool) bool {
+		c := whole(names)
+		compiled, err := plan.Compile(c, d, plan.Served()...)
+		return err == nil && sameRules(compiled, best) && met(compiled, c)
+	}
+	if asGood(nil) {
 		return nil
 	}
 	used := map[schema.Name]bool{}
@@ -121,11 +126,11 @@ func lacking(catalog *schema.Catalog, d rule.Declared) map[schema.Name][]string 
 	}
 	for name := range maps.Clone(used) {
 		delete(used, name)
-		if now, err := plan.Compile(whole(used), d); err != nil || !sameClasses(now, best) {
+		if !asGood(used) {
 			used[name] = true
 		}
 	}
-	if now, err := plan.Compile(whole(used), d); err == nil {
+	if now, err := plan.Compile(whole(used), d, plan.Served()...); err == nil {
 		best = now
 	}
 	lacks := map[schema.Name][]string{}
@@ -138,9 +143,29 @@ func lacking(catalog *schema.Catalog, d rule.Declared) map[schema.Name][]string 
 	return lacks
 }
 
-func sameClasses(a, b *plan.Compiled) bool {
+// sameRules reports that two plans go by as much of a row, table by table.
+func sameRules(a, b *plan.Compiled) bool {
 	return slices.EqualFunc(a.Entry.Rules, b.Entry.Rules, func(x, y rule.Rule) bool {
-		return x.Schema == y.Schema && x.Table == y.Table && x.Class == y.Class
+		return x.Schema == y.Schema && x.Table == y.Table && x.Class == y.Class && bound(&x) == bound(&y)
+	})
+}
+
+// bound counts the parameters that a rule knows from a row: a GROUP rule whose old rows carry less goes by fewer.
+func bound(r *rule.Rule) (n int) {
+	for _, column := range r.Bind {
+		if column != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// met reports that old rows carry what the rules need. A TAG rule may lack it and be a TAG rule all the same, where
+// allow_broad has every key dropped for rows that do not say which.
+func met(compiled *plan.Compiled, catalog *schema.Catalog) bool {
+	return !slices.ContainsFunc(compiled.Entry.Rules, func(r rule.Rule) bool {
+		t := catalog.Tables[schema.Name{Schema: r.Schema, Name: r.Table}]
+		return !contains(t.IdentityCols, r.Needs())
 	})
 }
 

@@ -36,8 +36,14 @@ func table(name string, identity change.Identity, columns ...string) *schema.Tab
 			t.PrimaryKey = append(t.PrimaryKey, plain)
 		}
 	}
-	if identity == change.IdentityDefault {
+	switch identity {
+	case change.IdentityDefault:
 		t.IdentityCols = t.PrimaryKey
+	case change.IdentityFull:
+		for i := range t.Columns {
+			t.IdentityCols = append(t.IdentityCols, t.Columns[i].Name)
+		}
+	case change.IdentityIndex, change.IdentityNothing:
 	}
 	return t
 }
@@ -46,6 +52,13 @@ func table(name string, identity change.Identity, columns ...string) *schema.Tab
 func by(table, column string) rule.Declared {
 	return rule.Declared{
 		Name: table + "_by_" + column, Key: table + ":{v}", Result: rule.Many, Query: fmt.Sprintf("SELECT id FROM %s WHERE %s = @v ORDER BY id", table, column),
+	}
+}
+
+// self is an entry that reads a table by way of the table itself.
+func self(broad []string, rules map[string]string) rule.Declared {
+	return rule.Declared{
+		Name: "other", Key: "other:{v}", Result: rule.Many, Query: "SELECT o.id FROM t JOIN t o ON o.a = t.b WHERE t.id = @v ORDER BY o.id", AllowBroad: broad, Rules: rules,
 	}
 }
 
@@ -112,6 +125,22 @@ func TestIdentities(t *testing.T) {
 		},
 		{"NOTHING, with a primary key", table("t", 'n', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{by("t", "id")}},
 		{"a long name", table(long[:63], 'd', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{by(long[:63], "a")}},
+		{"a way over equal columns (TAG)", table("t", 'd', "id#", "a!", "b!"), []schema.Index{primary("id")}, []rule.Declared{self(nil, nil)}},
+		{"the same, where every key may be dropped until then", table("t", 'd', "id#", "a!", "b!"), []schema.Index{primary("id")}, []rule.Declared{self([]string{"t"}, nil)}},
+		{"the same by LOOKUP", table("t", 'd', "id#", "a!", "b!"), []schema.Index{primary("id")}, []rule.Declared{self(nil, map[string]string{"t": "lookup"})}},
+		{"a way over columns that old rows carry", table("t", 'f', "id#", "a!", "b!"), []schema.Index{primary("id")}, []rule.Declared{self(nil, nil)}},
+		{"EXACT, and GROUP until then", table("t", 'd', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{{
+			Name: "two", Key: "two:{v}:{w}", Result: rule.Many, Query: "SELECT id FROM t WHERE id = @v AND a = @w",
+		}}},
+		{"GROUP, and a wider GROUP until then", table("t", 'd', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{{
+			Name: "most", Key: "most:{v}:{w}:{n}", Result: rule.Many, Query: "SELECT id FROM t WHERE id = @v AND a = @w LIMIT @n",
+		}}},
+		{"GROUP by what old rows carry", table("t", 'd', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{{
+			Name: "most", Key: "most:{v}:{n}", Result: rule.Many, Query: "SELECT id FROM t WHERE id = @v AND a > @n",
+		}}},
+		{"BROAD, which needs nothing of old rows", table("t", 'd', "id#", "a"), []schema.Index{primary("id")}, []rule.Declared{{
+			Name: "above", Key: "above:{v}", Result: rule.Many, Query: "SELECT id FROM t WHERE a > @v ORDER BY id", AllowBroad: []string{"t"},
+		}}},
 		{"refused for something else", table("t", 'd', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{{
 			Name: "now", Key: "now:{v}", Result: rule.One, Query: "SELECT now() FROM t WHERE a = @v",
 		}}},
