@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -82,7 +83,7 @@ func (w *world) classLibrary(name, file, text string) *classLibrary {
 		}
 		for id := int64(1); id <= 12; id++ {
 			read := fmt.Sprintf("%s %d", entry, id)
-			l.truth[read] = row(strings.ReplaceAll(queries[entry], "@id", fmt.Sprint(id)))
+			l.truth[read] = row(strings.ReplaceAll(queries[entry], "@id", strconv.FormatInt(id, 10)))
 			l.reads[read] = func(ctx context.Context) (json.RawMessage, error) { return typed.Get(ctx, id) }
 		}
 	}
@@ -91,7 +92,7 @@ func (w *world) classLibrary(name, file, text string) *classLibrary {
 	}
 	for team := int64(1); team <= 4; team++ {
 		read := fmt.Sprintf("above %d", team)
-		l.truth[read] = row(strings.NewReplacer("@team", fmt.Sprint(team), "@floor", "5").Replace(queries["above"]))
+		l.truth[read] = row(strings.NewReplacer("@team", strconv.FormatInt(team, 10), "@floor", "5").Replace(queries["above"]))
 		l.reads[read] = func(ctx context.Context) (json.RawMessage, error) {
 			return l.byTeam.Get(ctx, above{Team: team, Floor: 5})
 		}
