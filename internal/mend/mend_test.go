@@ -153,6 +153,16 @@ func TestIdentities(t *testing.T) {
 		indexes []schema.Index
 		entries []rule.Declared
 	}{"a partitioned table", partitioned, nil, []rule.Declared{by("t", "a")}})
+	mixed := table("t", 'd', "id#", "r#", "a!")
+	mixed.Kind, mixed.IdentityCols = schema.PartitionedTable, nil
+	for _, c := range [][2]string{{"the same, of several identities", "a"}, {"one of several identities, whose primary key would do", "r"}} {
+		cases = append(cases, struct {
+			name    string
+			table   *schema.Table
+			indexes []schema.Index
+			entries []rule.Declared
+		}{c[0], mixed, nil, []rule.Declared{by("t", c[1])}})
+	}
 	var got strings.Builder
 	for _, c := range cases {
 		catalog := &schema.Catalog{ServerVersion: 150000, SearchPath: []string{"public"}, Tables: map[schema.Name]*schema.Table{c.table.Name: c.table}}
@@ -193,6 +203,36 @@ func TestIdentities(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), got.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestIndexNames: an index shares its name with no other relation of the schema, be it there or about to be made.
+func TestIndexNames(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 60)
+	catalog := &schema.Catalog{ServerVersion: 150000, SearchPath: []string{"public"}, Tables: map[schema.Name]*schema.Table{}}
+	for i, name := range []string{"t", "t_freshet", "u", "v", long + "_a", long + "_b"} {
+		one := table(name, 'd', "id#", "a!")
+		one.OID = uint32(20000 + i)
+		catalog.Tables[one.Name] = one
+	}
+	indexes := map[schema.Name][]schema.Index{}
+	for name := range catalog.Tables {
+		indexes[name] = []schema.Index{{Name: name.Name + "_pkey", Columns: []string{"id"}, Primary: true, Valid: true, Immediate: true}}
+	}
+	v := schema.Name{Schema: "public", Name: "v"}
+	indexes[v] = append(indexes[v], schema.Index{Name: "u_freshet", Columns: []string{"a"}, Valid: true})
+	found := mend.Identities(catalog, []rule.Declared{by("t", "a"), by("u", "a"), by("v", "a"), by(long+"_a", "a"), by(long+"_b", "a")}, mend.Facts{Indexes: indexes})
+	var got []string
+	for _, id := range found {
+		if len(id.Statements) != 2 {
+			t.Fatalf("%s: %q", id.Name, id.Statements)
+		}
+		got = append(got, strings.Fields(id.Statements[0])[4])
+	}
+	cut := long[:55]
+	if diff := cmp.Diff([]string{`"t_freshet_2"`, `"u_freshet_2"`, `"v_freshet"`, `"` + cut + `_freshet"`, `"` + cut[:53] + `_freshet_2"`}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
