@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freshet/freshet/internal/config"
+	"github.com/freshet/freshet/internal/mend"
 	"github.com/freshet/freshet/internal/pgcatalog"
 	"github.com/freshet/freshet/internal/plan"
 	"github.com/freshet/freshet/internal/rule"
@@ -105,7 +106,11 @@ func (a *app) start(ctx context.Context, conn *pgx.Conn, schemas []string) (star
 	file := starter.Write(starter.Options{
 		Catalog: catalog, ForeignKeys: keys, Keywords: words, Schemas: schemas,
 		Compile: func(d rule.Declared) error {
-			compiled, err := plan.Compile(catalog, d)
+			// What check --fix would mend is not clean, although the entry may be served by a broader rule.
+			if _, err := plan.Compile(catalog, d); err != nil && len(mend.Identities(catalog, []rule.Declared{d}, mend.Facts{})) > 0 {
+				return err
+			}
+			compiled, err := plan.Compile(catalog, d, plan.Served()...)
 			if err != nil {
 				return err
 			}

@@ -35,17 +35,23 @@ entries:
     allow_broad: [people]
 `
 
-// TestEveryClassIsServedFresh: entries with rules of all classes, under writers that change the ways to keys together with what is
-// behind them. Whenever the store vouches for everything that was committed, what is cached is what the database has.
-func TestEveryClassIsServedFresh(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, true)
-	w.pg.Exec(t, w.url, `CREATE TABLE firms (id int8 PRIMARY KEY, name text)`, `CREATE TABLE teams (id int8 PRIMARY KEY, firm_id int8, name text)`,
+// classTables are the tables that the entries of classes read.
+func (w *world) classTables() {
+	w.t.Helper()
+	w.pg.Exec(w.t, w.url, `CREATE TABLE firms (id int8 PRIMARY KEY, name text)`, `CREATE TABLE teams (id int8 PRIMARY KEY, firm_id int8, name text)`,
 		`CREATE TABLE people (id int8 PRIMARY KEY, team_id int8, name text, score int8)`,
 		`ALTER TABLE people REPLICA IDENTITY FULL`, `ALTER TABLE teams REPLICA IDENTITY FULL`,
 		`INSERT INTO firms SELECT i, 'firm ' || i FROM generate_series(1, 2) i`,
 		`INSERT INTO teams SELECT i, 1 + i % 2, 'team ' || i FROM generate_series(1, 4) i`,
 		`INSERT INTO people SELECT i, 1 + i % 4, 'person ' || i, i FROM generate_series(1, 12) i`)
+}
+
+// TestEveryClassIsServedFresh: entries with rules of all classes, under writers that change the ways to keys together with what is
+// behind them. Whenever the store vouches for everything that was committed, what is cached is what the database has.
+func TestEveryClassIsServedFresh(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, true)
+	w.classTables()
 	w.configure(classes)
 	w.start()
 	w.ready()

@@ -39,6 +39,7 @@ type Identity struct {
 	Log        string      `json:"log"`           // what it costs in log
 	Statements []string    `json:"statements"`    // each on its own, outside a transaction
 	Do         string      `json:"do,omitempty"`  // where no statement does it
+	index      string      // that is made
 }
 
 // Facts are what the database says besides its catalog.
@@ -63,10 +64,26 @@ func Identities(catalog *schema.Catalog, declared []rule.Declared, facts Facts) 
 		}
 	}
 	list := make([]Identity, 0, len(wanted))
+	made := map[schema.Name]bool{}
 	for _, name := range slices.SortedFunc(maps.Keys(wanted), func(a, b schema.Name) int { return strings.Compare(a.String(), b.String()) }) {
-		list = append(list, advise(catalog.Tables[name], wanted[name], facts))
+		list = append(list, advise(catalog.Tables[name], wanted[name], facts, func(relation schema.Name) bool {
+			return catalog.Tables[relation] != nil || made[relation] || facts.holds(relation, name)
+		}))
+		if id := &list[len(list)-1]; id.index != "" {
+			made[schema.Name{Schema: name.Schema, Name: id.index}] = true
+		}
 	}
 	return list
+}
+
+// holds reports that an index of another table has the name: they share them with tables.
+func (f *Facts) holds(name, except schema.Name) bool {
+	for table, indexes := range f.Indexes {
+		if table.Schema == name.Schema && table != except && slices.ContainsFunc(indexes, func(x schema.Index) bool { return x.Name == name.Name }) {
+			return true
+		}
+	}
+	return false
 }
 
 // want is what entries need of the old rows of a table.
@@ -108,11 +125,16 @@ func lacking(catalog *schema.Catalog, d rule.Declared) map[schema.Name][]string 
 			all[name] = true
 		}
 	}
-	best, err := plan.Compile(whole(all), d)
+	best, err := plan.Compile(whole(all), d, plan.Served()...)
 	if err != nil {
 		return nil // it is refused for another reason
 	}
-	if now, err := plan.Compile(catalog, d); err == nil && sameClasses(now, best) {
+	asGood := func(names map[schema.Name]bool) bool {
+		c := whole(names)
+		compiled, err := plan.Compile(c, d, plan.Served()...)
+		return err == nil && sameRules(compiled, best) && met(compiled, c)
+	}
+	if asGood(nil) {
 		return nil
 	}
 	used := map[schema.Name]bool{}
@@ -121,11 +143,11 @@ func lacking(catalog *schema.Catalog, d rule.Declared) map[schema.Name][]string 
 	}
 	for name := range maps.Clone(used) {
 		delete(used, name)
-		if now, err := plan.Compile(whole(used), d); err != nil || !sameClasses(now, best) {
+		if !asGood(used) {
 			used[name] = true
 		}
 	}
-	if now, err := plan.Compile(whole(used), d); err == nil {
+	if now, err := plan.Compile(whole(used), d, plan.Served()...); err == nil {
 		best = now
 	}
 	lacks := map[schema.Name][]string{}
@@ -138,14 +160,34 @@ func lacking(catalog *schema.Catalog, d rule.Declared) map[schema.Name][]string 
 	return lacks
 }
 
-func sameClasses(a, b *plan.Compiled) bool {
+// sameRules reports that two plans go by as much of a row, table by table.
+func sameRules(a, b *plan.Compiled) bool {
 	return slices.EqualFunc(a.Entry.Rules, b.Entry.Rules, func(x, y rule.Rule) bool {
-		return x.Schema == y.Schema && x.Table == y.Table && x.Class == y.Class
+		return x.Schema == y.Schema && x.Table == y.Table && x.Class == y.Class && bound(&x) == bound(&y)
+	})
+}
+
+// bound counts the parameters that a rule knows from a row: a GROUP rule whose old rows carry less goes by fewer.
+func bound(r *rule.Rule) (n int) {
+	for _, column := range r.Bind {
+		if column != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// met reports that old rows carry what the rules need. A TAG rule may lack it and be a TAG rule all the same, where
+// allow_broad has every key dropped for rows that do not say which.
+func met(compiled *plan.Compiled, catalog *schema.Catalog) bool {
+	return !slices.ContainsFunc(compiled.Entry.Rules, func(r rule.Rule) bool {
+		t := catalog.Tables[schema.Name{Schema: r.Schema, Name: r.Table}]
+		return !contains(t.IdentityCols, r.Needs())
 	})
 }
 
 // advise chooses the cheapest way for a table.
-func advise(t *schema.Table, w *want, facts Facts) Identity {
+func advise(t *schema.Table, w *want, facts Facts, taken func(schema.Name) bool) Identity {
 	id := Identity{
 		Table: t.Name, Name: t.String(), Now: now(t), Lacks: []string{}, Entries: w.entries, Statements: []string{},
 	}
@@ -182,8 +224,8 @@ func advise(t *schema.Table, w *want, facts Facts) Identity {
 			break
 		}
 		columns := merge(unique, needs)
-		name, before, after := newIndex(t, indexes)
-		id.How = NewIndex
+		name, before, after := newIndex(t, indexes, taken)
+		id.How, id.index = NewIndex, name
 		id.Statements = slices.Concat(before, []string{
 			"CREATE UNIQUE INDEX CONCURRENTLY " + QuoteIdent(name) + " ON " + quoted(t.Name) + " (" + quotedList(columns) + ")",
 			alter + "USING INDEX " + QuoteIdent(name),
@@ -199,8 +241,9 @@ func advise(t *schema.Table, w *want, facts Facts) Identity {
 func (id Identity) byHand(t *schema.Table) Identity {
 	id.How, id.Why = ByHand, "the old rows of a partitioned table are those of its partitions, which agree only under DEFAULT"
 	id.Log = "that of the primary key"
-	if len(id.Lacks) > 0 {
-		id.Do = fmt.Sprintf("give %s a primary key that includes %s, and leave it and its partitions at REPLICA IDENTITY DEFAULT", quoted(t.Name), strings.Join(id.Lacks, ", "))
+	if !contains(t.PrimaryKey, id.Lacks) {
+		more := slices.DeleteFunc(slices.Clone(id.Lacks), func(column string) bool { return slices.Contains(t.PrimaryKey, column) })
+		id.Do = fmt.Sprintf("give %s a primary key that includes %s, and leave it and its partitions at REPLICA IDENTITY DEFAULT", quoted(t.Name), strings.Join(more, ", "))
 		return id
 	}
 	id.Do = fmt.Sprintf("set %s and its partitions to REPLICA IDENTITY DEFAULT", quoted(t.Name))
@@ -231,7 +274,7 @@ func base(t *schema.Table, indexes []schema.Index, needs []string) (columns []st
 
 // newIndex names an index that is to be made, and says what is to be dropped: before, what an interrupted run left, and
 // after, an identity of ours that the new one replaces.
-func newIndex(t *schema.Table, indexes []schema.Index) (name string, before, after []string) {
+func newIndex(t *schema.Table, indexes []schema.Index, taken func(schema.Name) bool) (name string, before, after []string) {
 	const longest = 63 // bytes of a name in PostgreSQL
 	ours := func(n int) string {
 		suffix := "_freshet"
@@ -246,6 +289,7 @@ func newIndex(t *schema.Table, indexes []schema.Index) (name string, before, aft
 	for n := 1; ; n++ {
 		at := slices.IndexFunc(indexes, func(x schema.Index) bool { return x.Name == ours(n) })
 		switch {
+		case at < 0 && taken(schema.Name{Schema: t.Schema, Name: ours(n)}):
 		case at < 0:
 			return ours(n), before, after
 		case !indexes[at].Valid:
@@ -281,6 +325,8 @@ func now(t *schema.Table) string {
 	switch {
 	case len(t.PrimaryKey) == 0:
 		return "DEFAULT, without a primary key"
+	case len(t.IdentityCols) == 0 && t.Kind == schema.PartitionedTable:
+		return "not the primary key in all of its partitions"
 	case len(t.IdentityCols) == 0:
 		return "DEFAULT, which the primary key cannot be"
 	}

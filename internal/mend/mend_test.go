@@ -36,8 +36,14 @@ func table(name string, identity change.Identity, columns ...string) *schema.Tab
 			t.PrimaryKey = append(t.PrimaryKey, plain)
 		}
 	}
-	if identity == change.IdentityDefault {
+	switch identity {
+	case change.IdentityDefault:
 		t.IdentityCols = t.PrimaryKey
+	case change.IdentityFull:
+		for i := range t.Columns {
+			t.IdentityCols = append(t.IdentityCols, t.Columns[i].Name)
+		}
+	case change.IdentityIndex, change.IdentityNothing:
 	}
 	return t
 }
@@ -46,6 +52,13 @@ func table(name string, identity change.Identity, columns ...string) *schema.Tab
 func by(table, column string) rule.Declared {
 	return rule.Declared{
 		Name: table + "_by_" + column, Key: table + ":{v}", Result: rule.Many, Query: fmt.Sprintf("SELECT id FROM %s WHERE %s = @v ORDER BY id", table, column),
+	}
+}
+
+// self is an entry that reads a table by way of the table itself.
+func self(broad []string, rules map[string]string) rule.Declared {
+	return rule.Declared{
+		Name: "other", Key: "other:{v}", Result: rule.Many, Query: "SELECT o.id FROM t JOIN t o ON o.a = t.b WHERE t.id = @v ORDER BY o.id", AllowBroad: broad, Rules: rules,
 	}
 }
 
@@ -112,6 +125,22 @@ func TestIdentities(t *testing.T) {
 		},
 		{"NOTHING, with a primary key", table("t", 'n', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{by("t", "id")}},
 		{"a long name", table(long[:63], 'd', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{by(long[:63], "a")}},
+		{"a way over equal columns (TAG)", table("t", 'd', "id#", "a!", "b!"), []schema.Index{primary("id")}, []rule.Declared{self(nil, nil)}},
+		{"the same, where every key may be dropped until then", table("t", 'd', "id#", "a!", "b!"), []schema.Index{primary("id")}, []rule.Declared{self([]string{"t"}, nil)}},
+		{"the same by LOOKUP", table("t", 'd', "id#", "a!", "b!"), []schema.Index{primary("id")}, []rule.Declared{self(nil, map[string]string{"t": "lookup"})}},
+		{"a way over columns that old rows carry", table("t", 'f', "id#", "a!", "b!"), []schema.Index{primary("id")}, []rule.Declared{self(nil, nil)}},
+		{"EXACT, and GROUP until then", table("t", 'd', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{{
+			Name: "two", Key: "two:{v}:{w}", Result: rule.Many, Query: "SELECT id FROM t WHERE id = @v AND a = @w",
+		}}},
+		{"GROUP, and a wider GROUP until then", table("t", 'd', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{{
+			Name: "most", Key: "most:{v}:{w}:{n}", Result: rule.Many, Query: "SELECT id FROM t WHERE id = @v AND a = @w LIMIT @n",
+		}}},
+		{"GROUP by what old rows carry", table("t", 'd', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{{
+			Name: "most", Key: "most:{v}:{n}", Result: rule.Many, Query: "SELECT id FROM t WHERE id = @v AND a > @n",
+		}}},
+		{"BROAD, which needs nothing of old rows", table("t", 'd', "id#", "a"), []schema.Index{primary("id")}, []rule.Declared{{
+			Name: "above", Key: "above:{v}", Result: rule.Many, Query: "SELECT id FROM t WHERE a > @v ORDER BY id", AllowBroad: []string{"t"},
+		}}},
 		{"refused for something else", table("t", 'd', "id#", "a!"), []schema.Index{primary("id")}, []rule.Declared{{
 			Name: "now", Key: "now:{v}", Result: rule.One, Query: "SELECT now() FROM t WHERE a = @v",
 		}}},
@@ -124,6 +153,16 @@ func TestIdentities(t *testing.T) {
 		indexes []schema.Index
 		entries []rule.Declared
 	}{"a partitioned table", partitioned, nil, []rule.Declared{by("t", "a")}})
+	mixed := table("t", 'd', "id#", "r#", "a!")
+	mixed.Kind, mixed.IdentityCols = schema.PartitionedTable, nil
+	for _, c := range [][2]string{{"the same, of several identities", "a"}, {"one of several identities, whose primary key would do", "r"}} {
+		cases = append(cases, struct {
+			name    string
+			table   *schema.Table
+			indexes []schema.Index
+			entries []rule.Declared
+		}{c[0], mixed, nil, []rule.Declared{by("t", c[1])}})
+	}
 	var got strings.Builder
 	for _, c := range cases {
 		catalog := &schema.Catalog{ServerVersion: 150000, SearchPath: []string{"public"}, Tables: map[schema.Name]*schema.Table{c.table.Name: c.table}}
@@ -164,6 +203,36 @@ func TestIdentities(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), got.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestIndexNames: an index shares its name with no other relation of the schema, be it there or about to be made.
+func TestIndexNames(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 60)
+	catalog := &schema.Catalog{ServerVersion: 150000, SearchPath: []string{"public"}, Tables: map[schema.Name]*schema.Table{}}
+	for i, name := range []string{"t", "t_freshet", "u", "v", long + "_a", long + "_b"} {
+		one := table(name, 'd', "id#", "a!")
+		one.OID = uint32(20000 + i)
+		catalog.Tables[one.Name] = one
+	}
+	indexes := map[schema.Name][]schema.Index{}
+	for name := range catalog.Tables {
+		indexes[name] = []schema.Index{{Name: name.Name + "_pkey", Columns: []string{"id"}, Primary: true, Valid: true, Immediate: true}}
+	}
+	v := schema.Name{Schema: "public", Name: "v"}
+	indexes[v] = append(indexes[v], schema.Index{Name: "u_freshet", Columns: []string{"a"}, Valid: true})
+	found := mend.Identities(catalog, []rule.Declared{by("t", "a"), by("u", "a"), by("v", "a"), by(long+"_a", "a"), by(long+"_b", "a")}, mend.Facts{Indexes: indexes})
+	var got []string
+	for _, id := range found {
+		if len(id.Statements) != 2 {
+			t.Fatalf("%s: %q", id.Name, id.Statements)
+		}
+		got = append(got, strings.Fields(id.Statements[0])[4])
+	}
+	cut := long[:55]
+	if diff := cmp.Diff([]string{`"t_freshet_2"`, `"u_freshet_2"`, `"v_freshet"`, `"` + cut + `_freshet"`, `"` + cut[:53] + `_freshet_2"`}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

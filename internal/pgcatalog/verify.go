@@ -20,9 +20,13 @@ import (
 type DisagreementError struct {
 	Entry   string
 	Problem string
+	Foreign bool // the query itself uses what is not known here, such as the operators of an extension's type
 }
 
 func (e *DisagreementError) Error() string {
+	if e.Foreign {
+		return fmt.Sprintf("entry %s: %s: what it reads and depends on is not known here. Compare, sort and group by built-in types, such as text", e.Entry, e.Problem)
+	}
 	return fmt.Sprintf("entry %s: the database disagrees with the plan: %s. Do not cache this entry; please report its query", e.Entry, e.Problem)
 }
 
@@ -130,7 +134,7 @@ func verifyReads(ctx context.Context, conn *pgx.Conn, e *rule.Entry, query strin
 			switch {
 			case kind == "function" && declaredFunction(e, schemaName, table):
 			case kind == "operator" || kind == "function":
-				return &DisagreementError{Entry: e.Name, Problem: "it uses the " + description + ", which is not built in"}
+				return &DisagreementError{Entry: e.Name, Problem: "it uses the " + description + ", which is not built in", Foreign: true}
 			case kind == "column" && !covered(e, schemaName, table, column, ignored):
 				return &DisagreementError{Entry: e.Name, Problem: "it reads " + description + ", which no rule watches"}
 			}

@@ -37,7 +37,7 @@ CREATE FUNCTION never(mood, mood) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SEL
 		{name: "a table of another schema", change: func(e *rule.Entry) { e.Rules[1].Schema = "other" }, want: "which no rule watches"},
 		{
 			name: "an operator of a user", ddl: "CREATE OPERATOR public.= (LEFTARG = mood, RIGHTARG = mood, FUNCTION = never)", change: func(*rule.Entry) {},
-			want: "it uses the operator =(mood,mood), which is not built in",
+			want: "it uses the operator =(mood,mood), which is not built in: what it reads and depends on is not known here",
 		},
 		{
 			name: "a function", change: func(e *rule.Entry) {

@@ -26,6 +26,7 @@ type block struct {
 	groups      []columnRef
 	groupItems  int
 	windows     []*pg_query.WindowDef
+	numbered    []numbered
 	distinctOn  []columnRef
 	hasDistinct bool // DISTINCT ON
 	limited     bool // LIMIT or OFFSET, its own or of a set operation around it

@@ -373,26 +373,27 @@ func (c *compiler) warnAboutOrder(q *query) {
 			break
 		}
 	}
+	c.warnAboutTies()
 }
 
-// totalOrder reports whether ORDER BY tells any two rows apart: it has all of the primary key of every table of FROM
-// that has more than one row for a key.
+// totalOrder reports whether ORDER BY tells any two rows apart.
 func (b *block) totalOrder() bool {
 	if b.aggregates {
 		return b.groupItems == 0 && !b.sets
 	}
+	return b.total(b.orderedBy)
+}
+
+// total reports whether the columns tell any two rows of FROM apart: they have all of the primary key of every table that
+// has more than one row for a key, but for what is the same in all of those.
+func (b *block) total(by []columnRef) bool {
 	single := b.singleItems()
 	for _, o := range b.items {
 		if single&o.bit() != 0 {
 			continue
 		}
-		if o.table == nil || len(o.table.PrimaryKey) == 0 {
+		if o.table == nil || len(o.table.PrimaryKey) == 0 || !determined(o, single, by...) {
 			return false
-		}
-		for _, key := range o.table.PrimaryKey {
-			if !slices.ContainsFunc(b.orderedBy, columnRef{occurrence: o, name: key}.same) {
-				return false
-			}
 		}
 	}
 	return true
@@ -436,11 +437,12 @@ func (b *block) singleItems() bits {
 	return known
 }
 
-func determined(o *occurrence, known bits) bool {
+// determined reports whether the primary key is: each of its columns is tied, or among those given.
+func determined(o *occurrence, known bits, given ...columnRef) bool {
 	g := gather(o, nil, true)
 	for _, key := range o.table.PrimaryKey {
-		found := false
 		own := columnRef{occurrence: o, name: key}
+		found := slices.ContainsFunc(given, own.same)
 		for i := range g.facts {
 			f := &g.facts[i]
 			if !f.equal {

@@ -147,6 +147,11 @@ func (b *block) aggregate(call *pg_query.FuncCall, name string, in *scope, e *co
 	if slices.Contains(orderedAggregates, name) && len(call.GetAggOrder()) == 0 {
 		c.warn("%s() without ORDER BY in it: two loads of the same data may differ; write %s(... ORDER BY ...)", name, name)
 	}
+	if name == "min" || name == "max" {
+		for _, column := range own.columns {
+			c.oneOfEqual(name+"()", column.String(), column.column)
+		}
+	}
 	if name == "sum" || name == "avg" {
 		for _, column := range own.columns {
 			if column.column != nil && (column.column.TypeName == "float4" || column.column.TypeName == "float8") {
@@ -164,8 +169,11 @@ func (b *block) window(call *pg_query.FuncCall, name string, in *scope, e *conte
 	if err := b.windowDefinition(over, in); err != nil {
 		return err
 	}
-	if slices.Contains([]string{"row_number", "ntile", "lag", "lead", "first_value", "last_value", "nth_value"}, name) && !b.orderedWindow(over) {
-		b.compiler.warn("%s() without ORDER BY in its window: two loads of the same data may differ", name)
+	if slices.Contains([]string{"row_number", "ntile", "lag", "lead", "first_value", "last_value", "nth_value"}, name) {
+		b.numbered = append(b.numbered, numbered{function: name, over: over})
+		if !b.orderedWindow(over) {
+			b.compiler.warn("%s() without ORDER BY in its window: two loads of the same data may differ", name)
+		}
 	}
 	_, err := b.arguments(call, in, e)
 	return err

@@ -140,6 +140,9 @@ func (c *compiler) setOperation(s *pg_query.SelectStmt, at setting) (*query, err
 		if r := right.outputs[i].column; o.column == nil || r == nil || o.column.TypeOID != r.TypeOID || o.column.Deterministic != r.Deterministic {
 			o.column = nil
 		}
+		if s.GetOp() != pg_query.SetOperation_SETOP_UNION || !s.GetAll() {
+			c.oneOfEqual("UNION, INTERSECT or EXCEPT", o.name, o.column)
+		}
 		q.outputs = append(q.outputs, o)
 	}
 	q.ordered, q.limited = len(s.GetSortClause()) > 0, s.GetLimitCount() != nil || s.GetLimitOffset() != nil

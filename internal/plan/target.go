@@ -292,8 +292,12 @@ func (b *block) groupingSet(set *pg_query.GroupingSet) error {
 				}
 				continue
 			}
-			if _, err := b.key(one, false); err != nil {
+			column, err := b.key(one, false)
+			if err != nil {
 				return err
+			}
+			if column != nil {
+				b.groups = append(b.groups, *column)
 			}
 		}
 	}

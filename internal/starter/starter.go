@@ -148,15 +148,22 @@ func (w *writer) entry(t *schema.Table, c candidate) {
 	}
 	lines := []string{name + ":", "  key: " + d.Key, "  query: |"}
 	for line := range strings.SplitSeq(d.Query, "\n") {
-		lines = append(lines, "    "+line)
+		lines = append(lines, "    "+strings.ReplaceAll(line, "${", "$${")) // which the environment would be asked for
 	}
 	if c.result == rule.Many {
 		lines = append(lines, "  result: many")
 	}
 	notes, prefix := c.notes, "  "
-	if err := w.Compile(d); err != nil {
+	err := w.Compile(d)
+	if err == nil && strings.ContainsFunc(d.Query, unwritable) {
+		err = errors.New("a name in it has a character that the file cannot hold")
+	}
+	if err != nil {
 		notes, prefix = append(notes, reasons(err)...), "  # "
 		w.file.Refused++
+		for i := range lines {
+			lines[i] = comment(lines[i])
+		}
 	} else {
 		w.file.Entries++
 	}
@@ -226,10 +233,15 @@ func reasons(err error) []string {
 	return lines
 }
 
-// comment makes text one line.
+// unwritable are the characters that a configuration file may not hold, and the one that it reads as another.
+func unwritable(r rune) bool {
+	return r < ' ' && r != '\t' && r != '\n' || r == '\uFFFD' || '\uE000' <= r && r < '\uE080'
+}
+
+// comment makes text one line, and of what the file cannot hold spaces.
 func comment(text string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r == 0x85 || r == 0x2028 || r == 0x2029 {
+		if r < ' ' || unwritable(r) || r == 0x7f || r == 0x85 || r == 0x2028 || r == 0x2029 {
 			return ' '
 		}
 		return r

@@ -34,6 +34,7 @@ const shop = `
 CREATE TABLE orders (id int8 PRIMARY KEY, user_id int8 NOT NULL, total int8 NOT NULL);
 CREATE TABLE posts (id int8 PRIMARY KEY, author int8, body text);
 CREATE TABLE members (id int8 PRIMARY KEY, team int8 NOT NULL, person int8 NOT NULL, UNIQUE (team, id));
+CREATE TABLE people (id int8 PRIMARY KEY, badge int8 NOT NULL, name text NOT NULL);
 CREATE TABLE notes (note_id int8 PRIMARY KEY, body text);
 ALTER TABLE notes REPLICA IDENTITY NOTHING;
 CREATE TABLE "Odd ""Name" ("User Id" int8 NOT NULL, id int8 PRIMARY KEY)`
@@ -42,6 +43,7 @@ const entries = `
   orders: {key: 'orders:{user}', result: many, query: 'SELECT id, total FROM orders WHERE user_id = @user ORDER BY id'}
   posts: {key: 'posts:{author}', result: many, query: 'SELECT id, body FROM posts WHERE author = @author ORDER BY id'}
   team: {key: 'team:{team}', result: many, query: 'SELECT person FROM members WHERE team = @team ORDER BY person'}
+  names: {key: 'names:{team}', result: many, query: 'SELECT p.name FROM members m JOIN people p ON p.badge = m.person WHERE m.team = @team ORDER BY p.name'}
   note: {key: 'note:{id}', query: 'SELECT body FROM notes WHERE note_id = @id'}
   odd: {key: 'odd:{user}', result: many, query: 'SELECT id FROM "Odd ""Name" WHERE "User Id" = @user ORDER BY id'}
 `
@@ -164,7 +166,8 @@ func TestFix(t *testing.T) {
 		how[id.Table] = id.How
 	}
 	want := map[string]string{
-		"public.orders": "new index", "public.posts": "full", "public.members": "existing index", "public.notes": "default", `public.Odd "Name`: "new index",
+		"public.orders": "new index", "public.posts": "full", "public.members": "existing index", "public.notes": "default",
+		"public.people": "new index", `public.Odd "Name`: "new index",
 	}
 	if fmt.Sprint(how) != fmt.Sprint(want) {
 		t.Errorf("mended by %v, want %v", how, want)
@@ -186,7 +189,7 @@ func TestFix(t *testing.T) {
 		}
 	}
 	for table, want := range map[string]string{
-		"orders": "i id,user_id", "posts": "f", "members": "i team,id", "notes": "d", `"Odd ""Name"`: "i id,User Id",
+		"orders": "i id,user_id", "posts": "f", "members": "i team,id", "notes": "d", "people": "i id,badge", `"Odd ""Name"`: "i id,User Id",
 	} {
 		if got := w.identity(table); got != want {
 			t.Errorf("the identity of %s is %q, want %q", table, got, want)
@@ -210,7 +213,7 @@ func TestFixServesAtOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.pg.Exec(t, w.url, `ALTER TABLE orders REPLICA IDENTITY FULL`, `ALTER TABLE posts REPLICA IDENTITY FULL`, `INSERT INTO orders VALUES (1, 7, 10)`,
-		`ALTER TABLE members REPLICA IDENTITY FULL`, `ALTER TABLE notes REPLICA IDENTITY FULL`, `ALTER TABLE "Odd ""Name" REPLICA IDENTITY FULL`)
+		`ALTER TABLE members REPLICA IDENTITY FULL`, `ALTER TABLE notes REPLICA IDENTITY FULL`, `ALTER TABLE people REPLICA IDENTITY FULL`, `ALTER TABLE "Odd ""Name" REPLICA IDENTITY FULL`)
 	d := servetest.Start(t, "daemon", w.file)
 	read := func(status, want string) {
 		t.Helper()
