@@ -2,9 +2,9 @@ package freshet
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -21,6 +21,8 @@ type Typed[K, V any] struct {
 	name  string
 	keys  *keyCodec
 	load  func(ctx context.Context, q Querier, key K) (V, error)
+	codec Codec
+	shape string // of V, in the cache
 	memo  *memo[V]
 
 	requests sync.Pool // of *request[K], so that a hit need not allocate one
@@ -51,7 +53,7 @@ type Option[K, V any] func(*Typed[K, V])
 
 // Load gives the code that loads an entry declared with depends_on. It returns ErrNotFound, or pgx.ErrNoRows, when
 // there is no such thing. It runs in a read-only transaction, under a context of its own that ends with the entry's
-// load_timeout, and its value is stored as JSON.
+// load_timeout, and its value is stored as JSON, unless WithCodec says otherwise.
 func Load[K, V any](load func(ctx context.Context, q Querier, key K) (V, error)) Option[K, V] {
 	return func(t *Typed[K, V]) { t.load = load }
 }
@@ -81,6 +83,9 @@ func Entry[K, V any](cache *Cache, name string, options ...Option[K, V]) (*Typed
 	case t.load != nil && declared.Query != "":
 		return nil, fmt.Errorf("entry %s: its query loads it, freshet.Load is for entries with depends_on", name)
 	}
+	if err := t.setCodec(); err != nil {
+		return nil, fmt.Errorf("entry %s: %w", name, err)
+	}
 	return t, nil
 }
 
@@ -95,6 +100,14 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 	}
 	r.key = key
 	got, err := t.read(ctx, r, t.loadFunc(key), options)
+	if err == nil && got.Found {
+		value, err = t.valueOf(&got)
+		if errors.Is(err, errOther) { // a miss, for this reader
+			if got, err = t.read(ctx, r, t.loadFunc(key), append(slices.Clip(options), ReadOption{reload: true})); err == nil && got.Found {
+				value, err = t.decode(got.Payload)
+			}
+		}
+	}
 	t.requests.Put(r)
 	if err != nil {
 		return value, public(err)
@@ -102,18 +115,19 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 	if !got.Found {
 		return value, ErrNotFound
 	}
-	if raw, ok := any(&value).(*json.RawMessage); ok {
-		*raw = got.Payload
-		return value, nil
-	}
+	return value, nil
+}
+
+// valueOf is the value that was read, which may be one that was read before.
+func (t *Typed[K, V]) valueOf(got *fill.Value) (V, error) {
 	if value, ok := t.memo.get(got.Name, got.Payload); ok {
 		return value, nil
 	}
-	if err := json.Unmarshal(got.Payload, &value); err != nil {
-		return value, fmt.Errorf("entry %s: decode value into %T: %w", t.name, value, err)
+	value, err := t.decode(got.Payload)
+	if err == nil {
+		t.memo.put(got.Name, got.Payload, value)
 	}
-	t.memo.put(got.Name, got.Payload, value)
-	return value, nil
+	return value, err
 }
 
 // loadFunc is the code that loads one key, as the read path runs it.
@@ -129,10 +143,7 @@ func (t *Typed[K, V]) loadFunc(key K) fill.LoadFunc {
 		if err != nil {
 			return nil, false, err
 		}
-		payload, err := json.Marshal(value)
-		if err != nil {
-			return nil, false, fmt.Errorf("encode value: %w", err)
-		}
-		return payload, true, nil
+		payload, err := t.encode(value)
+		return payload, err == nil, err
 	}
 }

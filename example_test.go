@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/freshet/freshet"
+	"github.com/freshet/freshet/freshetmsgpack"
 	"github.com/freshet/freshet/internal/testkit"
 )
 
@@ -136,6 +137,26 @@ func ExampleLoad() {
 	}
 	fmt.Println(total.Lines)
 	// Output: 2
+}
+
+// What code loads may be stored otherwise than as JSON.
+func ExampleWithCodec() {
+	ctx := context.Background()
+	load := func(ctx context.Context, q freshet.Querier, order int) (lines []string, err error) {
+		rows, err := q.Query(ctx, "SELECT sku FROM lines WHERE order_id = $1 ORDER BY number", order)
+		if err != nil {
+			return nil, err
+		}
+		return pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	totals, err := freshet.Entry(app.cache, "total", freshet.Load(load), freshet.WithCodec[int, []string](freshetmsgpack.Codec{}))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	lines, err := totals.Get(ctx, 7)
+	fmt.Println(lines, err)
+	// Output: [K-1 C-2] <nil>
 }
 
 // A writer's token has a read contain what was written, whoever reads, and whatever is cached. Any session computes it in

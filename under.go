@@ -23,6 +23,7 @@ type ReadOption struct {
 	stale   time.Duration
 	verify  bool
 	bypass  bool
+	reload  bool // whatever is cached is of no use to the reader, and to be replaced
 }
 
 // After has a read contain the transaction that the token names. One that the database does not show yet is waited for,
@@ -74,6 +75,7 @@ func (t *Typed[K, V]) read(ctx context.Context, r *request[K], load fill.LoadFun
 		}
 		d.Revalidate = d.Revalidate || o.verify
 		d.Past = d.Past || o.bypass
+		d.Reload = d.Reload || o.reload
 	}
 	return t.cache.reader.ReadUnder(ctx, t.name, r, load, &d)
 }

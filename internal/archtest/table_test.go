@@ -12,8 +12,8 @@ func layers() [][]string {
 	return [][]string{
 		0: {"mvcc"},
 		1: {
-			"internal/change", "internal/ddl", "internal/intent", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam",
-			"internal/wal",
+			"internal/change", "internal/ddl", "internal/envelope", "internal/intent", "internal/keytext", "internal/rule", "internal/schema",
+			"internal/sqlparam", "internal/wal",
 		},
 		2: {"internal/fence", "internal/plan", "internal/route", "internal/watermark"},
 		3: {
@@ -21,7 +21,7 @@ func layers() [][]string {
 			"internal/pgsource", "internal/pgurl", "internal/redisstore",
 		},
 		4: {"internal/apply", "internal/configschema", "internal/fill", "internal/mend", "internal/starter", "internal/whatif"},
-		5: {root, "internal/pipeline"},
+		5: {root, "freshetmsgpack", "freshetproto", "internal/pipeline"},
 		6: {"internal/api", "internal/verify"},
 		7: {"internal/daemon", "internal/demo"},
 		8: {"internal/cli"},
@@ -46,7 +46,7 @@ func testsOnly(name string) bool {
 // pure tells the packages that decide and do nothing else.
 func pure(name string) bool {
 	switch name {
-	case "mvcc", "internal/ddl", "internal/intent", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam", "internal/wal",
+	case "mvcc", "internal/ddl", "internal/envelope", "internal/intent", "internal/keytext", "internal/rule", "internal/schema", "internal/sqlparam", "internal/wal",
 		"internal/fence", "internal/route", "internal/watermark":
 		return true
 	default:
@@ -69,6 +69,10 @@ func drivers(name string) []string {
 	switch name {
 	case "internal/plan":
 		return []string{"github.com/pganalyze/pg_query_go/v6", "google.golang.org/protobuf"}
+	case "freshetmsgpack":
+		return []string{"github.com/vmihailenco/msgpack/v5"}
+	case "freshetproto":
+		return []string{"google.golang.org/protobuf"}
 	case "internal/config":
 		return []string{"github.com/goccy/go-yaml"}
 	case "internal/configschema":
@@ -115,6 +119,8 @@ func neverLinked() map[string]map[string]string {
 			"github.com/prometheus/client_golang":   users,
 			"github.com/invopop/jsonschema":         users,
 			"github.com/jackc/pglogrepl":            users,
+			"github.com/vmihailenco/msgpack":        "a codec is linked by who uses it",
+			"google.golang.org/protobuf":            "a codec is linked by who uses it",
 			"github.com/santhosh-tekuri/jsonschema": users,
 		},
 		"internal/pgcatalog": {module + "/internal/plan": "reading a catalog needs no SQL parser"},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/freshet/freshet/internal/envelope"
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/redisstore"
@@ -138,8 +139,9 @@ func (a *app) printGot(ctx context.Context, store *redisstore.Store, entry strin
 			g.Args = append(g.Args, &arg.Text)
 		}
 	}
-	if v.Found {
-		g.Value = v.Payload
+	value, unreadable := envelope.JSONOf(v.Payload)
+	if v.Found && unreadable == nil {
+		g.Value = value
 	}
 	if v.Name != "" {
 		if record, err := store.Get(ctx, v.Name); err == nil { // a store that is away has no record to show
@@ -159,7 +161,10 @@ func (a *app) printGot(ctx context.Context, store *redisstore.Store, entry strin
 	}
 	text := "(no such row)"
 	if v.Found {
-		text = string(v.Payload)
+		text = string(value)
+		if unreadable != nil {
+			text = fmt.Sprintf("(%d bytes: %v)", len(v.Payload), unreadable)
+		}
 	}
 	a.out(text + "\n")
 	rows := [][]string{{"status", withReason(g.Status, g.Reason)}, {"state", g.State}}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/freshet/freshet/internal/api"
+	"github.com/freshet/freshet/internal/envelope"
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/rule"
@@ -58,7 +59,11 @@ func (g *gateway) Read(ctx context.Context, entry string, args []keytext.Arg, d 
 		return api.Value{}, translate(err)
 	}
 	filled, _ := v.Stamp()
-	return api.Value{Found: v.Found, Payload: v.Payload, Status: v.Status.String(), Filled: filled}, nil
+	payload, err := envelope.JSONOf(v.Payload)
+	if err != nil {
+		return api.Value{}, fmt.Errorf("%w: entry %s: %w", api.ErrByCode, entry, err)
+	}
+	return api.Value{Found: v.Found, Payload: payload, Status: v.Status.String(), Filled: filled}, nil
 }
 
 // translate gives an error of the read path the kind that decides the HTTP status.

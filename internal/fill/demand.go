@@ -21,6 +21,7 @@ type Demand struct {
 	// Revalidate asks for what the database has now, by a statement that begins after the call. It fills the cache like a
 	// miss, and a value that is cached is not fetched if it is still right.
 	Revalidate bool
+	Reload     bool // come from the database by a load that begins after the call, and replace what is cached, which the reader cannot use
 	Past       bool // come from the database by a load of its own, which begins after the call and fills nothing
 }
 
@@ -50,13 +51,13 @@ type need struct {
 
 // need resolves a demand, nil when nothing is asked.
 func (r *Reader) need(e *declared, d *Demand) *need {
-	if len(d.After) == 0 && d.Session == nil && !d.Bounded && !d.Revalidate && !d.Past {
+	if len(d.After) == 0 && d.Session == nil && !d.Bounded && !d.Revalidate && !d.Reload && !d.Past {
 		return nil
 	}
 	n := &need{
 		tokens: d.After, session: d.Session, bounded: d.Bounded, stale: d.MaxStale, past: d.Past, sent: r.clock(), compares: e.revalidates(d),
 	}
-	if d.Revalidate {
+	if d.Revalidate || d.Reload {
 		n.verify, n.bounded, n.stale = true, true, 0
 	}
 	if d.Session != nil {

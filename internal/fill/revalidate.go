@@ -143,4 +143,4 @@ func (r *Reader) write(ctx context.Context, name string, f redisstore.FillReques
 }
 
 // revalidates reports whether a read with a demand asks for another value than the cached one only.
-func (e *declared) revalidates(d *Demand) bool { return d.Revalidate || !e.LoadUnproved }
+func (e *declared) revalidates(d *Demand) bool { return !d.Reload && (d.Revalidate || !e.LoadUnproved) }

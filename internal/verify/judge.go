@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/freshet/freshet/internal/envelope"
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/mvcc"
@@ -47,11 +48,15 @@ func (s *shape) compare(r *fence.Record, found bool, row []byte) likeness {
 		}
 		return equal
 	}
-	same, err := s.same(string(r.Payload), found, row)
+	cached, err := envelope.JSONOf(r.Payload)
+	if err != nil {
+		return different
+	}
+	same, err := s.same(string(cached), found, row)
 	if err == nil && !same && !s.bag {
 		bag := *s
 		bag.bag = true
-		if same, err = bag.same(string(r.Payload), found, row); err == nil && same {
+		if same, err = bag.same(string(cached), found, row); err == nil && same {
 			return otherOrder
 		}
 	}
@@ -86,6 +91,12 @@ type needs struct {
 	snapshot mvcc.Snapshot // that the truth was read under
 	position mvcc.LSN      // where the last record of the log ended after that
 	replay   mvcc.LSN      // of the standby that the value was loaded on; 0: it was the primary
+}
+
+// readable reports whether what code has stored can be compared with anything: whether it is JSON.
+func readable(r *fence.Record) bool {
+	_, err := envelope.JSONOf(r.Payload)
+	return err == nil
 }
 
 // met reports whether HEAD vouches for it: every transaction that the snapshot sees is confirmed, and so is all that a

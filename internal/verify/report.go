@@ -8,6 +8,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/freshet/freshet/internal/envelope"
 	"github.com/freshet/freshet/internal/fence"
 )
 
@@ -152,7 +153,7 @@ func (r *Report) stale(c *candidate, now time.Time) {
 		Age: age.Seconds(), Seen: now.Sub(c.found).Seconds(),
 	}
 	if c.record.State == fence.Live {
-		f.Cached = excerpt(c.record.Payload)
+		f.Cached = excerpt(shown(c.record.Payload))
 	}
 	if c.truth.Found {
 		f.Database = excerpt(c.truth.Payload)
@@ -171,6 +172,14 @@ func ttlOf(d time.Duration) *float64 {
 }
 
 // excerpt is a value, cut when it is long.
+// shown is a payload as people read it.
+func shown(payload []byte) []byte {
+	if text, err := envelope.JSONOf(payload); err == nil {
+		return text
+	}
+	return payload
+}
+
 func excerpt(text []byte) *string {
 	const longest = 400
 	s := string(text)

@@ -136,7 +136,7 @@ func (v *verifier) read(ctx context.Context, all []*one) ([]*one, error) {
 		}
 		switch {
 		case !o.record.State.Live():
-		case o.sql == "":
+		case o.sql == "", o.shape != nil && !readable(&o.record):
 			counts.Unverifiable++
 		default:
 			o.ttl = held[i].TTL
