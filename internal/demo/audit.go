@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/freshet/freshet/internal/envelope"
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/rule"
 )
@@ -146,17 +147,21 @@ func (s *stage) compare(ctx context.Context, a *audited, prefix string, names []
 		key := strings.TrimPrefix(names[i], prefix)
 		want, exists := truth[key]
 		same := !exists
+		cached, err := envelope.JSONOf(record.Payload)
+		if err != nil {
+			return fmt.Errorf("compare %s: %w", names[i], err)
+		}
 		if exists && record.State == fence.Live {
-			if same, err = sameJSON(record.Payload, []byte(want)); err != nil {
+			if same, err = sameJSON(cached, []byte(want)); err != nil {
 				return fmt.Errorf("compare %s: %w", names[i], err)
 			}
 		}
-		if exists && record.State == fence.Negative || !exists && record.State == fence.Live && string(record.Payload) != "[]" {
+		if exists && record.State == fence.Negative || !exists && record.State == fence.Live && string(cached) != "[]" {
 			same = false
 		}
 		if !same {
 			a.stale++
-			a.sample = fmt.Sprintf("%s: cached %s, the database has %s", key, record.Payload, want)
+			a.sample = fmt.Sprintf("%s: cached %s, the database has %s", key, cached, want)
 		}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/freshet/freshet/internal/envelope"
 	"github.com/freshet/freshet/internal/fence"
 )
 
@@ -156,7 +157,11 @@ func (s *stage) freshetSlowRead(ctx context.Context, id int64, between bool) (se
 	}
 	if record.State == fence.Live {
 		var tag priceTag
-		if err := json.Unmarshal(record.Payload, &tag); err != nil {
+		payload, err := envelope.JSONOf(record.Payload)
+		if err == nil {
+			err = json.Unmarshal(payload, &tag)
+		}
+		if err != nil {
 			return seen, fmt.Errorf("decode what Redis holds for %s: %w", key, err)
 		}
 		if tag.Price != price {

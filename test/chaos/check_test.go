@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/freshet/freshet/internal/envelope"
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/rule"
@@ -132,7 +133,11 @@ func (w *world) compareRecords(ctx context.Context, expected truth) error {
 		}
 		w.counts.compared.Add(1)
 		want, known := expected[key]
-		switch got := string(record.Payload); {
+		payload, err := envelope.JSONOf(record.Payload)
+		if err != nil {
+			return fmt.Errorf("compare %s: %w", name, err)
+		}
+		switch got := string(payload); {
 		case !known:
 			w.violation("%s is cached, and nobody reads it", name)
 		case got != want || (record.State == fence.Negative) != (want == ""):

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/freshet/freshet"
+	"github.com/freshet/freshet/internal/envelope"
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/testkit"
@@ -211,10 +212,36 @@ func (w *world) supersede(ctx context.Context, ids ...int64) (old planted, err e
 // plant stores rows under live names, against the protocol.
 func (w *world) plant(rows planted, claimed fence.Coverage) error {
 	record := fence.Record{State: fence.Live, Filled: time.Now().UnixMicro(), Coverage: claimed}
+	byCode, err := w.enclosing(w.t.Context())
+	if err != nil {
+		return err
+	}
 	return w.each(rows, func(name, row string) error {
 		record.Payload = []byte(row)
+		if strings.Contains(name, ":coded:") {
+			byCode.Data = record.Payload
+			record.Payload = byCode.Append(nil)
+		}
 		return w.do("SET", name, string(record.Append(nil)), "EX", "3600")
 	})
+}
+
+// enclosing is the envelope that the library puts a value of code into, without the value.
+func (w *world) enclosing(ctx context.Context) (envelope.Envelope, error) {
+	for id := int64(1); id <= items; id++ {
+		if _, err := w.library.read(ctx, "coded", id, &ask{}); err != nil {
+			return envelope.Envelope{}, err
+		}
+		found := envelope.Envelope{}
+		if err := w.each(planted{"coded": {id: ""}}, func(name, _ string) error {
+			record, err := w.store.Get(ctx, name)
+			found, _ = envelope.Open(record.Payload)
+			return err
+		}); err != nil || found.Codec != "" {
+			return found, err
+		}
+	}
+	return envelope.Envelope{}, errors.New("no value of code is cached")
 }
 
 // unplant takes them away.

@@ -19,6 +19,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet"
+	"github.com/freshet/freshet/internal/envelope"
 	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/pgtest"
 	"github.com/freshet/freshet/internal/testkit/redistest"
@@ -321,7 +322,11 @@ func (w *world) compareRecords(when string, expected map[int64]item) (compared i
 		}
 		compared++
 		var got item
-		if err := json.Unmarshal(record.Payload, &got); err != nil || got != expected[id] {
+		payload, err := envelope.JSONOf(record.Payload)
+		if err == nil {
+			err = json.Unmarshal(payload, &got)
+		}
+		if err != nil || got != expected[id] {
 			w.t.Errorf("%s: stale for good: %s:%d is cached as version %d (%v, %v), the database has %d",
 				when, entry, id, got.V, record.Coverage, err, expected[id].V)
 		}
