@@ -212,7 +212,7 @@ func (w *world) supersede(ctx context.Context, ids ...int64) (old planted, err e
 // plant stores rows under live names, against the protocol.
 func (w *world) plant(rows planted, claimed fence.Coverage) error {
 	record := fence.Record{State: fence.Live, Filled: time.Now().UnixMicro(), Coverage: claimed}
-	byCode, err := w.enclosing(w.t.Context())
+	byCode, err := w.enclosing()
 	if err != nil {
 		return err
 	}
@@ -227,7 +227,8 @@ func (w *world) plant(rows planted, claimed fence.Coverage) error {
 }
 
 // enclosing is the envelope that the library puts a value of code into, without the value.
-func (w *world) enclosing(ctx context.Context) (envelope.Envelope, error) {
+func (w *world) enclosing() (envelope.Envelope, error) {
+	ctx := w.t.Context()
 	for id := int64(1); id <= items; id++ {
 		if _, err := w.library.read(ctx, "coded", id, &ask{}); err != nil {
 			return envelope.Envelope{}, err
