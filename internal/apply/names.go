@@ -28,9 +28,10 @@ type moveCount struct {
 }
 
 // An entry whose version moves more often than this is of no use as a cache, and every move makes every reader read
-// the roster again.
+// the roster again. A TRUNCATE moves it twice: for itself, and once more for the file that the table is in from then on, since nothing tells
+// that from a rewrite which changes values.
 const (
-	tooManyMoves = 8
+	tooManyMoves = 16
 	movesWithin  = 30 * time.Second
 )
 

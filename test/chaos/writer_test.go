@@ -295,8 +295,8 @@ func (t *transaction) statement() error {
 	}
 }
 
-// truncateEvery is how often the small table is truncated at most: the name of an entry that has to move more than
-// eight times in half a minute is given up, until the daemon is restarted.
+// truncateEvery is how often the small table is truncated at most: an entry whose name has to move more than sixteen times in half a minute, which
+// eight of these have it do, is not cached until it is left alone.
 const truncateEvery = 6 * time.Second
 
 func (t *transaction) truncate() error {
