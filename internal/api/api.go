@@ -67,6 +67,7 @@ type Options struct {
 	Status  StatusSource
 	Health  Health
 	Reload  Reloader
+	Memory  MemorySource
 	Metrics *Metrics
 	Scrape  http.Handler // answers GET /metrics
 	Token   string       // bearer token that every request but the probes must carry; empty: none
@@ -113,6 +114,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if allowed(w, r) {
 			s.writeJSON(w, r, http.StatusOK, s.Status.Status())
 		}
+	case path == storePath, strings.HasPrefix(path, storePath+"/"):
+		s.memory(w, r, path[len(storePath):])
 	case path == "/v1/reload":
 		s.reload(w, r)
 	case path == "/metrics":

@@ -24,7 +24,8 @@ type Config struct {
 	Namespace string           `yaml:"namespace,omitempty"  jsonschema:"example=shop"              jsonschema_description:"Keeps the keys of one database apart from all others in the same Redis: letters, digits, '_', '-', '.', '~' and '%'. Default: derived from the database's system identifier and name."`
 	Database  Database         `yaml:"database"             jsonschema:"required"                  jsonschema_description:"The PostgreSQL database whose rows are cached."`
 	Source    Source           `yaml:"source"               jsonschema:"required"                  jsonschema_description:"Where changes come from: exactly one source."`
-	Regions   []Region         `yaml:"regions"              jsonschema:"required"                  jsonschema_description:"The stores that hold the cached values."`
+	Regions   []Region         `yaml:"regions,omitempty"                                           jsonschema_description:"The stores that hold the cached values. Without it the daemon keeps them in its own memory: they are gone when it ends, and no other process reads them but through it."`
+	Memory    Memory           `yaml:"memory,omitempty"                                            jsonschema_description:"The store in the daemon's own memory, of a file without regions."`
 	Bus       *Bus             `yaml:"bus,omitempty"                                               jsonschema_description:"Carries invalidations between regions." later:"a bus between regions"`
 	Listen    string           `yaml:"listen,omitempty"     jsonschema:"default=127.0.0.1:7780"    jsonschema_description:"Address of the gateway, the status and the metrics. Any address but loopback needs auth."`
 	Auth      Auth             `yaml:"auth,omitempty"                                              jsonschema_description:"The bearer token that requests must carry. Required unless listen is a loopback address."`
@@ -69,6 +70,25 @@ type Kafka struct {
 	Brokers []string `yaml:"brokers" jsonschema_description:"Addresses of brokers."`
 	Group   string   `yaml:"group"   jsonschema_description:"Consumer group."`
 	Topics  []string `yaml:"topics"  jsonschema_description:"Topics or patterns of them."`
+}
+
+// Memory is the store in the daemon's own memory.
+type Memory struct {
+	Size Size `yaml:"size,omitempty" jsonschema:"default=256MiB" jsonschema_description:"How much memory the cached values may take. Beyond it those are given up that were not read for longest."`
+}
+
+// MemoryRegion is the name of the region whose store is in the daemon's own memory.
+const MemoryRegion = "memory"
+
+// InMemory reports whether the daemon keeps the store in its own memory.
+func (c *Config) InMemory() bool { return len(c.Regions) == 0 }
+
+// RegionName is the name of the region that the daemon serves.
+func (c *Config) RegionName() string {
+	if c.InMemory() {
+		return MemoryRegion
+	}
+	return c.Regions[0].Name
 }
 
 // Region is one store and those who read it.

@@ -67,8 +67,12 @@ func TestErrors(t *testing.T) {
 		},
 		{"bad slot", replace("{postgres: }", "{postgres: {slot: My-Slot}}"), []string{`f.yaml:2:27: source.postgres.slot: "My-Slot" is not a name that PostgreSQL allows for a slot`}},
 		{
-			"no region", replace("regions:\n  - {name: local, redis: {url: redis://127.0.0.1:6379}}\n", ""),
-			[]string{"f.yaml: regions: a region with a Redis is needed (not supported by this version: a store in the daemon's own memory)"},
+			"too little memory", replace("regions:\n  - {name: local, redis: {url: redis://127.0.0.1:6379}}\n", "memory: {size: 1KiB}\n"),
+			[]string{"f.yaml:3:16: memory.size: 1KiB is too little to keep anything in: at least 1MiB is needed"},
+		},
+		{
+			"memory and a region", minimal + "memory: {size: 1GiB}\n",
+			[]string{"f.yaml:9:1: memory: there are regions, so the store is in Redis and none is in the daemon's own memory"},
 		},
 		{
 			"two regions", replace("entries:", "  - {name: eu, redis: {url: redis://h}}\nentries:"),

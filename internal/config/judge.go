@@ -129,9 +129,12 @@ func (j *judge) source() {
 }
 
 func (j *judge) regions() {
+	const least = Size(1 << 20)
 	switch n := len(j.c.Regions); {
-	case n == 0:
-		j.fail("regions", "regions: [{name: local, redis: {url: redis://127.0.0.1:6379}}]", "a region with a Redis is needed (not supported by this version: a store in the daemon's own memory)")
+	case n == 0 && j.c.Memory.Size < least:
+		j.fail("memory.size", "a size such as 256MiB", "%s is too little to keep anything in: at least 1MiB is needed", j.c.Memory.Size)
+	case n > 0 && j.c.Memory.Size != 0:
+		j.fail("memory", "remove memory, or regions", "there are regions, so the store is in Redis and none is in the daemon's own memory")
 	case n > 1:
 		j.fail("regions", "keep one", "not supported by this version: more than one region (here %d)", n)
 	}

@@ -7,7 +7,7 @@ import (
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -102,7 +102,7 @@ func (n *need) asksNothingOfHead() bool {
 
 // covered reports whether the live value in a LEASE's answer meets the need by what it covers alone: what HEAD vouches for
 // says nothing about a value that was read before it, only whose transaction ids are in its coverage. A nil need is met.
-func (r *Reader) covered(n *need, c *confirmation, reply *redisstore.LeaseReply) bool {
+func (r *Reader) covered(n *need, c *confirmation, reply *store.LeaseReply) bool {
 	if n == nil {
 		return true
 	}

@@ -9,9 +9,9 @@ import (
 
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/sqlparam"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // begin runs do in a goroutine of its own, under a context that outlives the caller's but neither the entry's load
@@ -37,7 +37,7 @@ func (r *Reader) begin(ctx context.Context, timeout time.Duration, do func(conte
 }
 
 // load asks the database, as one of a limited number. A load under a lease has its answer, and may come from a standby.
-func (r *Reader) load(ctx context.Context, w *want, reply *redisstore.LeaseReply) (pgload.Loaded, error) {
+func (r *Reader) load(ctx context.Context, w *want, reply *store.LeaseReply) (pgload.Loaded, error) {
 	select {
 	case r.loads <- struct{}{}:
 		defer func() { <-r.loads }()

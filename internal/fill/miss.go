@@ -12,7 +12,7 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/store"
 )
 
 const (
@@ -168,7 +168,7 @@ func (r *Reader) found(w *want, record fence.Record, head *fence.Head) (v Value,
 }
 
 // loadLeased loads under the lease that was granted, and stores the row if the rules allow it.
-func (r *Reader) loadLeased(ctx context.Context, w *want, token fence.Token, reply *redisstore.LeaseReply) (Value, error) {
+func (r *Reader) loadLeased(ctx context.Context, w *want, token fence.Token, reply *store.LeaseReply) (Value, error) {
 	f, err := r.take(ctx, w, token, reply)
 	if err == nil {
 		err = f.wait(ctx, w.timer)
@@ -188,7 +188,7 @@ func (r *Reader) flight(holder fence.Token) *flight {
 
 // join waits for a flight and takes its row, if that is new enough (R6).
 func (r *Reader) join(
-	ctx context.Context, w *want, f *flight, reply *redisstore.LeaseReply,
+	ctx context.Context, w *want, f *flight, reply *store.LeaseReply,
 ) (v Value, fits bool, err error) {
 	if !f.knows(reply.Record.Fences) || w.n.precedes(f) {
 		return Value{}, false, nil // it may have been under way for long, and most likely misses what was fenced since
@@ -301,7 +301,7 @@ func (r *Reader) glance(ctx context.Context, w *want) (fence.Record, error) {
 }
 
 // take begins the flight of a lease that was granted. What a need asks for is shown by a snapshot of the primary alone.
-func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *redisstore.LeaseReply) (*flight, error) {
+func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *store.LeaseReply) (*flight, error) {
 	f := &flight{ready: make(chan struct{}), done: make(chan struct{}), sent: r.clock(), fences: reply.Record.Fences}
 	r.mu.Lock()
 	r.flights[token] = f
@@ -365,7 +365,7 @@ func (r *Reader) judge(f *flight, c *confirmation, lane int, head fence.Head, he
 
 // fits is R6: a waiter takes a flight's row only if it covers the fences that the waiter saw and passes the floor of
 // the HEAD that the waiter read.
-func (r *Reader) fits(f *flight, c *confirmation, reply *redisstore.LeaseReply) bool {
+func (r *Reader) fits(f *flight, c *confirmation, reply *store.LeaseReply) bool {
 	if f.err != nil {
 		return true // the database's failure is everybody's, who came while it was asked
 	}
@@ -384,7 +384,7 @@ func (r *Reader) fits(f *flight, c *confirmation, reply *redisstore.LeaseReply) 
 
 // fill stores a load (R5), or says why not. Whatever comes of it, the caller gets its row.
 func (r *Reader) fill(ctx context.Context, w *want, f *flight, token fence.Token) (why refusal) {
-	request := redisstore.FillRequest{
+	request := store.FillRequest{
 		Token: token, Coverage: f.loaded.Coverage, State: fence.Live, Payload: f.loaded.Payload, TTL: w.e.shorten(w.e.TTL),
 		RowVersion: f.loaded.Version,
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -109,7 +109,7 @@ func (o replicaOutcome) String() string {
 
 // fromReplica loads from a standby, if there is one that can be recent enough. Only a row that the rules allow to be
 // stored is taken: any other is nobody's, and the load goes to the primary.
-func (r *Reader) fromReplica(ctx context.Context, w *want, reply *redisstore.LeaseReply) (loaded pgload.Loaded, ok bool) {
+func (r *Reader) fromReplica(ctx context.Context, w *want, reply *store.LeaseReply) (loaded pgload.Loaded, ok bool) {
 	if len(r.standbys) == 0 || !reply.HeadFound {
 		return pgload.Loaded{}, false
 	}

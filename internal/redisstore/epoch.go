@@ -10,13 +10,8 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/store"
 )
-
-// Tied is a record's bytes, nil when it is not there, and what epochs held at that moment.
-type Tied struct {
-	Text []byte
-	IDs  []string // in the order in which they were asked for; empty for those that are not there
-}
 
 // ReadTied reads a record together with epochs of its lane: in one command, so all of it is of one moment.
 func (s *Store) ReadTied(ctx context.Context, name string, epochs []string) (Tied, error) {
@@ -67,14 +62,6 @@ func (s *Store) Epochs(ctx context.Context, epochs []string) ([]string, error) {
 	return append([]string{string(held.Text)}, held.IDs...), nil
 }
 
-// Pinned is what a load can be stored with: the ids of its epochs, and HEAD, read after them on the same connection, with what
-// it says of their buckets.
-type Pinned struct {
-	IDs       []string
-	Head      fence.Head
-	HeadFound bool
-}
-
 // errEpoch is the error of an epoch's key that holds no id.
 var errEpoch = errors.New("the key of an epoch held something else than an id, and was removed")
 
@@ -93,7 +80,7 @@ func (s *Store) Pin(ctx context.Context, epochs []string, life time.Duration) (P
 	}
 	fields = s.headFields(fields)
 	pin := func(call func(c script, keys, args []string) rueidis.Completed) (string, []rueidis.RedisResult) {
-		own := Draw() + Draw()
+		own := store.Draw() + store.Draw()
 		commands := make([]rueidis.Completed, 0, 2*len(epochs)+1)
 		for _, name := range epochs {
 			commands = append(commands,

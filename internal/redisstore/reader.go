@@ -75,16 +75,6 @@ func (s *Store) Get(ctx context.Context, name string) (fence.Record, error) {
 	return r, nil
 }
 
-// LeaseReply is the answer to Lease.
-type LeaseReply struct {
-	Granted   bool
-	Holder    fence.Token  // whose lease it is now: the caller's, or another's
-	Record    fence.Record // as it is now stored, with value and fences, if there are any
-	Head      fence.Head   // read after the grant, on the same connection; its Wi is the floor of the key's bucket
-	HeadFound bool
-	Now       int64 // the store's clock, in microseconds
-}
-
 // Lease asks for the right to fill a key (R2) and reads HEAD after it. The token must be fresh: after an error it is
 // not used again.
 func (s *Store) Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (LeaseReply, error) {
@@ -142,17 +132,6 @@ func (s *Store) LeaseOver(ctx context.Context, name, dead string, token fence.To
 	return reply, nil
 }
 
-// FillRequest is a value to store.
-type FillRequest struct {
-	Token      fence.Token
-	Coverage   fence.Coverage
-	State      fence.State // Live or Negative
-	RowVersion string
-	Epochs     []fence.Epoch
-	Payload    []byte
-	TTL        time.Duration
-}
-
 // Fill stores a value if the token's lease allows it (R5). A repeat could do no harm: a fill uses its lease up.
 func (s *Store) Fill(ctx context.Context, name string, f FillRequest) (fence.FillOutcome, error) {
 	outcome, _, err := s.fill(ctx, name, f)
@@ -199,7 +178,7 @@ func (s *Store) release(ctx context.Context, name string, token fence.Token) (bo
 // Early fences a key for a transaction that is not over yet (D1): nothing that does not contain it can be filled, as long
 // as the fence lives. A writer who does not know where its COMMIT will end gives the highest position there is.
 func (s *Store) Early(ctx context.Context, key Stamped) error {
-	args := key.args(millis(fenceLife), "1")
+	args := stampArgs(&key, millis(fenceLife), "1")
 	if _, err := s.eval(ctx, s.scripts.early, key.Name, args); err != nil {
 		return fmt.Errorf("fence early: %w", err)
 	}

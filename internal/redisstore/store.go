@@ -34,9 +34,6 @@ const (
 	// bounds the commands of callers that share it, so that they need no timers of their own. A hang is noticed after two
 	// gaps and readTimeout at most.
 	pingGap = 125 * time.Millisecond
-	// leaseMargin is how much longer than its lease a record without a value lives, so that the end of a lease is
-	// decided by the lease and not by an expiry.
-	leaseMargin = time.Second
 )
 
 // Options say which store to open.
