@@ -22,7 +22,7 @@ func layers() [][]string {
 		},
 		4: {"internal/apply", "internal/configschema", "internal/fill", "internal/mend", "internal/starter", "internal/whatif"},
 		5: {root, "freshetmsgpack", "freshetproto", "internal/parts", "internal/pipeline"},
-		6: {"internal/api", "internal/verify"},
+		6: {"freshettest", "internal/api", "internal/verify"},
 		7: {"internal/daemon", "internal/demo"},
 		8: {"embedded", "internal/cli"},
 		9: {"cmd/freshet"},
@@ -127,6 +127,12 @@ func neverLinked() map[string]map[string]string {
 			"github.com/santhosh-tekuri/jsonschema": users,
 			module + "/internal/memstore":           "what keeps a store in memory keeps it in the daemon's process",
 			module + "/embedded":                    users,
+		},
+		"freshettest": {
+			module + "/internal/plan":          "a unit test must not link the daemon's side",
+			module + "/internal/pgcatalog":     "a unit test must not link the daemon's side",
+			module + "/internal/daemon":        "a unit test must not link the daemon's side",
+			"github.com/pganalyze/pg_query_go": "a unit test must not link the daemon's side",
 		},
 		"internal/pgcatalog": {module + "/internal/plan": "reading a catalog needs no SQL parser"},
 	}

@@ -79,7 +79,9 @@ func (j *judge) config() {
 		}
 	}
 	j.source()
-	j.regions()
+	if j.used("regions") {
+		j.regions()
+	}
 	j.listen()
 	j.ttls("defaults", c.Defaults.TTL, c.Defaults.NegativeTTL, c.Defaults.LoadTimeout, c.Defaults.TTLJitter)
 	if len(c.Entries) == 0 {

@@ -114,21 +114,25 @@ func (s *Store) change(name string, decide func(r fence.Record, now int64) (next
 		grown += part.put(name, slices.Clip(text), expires)
 	}
 	part.mu.Unlock()
-	s.grow(grown)
+	s.grow(part, grown)
 }
 
-// grow counts, and makes room where there is none left.
-func (s *Store) grow(by int64) {
+// grow counts, and makes room where there is none left: in the shard that has grown, so that shards stay as large as each other,
+// and in others only when it has nothing else.
+func (s *Store) grow(part *shard, by int64) {
 	if s.used.Add(by); by <= 0 {
 		return
 	}
-	for empty := 0; s.used.Load() > s.size && empty < shards; empty++ {
-		part := &s.shards[s.turn.Add(1)%shards]
+	for least, next := 1, 0; s.used.Load() > s.size && next <= shards; {
 		part.mu.Lock()
-		gone := part.evict()
+		gone := int64(0)
+		if len(part.items) > least {
+			gone = part.evict()
+		}
 		part.mu.Unlock()
-		if s.used.Add(gone); gone != 0 {
-			empty = 0
+		if s.used.Add(gone); gone == 0 {
+			part, least = &s.shards[next%shards], 0
+			next++
 		}
 	}
 }
@@ -252,7 +256,7 @@ func (s *Store) unlink(name string) bool {
 		grown = part.remove(i)
 	}
 	part.mu.Unlock()
-	s.grow(grown)
+	s.grow(part, grown)
 	return i != nil
 }
 
@@ -290,6 +294,6 @@ func (s *Store) pin(name, own string, until int64) string {
 	}
 	grown += part.put(name, id, until)
 	part.mu.Unlock()
-	s.grow(grown)
+	s.grow(part, grown)
 	return string(id)
 }

@@ -45,7 +45,6 @@ type Store struct {
 
 	shards [shards]shard
 	used   atomic.Int64
-	turn   atomic.Uint64 // of the shards to give something up
 
 	mu     sync.Mutex // of what follows, and never held together with a shard's
 	head   fence.Shard
