@@ -82,6 +82,24 @@ func figures() []figure {
 	}
 }
 
+// memoryFigures are of a store in the daemon's own memory.
+func memoryFigures() []struct {
+	name, help string
+	kind       prometheus.ValueType
+	value      func(m *MemoryStatus) float64
+} {
+	return []struct {
+		name, help string
+		kind       prometheus.ValueType
+		value      func(m *MemoryStatus) float64
+	}{
+		{"freshet_memory_bytes", "What the store in the daemon's own memory takes.", prometheus.GaugeValue, func(m *MemoryStatus) float64 { return float64(m.Bytes) }},
+		{"freshet_memory_size_bytes", "What it may take.", prometheus.GaugeValue, func(m *MemoryStatus) float64 { return float64(m.SizeBytes) }},
+		{"freshet_memory_records", "Records and epochs in it.", prometheus.GaugeValue, func(m *MemoryStatus) float64 { return float64(m.Records) }},
+		{"freshet_memory_evicted_total", "Of them, given up for want of room.", prometheus.CounterValue, func(m *MemoryStatus) float64 { return float64(m.Evicted) }},
+	}
+}
+
 // retainedVersions counts the versions that are served besides those of the daemon's file.
 func retainedVersions(st *Status) (n float64) {
 	for i := range st.Entries {
@@ -95,6 +113,9 @@ func retainedVersions(st *Status) (n float64) {
 // Describe sends the descriptions.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, f := range figures() {
+		out <- prometheus.NewDesc(f.name, f.help, nil, nil)
+	}
+	for _, f := range memoryFigures() {
 		out <- prometheus.NewDesc(f.name, f.help, nil, nil)
 	}
 	out <- suspendedDesc()
@@ -111,6 +132,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	st := c.d.status()
 	for _, f := range figures() {
 		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(f.name, f.help, nil, nil), f.kind, f.value(&st))
+	}
+	if m := st.Regions[0].Memory; m != nil {
+		for _, f := range memoryFigures() {
+			out <- prometheus.MustNewConstMetric(prometheus.NewDesc(f.name, f.help, nil, nil), f.kind, f.value(m))
+		}
 	}
 	for _, e := range st.Entries {
 		if e.Retained != nil {
