@@ -20,7 +20,7 @@ func layers() [][]string {
 			"internal/config", "internal/localserver", "internal/pgcatalog", "internal/pggate", "internal/pgload",
 			"internal/pgsource", "internal/pgurl", "internal/redisstore",
 		},
-		4: {"internal/apply", "internal/configschema", "internal/fill", "internal/mend", "internal/starter", "internal/whatif"},
+		4: {"internal/apply", "internal/byhand", "internal/configschema", "internal/fill", "internal/mend", "internal/starter", "internal/whatif"},
 		5: {root, "freshetmsgpack", "freshetproto", "internal/pipeline"},
 		6: {"internal/api", "internal/verify"},
 		7: {"internal/daemon", "internal/demo"},

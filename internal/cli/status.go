@@ -79,14 +79,22 @@ func askDaemon(ctx context.Context, c *config.Config) (json.RawMessage, error) {
 
 // callDaemon makes a request to the daemon at the configured address.
 func callDaemon(ctx context.Context, c *config.Config, method, path string) (status int, body []byte, err error) {
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+reachable(c.Listen)+path, http.NoBody)
+	trust, err := daemon.Trust(c.TLS)
+	if err != nil {
+		return 0, nil, fmt.Errorf("ask the daemon: %w", err)
+	}
+	scheme := "http://"
+	if trust != nil {
+		scheme = "https://"
+	}
+	request, err := http.NewRequestWithContext(ctx, method, scheme+reachable(c.Listen)+path, http.NoBody)
 	if err != nil {
 		return 0, nil, fmt.Errorf("ask the daemon: %w", err)
 	}
 	if token := c.Auth.Token.Reveal(); token != "" {
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: trust}}
 	response, err := client.Do(request)
 	if err != nil {
 		return 0, nil, fmt.Errorf("ask the daemon: %w", err)

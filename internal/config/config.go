@@ -28,6 +28,7 @@ type Config struct {
 	Bus       *Bus             `yaml:"bus,omitempty"                                               jsonschema_description:"Carries invalidations between regions." later:"a bus between regions"`
 	Listen    string           `yaml:"listen,omitempty"     jsonschema:"default=127.0.0.1:7780"    jsonschema_description:"Address of the gateway, the status and the metrics. Any address but loopback needs auth."`
 	Auth      Auth             `yaml:"auth,omitempty"                                              jsonschema_description:"The bearer token that requests must carry. Required unless listen is a loopback address."`
+	TLS       TLS              `yaml:"tls,omitempty"                                               jsonschema_description:"The certificate with which the gateway speaks TLS. Without it the gateway speaks plain HTTP."`
 	Defaults  Defaults         `yaml:"defaults,omitempty"                                          jsonschema_description:"What entries use that do not say otherwise."`
 	Entries   map[string]Entry `yaml:"entries"              jsonschema:"required"                  jsonschema_description:"The kinds of cached things, by name: a letter, then letters, digits, '_' and '-'."`
 
@@ -116,6 +117,12 @@ type Auth struct {
 	TokenFile string `yaml:"token_file,omitempty" jsonschema:"example=/run/secrets/freshet" jsonschema_description:"A file that holds the token."`
 }
 
+// TLS is what the gateway shows to whoever connects.
+type TLS struct {
+	CertFile string `yaml:"cert_file,omitempty" jsonschema:"example=/etc/ssl/freshet.pem" jsonschema_description:"The certificate in PEM, with those that lead to its authority. Read anew when it changes. Relative paths start at the directory of this file."`
+	KeyFile  string `yaml:"key_file,omitempty"  jsonschema:"example=/run/secrets/freshet.key" jsonschema_description:"Its key in PEM."`
+}
+
 // Defaults apply to entries that do not say otherwise.
 type Defaults struct {
 	TTL         time.Duration `yaml:"ttl,omitempty"          jsonschema:"default=1h"  jsonschema_description:"How long a value may stay cached at most."`
@@ -138,6 +145,7 @@ type Entry struct {
 	MaxStaleness  time.Duration       `yaml:"max_staleness,omitempty" jsonschema:"example=5s" jsonschema_description:"What its readers tolerate: an objective. freshet check says what meets it, the daemon exports whether it is met. Reads that must not exceed it say so themselves."`
 	OnUnproved    OnUnproved          `yaml:"on_unproved,omitempty"   jsonschema:"example=load" jsonschema_description:"What a read does that asks for more than the cached value can be shown to be. Default: that of defaults."`
 	OnChange      OnChange            `yaml:"on_change,omitempty"     jsonschema:"default=drop" jsonschema_description:"What an invalidation does: drop. (refresh and serve_stale: not supported by this version.)"`
+	CacheControl  string              `yaml:"cache_control,omitempty" jsonschema:"example=private\\, max-age=5" jsonschema_description:"The Cache-Control of the gateway's answers: how long clients and proxies may use one without asking. Nothing tells them of a change meanwhile. Default: private, no-cache."`
 	UnsafeIgnore  []string            `yaml:"unsafe_ignore,omitempty" jsonschema:"example=[products.views]" jsonschema_description:"Columns (table.column) whose changes are ignored. A value may then stay outdated in them until its TTL; explain says so."`
 	RowVersion    string              `yaml:"row_version,omitempty"   jsonschema:"example=updated_at" jsonschema_description:"A column, or an expression over columns of the query's tables, that changes whenever the value does: conditional reads then need not look at the value itself. Without it they compare stored row versions, or a digest."`
 	Rules         map[string]RuleKind `yaml:"rules,omitempty"         jsonschema:"example={categories: tags}" jsonschema_description:"How changes of a table find the keys that they affect, where another way is wanted than the one that explain shows: tags, by join values that are noted when a value is filled; lookup, by a query when a row has changed; broad, which drops every key (and has to be in allow_broad)."`

@@ -175,6 +175,9 @@ func (j *judge) listen() {
 	if !j.used("listen") {
 		return
 	}
+	if tls := j.c.TLS; (tls.CertFile == "") != (tls.KeyFile == "") {
+		j.fail("tls", "tls: {cert_file: …, key_file: …}", "cert_file and key_file go together")
+	}
 	listen := j.c.Listen
 	_, port, err := net.SplitHostPort(listen)
 	if err == nil {
@@ -234,6 +237,9 @@ func (j *judge) entry(path, name string, e Entry) {
 	}
 	if e.OnChange.Kind != Drop {
 		j.fail(path+".on_change", "remove on_change, or write drop", "not supported by this version: %s", e.OnChange)
+	}
+	if e.CacheControl != "" {
+		j.cacheControl(path+".cache_control", e.CacheControl)
 	}
 	for i, column := range e.UnsafeIgnore {
 		if n := strings.Count(column, "."); n < 1 || n > 2 || strings.HasPrefix(column, ".") || strings.HasSuffix(column, ".") {

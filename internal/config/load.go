@@ -97,6 +97,11 @@ func (c *Config) readSecrets(dir string, lenient func(string) bool) error {
 		r.secret(path+".sentinel", "password", &redis.Sentinel.Password, redis.Sentinel.PasswordFile)
 	}
 	r.secret("auth", "token", &c.Auth.Token, c.Auth.TokenFile)
+	for _, file := range []*string{&c.TLS.CertFile, &c.TLS.KeyFile} {
+		if *file != "" && !filepath.IsAbs(*file) {
+			*file = filepath.Join(dir, *file)
+		}
+	}
 	return errors.Join(r.errs...)
 }
 

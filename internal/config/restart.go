@@ -16,6 +16,7 @@ func (c *Config) Restarts(before *Config) (keys []string) {
 		{"bus", c.Bus, before.Bus},
 		{"listen", c.Listen, before.Listen},
 		{"auth", c.Auth, before.Auth},
+		{"tls", c.TLS, before.TLS},
 	} {
 		if !reflect.DeepEqual(section.now, section.then) {
 			keys = append(keys, section.key)

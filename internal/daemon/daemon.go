@@ -66,6 +66,7 @@ type parts struct {
 	namespace string
 	store     *redisstore.Store
 	loader    *pgload.Loader
+	writer    *pgload.Loader // of the database whose log is followed; the loader where that is the same
 	replicas  []*pgload.Replica
 	served    atomic.Pointer[served]
 	pipeline  *pipeline.Pipeline
@@ -84,9 +85,14 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", o.Config.Listen, err)
 	}
+	certificate, err := certificates(o.Config.TLS)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	server := &http.Server{
+		TLSConfig: certificate,
 		Handler: d.bounded(api.New(api.Options{
-			Reader: &gateway{d}, Status: d, Health: d, Reload: d, Metrics: api.NewMetrics(d.registry), Logger: o.Logger,
+			Reader: &gateway{d}, Status: d, Health: d, Reload: d, Invalidate: d, Metrics: api.NewMetrics(d.registry), Logger: o.Logger,
 			Scrape: promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{}), Token: o.Config.Auth.Token.Reveal(),
 		})),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -99,7 +105,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	group, working := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := serve(server, listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve: %w", err)
 		}
 		return nil
@@ -120,6 +126,7 @@ func Run(ctx context.Context, o Options) error {
 	if p := d.parts.Load(); p != nil {
 		p.served.Load().reader.Close()
 		closeLoaders(p.loader, p.replicas)
+		p.closeWriter()
 		p.store.Close()
 	}
 	o.Logger.InfoContext(ctx, "stopped")
@@ -175,7 +182,13 @@ func (d *daemon) follow(ctx context.Context) error {
 	}
 	made := &parts{namespace: namespace, store: store, loader: loader, replicas: replicas}
 	first, err := d.serve(made, c)
+	if err == nil {
+		err = made.openWriter(ctx, c)
+	}
 	if err != nil {
+		if first != nil {
+			first.reader.Close()
+		}
 		closeLoaders(loader, replicas)
 		store.Close()
 		return err

@@ -63,7 +63,9 @@ func (g *gateway) Read(ctx context.Context, entry string, args []keytext.Arg, d 
 	if err != nil {
 		return api.Value{}, fmt.Errorf("%w: entry %s: %w", api.ErrByCode, entry, err)
 	}
-	return api.Value{Found: v.Found, Payload: payload, Status: v.Status.String(), Filled: filled}, nil
+	return api.Value{
+		Found: v.Found, Payload: payload, Status: v.Status.String(), Filled: filled, CacheControl: g.d.file.Load().Entries[entry].CacheControl,
+	}, nil
 }
 
 // translate gives an error of the read path the kind that decides the HTTP status.
