@@ -99,11 +99,11 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 		r = &request[K]{codec: t.keys}
 	}
 	r.key = key
-	got, err := t.read(ctx, r, t.loadFunc(key), options)
+	got, err := t.watched(ctx, r, t.loadFunc(key), options)
 	if err == nil && got.Found {
 		value, err = t.valueOf(&got)
 		if errors.Is(err, errOther) { // a miss, for this reader
-			if got, err = t.read(ctx, r, t.loadFunc(key), append(slices.Clip(options), ReadOption{reload: true})); err == nil && got.Found {
+			if got, err = t.watched(ctx, r, t.loadFunc(key), append(slices.Clip(options), ReadOption{reload: true})); err == nil && got.Found {
 				value, err = t.decode(got.Payload)
 			}
 		}

@@ -28,6 +28,8 @@ type Options struct {
 	Replicas []*pgxpool.Pool
 	// Logger gets what an operator should know: that the store went away, why values are not stored. Default: none.
 	Logger *slog.Logger
+	// Observers hear of reads and loads: metrics and traces. Default: none, which costs nothing.
+	Observers []Observer
 	// MaxLoads is how many loads run at a time. Default: 32.
 	MaxLoads int
 	// Region is the name of the region whose store is used. Default: the first one of the file.
@@ -42,6 +44,8 @@ type Cache struct {
 	loader   *pgload.Loader
 	replicas []*pgload.Replica
 	logger   *slog.Logger
+
+	observers observers
 }
 
 // Stats are counts since Open.
@@ -63,7 +67,7 @@ func Open(ctx context.Context, o Options) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
-	c := &Cache{config: file, logger: o.Logger}
+	c := &Cache{config: file, logger: o.Logger, observers: o.Observers}
 	if c.logger == nil {
 		c.logger = slog.New(slog.DiscardHandler)
 	}
@@ -112,10 +116,14 @@ func (c *Cache) open(ctx context.Context, o Options, region *config.Region) erro
 	if err != nil {
 		return err
 	}
-	c.reader, err = fill.New(fill.Options{
+	reading := fill.Options{
 		Namespace: namespace, Store: c.store, Loader: c.loader, Entries: fill.Entries(c.config), Logger: o.Logger, MaxLoads: o.MaxLoads,
 		Replicas: replicas,
-	})
+	}
+	if len(c.observers) > 0 {
+		reading.Observer = c.observers
+	}
+	c.reader, err = fill.New(reading)
 	return err
 }
 

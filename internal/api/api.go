@@ -118,6 +118,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if allowed(w, r) {
 			s.writeJSON(w, r, http.StatusOK, s.Status.Status())
 		}
+	case path == "/v1/openapi.json":
+		s.openapi(w, r)
 	case path == "/v1/reload":
 		s.reload(w, r)
 	case path == "/v1/invalidate":

@@ -21,8 +21,8 @@ func layers() [][]string {
 			"internal/pgsource", "internal/pgurl", "internal/redisstore",
 		},
 		4: {"internal/apply", "internal/byhand", "internal/configschema", "internal/fill", "internal/mend", "internal/starter", "internal/whatif"},
-		5: {root, "freshetmsgpack", "freshetproto", "internal/pipeline"},
-		6: {"internal/api", "internal/verify"},
+		5: {root, "freshetmsgpack", "freshetproto", "internal/pipeline", "internal/readmetrics"},
+		6: {"freshetotel", "freshetprom", "internal/api", "internal/verify"},
 		7: {"internal/daemon", "internal/demo"},
 		8: {"internal/cli"},
 		9: {"cmd/freshet"},
@@ -65,6 +65,8 @@ func drivers(name string) []string {
 		postgres = "github.com/jackc/pgx/v5"
 		redis    = "github.com/redis/rueidis"
 		metrics  = "github.com/prometheus/"
+
+		telemetry = "go.opentelemetry.io/otel"
 	)
 	switch name {
 	case "internal/plan":
@@ -85,8 +87,10 @@ func drivers(name string) []string {
 		return []string{postgres} // the transaction that is handed to a loader written in Go
 	case "internal/pipeline":
 		return []string{postgres} // the session in which it has the entries compiled against the catalog
-	case "internal/api":
+	case "internal/api", "freshetprom":
 		return []string{metrics}
+	case "freshetotel":
+		return []string{telemetry}
 	case "internal/daemon":
 		return []string{postgres, metrics}
 	case "internal/demo":
@@ -117,6 +121,7 @@ func neverLinked() map[string]map[string]string {
 			"github.com/pganalyze/pg_query_go":      users,
 			"github.com/spf13/cobra":                users,
 			"github.com/prometheus/client_golang":   users,
+			"go.opentelemetry.io/otel":              users,
 			"github.com/invopop/jsonschema":         users,
 			"github.com/jackc/pglogrepl":            users,
 			"github.com/vmihailenco/msgpack":        "a codec is linked by who uses it",

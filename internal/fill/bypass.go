@@ -27,6 +27,7 @@ type trip struct {
 	began  time.Time // before the database was asked; zero until then
 	done   chan struct{}
 	loaded pgload.Loaded
+	seen   watched
 	err    error
 }
 
@@ -45,6 +46,7 @@ func (r *Reader) bypass(ctx context.Context, w *want, why bypassReason) (Value, 
 // load began.
 func (r *Reader) alone(ctx context.Context, w *want, why bypassReason) (Value, error) {
 	r.stats.bypassed[why].Add(1)
+	w.reading = r.reading(ctx)
 	if w.load == nil && w.e.Declared.Query == "" {
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ErrNoLoader)
 	}
@@ -59,6 +61,7 @@ func (r *Reader) alone(ctx context.Context, w *want, why bypassReason) (Value, e
 	case <-ctx.Done():
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ctx.Err())
 	}
+	w.note(t.seen)
 	if t.err != nil {
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, t.err)
 	}
@@ -111,7 +114,7 @@ func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
 		}
 		ctx, cancel := context.WithTimeout(ctx, w.e.LoadTimeout)
 		defer cancel()
-		t.loaded, t.err = r.load(ctx, &loose, nil)
+		t.loaded, t.seen, t.err = r.observedLoad(ctx, &loose, nil)
 		r.leave(key, on, t)
 		close(t.done)
 	})

@@ -86,6 +86,7 @@ type Options struct {
 	Entries   map[string]Entry
 	Logger    *slog.Logger // nil: none
 	MaxLoads  int          // loads at a time; default 32
+	Observer  Observer     // hears of loads; nil: nobody does
 	Replicas  []Replica    // standbys that loads may go to; none: all go to Loader
 	// Followed is how long ago what HEAD does not vouch for yet may have been committed, for a load to go to a standby: while no
 	// daemon applies anything, no floor tells one that is behind. Default: Followed. Below 0: it does not matter.
@@ -175,6 +176,7 @@ type Reader struct {
 	store      Store
 	loader     Loader
 	logger     *slog.Logger
+	observer   Observer
 	entries    map[string]*declared
 	loads      chan struct{} // one token for each load under way
 	standbys   []*standby
@@ -221,17 +223,18 @@ type declared struct {
 func New(o Options) (*Reader, error) {
 	r := &Reader{
 		namespace: o.Namespace, store: o.Store, loader: o.Loader, logger: o.Logger, clock: o.Clock, followed: cmp.Or(o.Followed, Followed), entries: map[string]*declared{},
-		loads:   make(chan struct{}, cmp.Or(o.MaxLoads, defaultLoads)),
-		asking:  make(chan struct{}, 1),
-		stale:   make(chan struct{}, 1),
-		closing: make(chan struct{}),
-		process: process(),
-		uses:    make(chan []use, 1),
-		unknown: map[string]bool{},
-		cancels: map[*context.CancelFunc]struct{}{},
-		flights: map[fence.Token]*flight{},
-		lanes:   map[string]*lane{},
-		lanesOf: o.Store.Lanes(),
+		observer: o.Observer,
+		loads:    make(chan struct{}, cmp.Or(o.MaxLoads, defaultLoads)),
+		asking:   make(chan struct{}, 1),
+		stale:    make(chan struct{}, 1),
+		closing:  make(chan struct{}),
+		process:  process(),
+		uses:     make(chan []use, 1),
+		unknown:  map[string]bool{},
+		cancels:  map[*context.CancelFunc]struct{}{},
+		flights:  map[fence.Token]*flight{},
+		lanes:    map[string]*lane{},
+		lanesOf:  o.Store.Lanes(),
 	}
 	r.remembered.seed = maphash.MakeSeed()
 	if r.logger == nil {

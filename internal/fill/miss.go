@@ -30,6 +30,7 @@ type flight struct {
 	sent    time.Duration // by the Reader's clock, before the database was asked
 	fences  []fence.Stamp // that the record had when the lease was granted
 	loaded  pgload.Loaded
+	seen    watched
 	err     error
 	reason  refusal       // why it may not be stored
 	epochs  []fence.Epoch // that it is stored tied to; set when it is
@@ -57,6 +58,9 @@ type want struct {
 	args []keytext.Arg
 	load LoadFunc
 	n    *need
+
+	reading *Reading // nil: nobody observes the read
+
 	over *kept // that a conditional read compares the database's value with; nil: it is not one, or nothing is kept
 
 	came  time.Time   // the value has to be as new as that
@@ -71,6 +75,7 @@ func (r *Reader) miss(ctx context.Context, w *want) (v Value, again bool, err er
 		return Value{}, false, fmt.Errorf("entry %s: %w", w.e.name, ErrNoLoader)
 	}
 	r.stats.misses.Add(1)
+	w.reading = r.reading(ctx)
 	w.timer = time.NewTimer(w.e.left(w.began))
 	defer w.timer.Stop()
 	// A wait for another process's load leaves half of the time for a load of our own. It ends by being cancelled: upon a
@@ -319,7 +324,7 @@ func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *re
 	}
 	err := r.begin(ctx, w.e.LoadTimeout, func(ctx context.Context) {
 		defer end()
-		f.loaded, f.err = r.load(ctx, w, from) // R3: after the grant
+		f.loaded, f.seen, f.err = r.observedLoad(ctx, w, from) // R3: after the grant
 		if f.err == nil {
 			f.reason = r.judge(f, w.c, r.laneOf(w.name), head, headFound)
 			r.saw(w.n, f)
@@ -433,6 +438,7 @@ func (r *Reader) release(ctx context.Context, name string, token fence.Token) {
 }
 
 func (f *flight) value(w *want) (Value, error) {
+	w.note(f.seen)
 	if f.err != nil {
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, f.err)
 	}
