@@ -52,6 +52,11 @@ func (r *Reader) alone(ctx context.Context, w *want, why bypassReason) (Value, e
 	if err != nil {
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, err)
 	}
+	return t.value(ctx, w, why)
+}
+
+// value waits for a trip.
+func (t *trip) value(ctx context.Context, w *want, why bypassReason) (Value, error) {
 	select {
 	case <-t.done:
 	case <-w.timer.C:
@@ -75,11 +80,7 @@ func (r *Reader) alone(ctx context.Context, w *want, why bypassReason) (Value, e
 // board joins the load of the key that began after the reader came, or has yet to, or makes one. Whatever that compares
 // with, it ends with the value that there is.
 func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
-	key := w.e.name + "\x00"
-	if w.l != nil {
-		key += w.l.prefix
-	}
-	key = string(w.e.template.Append([]byte(key), w.args))
+	key := w.lane()
 	r.mu.Lock()
 	on := r.lanes[key]
 	if on == nil {
@@ -121,6 +122,15 @@ func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
 		close(t.done)
 	}
 	return t, err
+}
+
+// lane names the key among loads without a lease.
+func (w *want) lane() string {
+	key := w.e.name + "\x00"
+	if w.l != nil {
+		key += w.l.prefix
+	}
+	return string(w.e.template.Append([]byte(key), w.args))
 }
 
 func (r *Reader) follow(ctx context.Context, on *lane, t, before *trip, longest time.Duration) {

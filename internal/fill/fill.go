@@ -186,6 +186,8 @@ type Reader struct {
 	sights     sights
 	remembered remembered
 	lanesOf    int // the store
+	batches    Batches
+	many       ManyLoader
 
 	confirmed atomic.Pointer[confirmation]
 	asking    chan struct{} // held by whoever confirms the roster
@@ -234,6 +236,7 @@ func New(o Options) (*Reader, error) {
 		lanesOf: o.Store.Lanes(),
 	}
 	r.remembered.seed = maphash.MakeSeed()
+	r.batches, r.many = batchesOf(o.Store), manyOf(o.Loader)
 	if r.logger == nil {
 		r.logger = slog.New(slog.DiscardHandler)
 	}

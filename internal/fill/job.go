@@ -51,19 +51,25 @@ func (r *Reader) load(ctx context.Context, w *want, reply *redisstore.LeaseReply
 		}
 	}
 	loaded, err := r.compare(ctx, w)
+	return loaded, r.failure(w, err)
+}
+
+// failure counts an error of the database, and gives it one of this package's types.
+func (r *Reader) failure(w *want, err error) error {
+	if err == nil {
+		return nil
+	}
 	var query *pgload.QueryError
 	if errors.As(err, &query) && query.Code == invalidText && w.e.unchecked(w.l) {
 		err = fmt.Errorf("%w: %w", ErrArguments, err)
 	}
-	if err != nil {
-		r.stats.loadErrors.Add(1)
-		select {
-		case <-r.closing:
-			err = ErrClosed
-		default:
-		}
+	r.stats.loadErrors.Add(1)
+	select {
+	case <-r.closing:
+		err = ErrClosed
+	default:
 	}
-	return loaded, typed(err)
+	return typed(err)
 }
 
 func (r *Reader) ask(ctx context.Context, w *want) (pgload.Loaded, error) {

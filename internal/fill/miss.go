@@ -302,37 +302,15 @@ func (r *Reader) glance(ctx context.Context, w *want) (fence.Record, error) {
 
 // take begins the flight of a lease that was granted. What a need asks for is shown by a snapshot of the primary alone.
 func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *redisstore.LeaseReply) (*flight, error) {
-	f := &flight{ready: make(chan struct{}), done: make(chan struct{}), sent: r.clock(), fences: reply.Record.Fences}
-	r.mu.Lock()
-	r.flights[token] = f
-	r.mu.Unlock()
-	head, headFound := reply.Head, reply.HeadFound
+	f := r.depart(token, reply)
 	from := reply
 	if w.n != nil {
 		from = nil
 	}
-	end := func() {
-		r.mu.Lock()
-		delete(r.flights, token)
-		r.mu.Unlock()
-		close(f.done)
-	}
+	end := func() { r.land(token, f) }
 	err := r.begin(ctx, w.e.LoadTimeout, func(ctx context.Context) {
 		defer end()
-		f.loaded, f.err = r.load(ctx, w, from) // R3: after the grant
-		if f.err == nil {
-			f.reason = r.judge(f, w.c, r.laneOf(w.name), head, headFound)
-			r.saw(w.n, f)
-		}
-		close(f.ready)
-		if f.reason != 0 {
-			r.stats.refused[f.reason].Add(1)
-		}
-		if f.err != nil || f.reason != 0 {
-			r.release(ctx, w.name, token)
-			return
-		}
-		f.unstored = r.fill(ctx, w, f, token)
+		r.fly(ctx, w, f, token, reply, from)
 	})
 	if err != nil {
 		f.err = err
@@ -340,6 +318,46 @@ func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *re
 		end()
 	}
 	return f, err
+}
+
+// fly loads under a lease, from a standby only if it is given the lease's answer, and stores the row if that is allowed.
+func (r *Reader) fly(ctx context.Context, w *want, f *flight, token fence.Token, reply, from *redisstore.LeaseReply) {
+	f.loaded, f.err = r.load(ctx, w, from) // R3: after the grant
+	if !r.arrive(w, f, reply) {
+		r.release(ctx, w.name, token)
+		return
+	}
+	f.unstored = r.fill(ctx, w, f, token)
+}
+
+// arrive judges a load, which its waiters then have. It reports whether it is to be stored.
+func (r *Reader) arrive(w *want, f *flight, reply *redisstore.LeaseReply) bool {
+	if f.err == nil {
+		f.reason = r.judge(f, w.c, r.laneOf(w.name), reply.Head, reply.HeadFound)
+		r.saw(w.n, f)
+	}
+	close(f.ready)
+	if f.reason != 0 {
+		r.stats.refused[f.reason].Add(1)
+	}
+	return f.err == nil && f.reason == 0
+}
+
+// depart makes the flight of a lease, for those of this process to find.
+func (r *Reader) depart(token fence.Token, reply *redisstore.LeaseReply) *flight {
+	f := &flight{ready: make(chan struct{}), done: make(chan struct{}), sent: r.clock(), fences: reply.Record.Fences}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.flights[token] = f
+	return f
+}
+
+// land ends a flight whose row is stored, or is not.
+func (r *Reader) land(token fence.Token, f *flight) {
+	r.mu.Lock()
+	delete(r.flights, token)
+	r.mu.Unlock()
+	close(f.done)
 }
 
 // judge says why a load may not be stored, under the HEAD that was read after the lease was granted (R3, R4).
@@ -384,13 +402,7 @@ func (r *Reader) fits(f *flight, c *confirmation, reply *redisstore.LeaseReply) 
 
 // fill stores a load (R5), or says why not. Whatever comes of it, the caller gets its row.
 func (r *Reader) fill(ctx context.Context, w *want, f *flight, token fence.Token) (why refusal) {
-	request := redisstore.FillRequest{
-		Token: token, Coverage: f.loaded.Coverage, State: fence.Live, Payload: f.loaded.Payload, TTL: w.e.shorten(w.e.TTL),
-		RowVersion: f.loaded.Version,
-	}
-	if !f.loaded.Found {
-		request.State, request.Payload, request.TTL = fence.Negative, nil, w.e.shorten(w.e.NegativeTTL)
-	}
+	request := w.request(f, token)
 	ctx, cancel := context.WithTimeout(ctx, fillTimeout)
 	defer cancel()
 	if request.Epochs, why = r.pin(ctx, w, &f.loaded); why != 0 {
@@ -400,13 +412,34 @@ func (r *Reader) fill(ctx context.Context, w *want, f *flight, token fence.Token
 	}
 	f.epochs = request.Epochs
 	outcome, err := r.write(ctx, w.name, request, f.loaded.Same != pgload.Different)
+	why, held := r.filled(ctx, w, outcome, err)
+	if held {
+		r.release(ctx, w.name, token) // the next reader would wait for its end
+	}
+	return why
+}
+
+// request stores a load.
+func (w *want) request(f *flight, token fence.Token) redisstore.FillRequest {
+	request := redisstore.FillRequest{
+		Token: token, Coverage: f.loaded.Coverage, State: fence.Live, Payload: f.loaded.Payload, TTL: w.e.shorten(w.e.TTL),
+		RowVersion: f.loaded.Version,
+	}
+	if !f.loaded.Found {
+		request.State, request.Payload, request.TTL = fence.Negative, nil, w.e.shorten(w.e.NegativeTTL)
+	}
+	return request
+}
+
+// filled counts what came of a FILL, and says why the load is not stored, if it is not, and whether the lease is there still.
+func (r *Reader) filled(ctx context.Context, w *want, outcome fence.FillOutcome, err error) (why refusal, held bool) {
 	switch {
 	case err != nil:
 		why = refusedStore
 		r.logger.DebugContext(ctx, "fill failed", slog.String("entry", w.e.name), slog.String("error", err.Error()))
 	case outcome == fence.Filled:
 		r.stats.fills.Add(1)
-		return 0
+		return 0, false
 	case outcome == fence.NoLease:
 		why = refusedNoLease
 	case outcome == fence.LeaseEnded:
@@ -417,10 +450,7 @@ func (r *Reader) fill(ctx context.Context, w *want, f *flight, token fence.Token
 		why = refusedNotNewer
 	}
 	r.stats.refused[why].Add(1)
-	if outcome == fence.NotCovering || outcome == fence.NotNewer {
-		r.release(ctx, w.name, token) // it is there still, and the next reader would wait for its end
-	}
-	return why
+	return why, err == nil && (outcome == fence.NotCovering || outcome == fence.NotNewer)
 }
 
 // release gives a lease back, so that the next reader need not wait for its end.

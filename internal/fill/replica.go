@@ -149,6 +149,12 @@ func (r *Reader) fromReplica(ctx context.Context, w *want, reply *redisstore.Lea
 		}
 	}
 	r.stats.replicas[outcome].Add(1)
+	r.hear(ctx, s, outcome, &loaded, err)
+	return loaded, outcome == replicaUsed
+}
+
+// hear has a standby left alone for a while that did not answer, or is none of this database.
+func (r *Reader) hear(ctx context.Context, s *standby, outcome replicaOutcome, loaded *pgload.Loaded, err error) {
 	switch outcome {
 	case replicaFailed, replicaForeign:
 		if ctx.Err() == nil && s.leaveAlone() {
@@ -159,7 +165,6 @@ func (r *Reader) fromReplica(ctx context.Context, w *want, reply *redisstore.Lea
 	default:
 		s.leave.Store(0)
 	}
-	return loaded, outcome == replicaUsed
 }
 
 // isFollowed reports whether a daemon applies what is committed, not long after it is: what HEAD had confirmed then is in its floors, so that

@@ -55,6 +55,8 @@ type live struct {
 	ties   *ties  // nil: what affects its values is in their own records
 	// unversioned: the database has refused the query with row versions, say for want of a privilege on a column.
 	unversioned atomic.Bool
+	// apart: it has refused the query for many keys.
+	apart atomic.Bool
 }
 
 func (c *confirmation) age() time.Duration { return awake() - c.sent }

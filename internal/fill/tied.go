@@ -332,7 +332,17 @@ func (r *Reader) pin(ctx context.Context, w *want, loaded *pgload.Loaded) ([]fen
 		return nil, refusedLoad
 	}
 	full := w.at.full(names)
-	p, err := r.store.Pin(ctx, full, max(w.e.TTL, w.e.NegativeTTL)+epochMargin)
+	p, err := r.store.Pin(ctx, full, w.e.epochLife())
+	return r.pinned(ctx, w, loaded, names, full, &p, err)
+}
+
+// epochLife is how long an epoch lives at least from now on, for a value that is about to be stored.
+func (e *declared) epochLife() time.Duration { return max(e.TTL, e.NegativeTTL) + epochMargin }
+
+// pinned judges what Pin has answered.
+func (r *Reader) pinned(
+	ctx context.Context, w *want, loaded *pgload.Loaded, names, full []string, p *redisstore.Pinned, err error,
+) ([]fence.Epoch, refusal) {
 	if err != nil {
 		r.logger.DebugContext(ctx, "epochs cannot be pinned", slog.String("entry", w.e.name), slog.String("error", err.Error()))
 		return nil, refusedStore

@@ -111,14 +111,27 @@ func (s *Store) LeaseOver(ctx context.Context, name, dead string, token fence.To
 	case isNoScript(replies[1].Error()): // of a lane: the lease is granted, or not, and HEAD read after it
 		replies[1] = to.client.Do(ctx, s.headFor(to.lane, fields, s.sendRead))
 	}
-	answer, err := replies[0].ToArray()
+	reply, err := parseLease(&to, replies[0])
+	if err != nil {
+		return LeaseReply{}, err
+	}
+	if reply.Head, reply.HeadFound, err = parseHead(replies[1], fields); err != nil {
+		_ = to.typed(replies[1].Error())
+		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
+	}
+	reply.Head = reply.Head.For(bucket)
+	return reply, nil
+}
+
+// parseLease reads the answer to a LEASE, without HEAD.
+func parseLease(to *route, answered rueidis.RedisResult) (reply LeaseReply, err error) {
+	answer, err := answered.ToArray()
 	if err != nil {
 		return LeaseReply{}, fmt.Errorf("lease key: %w", to.typed(err))
 	}
 	if len(answer) != 3 {
 		return LeaseReply{}, fmt.Errorf("lease key: answer of %d parts: %w", len(answer), ErrRefused)
 	}
-	var reply LeaseReply
 	granted, err := answer[0].AsInt64()
 	if err != nil {
 		return LeaseReply{}, fmt.Errorf("lease key: %w", typed(err))
@@ -134,11 +147,6 @@ func (s *Store) LeaseOver(ctx context.Context, name, dead string, token fence.To
 		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
 	}
 	reply.Granted, reply.Holder = granted == 1, reply.Record.Lease.Token
-	if reply.Head, reply.HeadFound, err = parseHead(replies[1], fields); err != nil {
-		_ = to.typed(replies[1].Error())
-		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
-	}
-	reply.Head = reply.Head.For(bucket)
 	return reply, nil
 }
 
@@ -160,8 +168,21 @@ func (s *Store) Fill(ctx context.Context, name string, f FillRequest) (fence.Fil
 }
 
 func (s *Store) fill(ctx context.Context, name string, f FillRequest) (fence.FillOutcome, int64, error) {
+	args, err := f.args()
+	if err != nil {
+		return 0, 0, err
+	}
+	reply, err := s.eval(ctx, s.scripts.fill, name, args)
+	if err != nil {
+		return 0, 0, fmt.Errorf("fill key: %w", err)
+	}
+	return fillOutcome("fill key", reply)
+}
+
+// args are those of the script.
+func (f *FillRequest) args() ([]string, error) {
 	if !f.State.Live() {
-		return 0, 0, fmt.Errorf("fill key: a value of state %q cannot be filled", f.State)
+		return nil, fmt.Errorf("fill key: a value of state %q cannot be filled", f.State)
 	}
 	args := []string{
 		string(f.Token), f.Coverage.String(), string(rune(f.State.Letter())), fence.EscapeVersion(f.RowVersion),
@@ -170,11 +191,7 @@ func (s *Store) fill(ctx context.Context, name string, f FillRequest) (fence.Fil
 	if len(f.Epochs) > 0 {
 		args = append(args, fence.EpochsText(f.Epochs))
 	}
-	reply, err := s.eval(ctx, s.scripts.fill, name, args)
-	if err != nil {
-		return 0, 0, fmt.Errorf("fill key: %w", err)
-	}
-	return fillOutcome("fill key", reply)
+	return args, nil
 }
 
 // Release gives a lease back that will not be used, so that the next reader need not wait for its end.
