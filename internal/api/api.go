@@ -24,6 +24,8 @@ type Reader interface {
 	Params(ctx context.Context, entry string) ([]rule.Param, error)
 	// Read reads the value for arguments in canonical text, one for each parameter.
 	Read(ctx context.Context, entry string, args []keytext.Arg, d Demand) (Value, error)
+	// ReadMany reads many values, and returns for each, in the order of the keys, what Read would.
+	ReadMany(ctx context.Context, entry string, keys [][]keytext.Arg, d Demand) ([]Value, []error)
 }
 
 // Demand is what a request asks of a value. The zero Demand asks nothing.
@@ -109,6 +111,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case strings.HasPrefix(path, entriesPath):
 		s.entry(w, r, path[len(entriesPath):])
+	case strings.HasPrefix(path, manyPath):
+		s.many(w, r, path[len(manyPath):])
 	case path == "/v1/status":
 		if allowed(w, r) {
 			s.writeJSON(w, r, http.StatusOK, s.Status.Status())
@@ -122,7 +126,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		problem{
 			Type: problemNoRoute, Title: "No such resource", Status: http.StatusNotFound,
-			Detail: "Entries are at /v1/entries/{entry}/{argument}.",
+			Detail: "Entries are at /v1/entries/{entry}/{argument}, and many at once at /v1/many/{entry}?k=[argument].",
 		}.write(w)
 	}
 }
