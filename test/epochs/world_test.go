@@ -22,6 +22,7 @@ import (
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
+	"github.com/freshet/freshet/internal/sqlparam"
 	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/pgtest"
 	"github.com/freshet/freshet/internal/testkit/redistest"
@@ -93,10 +94,25 @@ func entries() (all []*rule.Entry) {
 		}
 		e.SQL = strings.NewReplacer("@id", "$1", "@team", "$1", "@least", "$"+strconv.Itoa(len(e.Params)),
 			"account a", "public.account a", "team t", "public.team t", "region r", "public.region r").Replace(d.Query)
+		e.Batch = batchOf(e)
 		e.Version = e.Hash()
 		all = append(all, e)
 	}
 	return all
+}
+
+// batchOf is the form in which one statement loads many keys.
+func batchOf(e *rule.Entry) *rule.Batch {
+	b := &rule.Batch{SQL: sqlparam.Substitute(e.SQL, rule.BatchColumn)}
+	for range e.Params {
+		b.Types = append(b.Types, "int8")
+	}
+	for i := range e.Rules {
+		if tag := e.Rules[i].Tag; tag != nil {
+			b.Tags = append(b.Tags, sqlparam.Substitute(tag.SQL, rule.BatchColumn))
+		}
+	}
+	return b
 }
 
 func compiled(context.Context, *pgx.Conn, []rule.Declared, bool) (*pipeline.Compiled, error) {
@@ -162,6 +178,12 @@ func (s slow) Load(ctx context.Context, sql string, result rule.Result, args []k
 func (s slow) LoadTagged(ctx context.Context, q pgload.Query, args []keytext.Arg) (pgload.Loaded, error) {
 	loaded, err := s.Loader.LoadTagged(ctx, q, args)
 	return loaded, errors.Join(err, s.hold(ctx))
+}
+
+func (s slow) LoadMany(ctx context.Context, q pgload.Query, keys [][]keytext.Arg) pgload.Many {
+	m := s.Loader.LoadMany(ctx, q, keys)
+	_ = s.hold(ctx) // it ends with the batch
+	return m
 }
 
 func (s slow) hold(ctx context.Context) error {
