@@ -14,51 +14,21 @@ import (
 
 // Read reads a record's bytes with one plain GET, nil when it is not there.
 func (s *Store) Read(ctx context.Context, name string) ([]byte, error) {
-	// The client's own GET works out the key's cluster slot, which is most of what sending it costs and of no use with one server.
 	to, err := s.to(name)
 	if err != nil {
 		return nil, fmt.Errorf("get record: %w", err)
 	}
-	text, err := to.client.Do(ctx, s.client.B().Arbitrary("GET").Args(name).ReadOnly()).AsBytes()
+	text, err := to.client.Do(ctx, s.readPlain(name)).AsBytes()
 	if err == nil || rueidis.IsRedisNil(err) {
 		return text, nil
 	}
 	return nil, fmt.Errorf("get record: %w", to.typed(err))
 }
 
-// ReadWithHead reads HEAD and then a record with epochs: in one pipeline on one connection, in this order, so that what HEAD
-// vouches for is true of the record.
-func (s *Store) ReadWithHead(ctx context.Context, name string, epochs []string) (head fence.Head, found bool, held Tied, err error) {
-	to, err := s.to(name)
-	if err != nil {
-		return fence.Head{}, false, Tied{}, fmt.Errorf("read head: %w", err)
-	}
-	fields := s.headFields(vouchedFields())
-	record := func() rueidis.Completed {
-		if len(epochs) == 0 {
-			return s.client.B().Get().Key(name).Build()
-		}
-		return s.readTied(name, epochs)
-	}
-	replies := to.client.DoMulti(ctx, s.headFor(to.lane, fields, s.callRead), record())
-	if isNoScript(replies[0].Error()) {
-		replies = to.client.DoMulti(ctx, s.headFor(to.lane, fields, s.sendRead), record())
-	}
-	if head, found, err = parseHead(replies[0], fields); err != nil {
-		_ = to.typed(replies[0].Error())
-		return fence.Head{}, false, Tied{}, err
-	}
-	if len(epochs) == 0 {
-		if held.Text, err = replies[1].AsBytes(); rueidis.IsRedisNil(err) {
-			err = nil
-		}
-	} else {
-		held, err = parseTied(replies[1], len(epochs))
-	}
-	if err != nil {
-		return fence.Head{}, false, Tied{}, fmt.Errorf("get record: %w", to.typed(err))
-	}
-	return head, found, held, nil
+// readPlain is a GET. The client's own works out the key's cluster slot, which is most of what sending it costs and of no use with
+// one server.
+func (s *Store) readPlain(name string) rueidis.Completed {
+	return s.client.B().Arbitrary("GET").Args(name).ReadOnly()
 }
 
 // Get reads a record with one plain GET. What is not there is a Record without state; so is what is not in freshet's
@@ -261,24 +231,40 @@ func (s *Store) headFor(lane int, fields []string, call func(c script, keys, arg
 	return call(s.scripts.look, s.headKeys(lane), fields)
 }
 
-func parseHead(reply rueidis.RedisResult, fields []string) (fence.Head, bool, error) {
+func parseHead(reply rueidis.RedisResult, names []string) (fence.Head, bool, error) {
+	fields, err := fieldsOf(reply, names)
+	if err != nil {
+		return fence.Head{}, false, err
+	}
+	return parseFields(fields)
+}
+
+// field is one that HEAD has.
+type field struct{ name, text string }
+
+// fieldsOf are those of the named fields that HEAD has, in that order. A script that finds no HEAD answers none at all.
+func fieldsOf(reply rueidis.RedisResult, names []string) ([]field, error) {
 	values, err := reply.ToArray()
 	if err != nil {
-		return fence.Head{}, false, fmt.Errorf("read head: %w", typed(err))
+		return nil, fmt.Errorf("read head: %w", typed(err))
 	}
-	var h fence.Head
-	for i, name := range fields {
-		if i >= len(values) {
-			break
-		}
-		value, err := values[i].ToString()
+	fields := make([]field, 0, len(names))
+	for i, name := range names[:min(len(names), len(values))] {
+		text, err := values[i].ToString()
 		if rueidis.IsRedisNil(err) {
 			continue
 		}
 		if err != nil {
-			return fence.Head{}, false, fmt.Errorf("read head: %w", typed(err))
+			return nil, fmt.Errorf("read head: %w", typed(err))
 		}
-		if err := h.SetField(name, value); err != nil {
+		fields = append(fields, field{name: name, text: text})
+	}
+	return fields, nil
+}
+
+func parseFields(fields []field) (h fence.Head, found bool, err error) {
+	for _, f := range fields {
+		if err := h.SetField(f.name, f.text); err != nil {
 			return fence.Head{}, false, fmt.Errorf("read head: %w", err)
 		}
 	}

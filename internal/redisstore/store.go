@@ -60,6 +60,8 @@ type Store struct {
 	lanes     int // 1, or those of a cluster
 	scripts   *scripts
 	logger    *slog.Logger
+	joints    [fence.Lanes]joints // reads with HEAD, by lane
+	vouched   []string            // the fields by which it is judged what HEAD says of a value that was read after it
 
 	option rueidis.ClientOption // the daemon's
 	mu     sync.Mutex
@@ -98,6 +100,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		s.lanes, seeds = fence.Lanes, option.InitAddress
 		option.InitAddress = seeds[:1]
 	}
+	s.vouched = s.headFields(vouchedFields())
 	reply := replyTimeout
 	if seeds != nil {
 		reply = nodeTimeout
