@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync"
 
@@ -99,11 +101,11 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 		r = &request[K]{codec: t.keys}
 	}
 	r.key = key
-	got, err := t.read(ctx, r, t.loadFunc(key), options)
+	got, err := t.watched(ctx, r, t.loadFunc(key), options)
 	if err == nil && got.Found {
 		value, err = t.valueOf(&got)
 		if errors.Is(err, errOther) { // a miss, for this reader
-			if got, err = t.read(ctx, r, t.loadFunc(key), append(slices.Clip(options), ReadOption{reload: true})); err == nil && got.Found {
+			if got, err = t.watched(ctx, r, t.loadFunc(key), append(slices.Clip(options), ReadOption{reload: true})); err == nil && got.Found {
 				value, err = t.decode(got.Payload)
 			}
 		}
@@ -135,7 +137,9 @@ func (t *Typed[K, V]) loadFunc(key K) fill.LoadFunc {
 	if t.load == nil {
 		return nil
 	}
-	return func(ctx context.Context, q pgload.Querier) ([]byte, bool, error) {
+	return func(ctx context.Context, q pgload.Querier) (payload []byte, found bool, err error) {
+		// What panics is one key's load, in a goroutine that its callers only wait for: they get an error, as of any that fails.
+		defer t.recovered(ctx, &err)
 		value, err := t.load(ctx, q, key)
 		if errors.Is(err, ErrNotFound) || errors.Is(err, pgx.ErrNoRows) {
 			return nil, false, nil
@@ -143,7 +147,16 @@ func (t *Typed[K, V]) loadFunc(key K) fill.LoadFunc {
 		if err != nil {
 			return nil, false, err
 		}
-		payload, err := t.encode(value)
+		payload, err = t.encode(value)
 		return payload, err == nil, err
+	}
+}
+
+// recovered makes an error of a panic.
+func (t *Typed[K, V]) recovered(ctx context.Context, err *error) { //nolint:gocritic // it is what the caller returns
+	if reason := recover(); reason != nil {
+		*err = fmt.Errorf("the code that loads the entry panicked: %v", reason)
+		t.cache.logger.ErrorContext(ctx, "the code that loads an entry panicked", slog.String("entry", t.name), slog.Any("panic", reason),
+			slog.String("stack", string(debug.Stack())))
 	}
 }

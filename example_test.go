@@ -384,3 +384,17 @@ func ExampleCache_Intent() {
 	fmt.Println(token.String() == text, err)
 	// Output: true <nil>
 }
+
+// What the database does not know of is invalidated by hand: here a value that code makes, after the code has changed. A read
+// that is given the token has nothing from before it.
+func ExampleCache_Invalidate() {
+	ctx := context.Background()
+	token, err := app.cache.Invalidate(ctx, app.products.Key(1), app.cache.AllOf("total"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	p, err := app.products.Get(ctx, 1, freshet.After(token))
+	fmt.Println(p.Name, err)
+	// Output: kettle <nil>
+}

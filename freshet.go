@@ -11,6 +11,7 @@ import (
 
 	"github.com/freshet/freshet/internal/config"
 	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/parts"
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/redisstore"
 )
@@ -28,6 +29,8 @@ type Options struct {
 	Replicas []*pgxpool.Pool
 	// Logger gets what an operator should know: that the store went away, why values are not stored. Default: none.
 	Logger *slog.Logger
+	// Observers hear of reads and loads: metrics and traces. Default: none, which costs nothing.
+	Observers []Observer
 	// MaxLoads is how many loads run at a time. Default: 32.
 	MaxLoads int
 	// Region is the name of the region whose store is used. Default: the first one of the file.
@@ -38,10 +41,12 @@ type Options struct {
 type Cache struct {
 	config   *config.Config
 	reader   *fill.Reader
-	store    *redisstore.Store
-	loader   *pgload.Loader
+	store    *redisstore.Store // nil: it is another's
+	loader   parts.Loader
 	replicas []*pgload.Replica
 	logger   *slog.Logger
+
+	observers observers
 }
 
 // Stats are counts since Open.
@@ -50,36 +55,56 @@ type Stats = fill.Stats
 // Open opens a cache. Neither the daemon nor Redis needs to be there; and the database only when the file does not set
 // namespace, which is derived from the database then. Close ends it.
 func Open(ctx context.Context, o Options) (*Cache, error) {
-	path := cmp.Or(o.Config, "freshet.yaml")
-	read := config.Load
-	if o.Database != nil {
-		read = config.LoadForLibrary
-	}
-	file, err := read(path, os.LookupEnv)
+	given := parts.From(ctx)
+	file, err := o.file(given)
 	if err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
-	region, err := choose(file, o.Region)
-	if err != nil {
-		return nil, fmt.Errorf("open cache: %w", err)
-	}
-	c := &Cache{config: file, logger: o.Logger}
+	c := &Cache{config: file, logger: o.Logger, observers: o.Observers}
 	if c.logger == nil {
 		c.logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Database != nil {
+	switch {
+	case given.Loader != nil:
+		c.loader = given.Loader
+	case o.Database != nil:
 		c.loader = pgload.New(o.Database)
-	} else if c.loader, err = pgload.Open(ctx, file.Database.URL.Reveal()); err != nil {
-		return nil, fmt.Errorf("open cache: %w", err)
+	default:
+		loader, err := pgload.Open(ctx, file.Database.URL.Reveal())
+		if err != nil {
+			return nil, fmt.Errorf("open cache: %w", err)
+		}
+		c.loader = loader
 	}
-	if err := c.open(ctx, o, region); err != nil {
+	if err := c.open(ctx, o, given); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
 	return c, nil
 }
 
+// file is the one that was given, or reads the one that is named.
+func (o *Options) file(given parts.Parts) (*config.Config, error) {
+	if given.Config != nil {
+		return given.Config, nil
+	}
+	path := cmp.Or(o.Config, "freshet.yaml")
+	read := config.Load
+	if o.Database != nil {
+		read = config.LoadForLibrary
+	}
+	file, err := read(path, os.LookupEnv)
+	if err == nil && given.Store == nil {
+		_, err = choose(file, o.Region)
+	}
+	return file, err
+}
+
 func choose(file *config.Config, name string) (*config.Region, error) {
+	if file.InMemory() {
+		return nil, file.ErrorAt("regions", "the file has no regions, so what is cached is in the memory of the daemon, which no other process reads",
+			"run the daemon in this process (embedded.Open of github.com/freshet/freshet/embedded), read over HTTP, or name a Redis under regions")
+	}
 	for i := range file.Regions {
 		if name == "" || file.Regions[i].Name == name {
 			return &file.Regions[i], nil
@@ -88,8 +113,8 @@ func choose(file *config.Config, name string) (*config.Region, error) {
 	return nil, file.ErrorAt("regions", fmt.Sprintf("there is no region %q", name), "name one of regions in Options.Region, or none")
 }
 
-func (c *Cache) open(ctx context.Context, o Options, region *config.Region) error {
-	namespace := c.config.Namespace
+func (c *Cache) open(ctx context.Context, o Options, given parts.Parts) error {
+	namespace := cmp.Or(given.Namespace, c.config.Namespace)
 	if namespace == "" {
 		system, database, err := c.loader.System(ctx)
 		if err != nil {
@@ -105,18 +130,33 @@ func (c *Cache) open(ctx context.Context, o Options, region *config.Region) erro
 		replicas[i] = r
 	}
 	var err error
-	c.store, err = redisstore.Open(ctx, redisstore.Options{
+	store := given.Store
+	if store == nil {
+		if c.store, err = openRegion(ctx, c.config, o, namespace); err != nil {
+			return err
+		}
+		store = c.store
+	}
+	reading := fill.Options{
+		Namespace: namespace, Store: store, Loader: c.loader, Entries: fill.Entries(c.config), Logger: o.Logger, MaxLoads: o.MaxLoads,
+		Replicas: replicas,
+	}
+	if len(c.observers) > 0 {
+		reading.Observer = c.observers
+	}
+	c.reader, err = fill.New(reading)
+	return err
+}
+
+func openRegion(ctx context.Context, file *config.Config, o Options, namespace string) (*redisstore.Store, error) {
+	region, err := choose(file, o.Region)
+	if err != nil {
+		return nil, err
+	}
+	return redisstore.Open(ctx, redisstore.Options{
 		URL: region.Redis.URL.Reveal(), SentinelUsername: region.Redis.Sentinel.Username,
 		SentinelPassword: region.Redis.Sentinel.Password.Reveal(), Namespace: namespace, Logger: o.Logger,
 	})
-	if err != nil {
-		return err
-	}
-	c.reader, err = fill.New(fill.Options{
-		Namespace: namespace, Store: c.store, Loader: c.loader, Entries: fill.Entries(c.config), Logger: o.Logger, MaxLoads: o.MaxLoads,
-		Replicas: replicas,
-	})
-	return err
 }
 
 func (c *Cache) openReplicas(ctx context.Context, o Options) error {

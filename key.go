@@ -106,33 +106,11 @@ func appendKey[K any](dst []keytext.Arg, c *keyCodec, params []rule.Param, key *
 func appendArg(dst []keytext.Arg, p rule.Param, v any) ([]keytext.Arg, error) {
 	if p.Type == "" {
 		// Nobody knows the type: no daemon has run, and the entry's code takes the key as it is.
-		return append(dst, untyped(v)), nil
+		return append(dst, keytext.Untyped(v)), nil
 	}
 	arg, err := keytext.FromGo(p.Type, v)
 	if err != nil {
 		return nil, fmt.Errorf("parameter %s: %w", p.Name, err)
 	}
 	return append(dst, arg), nil
-}
-
-// untyped is the text that a value usually has. It is for the database to judge, and stands in no key.
-func untyped(v any) keytext.Arg {
-	rv := reflect.ValueOf(v)
-	for rv.Kind() == reflect.Pointer {
-		if rv.IsNil() {
-			return keytext.Arg{Null: true}
-		}
-		rv = rv.Elem()
-	}
-	if !rv.IsValid() {
-		return keytext.Arg{Null: true}
-	}
-	switch x := rv.Interface().(type) {
-	case time.Time:
-		return keytext.Arg{Text: x.Format(time.RFC3339Nano)}
-	case []byte:
-		return keytext.Arg{Text: fmt.Sprintf(`\x%x`, x)}
-	default:
-		return keytext.Arg{Text: fmt.Sprint(x)}
-	}
 }

@@ -62,6 +62,11 @@ func (t *Typed[K, V]) read(ctx context.Context, r *request[K], load fill.LoadFun
 	if len(options) == 0 {
 		return t.cache.reader.Read(ctx, t.name, r, load)
 	}
+	return t.cache.reader.ReadUnder(ctx, t.name, r, load, demand(options))
+}
+
+// demand is what the options ask for together.
+func demand(options []ReadOption) *fill.Demand {
 	var d fill.Demand
 	for _, o := range options {
 		if !o.after.IsZero() {
@@ -77,5 +82,5 @@ func (t *Typed[K, V]) read(ctx context.Context, r *request[K], load fill.LoadFun
 		d.Past = d.Past || o.bypass
 		d.Reload = d.Reload || o.reload
 	}
-	return t.cache.reader.ReadUnder(ctx, t.name, r, load, &d)
+	return &d
 }

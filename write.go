@@ -36,7 +36,8 @@ type Key struct {
 	load    fill.LoadFunc
 	refresh bool
 	strict  bool
-	err     error // why it is none
+	err     error           // why it is none
+	several json.RawMessage // stands for more than one key: the message that says so
 }
 
 // KeyOption changes what Commit does about a key.
@@ -194,7 +195,10 @@ func (k Key) spelled(ctx context.Context) ([]keytext.Arg, error) {
 
 // messages spells the intents of keys: a JSON array of the messages to be put into the log.
 func (c *Cache) messages(ctx context.Context, keys []Key) (string, error) {
-	var entries []string
+	var (
+		entries []string
+		wider   []json.RawMessage
+	)
 	byEntry := map[string][][]keytext.Arg{}
 	for i := range keys {
 		k := &keys[i]
@@ -203,6 +207,13 @@ func (c *Cache) messages(ctx context.Context, keys []Key) (string, error) {
 		}
 		if k.err != nil {
 			return "", k.err
+		}
+		if k.several != nil {
+			if err := withoutOptions(keys[i : i+1]); err != nil {
+				return "", err
+			}
+			wider = append(wider, k.several)
+			continue
 		}
 		args, err := k.spelled(ctx)
 		if err != nil {
@@ -213,7 +224,7 @@ func (c *Cache) messages(ctx context.Context, keys []Key) (string, error) {
 		}
 		byEntry[k.entry] = append(byEntry[k.entry], args)
 	}
-	all := []json.RawMessage{}
+	all := append([]json.RawMessage{}, wider...)
 	for _, entry := range entries {
 		some, err := intent.Messages(entry, byEntry[entry])
 		if err != nil {
@@ -265,10 +276,8 @@ func (e sqlExecer) Exec(ctx context.Context, query string, args ...any) (pgconn.
 // find, and when it is rolled back nothing happens. It is for transactions that are committed by other means than
 // Commit; options of the keys, which are Commit's, are refused. Outside a transaction it takes effect at once.
 func (c *Cache) Intent(ctx context.Context, tx Execer, keys ...Key) error {
-	for i := range keys {
-		if keys[i].refresh || keys[i].strict {
-			return fmt.Errorf("intent: %w: entry %s: options of a key are for Commit", ErrKey, keys[i].entry)
-		}
+	if err := withoutOptions(keys); err != nil {
+		return fmt.Errorf("intent: %w", err)
 	}
 	if len(keys) == 0 {
 		return nil

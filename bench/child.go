@@ -118,7 +118,7 @@ func runFollow(ctx context.Context, j job) error {
 		}
 	}
 	p := pipeline.New(pipeline.Options{
-		URL: j.Postgres, Slot: j.Slot, Publication: publication, Namespace: j.Namespace, Store: store,
+		URL: j.Postgres, Slot: j.Slot, Publication: publication, Namespace: j.Namespace, Store: pipeline.StoreOf(store),
 		Rewind: apply.Rewind{Time: 30 * time.Second, WAL: 256 << 20}, Logger: logger, // the daemon's defaults
 		Observe: func(time.Time) {},
 		Compile: func(context.Context, *pgx.Conn, []rule.Declared, bool) (*pipeline.Compiled, error) {

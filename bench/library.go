@@ -68,6 +68,7 @@ func planned(path string) ([]*rule.Entry, error) {
 			}
 			e.SQL, e.Rules[0].Table = "SELECT id, v, n FROM public."+of+" WHERE id = $1", of
 			e.RowVersion = plannedVersion(d.Name, of)
+			e.Batch = &rule.Batch{SQL: "SELECT id, v, n FROM public." + of + " WHERE id = freshet_k.p1", Types: []string{"int4"}}
 		}
 		e.Version = e.Hash()
 		entries = append(entries, e)

@@ -97,6 +97,7 @@ func parts() []part {
 		{"hit", hit},
 		{"demand", demand},
 		{"revalidate", revalidate},
+		{"many", many},
 		{"tags", tags},
 		{"hot", hot},
 		{"standby", standby},

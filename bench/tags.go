@@ -13,6 +13,7 @@ import (
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/mvcc"
 	"github.com/redis/rueidis"
 )
@@ -73,7 +74,7 @@ func newTagged(ctx context.Context, b *bench) (t *tagged, err error) {
 				SQL: fmt.Sprintf("SELECT team_id FROM public.member WHERE epochs = %d AND user_id = $1", n), From: []string{"id"}, Types: []keytext.Type{keytext.Int4}, Rank: 1,
 			}}}
 		}
-		e.Version, e.Activation = e.Hash(), redisstore.Draw()
+		e.Version, e.Activation = e.Hash(), store.Draw()
 		t.roster.Entries[name] = e
 		entries[name] = fill.Entry{Declared: d, TTL: time.Hour, LoadTimeout: 30 * time.Second}
 	}
@@ -95,7 +96,7 @@ func (t *tagged) begin(ctx context.Context) error {
 		return err
 	}
 	t.head = fence.Head{
-		Generation: redisstore.Draw(), Term: fence.NewTerm(1, 1), System: server.System, Timeline: server.Timeline, Wi: end, Wc: end, Si: snapshot,
+		Generation: store.Draw(), Term: fence.NewTerm(1, 1), System: server.System, Timeline: server.Timeline, Wi: end, Wc: end, Si: snapshot,
 	}
 	t.roster = &rule.Roster{
 		Format: rule.RosterFormat, Generation: t.head.Generation, Term: string(t.head.Term), Revision: 1, Entries: map[string]*rule.Entry{},

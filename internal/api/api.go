@@ -24,6 +24,8 @@ type Reader interface {
 	Params(ctx context.Context, entry string) ([]rule.Param, error)
 	// Read reads the value for arguments in canonical text, one for each parameter.
 	Read(ctx context.Context, entry string, args []keytext.Arg, d Demand) (Value, error)
+	// ReadMany reads many values, and returns for each, in the order of the keys, what Read would.
+	ReadMany(ctx context.Context, entry string, keys [][]keytext.Arg, d Demand) ([]Value, []error)
 }
 
 // Demand is what a request asks of a value. The zero Demand asks nothing.
@@ -40,6 +42,8 @@ type Value struct {
 	Payload []byte    // JSON; nobody changes it
 	Status  string    // hit, miss, stale, revalidated or bypass
 	Filled  time.Time // when it was loaded, by the clock of its store; zero when it was loaded just now
+	// CacheControl is the header that the entry asks for; empty: the usual one.
+	CacheControl string
 }
 
 // StatusSource tells what the daemon does, as a value that marshals to JSON. It answers from memory.
@@ -63,10 +67,14 @@ type Reloader interface {
 
 // Options are what New needs. All fields but Token are required.
 type Options struct {
-	Reader  Reader
-	Status  StatusSource
-	Health  Health
-	Reload  Reloader
+	Reader Reader
+	Status StatusSource
+	Health Health
+	Reload Reloader
+	Memory MemorySource
+
+	Invalidate Invalidator
+
 	Metrics *Metrics
 	Scrape  http.Handler // answers GET /metrics
 	Token   string       // bearer token that every request but the probes must carry; empty: none
@@ -109,12 +117,20 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case strings.HasPrefix(path, entriesPath):
 		s.entry(w, r, path[len(entriesPath):])
+	case strings.HasPrefix(path, manyPath):
+		s.many(w, r, path[len(manyPath):])
 	case path == "/v1/status":
 		if allowed(w, r) {
 			s.writeJSON(w, r, http.StatusOK, s.Status.Status())
 		}
+	case path == storePath, strings.HasPrefix(path, storePath+"/"):
+		s.memory(w, r, path[len(storePath):])
+	case path == "/v1/openapi.json":
+		s.openapi(w, r)
 	case path == "/v1/reload":
 		s.reload(w, r)
+	case path == "/v1/invalidate":
+		s.invalidate(w, r)
 	case path == "/metrics":
 		if allowed(w, r) {
 			s.Scrape.ServeHTTP(w, r)
@@ -122,7 +138,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		problem{
 			Type: problemNoRoute, Title: "No such resource", Status: http.StatusNotFound,
-			Detail: "Entries are at /v1/entries/{entry}/{argument}.",
+			Detail: "Entries are at /v1/entries/{entry}/{argument}, and many at once at /v1/many/{entry}?k=[argument].",
 		}.write(w)
 	}
 }
@@ -142,12 +158,34 @@ func allowed(w http.ResponseWriter, r *http.Request) bool {
 	if slices.Contains([]string{http.MethodGet, http.MethodHead}, r.Method) {
 		return true
 	}
-	w.Header().Set("Allow", "GET, HEAD")
-	problem{
-		Type: problemMethod, Title: "Method not allowed", Status: http.StatusMethodNotAllowed,
-		Detail: "Only GET and HEAD are allowed here.",
-	}.write(w)
+	refuse(w, r, "GET, HEAD")
 	return false
+}
+
+// refuse answers a method that is not among those that are allowed: 405 where it is one of HTTP's own, and 501 where nothing
+// is known of it (RFC 9110, 9.1).
+func refuse(w http.ResponseWriter, r *http.Request, allow string) {
+	detail := "Allowed here: " + allow + "."
+	if refusalOf(r.Method) == http.StatusNotImplemented {
+		problem{Type: problemUnknownMethod, Title: "Method not implemented", Status: http.StatusNotImplemented, Detail: detail}.write(w)
+		return
+	}
+	w.Header().Set("Allow", allow)
+	problem{Type: problemMethod, Title: "Method not allowed", Status: http.StatusMethodNotAllowed, Detail: detail}.write(w)
+}
+
+func refusalOf(method string) int {
+	if slices.Contains(standardMethods(), method) {
+		return http.StatusMethodNotAllowed
+	}
+	return http.StatusNotImplemented
+}
+
+func standardMethods() []string {
+	return []string{
+		http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodConnect,
+		http.MethodOptions, http.MethodTrace,
+	}
 }
 
 func (s *server) probe(w http.ResponseWriter, r *http.Request, check func() error) {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -45,7 +46,7 @@ func (s *server) readEntry(w http.ResponseWriter, r *http.Request, rest string) 
 		return outcome{entry: entry, code: p.Status}
 	}
 	if !allowed(w, r) {
-		return outcome{code: http.StatusMethodNotAllowed}
+		return outcome{code: refusalOf(r.Method)}
 	}
 	demand, bad := demandOf(r.Header)
 	if bad != nil {
@@ -122,7 +123,7 @@ func (s *server) problemFor(ctx context.Context, name string, err error) problem
 
 func (s *server) answer(w http.ResponseWriter, r *http.Request, name string, v Value) outcome {
 	h := w.Header()
-	h.Set("Cache-Control", "private, no-cache")
+	h.Set("Cache-Control", cmp.Or(v.CacheControl, "private, no-cache"))
 	h.Set("Vary", tokenHeader) // one that asks for a later write is answered with another value
 	h.Set("Freshet-Status", v.Status)
 	age := time.Duration(0)

@@ -19,10 +19,14 @@ const (
 	problemPrecondition  = "urn:freshet:problem:precondition-failed"
 	problemUnauthorized  = "urn:freshet:problem:unauthorized"
 	problemMethod        = "urn:freshet:problem:method-not-allowed"
+	problemUnknownMethod = "urn:freshet:problem:method-not-implemented"
 	problemNoRoute       = "urn:freshet:problem:no-such-resource"
 	problemUnhealthy     = "urn:freshet:problem:unhealthy"
 	problemNotApplied    = "urn:freshet:problem:file-not-applied"
 	problemForeignOrigin = "urn:freshet:problem:foreign-origin"
+	problemNoTable       = "urn:freshet:problem:table-not-read"
+	problemTooLong       = "urn:freshet:problem:body-too-long"
+	problemNotWritten    = "urn:freshet:problem:not-invalidated"
 	problemInternal      = "urn:freshet:problem:internal"
 )
 

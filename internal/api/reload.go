@@ -11,15 +11,7 @@ var ErrNotApplied = errors.New("the file is not applied, the one before stays in
 
 // reload answers POST /v1/reload. No page that a browser shows may send it along from elsewhere.
 func (s *server) reload(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		problem{
-			Type: problemMethod, Title: "Method not allowed", Status: http.StatusMethodNotAllowed, Detail: "Only POST is allowed here.",
-		}.write(w)
-		return
-	}
-	if err := http.NewCrossOriginProtection().Check(r); err != nil {
-		problem{Type: problemForeignOrigin, Title: "Sent by a page of another origin", Status: http.StatusForbidden, Detail: err.Error()}.write(w)
+	if !changing(w, r) {
 		return
 	}
 	done, err := s.Reload.Reload(r.Context())
@@ -32,4 +24,17 @@ func (s *server) reload(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.writeJSON(w, r, http.StatusOK, done)
 	}
+}
+
+// changing refuses all but a POST that no page of another origin has sent.
+func changing(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method != http.MethodPost {
+		refuse(w, r, http.MethodPost)
+		return false
+	}
+	if err := http.NewCrossOriginProtection().Check(r); err != nil {
+		problem{Type: problemForeignOrigin, Title: "Sent by a page of another origin", Status: http.StatusForbidden, Detail: err.Error()}.write(w)
+		return false
+	}
+	return true
 }

@@ -11,8 +11,8 @@ import (
 
 	"github.com/freshet/freshet/internal/change"
 	"github.com/freshet/freshet/internal/fence"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/internal/watermark"
 	"github.com/freshet/freshet/mvcc"
 )
@@ -20,14 +20,14 @@ import (
 // Store is the region's store, over one connection that is never silently replaced by another.
 type Store interface {
 	// Early fences keys for transactions that may not be visible yet. It is a courtesy to readers; nothing rests on it.
-	Early(ctx context.Context, keys []redisstore.Stamped) (redisstore.Result, error)
+	Early(ctx context.Context, keys []store.Stamped) (store.Result, error)
 	// Apply records the intent, deletes the named records and, when asked to, advances HEAD. An error means that
 	// nothing may be taken as applied. It also reads the readers' counts.
-	Apply(ctx context.Context, b redisstore.Batch) (redisstore.Result, error)
+	Apply(ctx context.Context, b store.Batch) (store.Result, error)
 	// Ticks reads the counts of readers that bound staleness.
 	Ticks(ctx context.Context) (fence.Ticks, error)
 	// Move publishes a roster.
-	Move(ctx context.Context, e redisstore.Expected, roster []byte, revision uint64, publication string) error
+	Move(ctx context.Context, e store.Expected, roster []byte, revision uint64, publication string) error
 	Lanes
 }
 

@@ -8,14 +8,14 @@ import (
 	"time"
 
 	"github.com/freshet/freshet/internal/fence"
-	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // What a batch says: the keys and epochs of parts, under the names that are live.
 
 // stamped appends the keys of a small part under the names that are live now, each with those of its transactions that
 // are chosen; keys without any are left out.
-func (a *Applier) stamped(keys []redisstore.Stamped, part *Part, choose func(it *item) bool) []redisstore.Stamped {
+func (a *Applier) stamped(keys []store.Stamped, part *Part, choose func(it *item) bool) []store.Stamped {
 	for i := range part.Keys.Len() {
 		if !part.Keys.Key(i) {
 			continue
@@ -31,7 +31,7 @@ func (a *Applier) stamped(keys []redisstore.Stamped, part *Part, choose func(it 
 		}
 		entry, key := part.Keys.At(i)
 		if prefix := a.opts.Names.prefix(entry, key); prefix != "" {
-			keys = append(keys, redisstore.Stamped{Name: prefix + string(key), Stamps: stamps})
+			keys = append(keys, store.Stamped{Name: prefix + string(key), Stamps: stamps})
 		}
 	}
 	return keys
@@ -39,7 +39,7 @@ func (a *Applier) stamped(keys []redisstore.Stamped, part *Part, choose func(it 
 
 // keys has the batch confirm the keys of the parts: those of small parts each with the transactions that have just become
 // visible, the others by name. Epochs are always ended by name: there is no value in them that could contain a transaction.
-func (a *Applier) keys(batch *redisstore.Batch, parts []*pendingPart) {
+func (a *Applier) keys(batch *store.Batch, parts []*pendingPart) {
 	var large []*pendingPart
 	for _, p := range parts {
 		if p.part.small() && !p.overtaken {
@@ -127,7 +127,7 @@ func (a *Applier) early(ctx context.Context) error {
 
 // withdraw takes back the early fences of transactions that stay invisible. One that hangs in synchronous replication may
 // do so for long, and its old row is what the database shows: better cached than loaded by every reader, and stored by none.
-func (a *Applier) withdraw(batch *redisstore.Batch, now time.Time) {
+func (a *Applier) withdraw(batch *store.Batch, now time.Time) {
 	for _, p := range a.pending {
 		if p.fenced.IsZero() || p.unseen == 0 || now.Sub(p.fenced) < withdrawAfter {
 			continue

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/freshet/freshet/internal/fence"
-	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -98,7 +98,7 @@ func (a *Applier) listen(ctx context.Context, now time.Time) error {
 }
 
 // advanced takes note of what HEAD says now.
-func (a *Applier) advanced(batch redisstore.Batch, horizon view) {
+func (a *Applier) advanced(batch store.Batch, horizon view) {
 	if batch.Advance > a.head.Wc {
 		a.rewind.add(time.Now(), batch.Advance)
 	}

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/freshet/freshet/internal/keytext"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/internal/watermark"
 	"github.com/freshet/freshet/mvcc"
 )
@@ -55,7 +55,7 @@ type found struct {
 }
 
 // lookUp finds the keys that rows of the parts affect through other tables, and has the batch take them.
-func (a *Applier) lookUp(ctx context.Context, ready []*pendingPart, batch *redisstore.Batch) (f found, err error) {
+func (a *Applier) lookUp(ctx context.Context, ready []*pendingPart, batch *store.Batch) (f found, err error) {
 	for _, k := range asks(ready) {
 		e := a.opts.Names.entries[k.entry]
 		r := &e.Rules[k.number]

@@ -10,6 +10,7 @@ import (
 	"github.com/freshet/freshet/internal/change"
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // TestLookUpOfATransactionInPieces: the piece that was looked up is applied before the last one comes, which nothing is looked up
@@ -121,7 +122,7 @@ func TestLookUpBehindOneThatHangs(t *testing.T) {
 	if got := m.record("d"); got == "live" {
 		t.Errorf("the record is %q, which lacks the team's change", got)
 	}
-	reply, err := m.store.Lease(t.Context(), m.name("d"), fence.Token(redisstore.Draw()+redisstore.Draw()), time.Minute)
+	reply, err := m.store.Lease(t.Context(), m.name("d"), fence.Token(store.Draw()+store.Draw()), time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}

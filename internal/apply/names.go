@@ -5,8 +5,8 @@ import (
 	"time"
 
 	"github.com/freshet/freshet/internal/fence"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // Names are the live names of all entries: what the roster says, and what deletions are spelled with.
@@ -112,7 +112,7 @@ func (n *Names) Move(i int, cause string, now time.Time) bool {
 		e.Suspended = "its name moved too often: " + cause
 		m.suspended = true
 	}
-	e.Activation = redisstore.Draw()
+	e.Activation = store.Draw()
 	n.spell()
 	return true
 }
@@ -146,7 +146,7 @@ func (n *Names) Activate(i int) {
 		return
 	}
 	n.entries[i].Suspended = ""
-	n.entries[i].Activation = redisstore.Draw()
+	n.entries[i].Activation = store.Draw()
 	n.spell()
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/route"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/internal/testkit/pgtest"
 	"github.com/freshet/freshet/internal/testkit/redistest"
 	"github.com/freshet/freshet/mvcc"
@@ -62,7 +63,7 @@ func newRig(t *testing.T, pg *pgtest.Server, maxWaiting int) *rig {
 		t.Fatal(err)
 	}
 	head := fence.Head{
-		Generation: redisstore.Draw(), Term: fence.NewTerm(1, 1), System: gate.Identity().SystemID, Timeline: 1, Publication: "p",
+		Generation: store.Draw(), Term: fence.NewTerm(1, 1), System: gate.Identity().SystemID, Timeline: 1, Publication: "p",
 		Wi: insert, Wc: insert, Si: snapshot,
 	}
 	if _, _, err := conn.Claim(t.Context(), head.Term); err != nil {
@@ -75,7 +76,7 @@ func newRig(t *testing.T, pg *pgtest.Server, maxWaiting int) *rig {
 		t.Fatal(err)
 	}
 	r.entry = &rule.Entry{
-		Name: "items", Version: "v", Activation: redisstore.Draw(), Key: "i:{id}", Params: []rule.Param{{Name: "id", Type: keytext.String}},
+		Name: "items", Version: "v", Activation: store.Draw(), Key: "i:{id}", Params: []rule.Param{{Name: "id", Type: keytext.String}},
 		Rules: []rule.Rule{{Schema: "public", Table: "items", Bind: []string{"id"}}},
 	}
 	r.router, r.relation = route.New([]*rule.Entry{r.entry}), &change.Relation{
@@ -210,7 +211,7 @@ func (r *rig) fills(id string) fence.FillOutcome {
 
 func (r *rig) leases(id string) fence.Token {
 	r.t.Helper()
-	token := fence.Token(redisstore.Draw() + redisstore.Draw())
+	token := fence.Token(store.Draw() + store.Draw())
 	if reply, err := r.store.Lease(r.t.Context(), r.name(id), token, time.Minute); err != nil || !reply.Granted {
 		r.t.Fatalf("Lease(%s) = %+v, %v", id, reply, err)
 	}

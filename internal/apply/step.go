@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/freshet/freshet/internal/change"
-	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -23,7 +23,7 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 	seen.snapshot, seen.insert = snapshot, insert
 	a.pace(insert)
 	now := time.Now()
-	batch := redisstore.Batch{
+	batch := store.Batch{
 		Expect: a.expect(),
 		Si:     snapshot,
 	}
@@ -88,14 +88,14 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 	return a.mend(ctx, seen)
 }
 
-func (a *Applier) expect() redisstore.Expected {
-	return redisstore.Expected{Generation: a.head.Generation, Term: a.head.Term, Wc: a.head.Wc}
+func (a *Applier) expect() store.Expected {
+	return store.Expected{Generation: a.head.Generation, Term: a.head.Term, Wc: a.head.Wc}
 }
 
 // look asks of each transaction in p that was not visible whether it is now, and reports whether anything has to be
 // sent. All keys of a large part are sent again then: they were coalesced over its transactions, and deleting once too
 // often costs a load, once too seldom a stale value.
-func (a *Applier) look(p *pendingPart, snapshot mvcc.Snapshot, batch *redisstore.Batch) (newly bool) {
+func (a *Applier) look(p *pendingPart, snapshot mvcc.Snapshot, batch *store.Batch) (newly bool) {
 	for i := range p.part.items {
 		it := &p.part.items[i]
 		it.fresh = false
@@ -199,7 +199,7 @@ func (a *Applier) count(it *item) {
 }
 
 // finish accounts for a batch that was applied.
-func (a *Applier) finish(ready []*pendingPart, result redisstore.Result, batch redisstore.Batch) {
+func (a *Applier) finish(ready []*pendingPart, result store.Result, batch store.Batch) {
 	now := time.Now()
 	stats := a.opts.Stats
 	stats.Batches.Add(1)

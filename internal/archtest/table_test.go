@@ -17,24 +17,27 @@ func layers() [][]string {
 		},
 		2: {"internal/fence", "internal/plan", "internal/route", "internal/watermark"},
 		3: {
-			"internal/config", "internal/localserver", "internal/pgcatalog", "internal/pggate", "internal/pgload",
-			"internal/pgsource", "internal/pgurl", "internal/redisstore",
+			"internal/config", "internal/localserver", "internal/memstore", "internal/pgcatalog", "internal/pggate", "internal/pgload",
+			"internal/pgsource", "internal/pgurl", "internal/redisstore", "internal/store",
 		},
-		4: {"internal/apply", "internal/configschema", "internal/fill", "internal/mend", "internal/starter", "internal/whatif"},
-		5: {root, "freshetmsgpack", "freshetproto", "internal/pipeline"},
-		6: {"internal/api", "internal/verify"},
+		4: {"internal/apply", "internal/byhand", "internal/configschema", "internal/fill", "internal/mend", "internal/starter", "internal/whatif"},
+		5: {root, "freshetmsgpack", "freshetproto", "internal/parts", "internal/pipeline", "internal/readmetrics"},
+		6: {"freshetotel", "freshetprom", "freshettest", "internal/api", "internal/verify"},
 		7: {"internal/daemon", "internal/demo"},
-		8: {"internal/cli"},
+		8: {"embedded", "internal/cli"},
 		9: {"cmd/freshet"},
 	}
 }
 
 // sideways lists the imports within a layer that are meant: rules and intents are made of key texts, the catalog
-// describes the relations that changes name, and a database's address is read in one place.
+// describes the relations that changes name, a database's address is read in one place, stores have one vocabulary, and the
+// library takes what is handed to it.
 func sideways(importer, imported string) bool {
 	return (importer == "internal/rule" || importer == "internal/intent") && imported == "internal/keytext" ||
 		importer == "internal/schema" && imported == "internal/change" ||
-		(importer == "internal/pggate" || importer == "internal/pgsource") && imported == "internal/pgurl"
+		(importer == "internal/pggate" || importer == "internal/pgsource") && imported == "internal/pgurl" ||
+		(importer == "internal/memstore" || importer == "internal/redisstore") && imported == "internal/store" ||
+		importer == root && imported == "internal/parts"
 }
 
 // testsOnly tells the packages that exist for tests. They may import everything, and no other package imports them.
@@ -65,6 +68,8 @@ func drivers(name string) []string {
 		postgres = "github.com/jackc/pgx/v5"
 		redis    = "github.com/redis/rueidis"
 		metrics  = "github.com/prometheus/"
+
+		telemetry = "go.opentelemetry.io/otel"
 	)
 	switch name {
 	case "internal/plan":
@@ -81,12 +86,14 @@ func drivers(name string) []string {
 		return []string{postgres}
 	case "internal/redisstore":
 		return []string{redis}
-	case "internal/fill", root:
+	case "internal/fill", "freshettest", root:
 		return []string{postgres} // the transaction that is handed to a loader written in Go
 	case "internal/pipeline":
 		return []string{postgres} // the session in which it has the entries compiled against the catalog
-	case "internal/api":
+	case "internal/api", "freshetprom":
 		return []string{metrics}
+	case "freshetotel":
+		return []string{telemetry}
 	case "internal/daemon":
 		return []string{postgres, metrics}
 	case "internal/demo":
@@ -117,11 +124,20 @@ func neverLinked() map[string]map[string]string {
 			"github.com/pganalyze/pg_query_go":      users,
 			"github.com/spf13/cobra":                users,
 			"github.com/prometheus/client_golang":   users,
+			"go.opentelemetry.io/otel":              users,
 			"github.com/invopop/jsonschema":         users,
 			"github.com/jackc/pglogrepl":            users,
 			"github.com/vmihailenco/msgpack":        "a codec is linked by who uses it",
 			"google.golang.org/protobuf":            "a codec is linked by who uses it",
 			"github.com/santhosh-tekuri/jsonschema": users,
+			module + "/internal/memstore":           "what keeps a store in memory keeps it in the daemon's process",
+			module + "/embedded":                    users,
+		},
+		"freshettest": {
+			module + "/internal/plan":          "a unit test must not link the daemon's side",
+			module + "/internal/pgcatalog":     "a unit test must not link the daemon's side",
+			module + "/internal/daemon":        "a unit test must not link the daemon's side",
+			"github.com/pganalyze/pg_query_go": "a unit test must not link the daemon's side",
 		},
 		"internal/pgcatalog": {module + "/internal/plan": "reading a catalog needs no SQL parser"},
 	}

@@ -121,7 +121,11 @@ func (a *app) look(ctx context.Context, c *config.Config) *checked {
 		Problems: []finding{}, Notes: []finding{}, Entries: []entryFacts{}, Roles: []*roleFacts{}, Identities: []mend.Identity{}, Fixes: []*mending{}, conf: c,
 	}
 	r.checkPostgres(ctx)
-	r.checkRedis(ctx)
+	if c.InMemory() {
+		r.checkMemory()
+	} else {
+		r.checkRedis(ctx)
+	}
 	r.OK = len(r.Problems) == 0
 	return r
 }

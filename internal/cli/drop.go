@@ -97,7 +97,8 @@ func (a *app) runDrop(ctx context.Context, flags dropFlags) error {
 	}
 	a.out(fmt.Sprintf("in database %s (system %s):\n  replication slot %s%s\n%s  schema freshet with its table alive\n%s",
 		facts.Database, facts.SystemID, source.Slot, unlessThere(slot.Exists), publication, triggersText(&triggers)))
-	if !flags.keepKeys {
+	keepKeys := flags.keepKeys || c.InMemory() // in the memory of a daemon that does not run there are none
+	if !keepKeys {
 		a.out(fmt.Sprintf("in Redis %s:\n  every key of the namespace %s (f:%s:*)\n", c.Regions[0].Redis.URL, namespace, namespace))
 	}
 	if !flags.yes {
@@ -106,7 +107,7 @@ func (a *app) runDrop(ctx context.Context, flags dropFlags) error {
 		}
 	}
 	removed := "removed\n"
-	if !flags.keepKeys {
+	if !keepKeys {
 		keys, err := a.dropFromRedis(ctx, c, namespace)
 		if err != nil {
 			return &exitError{

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freshet/freshet/internal/envelope"
+	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/redisstore"
@@ -35,6 +36,8 @@ type got struct {
 	Leased bool            `json:"leased"`        // somebody is loading it
 	Fences int             `json:"fences"`        // changes that a load under way has to contain
 	Epochs []string        `json:"epochs"`        // what the value is tied to besides its record
+
+	unreadable string // what is there instead of a value that cannot be shown
 }
 
 func (a *app) get() *cobra.Command {
@@ -93,6 +96,9 @@ func (a *app) runGet(ctx context.Context, entry string, texts, nulls []string, d
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience+c.Entries[entry].LoadTimeout)
 	defer cancel()
+	if c.InMemory() {
+		return a.getFromDaemon(ctx, c, entry, texts, nulls, d)
+	}
 	s, err := openServers(ctx, c, logger)
 	if err != nil {
 		return err
@@ -128,10 +134,26 @@ func (a *app) runGet(ctx context.Context, entry string, texts, nulls []string, d
 
 func (a *app) printGot(ctx context.Context, store *redisstore.Store, entry string, args []keytext.Arg, v fill.Value) error {
 	_, stamp := v.Stamp()
-	g := got{
-		Entry: entry, Args: []*string{}, Epochs: []string{}, Found: v.Found, Value: json.RawMessage("null"), Status: v.Status.String(), Reason: v.Reason,
-		State: "none", Stamp: stamp.String(), Key: v.Name,
+	g := newGot(entry, args)
+	g.Found, g.Status, g.Reason, g.Stamp, g.Key = v.Found, v.Status.String(), v.Reason, stamp.String(), v.Name
+	value, unreadable := envelope.JSONOf(v.Payload)
+	switch {
+	case v.Found && unreadable == nil:
+		g.Value = value
+	case v.Found:
+		g.unreadable = fmt.Sprintf("(%d bytes: %v)", len(v.Payload), unreadable)
 	}
+	if v.Name != "" {
+		if record, err := store.Get(ctx, v.Name); err == nil { // a store that is away has no record to show
+			g.describe(&record)
+		}
+	}
+	return a.showGot(g)
+}
+
+// newGot is an answer about a key, of which nothing is known yet.
+func newGot(entry string, args []keytext.Arg) *got {
+	g := &got{Entry: entry, Args: []*string{}, Epochs: []string{}, Value: json.RawMessage("null"), State: "none", Stamp: "-"}
 	for _, arg := range args {
 		if arg.Null {
 			g.Args = append(g.Args, nil)
@@ -139,31 +161,31 @@ func (a *app) printGot(ctx context.Context, store *redisstore.Store, entry strin
 			g.Args = append(g.Args, &arg.Text)
 		}
 	}
-	value, unreadable := envelope.JSONOf(v.Payload)
-	if v.Found && unreadable == nil {
-		g.Value = value
+	return g
+}
+
+// describe adds what the record says.
+func (g *got) describe(record *fence.Record) {
+	g.State, g.Fences = record.State.String(), len(record.Fences)
+	g.Leased = !record.Lease.IsZero()
+	for _, e := range record.Epochs {
+		g.Epochs = append(g.Epochs, e.Name)
 	}
-	if v.Name != "" {
-		if record, err := store.Get(ctx, v.Name); err == nil { // a store that is away has no record to show
-			g.State, g.Fences = record.State.String(), len(record.Fences)
-			g.Leased = !record.Lease.IsZero()
-			for _, e := range record.Epochs {
-				g.Epochs = append(g.Epochs, e.Name)
-			}
-			if record.Filled > 0 {
-				filled := time.UnixMicro(record.Filled)
-				g.Filled, g.Age = &filled, max(0, time.Since(filled).Seconds())
-			}
-		}
+	if record.Filled > 0 {
+		filled := time.UnixMicro(record.Filled)
+		g.Filled, g.Age = &filled, max(0, time.Since(filled).Seconds())
 	}
+}
+
+func (a *app) showGot(g *got) error {
 	if a.json {
 		return a.printJSON(g)
 	}
 	text := "(no such row)"
-	if v.Found {
-		text = string(value)
-		if unreadable != nil {
-			text = fmt.Sprintf("(%d bytes: %v)", len(v.Payload), unreadable)
+	if g.Found {
+		text = string(g.Value)
+		if g.unreadable != "" {
+			text = g.unreadable
 		}
 	}
 	a.out(text + "\n")

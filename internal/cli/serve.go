@@ -72,7 +72,7 @@ func checkRoles(c *config.Config, roles []string, region string) error {
 			return fmt.Errorf("--roles without %s: not supported by this version: roles in different processes", r)
 		}
 	}
-	if region != "" && region != c.Regions[0].Name {
+	if region != "" && region != c.RegionName() {
 		return fmt.Errorf("--region: the configuration has no region %q", region)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -79,23 +80,72 @@ func askDaemon(ctx context.Context, c *config.Config) (json.RawMessage, error) {
 
 // callDaemon makes a request to the daemon at the configured address.
 func callDaemon(ctx context.Context, c *config.Config, method, path string) (status int, body []byte, err error) {
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+reachable(c.Listen)+path, http.NoBody)
+	got, err := requestDaemon(ctx, c, method, path, nil, http.NoBody)
 	if err != nil {
-		return 0, nil, fmt.Errorf("ask the daemon: %w", err)
+		return 0, nil, err
 	}
+	return got.status, got.body, nil
+}
+
+// daemonAnswer is what a daemon answers.
+type daemonAnswer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// daemonProblem is an error as the daemon spells it.
+type daemonProblem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Detail string `json:"detail"`
+}
+
+func (d *daemonAnswer) problem() (p daemonProblem) {
+	if json.Unmarshal(d.body, &p) != nil {
+		return daemonProblem{}
+	}
+	return p
+}
+
+// complaint is why the answer is an error.
+func (d *daemonAnswer) complaint() string {
+	text := fmt.Sprintf("%d %s", d.status, http.StatusText(d.status))
+	if p := d.problem(); p.Title != "" {
+		text += strings.TrimRight(": "+p.Title+". "+p.Detail, " ")
+	}
+	return text
+}
+
+// requestDaemon makes a request with headers and a body.
+func requestDaemon(ctx context.Context, c *config.Config, method, path string, header http.Header, body io.Reader) (*daemonAnswer, error) {
+	trust, err := daemon.Trust(c.TLS)
+	if err != nil {
+		return nil, fmt.Errorf("ask the daemon: %w", err)
+	}
+	scheme := "http://"
+	if trust != nil {
+		scheme = "https://"
+	}
+	request, err := http.NewRequestWithContext(ctx, method, scheme+reachable(c.Listen)+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("ask the daemon: %w", err)
+	}
+	maps.Copy(request.Header, header)
 	if token := c.Auth.Token.Reveal(); token != "" {
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: trust}}
 	response, err := client.Do(request)
 	if err != nil {
-		return 0, nil, fmt.Errorf("ask the daemon: %w", err)
+		return nil, fmt.Errorf("ask the daemon: %w", err)
 	}
 	defer func() { _ = response.Body.Close() }() // what matters was read
-	if body, err = io.ReadAll(response.Body); err != nil {
-		return 0, nil, fmt.Errorf("ask the daemon: %w", err)
+	got := &daemonAnswer{status: response.StatusCode, header: response.Header}
+	if got.body, err = io.ReadAll(response.Body); err != nil {
+		return nil, fmt.Errorf("ask the daemon: %w", err)
 	}
-	return response.StatusCode, body, nil
+	return got, nil
 }
 
 // reachable is a listen address as this machine reaches it.
@@ -112,7 +162,7 @@ func reachable(listen string) string {
 
 // lookOurselves reads the slot, HEAD and roster, for want of a daemon.
 func lookOurselves(ctx context.Context, c *config.Config, asked error) (daemon.Status, error) {
-	source, region := c.Source.Postgres, daemon.Region{Name: c.Regions[0].Name, Reason: "no daemon runs"}
+	source, region := c.Source.Postgres, daemon.Region{Name: c.RegionName(), Reason: "no daemon runs"}
 	st := daemon.Status{Source: daemon.SourceStatus{Slot: source.Slot, Publication: source.Publication}}
 	st.Phase, st.Problem = noDaemon, asked.Error()
 	conn, err := connectSource(ctx, c)
@@ -159,6 +209,10 @@ func behind(end, at mvcc.LSN) int64 {
 
 // fromStore adds what the last daemon left in Redis.
 func fromStore(ctx context.Context, c *config.Config, st *daemon.Status, region *daemon.Region, insert mvcc.LSN) error {
+	if c.InMemory() {
+		region.Reason = "no daemon runs, and what was cached was in its memory"
+		return nil
+	}
 	store, err := openStore(ctx, c, st.Namespace, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
@@ -221,6 +275,11 @@ func (a *app) printStatus(st *daemon.Status) {
 		}
 		add("region "+r.Name, "applied %s, %s and %s behind, %s", orDash(r.AppliedLSN), bytesText(r.LagBytes),
 			short(time.Duration(r.LagSeconds*float64(time.Second))), fresh)
+	}
+	for _, r := range st.Regions {
+		if m := r.Memory; m != nil {
+			add("memory", "%s of %s, %d records, %d given up for want of room", bytesText(m.Bytes), bytesText(m.SizeBytes), m.Records, m.Evicted)
+		}
 	}
 	if st.Waiting > 0 {
 		add("held back by", "%d batches with a transaction that committed and cannot be seen yet", st.Waiting)

@@ -14,6 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/freshet/freshet/internal/config"
+	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/verify"
 )
 
@@ -112,20 +114,13 @@ func (a *app) verifyStore(ctx context.Context, f *verification, sample verify.Sa
 	if err != nil {
 		return err
 	}
-	s, err := openServers(ctx, c, logger)
+	o, done, err := openVerify(ctx, c, logger)
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	survey, err := s.store.Survey(ctx)
-	if err != nil {
-		return fmt.Errorf("region %s: %w", c.Regions[0].Name, err)
-	}
-	defer survey.Close()
-	report, err := verify.Run(ctx, verify.Options{
-		Namespace: s.namespace, Store: survey, Truth: s.loader, Entries: f.entries, Queries: queries, Sample: sample,
-		Rate: f.rate, Wait: f.wait, Progress: a.progressOf("values"),
-	})
+	defer done()
+	o.Entries, o.Queries, o.Sample, o.Rate, o.Wait, o.Progress = f.entries, queries, sample, f.rate, f.wait, a.progressOf("values")
+	report, err := verify.Run(ctx, o)
 	switch {
 	case errors.Is(err, verify.ErrNoEntry): // one that the file does not declare may still be served
 		return &exitError{code: exitUsage, err: err, try: "one of: " + join(c.Names())}
@@ -137,6 +132,31 @@ func (a *app) verifyStore(ctx context.Context, f *verification, sample verify.Sa
 		return fmt.Errorf("verify: %w", err)
 	}
 	return a.verified(report, sample)
+}
+
+// openVerify opens what is compared: a store in Redis, or the daemon's own, and the database.
+func openVerify(ctx context.Context, c *config.Config, logger *slog.Logger) (o verify.Options, done func(), err error) {
+	if c.InMemory() {
+		m, err := openMemory(ctx, c)
+		if err != nil {
+			return o, nil, err
+		}
+		loader, err := pgload.Open(ctx, c.Database.URL.Reveal())
+		if err != nil {
+			return o, nil, fmt.Errorf("database: %w", err)
+		}
+		return verify.Options{Namespace: m.said.Namespace, Store: m, Truth: loader}, loader.Close, nil
+	}
+	s, err := openServers(ctx, c, logger)
+	if err != nil {
+		return o, nil, err
+	}
+	survey, err := s.store.Survey(ctx)
+	if err != nil {
+		s.close()
+		return o, nil, fmt.Errorf("region %s: %w", c.RegionName(), err)
+	}
+	return verify.Options{Namespace: s.namespace, Store: survey, Truth: s.loader}, func() { survey.Close(); s.close() }, nil
 }
 
 // progressOf prints how far a long run has come.

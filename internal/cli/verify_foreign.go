@@ -85,6 +85,9 @@ func (a *app) verifyForeign(ctx context.Context, f *verification, sample verify.
 		if err != nil {
 			return err
 		}
+		if redis == "" && c.InMemory() {
+			return &exitError{code: exitUsage, err: errors.New("--pattern looks at keys in Redis, and the file names none"), try: "add --redis URL"}
+		}
 		if redis == "" {
 			redis = c.Regions[0].Redis.URL.Reveal()
 		}

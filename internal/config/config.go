@@ -24,10 +24,12 @@ type Config struct {
 	Namespace string           `yaml:"namespace,omitempty"  jsonschema:"example=shop"              jsonschema_description:"Keeps the keys of one database apart from all others in the same Redis: letters, digits, '_', '-', '.', '~' and '%'. Default: derived from the database's system identifier and name."`
 	Database  Database         `yaml:"database"             jsonschema:"required"                  jsonschema_description:"The PostgreSQL database whose rows are cached."`
 	Source    Source           `yaml:"source"               jsonschema:"required"                  jsonschema_description:"Where changes come from: exactly one source."`
-	Regions   []Region         `yaml:"regions"              jsonschema:"required"                  jsonschema_description:"The stores that hold the cached values."`
+	Regions   []Region         `yaml:"regions,omitempty"                                           jsonschema_description:"The stores that hold the cached values. Without it the daemon keeps them in its own memory: they are gone when it ends, and no other process reads them but through it."`
+	Memory    Memory           `yaml:"memory,omitempty"                                            jsonschema_description:"The store in the daemon's own memory, of a file without regions."`
 	Bus       *Bus             `yaml:"bus,omitempty"                                               jsonschema_description:"Carries invalidations between regions." later:"a bus between regions"`
 	Listen    string           `yaml:"listen,omitempty"     jsonschema:"default=127.0.0.1:7780"    jsonschema_description:"Address of the gateway, the status and the metrics. Any address but loopback needs auth."`
 	Auth      Auth             `yaml:"auth,omitempty"                                              jsonschema_description:"The bearer token that requests must carry. Required unless listen is a loopback address."`
+	TLS       TLS              `yaml:"tls,omitempty"                                               jsonschema_description:"The certificate with which the gateway speaks TLS. Without it the gateway speaks plain HTTP."`
 	Defaults  Defaults         `yaml:"defaults,omitempty"                                          jsonschema_description:"What entries use that do not say otherwise."`
 	Entries   map[string]Entry `yaml:"entries"              jsonschema:"required"                  jsonschema_description:"The kinds of cached things, by name: a letter, then letters, digits, '_' and '-'."`
 
@@ -69,6 +71,25 @@ type Kafka struct {
 	Brokers []string `yaml:"brokers" jsonschema_description:"Addresses of brokers."`
 	Group   string   `yaml:"group"   jsonschema_description:"Consumer group."`
 	Topics  []string `yaml:"topics"  jsonschema_description:"Topics or patterns of them."`
+}
+
+// Memory is the store in the daemon's own memory.
+type Memory struct {
+	Size Size `yaml:"size,omitempty" jsonschema:"default=256MiB" jsonschema_description:"How much memory the cached values may take. Beyond it those are given up that were not read for longest."`
+}
+
+// MemoryRegion is the name of the region whose store is in the daemon's own memory.
+const MemoryRegion = "memory"
+
+// InMemory reports whether the daemon keeps the store in its own memory.
+func (c *Config) InMemory() bool { return len(c.Regions) == 0 }
+
+// RegionName is the name of the region that the daemon serves.
+func (c *Config) RegionName() string {
+	if c.InMemory() {
+		return MemoryRegion
+	}
+	return c.Regions[0].Name
 }
 
 // Region is one store and those who read it.
@@ -116,6 +137,12 @@ type Auth struct {
 	TokenFile string `yaml:"token_file,omitempty" jsonschema:"example=/run/secrets/freshet" jsonschema_description:"A file that holds the token."`
 }
 
+// TLS is what the gateway shows to whoever connects.
+type TLS struct {
+	CertFile string `yaml:"cert_file,omitempty" jsonschema:"example=/etc/ssl/freshet.pem" jsonschema_description:"The certificate in PEM, with those that lead to its authority. Read anew when it changes. Relative paths start at the directory of this file."`
+	KeyFile  string `yaml:"key_file,omitempty"  jsonschema:"example=/run/secrets/freshet.key" jsonschema_description:"Its key in PEM."`
+}
+
 // Defaults apply to entries that do not say otherwise.
 type Defaults struct {
 	TTL         time.Duration `yaml:"ttl,omitempty"          jsonschema:"default=1h"  jsonschema_description:"How long a value may stay cached at most."`
@@ -138,6 +165,7 @@ type Entry struct {
 	MaxStaleness  time.Duration       `yaml:"max_staleness,omitempty" jsonschema:"example=5s" jsonschema_description:"What its readers tolerate: an objective. freshet check says what meets it, the daemon exports whether it is met. Reads that must not exceed it say so themselves."`
 	OnUnproved    OnUnproved          `yaml:"on_unproved,omitempty"   jsonschema:"example=load" jsonschema_description:"What a read does that asks for more than the cached value can be shown to be. Default: that of defaults."`
 	OnChange      OnChange            `yaml:"on_change,omitempty"     jsonschema:"default=drop" jsonschema_description:"What an invalidation does: drop. (refresh and serve_stale: not supported by this version.)"`
+	CacheControl  string              `yaml:"cache_control,omitempty" jsonschema:"example=private\\, max-age=5" jsonschema_description:"The Cache-Control of the gateway's answers: how long clients and proxies may use one without asking. Nothing tells them of a change meanwhile. Default: private, no-cache."`
 	UnsafeIgnore  []string            `yaml:"unsafe_ignore,omitempty" jsonschema:"example=[products.views]" jsonschema_description:"Columns (table.column) whose changes are ignored. A value may then stay outdated in them until its TTL; explain says so."`
 	RowVersion    string              `yaml:"row_version,omitempty"   jsonschema:"example=updated_at" jsonschema_description:"A column, or an expression over columns of the query's tables, that changes whenever the value does: conditional reads then need not look at the value itself. Without it they compare stored row versions, or a digest."`
 	Rules         map[string]RuleKind `yaml:"rules,omitempty"         jsonschema:"example={categories: tags}" jsonschema_description:"How changes of a table find the keys that they affect, where another way is wanted than the one that explain shows: tags, by join values that are noted when a value is filled; lookup, by a query when a row has changed; broad, which drops every key (and has to be in allow_broad)."`

@@ -19,6 +19,7 @@ const (
 	defaultName        = "freshet" // of the slot and of the publication
 	defaultRewindTime  = 30 * time.Second
 	defaultRewindWAL   = Size(256 << 20)
+	defaultMemory      = Size(256 << 20)
 )
 
 // withDefaults is a copy in which nothing is left open.
@@ -26,6 +27,9 @@ func (c *Config) withDefaults() *Config {
 	full := *c
 	full.Listen = cmp.Or(full.Listen, DefaultListen)
 	full.Regions = slices.Clone(full.Regions)
+	if full.InMemory() {
+		full.Memory.Size = cmp.Or(full.Memory.Size, defaultMemory)
+	}
 	if full.Source.Postgres != nil {
 		pg := *full.Source.Postgres
 		pg.URL = cmp.Or(pg.URL, full.Database.URL)

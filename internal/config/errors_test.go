@@ -67,8 +67,12 @@ func TestErrors(t *testing.T) {
 		},
 		{"bad slot", replace("{postgres: }", "{postgres: {slot: My-Slot}}"), []string{`f.yaml:2:27: source.postgres.slot: "My-Slot" is not a name that PostgreSQL allows for a slot`}},
 		{
-			"no region", replace("regions:\n  - {name: local, redis: {url: redis://127.0.0.1:6379}}\n", ""),
-			[]string{"f.yaml: regions: a region with a Redis is needed (not supported by this version: a store in the daemon's own memory)"},
+			"too little memory", replace("regions:\n  - {name: local, redis: {url: redis://127.0.0.1:6379}}\n", "memory: {size: 1KiB}\n"),
+			[]string{"f.yaml:3:16: memory.size: 1KiB is too little to keep anything in: at least 1MiB is needed"},
+		},
+		{
+			"memory and a region", minimal + "memory: {size: 1GiB}\n",
+			[]string{"f.yaml:9:1: memory: there are regions, so the store is in Redis and none is in the daemon's own memory"},
 		},
 		{
 			"two regions", replace("entries:", "  - {name: eu, redis: {url: redis://h}}\nentries:"),
@@ -125,6 +129,16 @@ func TestErrors(t *testing.T) {
 			"f.yaml:9:18: entries.product.row_version: row_version is for entries with a query: what code loads is compared byte by byte",
 		}},
 		{"on_unproved", minimal + "    on_unproved: reload\n", []string{`f.yaml:9:18: entries.product.on_unproved: "reload": it is one of: revalidate, load`}},
+		{"cache_control in quotes only", minimal + "    cache_control: 'private=\"a, b\"'\n", []string{`f.yaml:9:20: entries.product.cache_control: "private=\"a" is no directive of Cache-Control`}},
+		{"cache_control with another header", minimal + "    cache_control: \"private\\r\\nX: y\"\n", []string{`f.yaml:9:20: entries.product.cache_control: "private\r\nX: y" is no directive of Cache-Control`}},
+		{"cache_control twice", minimal + "    cache_control: max-age=5, max-age=6\n", []string{`f.yaml:9:20: entries.product.cache_control: max-age stands twice`}},
+		{"cache_control without seconds", minimal + "    cache_control: private, max-age=5s\n", []string{`f.yaml:9:20: entries.product.cache_control: max-age takes a number of seconds`}},
+		{"cache_control that contradicts itself", minimal + "    cache_control: public, private, no-store, max-age=1\n", []string{
+			`f.yaml:9:20: entries.product.cache_control: public and private contradict each other`,
+			`f.yaml:9:20: entries.product.cache_control: no-store and max-age contradict each other`,
+			`f.yaml:9:20: entries.product.cache_control: no-store and public contradict each other`,
+		}},
+		{"certificate without a key", minimal + "tls: {cert_file: a.pem}\n", []string{`f.yaml:9:1: tls: cert_file and key_file go together`}},
 		{"rules without a query", "database: {url: postgres://h/d}\nsource: {postgres: {}}\nregions: [{name: r, redis: {url: redis://h}}]\nentries:\n  e:\n    key: e\n    depends_on: []\n    rules: {a: tags}\n    allow_broad: [a]\n", []string{
 			"f.yaml:8:5: entries.e.rules: rules is for entries with a query: depends_on says by itself which keys a change affects",
 			"f.yaml:9:5: entries.e.allow_broad: allow_broad is for entries with a query: depends_on says by itself which keys a change affects",

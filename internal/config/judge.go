@@ -79,7 +79,9 @@ func (j *judge) config() {
 		}
 	}
 	j.source()
-	j.regions()
+	if j.used("regions") {
+		j.regions()
+	}
 	j.listen()
 	j.ttls("defaults", c.Defaults.TTL, c.Defaults.NegativeTTL, c.Defaults.LoadTimeout, c.Defaults.TTLJitter)
 	if len(c.Entries) == 0 {
@@ -129,9 +131,12 @@ func (j *judge) source() {
 }
 
 func (j *judge) regions() {
+	const least = Size(1 << 20)
 	switch n := len(j.c.Regions); {
-	case n == 0:
-		j.fail("regions", "regions: [{name: local, redis: {url: redis://127.0.0.1:6379}}]", "a region with a Redis is needed (not supported by this version: a store in the daemon's own memory)")
+	case n == 0 && j.c.Memory.Size < least:
+		j.fail("memory.size", "a size such as 256MiB", "%s is too little to keep anything in: at least 1MiB is needed", j.c.Memory.Size)
+	case n > 0 && j.c.Memory.Size != 0:
+		j.fail("memory", "remove memory, or regions", "there are regions, so the store is in Redis and none is in the daemon's own memory")
 	case n > 1:
 		j.fail("regions", "keep one", "not supported by this version: more than one region (here %d)", n)
 	}
@@ -174,6 +179,9 @@ func (j *judge) redisURL(path string, r Redis) {
 func (j *judge) listen() {
 	if !j.used("listen") {
 		return
+	}
+	if tls := j.c.TLS; (tls.CertFile == "") != (tls.KeyFile == "") {
+		j.fail("tls", "tls: {cert_file: …, key_file: …}", "cert_file and key_file go together")
 	}
 	listen := j.c.Listen
 	_, port, err := net.SplitHostPort(listen)
@@ -234,6 +242,9 @@ func (j *judge) entry(path, name string, e Entry) {
 	}
 	if e.OnChange.Kind != Drop {
 		j.fail(path+".on_change", "remove on_change, or write drop", "not supported by this version: %s", e.OnChange)
+	}
+	if e.CacheControl != "" {
+		j.cacheControl(path+".cache_control", e.CacheControl)
 	}
 	for i, column := range e.UnsafeIgnore {
 		if n := strings.Count(column, "."); n < 1 || n > 2 || strings.HasPrefix(column, ".") || strings.HasSuffix(column, ".") {

@@ -13,9 +13,11 @@ func (c *Config) Restarts(before *Config) (keys []string) {
 		{"database", c.Database, before.Database},
 		{"source", c.Source, before.Source},
 		{"regions", c.Regions, before.Regions},
+		{"memory", c.Memory, before.Memory},
 		{"bus", c.Bus, before.Bus},
 		{"listen", c.Listen, before.Listen},
 		{"auth", c.Auth, before.Auth},
+		{"tls", c.TLS, before.TLS},
 	} {
 		if !reflect.DeepEqual(section.now, section.then) {
 			keys = append(keys, section.key)

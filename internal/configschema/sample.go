@@ -65,7 +65,7 @@ func (s *sample) fields(t reflect.Type, indent, first string) {
 func (s *sample) field(f field, indent, before string) {
 	inner, isSection := section(f.Type)
 	// Of what excludes each other, one is chosen.
-	chosen := f.required || f.name == "url" && !strings.Contains(f.Tag.Get("yaml"), "omitempty") || f.name == "query" || f.name == "postgres"
+	chosen := f.required || f.name == "url" && !strings.Contains(f.Tag.Get("yaml"), "omitempty") || f.name == "query" || f.name == "postgres" || f.name == "regions"
 	on := "# "
 	if chosen || s.off != "" {
 		on = ""

@@ -23,9 +23,9 @@ import (
 	"github.com/freshet/freshet/internal/apply"
 	"github.com/freshet/freshet/internal/config"
 	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/memstore"
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/pipeline"
-	"github.com/freshet/freshet/internal/redisstore"
 )
 
 // Options configure Run.
@@ -38,8 +38,12 @@ type Options struct {
 	Logger *slog.Logger
 	// Ready is called with the address as soon as the daemon listens on it. Optional.
 	Ready func(addr string)
+	// Watch is called, before Ready, with what says whether the store may vouch for its freshness. Optional.
+	Watch func(ready func() error)
 	// Unused is how long a version of an entry that only other files declare is retained at least. Default: pipeline's.
 	Unused time.Duration
+	// Memory is the store to keep where the file has no regions, for who reads it in the same process. nil: one of the daemon's own.
+	Memory *memstore.Store
 }
 
 // How long a graceful stop waits for requests that are being answered.
@@ -52,6 +56,7 @@ type daemon struct {
 	reloads  sync.Mutex // one at a time
 	logger   *slog.Logger
 	unused   time.Duration
+	memory   *memstore.Store // given by who reads it too; nil: none
 	registry *prometheus.Registry
 	metrics  *metrics
 	started  time.Time
@@ -64,8 +69,9 @@ type daemon struct {
 // parts are what exists once the namespace is known.
 type parts struct {
 	namespace string
-	store     *redisstore.Store
+	store     *opened
 	loader    *pgload.Loader
+	writer    *pgload.Loader // of the database whose log is followed; the loader where that is the same
 	replicas  []*pgload.Replica
 	served    atomic.Pointer[served]
 	pipeline  *pipeline.Pipeline
@@ -74,7 +80,7 @@ type parts struct {
 // Run runs the daemon until ctx ends, and returns nil then: requests answered, everything read from the log applied,
 // the slot's confirmation sent. An error means that it could not start, or cannot go on.
 func Run(ctx context.Context, o Options) error {
-	d := &daemon{load: o.Load, logger: o.Logger, unused: o.Unused, registry: prometheus.NewRegistry(), started: time.Now()}
+	d := &daemon{load: o.Load, logger: o.Logger, unused: o.Unused, memory: o.Memory, registry: prometheus.NewRegistry(), started: time.Now()}
 	d.file.Store(o.Config)
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.metrics = newMetrics(d.registry, d)
@@ -84,9 +90,14 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", o.Config.Listen, err)
 	}
+	certificate, err := certificates(o.Config.TLS)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	server := &http.Server{
+		TLSConfig: certificate,
 		Handler: d.bounded(api.New(api.Options{
-			Reader: &gateway{d}, Status: d, Health: d, Reload: d, Metrics: api.NewMetrics(d.registry), Logger: o.Logger,
+			Reader: &gateway{d}, Status: d, Health: d, Reload: d, Memory: d, Invalidate: d, Metrics: api.NewMetrics(d.registry), Logger: o.Logger,
 			Scrape: promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{}), Token: o.Config.Auth.Token.Reveal(),
 		})),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -94,12 +105,15 @@ func Run(ctx context.Context, o Options) error {
 		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
 	}
 	o.Logger.InfoContext(ctx, "listening", slog.String("addr", listener.Addr().String()))
+	if o.Watch != nil {
+		o.Watch(d.Ready)
+	}
 	if o.Ready != nil {
 		o.Ready(listener.Addr().String())
 	}
 	group, working := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := serve(server, listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve: %w", err)
 		}
 		return nil
@@ -120,7 +134,8 @@ func Run(ctx context.Context, o Options) error {
 	if p := d.parts.Load(); p != nil {
 		p.served.Load().reader.Close()
 		closeLoaders(p.loader, p.replicas)
-		p.store.Close()
+		p.closeWriter()
+		p.store.close()
 	}
 	o.Logger.InfoContext(ctx, "stopped")
 	return err
@@ -164,27 +179,29 @@ func (d *daemon) follow(ctx context.Context) error {
 		}
 		return err
 	}
-	redis := c.Regions[0].Redis
-	store, err := redisstore.Open(ctx, redisstore.Options{
-		URL: redis.URL.Reveal(), SentinelUsername: redis.Sentinel.Username, SentinelPassword: redis.Sentinel.Password.Reveal(),
-		Namespace: namespace, Logger: d.logger,
-	})
+	store, err := d.open(ctx, c, namespace)
 	if err != nil {
 		closeLoaders(loader, replicas)
-		return fmt.Errorf("region %s: %w", c.Regions[0].Name, err)
+		return err
 	}
 	made := &parts{namespace: namespace, store: store, loader: loader, replicas: replicas}
 	first, err := d.serve(made, c)
+	if err == nil {
+		err = made.openWriter(ctx, c)
+	}
 	if err != nil {
+		if first != nil {
+			first.reader.Close()
+		}
 		closeLoaders(loader, replicas)
-		store.Close()
+		store.close()
 		return err
 	}
 	made.served.Store(first)
 	source := c.Source.Postgres
 	compiler := &compiler{config: d.file.Load, logger: d.logger}
 	made.pipeline = pipeline.New(pipeline.Options{
-		URL: logURL(c), Slot: source.Slot, Publication: source.Publication, Namespace: namespace, Store: store,
+		URL: logURL(c), Slot: source.Slot, Publication: source.Publication, Namespace: namespace, Store: store.pipeline,
 		Compile: compiler.compile, Rewind: apply.Rewind{Time: source.Rewind.Time, WAL: int64(source.Rewind.WAL)},
 		Observe: d.metrics.applied, Logger: d.logger, Unused: d.unused,
 	})

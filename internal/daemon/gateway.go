@@ -50,20 +50,49 @@ func (g *gateway) Read(ctx context.Context, entry string, args []keytext.Arg, d 
 		return api.Value{}, err
 	}
 	defer done()
-	demand := fill.Demand{Revalidate: d.Revalidate, Bounded: d.Bounded, MaxStale: d.MaxStale}
-	if !d.After.IsZero() {
-		demand.After = []mvcc.Token{d.After}
-	}
-	v, err := reader.GetUnder(ctx, entry, args, nil, &demand)
+	v, err := reader.GetUnder(ctx, entry, args, nil, demanded(d))
 	if err != nil {
 		return api.Value{}, translate(err)
 	}
+	return g.shown(entry, &v)
+}
+
+// ReadMany reads many values that meet a demand.
+func (g *gateway) ReadMany(ctx context.Context, entry string, keys [][]keytext.Arg, d api.Demand) ([]api.Value, []error) {
+	values, errs := make([]api.Value, len(keys)), make([]error, len(keys))
+	reader, done, err := g.reader()
+	if err != nil {
+		for i := range errs {
+			errs[i] = err
+		}
+		return values, errs
+	}
+	defer done()
+	for i, a := range reader.GetMany(ctx, entry, keys, demanded(d)) {
+		if errs[i] = translate(a.Err); a.Err == nil {
+			values[i], errs[i] = g.shown(entry, &a.Value)
+		}
+	}
+	return values, errs
+}
+
+func demanded(d api.Demand) *fill.Demand {
+	demand := &fill.Demand{Revalidate: d.Revalidate, Bounded: d.Bounded, MaxStale: d.MaxStale}
+	if !d.After.IsZero() {
+		demand.After = []mvcc.Token{d.After}
+	}
+	return demand
+}
+
+func (g *gateway) shown(entry string, v *fill.Value) (api.Value, error) {
 	filled, _ := v.Stamp()
 	payload, err := envelope.JSONOf(v.Payload)
 	if err != nil {
 		return api.Value{}, fmt.Errorf("%w: entry %s: %w", api.ErrByCode, entry, err)
 	}
-	return api.Value{Found: v.Found, Payload: payload, Status: v.Status.String(), Filled: filled}, nil
+	return api.Value{
+		Found: v.Found, Payload: payload, Status: v.Status.String(), Filled: filled, CacheControl: g.d.file.Load().Entries[entry].CacheControl,
+	}, nil
 }
 
 // translate gives an error of the read path the kind that decides the HTTP status.

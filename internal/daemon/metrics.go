@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/freshet/freshet"
+	"github.com/freshet/freshet/freshetprom"
 	"github.com/freshet/freshet/internal/pipeline"
 )
 
@@ -21,7 +23,7 @@ func newMetrics(registry *prometheus.Registry, d *daemon) *metrics {
 		Help:    "From a transaction's commit, by the database's clock, until it is applied to the store.",
 		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 18), // 0.5 ms to 65 s
 	})}
-	registry.MustRegister(m.latency, &collector{d: d})
+	registry.MustRegister(m.latency, &collector{d: d}, freshetprom.Collector(reads{d}, nil))
 	return m
 }
 
@@ -29,6 +31,12 @@ func newMetrics(registry *prometheus.Registry, d *daemon) *metrics {
 func (m *metrics) applied(committed time.Time) {
 	m.latency.Observe(max(time.Since(committed), 0).Seconds())
 }
+
+// reads are what the gateway's reader counts.
+type reads struct{ d *daemon }
+
+// Stats implements freshetprom.Source.
+func (r reads) Stats() freshet.Stats { return r.d.status().Reads }
 
 // collector turns the status into metrics.
 type collector struct{ d *daemon }
@@ -73,12 +81,24 @@ func figures() []figure {
 		{"freshet_lanes_closed", "Lanes of a Redis Cluster that are lost now; their keys are read from the database.", gauge, func(st *Status) float64 { return float64(st.Regions[0].LanesClosed) }},
 		{"freshet_lanes_begun_total", "Lanes of a Redis Cluster that were lost, by a failover or a moved slot, and begun anew.", count, func(st *Status) float64 { return float64(st.Regions[0].LanesBegun) }},
 		{"freshet_retained_versions", "Versions of entries that only libraries with another file use.", gauge, retainedVersions},
-		{"freshet_reads_hit_total", "Gateway reads served from the cache.", count, func(st *Status) float64 { return float64(st.Reads.Hits) }},
-		{"freshet_reads_miss_total", "Gateway reads that loaded.", count, func(st *Status) float64 { return float64(st.Reads.Misses) }},
-		{"freshet_loads_total", "Loads from the database by the gateway.", count, func(st *Status) float64 { return float64(st.Reads.Loads) }},
-		{"freshet_fills_total", "Loaded values that the store took.", count, func(st *Status) float64 { return float64(st.Reads.Fills) }},
-		{"freshet_revalidations_total", "Loads that compared a cached value with the database's.", count, func(st *Status) float64 { return float64(st.Reads.Revalidations) }},
-		{"freshet_revalidations_unchanged_total", "Of them, those that found the same value.", count, func(st *Status) float64 { return float64(st.Reads.Unchanged) }},
+	}
+}
+
+// memoryFigures are of a store in the daemon's own memory.
+func memoryFigures() []struct {
+	name, help string
+	kind       prometheus.ValueType
+	value      func(m *MemoryStatus) float64
+} {
+	return []struct {
+		name, help string
+		kind       prometheus.ValueType
+		value      func(m *MemoryStatus) float64
+	}{
+		{"freshet_memory_bytes", "What the store in the daemon's own memory takes.", prometheus.GaugeValue, func(m *MemoryStatus) float64 { return float64(m.Bytes) }},
+		{"freshet_memory_size_bytes", "What it may take.", prometheus.GaugeValue, func(m *MemoryStatus) float64 { return float64(m.SizeBytes) }},
+		{"freshet_memory_records", "Records and epochs in it.", prometheus.GaugeValue, func(m *MemoryStatus) float64 { return float64(m.Records) }},
+		{"freshet_memory_evicted_total", "Of them, given up for want of room.", prometheus.CounterValue, func(m *MemoryStatus) float64 { return float64(m.Evicted) }},
 	}
 }
 
@@ -97,13 +117,13 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, f := range figures() {
 		out <- prometheus.NewDesc(f.name, f.help, nil, nil)
 	}
+	for _, f := range memoryFigures() {
+		out <- prometheus.NewDesc(f.name, f.help, nil, nil)
+	}
 	out <- suspendedDesc()
 	out <- safeDesc()
 	out <- stalenessDesc()
 	out <- objectiveDesc()
-	out <- refusedDesc()
-	out <- bypassDesc()
-	out <- replicaDesc()
 }
 
 // Collect sends the values.
@@ -111,6 +131,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	st := c.d.status()
 	for _, f := range figures() {
 		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(f.name, f.help, nil, nil), f.kind, f.value(&st))
+	}
+	if m := st.Regions[0].Memory; m != nil {
+		for _, f := range memoryFigures() {
+			out <- prometheus.MustNewConstMetric(prometheus.NewDesc(f.name, f.help, nil, nil), f.kind, f.value(m))
+		}
 	}
 	for _, e := range st.Entries {
 		if e.Retained != nil {
@@ -139,15 +164,6 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		}
 		out <- prometheus.MustNewConstMetric(objectiveDesc(), prometheus.GaugeValue, met, o.Entry)
 	}
-	for reason, n := range st.Reads.Refused {
-		out <- prometheus.MustNewConstMetric(refusedDesc(), prometheus.CounterValue, float64(n), reason)
-	}
-	for reason, n := range st.Reads.Bypassed {
-		out <- prometheus.MustNewConstMetric(bypassDesc(), prometheus.CounterValue, float64(n), reason)
-	}
-	for outcome, n := range st.Reads.Replicas {
-		out <- prometheus.MustNewConstMetric(replicaDesc(), prometheus.CounterValue, float64(n), outcome)
-	}
 }
 
 func suspendedDesc() *prometheus.Desc {
@@ -165,17 +181,4 @@ func stalenessDesc() *prometheus.Desc {
 
 func objectiveDesc() *prometheus.Desc {
 	return prometheus.NewDesc("freshet_entry_objective_met", "1 while an entry's values are no staler than its max_staleness.", []string{"entry"}, nil)
-}
-
-func refusedDesc() *prometheus.Desc {
-	return prometheus.NewDesc("freshet_fills_refused_total", "Loaded values that were not stored, by reason.", []string{"reason"}, nil)
-}
-
-func bypassDesc() *prometheus.Desc {
-	return prometheus.NewDesc("freshet_reads_bypass_total", "Gateway reads that went to the database past the cache, by reason.", []string{"reason"}, nil)
-}
-
-func replicaDesc() *prometheus.Desc {
-	return prometheus.NewDesc("freshet_replica_loads_total",
-		"Gateway loads that a replica might have had, by what became of that: used, or loaded from the primary after all.", []string{"outcome"}, nil)
 }

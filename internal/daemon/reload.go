@@ -203,7 +203,7 @@ type served struct {
 // serve makes the read path for a file.
 func (d *daemon) serve(p *parts, c *config.Config) (*served, error) {
 	reader, err := fill.New(fill.Options{
-		Namespace: p.namespace, Store: p.store, Loader: p.loader, Entries: fill.Entries(c), Logger: d.logger,
+		Namespace: p.namespace, Store: p.store.Store, Loader: p.loader, Entries: fill.Entries(c), Logger: d.logger,
 		Replicas: asReplicas(p.replicas),
 	})
 	if err != nil {

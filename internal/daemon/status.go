@@ -55,8 +55,10 @@ type Region struct {
 	StalenessSeconds *float64 `json:"staleness_seconds,omitempty"`
 	Fresh            bool     `json:"fresh"` // it may vouch for what it serves
 	Reason           string   `json:"reason,omitempty"`
-	LanesClosed      int64    `json:"lanes_closed,omitempty"` // of a cluster: their keys are read from the database
-	LanesBegun       uint64   `json:"lanes_begun,omitempty"`  // lanes that were lost and begun anew
+	// Memory is how full the store is, where it is in the daemon's own memory.
+	Memory      *MemoryStatus `json:"memory,omitempty"`
+	LanesClosed int64         `json:"lanes_closed,omitempty"` // of a cluster: their keys are read from the database
+	LanesBegun  uint64        `json:"lanes_begun,omitempty"`  // lanes that were lost and begun anew
 }
 
 // Applied counts since the daemon began.
@@ -81,7 +83,7 @@ func (d *daemon) status() Status {
 	st := Status{
 		Started: d.started,
 		Source:  SourceStatus{Slot: source.Slot, Publication: source.Publication},
-		Regions: []Region{{Name: file.Regions[0].Name}},
+		Regions: []Region{{Name: file.RegionName()}},
 	}
 	region := &st.Regions[0]
 	if err := d.Ready(); err != nil {
@@ -94,6 +96,7 @@ func (d *daemon) status() Status {
 		st.Status = pipeline.Status{Phase: pipeline.Connecting, Since: d.started, Problem: *d.wait.Load()}
 		return st
 	}
+	region.Memory = p.memoryStatus()
 	st.Status = p.pipeline.Status()
 	st.Reads = p.served.Load().reader.Stats()
 	if st.Insert > 0 {

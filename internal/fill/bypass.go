@@ -27,6 +27,7 @@ type trip struct {
 	began  time.Time // before the database was asked; zero until then
 	done   chan struct{}
 	loaded pgload.Loaded
+	seen   watched
 	err    error
 }
 
@@ -45,6 +46,7 @@ func (r *Reader) bypass(ctx context.Context, w *want, why bypassReason) (Value, 
 // load began.
 func (r *Reader) alone(ctx context.Context, w *want, why bypassReason) (Value, error) {
 	r.stats.bypassed[why].Add(1)
+	w.reading = r.reading(ctx)
 	if w.load == nil && w.e.Declared.Query == "" {
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ErrNoLoader)
 	}
@@ -52,6 +54,11 @@ func (r *Reader) alone(ctx context.Context, w *want, why bypassReason) (Value, e
 	if err != nil {
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, err)
 	}
+	return t.value(ctx, w, why)
+}
+
+// value waits for a trip.
+func (t *trip) value(ctx context.Context, w *want, why bypassReason) (Value, error) {
 	select {
 	case <-t.done:
 	case <-w.timer.C:
@@ -59,6 +66,7 @@ func (r *Reader) alone(ctx context.Context, w *want, why bypassReason) (Value, e
 	case <-ctx.Done():
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ctx.Err())
 	}
+	w.note(t.seen)
 	if t.err != nil {
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, t.err)
 	}
@@ -75,11 +83,7 @@ func (r *Reader) alone(ctx context.Context, w *want, why bypassReason) (Value, e
 // board joins the load of the key that began after the reader came, or has yet to, or makes one. Whatever that compares
 // with, it ends with the value that there is.
 func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
-	key := w.e.name + "\x00"
-	if w.l != nil {
-		key += w.l.prefix
-	}
-	key = string(w.e.template.Append([]byte(key), w.args))
+	key := w.lane()
 	r.mu.Lock()
 	on := r.lanes[key]
 	if on == nil {
@@ -111,7 +115,7 @@ func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
 		}
 		ctx, cancel := context.WithTimeout(ctx, w.e.LoadTimeout)
 		defer cancel()
-		t.loaded, t.err = r.load(ctx, &loose, nil)
+		t.loaded, t.seen, t.err = r.observedLoad(ctx, &loose, nil)
 		r.leave(key, on, t)
 		close(t.done)
 	})
@@ -121,6 +125,15 @@ func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
 		close(t.done)
 	}
 	return t, err
+}
+
+// lane names the key among loads without a lease.
+func (w *want) lane() string {
+	key := w.e.name + "\x00"
+	if w.l != nil {
+		key += w.l.prefix
+	}
+	return string(w.e.template.Append([]byte(key), w.args))
 }
 
 func (r *Reader) follow(ctx context.Context, on *lane, t, before *trip, longest time.Duration) {

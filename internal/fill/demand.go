@@ -7,7 +7,7 @@ import (
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -43,7 +43,7 @@ type need struct {
 	bounded bool
 	stale   time.Duration
 	past    bool
-	sent    time.Duration // by the Reader's clock, before anything was asked
+	sent    time.Duration // of a bounded one: by the Reader's clock, before anything was asked
 	verify  bool          // by the database, whatever HEAD says
 	// compares: a cached value that does not meet the need is compared with the database's, and not just replaced by it.
 	compares bool
@@ -55,10 +55,13 @@ func (r *Reader) need(e *declared, d *Demand) *need {
 		return nil
 	}
 	n := &need{
-		tokens: d.After, session: d.Session, bounded: d.Bounded, stale: d.MaxStale, past: d.Past, sent: r.clock(), compares: e.revalidates(d),
+		tokens: d.After, session: d.Session, bounded: d.Bounded, stale: d.MaxStale, past: d.Past, compares: e.revalidates(d),
 	}
 	if d.Revalidate || d.Reload {
 		n.verify, n.bounded, n.stale = true, true, 0
+	}
+	if n.bounded {
+		n.sent = r.clock()
 	}
 	if d.Session != nil {
 		d.Session.ask(n)
@@ -102,7 +105,7 @@ func (n *need) asksNothingOfHead() bool {
 
 // covered reports whether the live value in a LEASE's answer meets the need by what it covers alone: what HEAD vouches for
 // says nothing about a value that was read before it, only whose transaction ids are in its coverage. A nil need is met.
-func (r *Reader) covered(n *need, c *confirmation, reply *redisstore.LeaseReply) bool {
+func (r *Reader) covered(n *need, c *confirmation, reply *store.LeaseReply) bool {
 	if n == nil {
 		return true
 	}

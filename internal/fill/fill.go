@@ -18,8 +18,8 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -32,25 +32,25 @@ type Store interface {
 // Records are the records of keys, by name.
 type Records interface { //nolint:interfacebloat // what one key's record goes through, and the count beside it
 	Read(ctx context.Context, name string) ([]byte, error)
-	ReadTied(ctx context.Context, name string, epochs []string) (redisstore.Tied, error)
-	ReadWithHead(ctx context.Context, name string, epochs []string) (head fence.Head, found bool, record redisstore.Tied, err error)
+	ReadTied(ctx context.Context, name string, epochs []string) (store.Tied, error)
+	ReadWithHead(ctx context.Context, name string, epochs []string) (head fence.Head, found bool, record store.Tied, err error)
 	Epochs(ctx context.Context, epochs []string) ([]string, error)
-	Pin(ctx context.Context, epochs []string, life time.Duration) (redisstore.Pinned, error)
+	Pin(ctx context.Context, epochs []string, life time.Duration) (store.Pinned, error)
 	Tick(ctx context.Context, lane int) (fence.Tick, error)
-	Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error)
-	LeaseOver(ctx context.Context, name, dead string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error)
-	Fill(ctx context.Context, name string, f redisstore.FillRequest) (fence.FillOutcome, error)
-	Renew(ctx context.Context, name string, q redisstore.RenewRequest) (fence.FillOutcome, error)
+	Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (store.LeaseReply, error)
+	LeaseOver(ctx context.Context, name, dead string, token fence.Token, lasts time.Duration) (store.LeaseReply, error)
+	Fill(ctx context.Context, name string, f store.FillRequest) (fence.FillOutcome, error)
+	Renew(ctx context.Context, name string, q store.RenewRequest) (fence.FillOutcome, error)
 	Release(ctx context.Context, name string, token fence.Token) error
-	Early(ctx context.Context, key redisstore.Stamped) error
+	Early(ctx context.Context, key store.Stamped) error
 }
 
 // Names is what a Store says of live names, and is told of their use.
 type Names interface {
 	Lanes() int
-	Heads(ctx context.Context) []redisstore.LaneHead
+	Heads(ctx context.Context) []store.LaneHead
 	Roster(ctx context.Context) ([]byte, bool, error)
-	Register(ctx context.Context, u redisstore.Use, who string, lasts time.Duration) error
+	Register(ctx context.Context, u store.Use, who string, lasts time.Duration) error
 }
 
 // Loader is what reading needs of the database.
@@ -86,6 +86,7 @@ type Options struct {
 	Entries   map[string]Entry
 	Logger    *slog.Logger // nil: none
 	MaxLoads  int          // loads at a time; default 32
+	Observer  Observer     // hears of loads; nil: nobody does
 	Replicas  []Replica    // standbys that loads may go to; none: all go to Loader
 	// Followed is how long ago what HEAD does not vouch for yet may have been committed, for a load to go to a standby: while no
 	// daemon applies anything, no floor tells one that is behind. Default: Followed. Below 0: it does not matter.
@@ -175,6 +176,7 @@ type Reader struct {
 	store      Store
 	loader     Loader
 	logger     *slog.Logger
+	observer   Observer
 	entries    map[string]*declared
 	loads      chan struct{} // one token for each load under way
 	standbys   []*standby
@@ -186,6 +188,8 @@ type Reader struct {
 	sights     sights
 	remembered remembered
 	lanesOf    int // the store
+	batches    Batches
+	many       ManyLoader
 
 	confirmed atomic.Pointer[confirmation]
 	asking    chan struct{} // held by whoever confirms the roster
@@ -221,19 +225,21 @@ type declared struct {
 func New(o Options) (*Reader, error) {
 	r := &Reader{
 		namespace: o.Namespace, store: o.Store, loader: o.Loader, logger: o.Logger, clock: o.Clock, followed: cmp.Or(o.Followed, Followed), entries: map[string]*declared{},
-		loads:   make(chan struct{}, cmp.Or(o.MaxLoads, defaultLoads)),
-		asking:  make(chan struct{}, 1),
-		stale:   make(chan struct{}, 1),
-		closing: make(chan struct{}),
-		process: process(),
-		uses:    make(chan []use, 1),
-		unknown: map[string]bool{},
-		cancels: map[*context.CancelFunc]struct{}{},
-		flights: map[fence.Token]*flight{},
-		lanes:   map[string]*lane{},
-		lanesOf: o.Store.Lanes(),
+		observer: o.Observer,
+		loads:    make(chan struct{}, cmp.Or(o.MaxLoads, defaultLoads)),
+		asking:   make(chan struct{}, 1),
+		stale:    make(chan struct{}, 1),
+		closing:  make(chan struct{}),
+		process:  process(),
+		uses:     make(chan []use, 1),
+		unknown:  map[string]bool{},
+		cancels:  map[*context.CancelFunc]struct{}{},
+		flights:  map[fence.Token]*flight{},
+		lanes:    map[string]*lane{},
+		lanesOf:  o.Store.Lanes(),
 	}
 	r.remembered.seed = maphash.MakeSeed()
+	r.batches, r.many = batchesOf(o.Store), manyOf(o.Loader)
 	if r.logger == nil {
 		r.logger = slog.New(slog.DiscardHandler)
 	}

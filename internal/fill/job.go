@@ -9,9 +9,9 @@ import (
 
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/sqlparam"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // begin runs do in a goroutine of its own, under a context that outlives the caller's but neither the entry's load
@@ -37,7 +37,7 @@ func (r *Reader) begin(ctx context.Context, timeout time.Duration, do func(conte
 }
 
 // load asks the database, as one of a limited number. A load under a lease has its answer, and may come from a standby.
-func (r *Reader) load(ctx context.Context, w *want, reply *redisstore.LeaseReply) (pgload.Loaded, error) {
+func (r *Reader) load(ctx context.Context, w *want, reply *store.LeaseReply) (pgload.Loaded, error) {
 	select {
 	case r.loads <- struct{}{}:
 		defer func() { <-r.loads }()
@@ -51,19 +51,25 @@ func (r *Reader) load(ctx context.Context, w *want, reply *redisstore.LeaseReply
 		}
 	}
 	loaded, err := r.compare(ctx, w)
+	return loaded, r.failure(w, err)
+}
+
+// failure counts an error of the database, and gives it one of this package's types.
+func (r *Reader) failure(w *want, err error) error {
+	if err == nil {
+		return nil
+	}
 	var query *pgload.QueryError
 	if errors.As(err, &query) && query.Code == invalidText && w.e.unchecked(w.l) {
 		err = fmt.Errorf("%w: %w", ErrArguments, err)
 	}
-	if err != nil {
-		r.stats.loadErrors.Add(1)
-		select {
-		case <-r.closing:
-			err = ErrClosed
-		default:
-		}
+	r.stats.loadErrors.Add(1)
+	select {
+	case <-r.closing:
+		err = ErrClosed
+	default:
 	}
-	return loaded, typed(err)
+	return typed(err)
 }
 
 func (r *Reader) ask(ctx context.Context, w *want) (pgload.Loaded, error) {

@@ -5,8 +5,8 @@ import (
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/keytext"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // parts are the lanes of a cluster as a confirmation found them: R0 holds for each of them by its own HEAD. It is not
@@ -19,7 +19,7 @@ type parts struct {
 }
 
 // newParts judges the HEADs of all lanes under a roster.
-func (r *Reader) newParts(heads []redisstore.LaneHead, n *names) *parts {
+func (r *Reader) newParts(heads []store.LaneHead, n *names) *parts {
 	p := &parts{}
 	for lane, h := range heads {
 		switch {

@@ -12,7 +12,7 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/store"
 )
 
 const (
@@ -30,6 +30,7 @@ type flight struct {
 	sent    time.Duration // by the Reader's clock, before the database was asked
 	fences  []fence.Stamp // that the record had when the lease was granted
 	loaded  pgload.Loaded
+	seen    watched
 	err     error
 	reason  refusal       // why it may not be stored
 	epochs  []fence.Epoch // that it is stored tied to; set when it is
@@ -57,6 +58,9 @@ type want struct {
 	args []keytext.Arg
 	load LoadFunc
 	n    *need
+
+	reading *Reading // nil: nobody observes the read
+
 	over *kept // that a conditional read compares the database's value with; nil: it is not one, or nothing is kept
 
 	came  time.Time   // the value has to be as new as that
@@ -71,6 +75,7 @@ func (r *Reader) miss(ctx context.Context, w *want) (v Value, again bool, err er
 		return Value{}, false, fmt.Errorf("entry %s: %w", w.e.name, ErrNoLoader)
 	}
 	r.stats.misses.Add(1)
+	w.reading = r.reading(ctx)
 	w.timer = time.NewTimer(w.e.left(w.began))
 	defer w.timer.Stop()
 	// A wait for another process's load leaves half of the time for a load of our own. It ends by being cancelled: upon a
@@ -168,7 +173,7 @@ func (r *Reader) found(w *want, record fence.Record, head *fence.Head) (v Value,
 }
 
 // loadLeased loads under the lease that was granted, and stores the row if the rules allow it.
-func (r *Reader) loadLeased(ctx context.Context, w *want, token fence.Token, reply *redisstore.LeaseReply) (Value, error) {
+func (r *Reader) loadLeased(ctx context.Context, w *want, token fence.Token, reply *store.LeaseReply) (Value, error) {
 	f, err := r.take(ctx, w, token, reply)
 	if err == nil {
 		err = f.wait(ctx, w.timer)
@@ -188,7 +193,7 @@ func (r *Reader) flight(holder fence.Token) *flight {
 
 // join waits for a flight and takes its row, if that is new enough (R6).
 func (r *Reader) join(
-	ctx context.Context, w *want, f *flight, reply *redisstore.LeaseReply,
+	ctx context.Context, w *want, f *flight, reply *store.LeaseReply,
 ) (v Value, fits bool, err error) {
 	if !f.knows(reply.Record.Fences) || w.n.precedes(f) {
 		return Value{}, false, nil // it may have been under way for long, and most likely misses what was fenced since
@@ -301,38 +306,16 @@ func (r *Reader) glance(ctx context.Context, w *want) (fence.Record, error) {
 }
 
 // take begins the flight of a lease that was granted. What a need asks for is shown by a snapshot of the primary alone.
-func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *redisstore.LeaseReply) (*flight, error) {
-	f := &flight{ready: make(chan struct{}), done: make(chan struct{}), sent: r.clock(), fences: reply.Record.Fences}
-	r.mu.Lock()
-	r.flights[token] = f
-	r.mu.Unlock()
-	head, headFound := reply.Head, reply.HeadFound
+func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *store.LeaseReply) (*flight, error) {
+	f := r.depart(token, reply)
 	from := reply
 	if w.n != nil {
 		from = nil
 	}
-	end := func() {
-		r.mu.Lock()
-		delete(r.flights, token)
-		r.mu.Unlock()
-		close(f.done)
-	}
+	end := func() { r.land(token, f) }
 	err := r.begin(ctx, w.e.LoadTimeout, func(ctx context.Context) {
 		defer end()
-		f.loaded, f.err = r.load(ctx, w, from) // R3: after the grant
-		if f.err == nil {
-			f.reason = r.judge(f, w.c, r.laneOf(w.name), head, headFound)
-			r.saw(w.n, f)
-		}
-		close(f.ready)
-		if f.reason != 0 {
-			r.stats.refused[f.reason].Add(1)
-		}
-		if f.err != nil || f.reason != 0 {
-			r.release(ctx, w.name, token)
-			return
-		}
-		f.unstored = r.fill(ctx, w, f, token)
+		r.fly(ctx, w, f, token, reply, from)
 	})
 	if err != nil {
 		f.err = err
@@ -340,6 +323,46 @@ func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *re
 		end()
 	}
 	return f, err
+}
+
+// fly loads under a lease, from a standby only if it is given the lease's answer, and stores the row if that is allowed.
+func (r *Reader) fly(ctx context.Context, w *want, f *flight, token fence.Token, reply, from *store.LeaseReply) {
+	f.loaded, f.seen, f.err = r.observedLoad(ctx, w, from) // R3: after the grant
+	if !r.arrive(w, f, reply) {
+		r.release(ctx, w.name, token)
+		return
+	}
+	f.unstored = r.fill(ctx, w, f, token)
+}
+
+// arrive judges a load, which its waiters then have. It reports whether it is to be stored.
+func (r *Reader) arrive(w *want, f *flight, reply *store.LeaseReply) bool {
+	if f.err == nil {
+		f.reason = r.judge(f, w.c, r.laneOf(w.name), reply.Head, reply.HeadFound)
+		r.saw(w.n, f)
+	}
+	close(f.ready)
+	if f.reason != 0 {
+		r.stats.refused[f.reason].Add(1)
+	}
+	return f.err == nil && f.reason == 0
+}
+
+// depart makes the flight of a lease, for those of this process to find.
+func (r *Reader) depart(token fence.Token, reply *store.LeaseReply) *flight {
+	f := &flight{ready: make(chan struct{}), done: make(chan struct{}), sent: r.clock(), fences: reply.Record.Fences}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.flights[token] = f
+	return f
+}
+
+// land ends a flight whose row is stored, or is not.
+func (r *Reader) land(token fence.Token, f *flight) {
+	r.mu.Lock()
+	delete(r.flights, token)
+	r.mu.Unlock()
+	close(f.done)
 }
 
 // judge says why a load may not be stored, under the HEAD that was read after the lease was granted (R3, R4).
@@ -365,7 +388,7 @@ func (r *Reader) judge(f *flight, c *confirmation, lane int, head fence.Head, he
 
 // fits is R6: a waiter takes a flight's row only if it covers the fences that the waiter saw and passes the floor of
 // the HEAD that the waiter read.
-func (r *Reader) fits(f *flight, c *confirmation, reply *redisstore.LeaseReply) bool {
+func (r *Reader) fits(f *flight, c *confirmation, reply *store.LeaseReply) bool {
 	if f.err != nil {
 		return true // the database's failure is everybody's, who came while it was asked
 	}
@@ -384,13 +407,7 @@ func (r *Reader) fits(f *flight, c *confirmation, reply *redisstore.LeaseReply) 
 
 // fill stores a load (R5), or says why not. Whatever comes of it, the caller gets its row.
 func (r *Reader) fill(ctx context.Context, w *want, f *flight, token fence.Token) (why refusal) {
-	request := redisstore.FillRequest{
-		Token: token, Coverage: f.loaded.Coverage, State: fence.Live, Payload: f.loaded.Payload, TTL: w.e.shorten(w.e.TTL),
-		RowVersion: f.loaded.Version,
-	}
-	if !f.loaded.Found {
-		request.State, request.Payload, request.TTL = fence.Negative, nil, w.e.shorten(w.e.NegativeTTL)
-	}
+	request := w.request(f, token)
 	ctx, cancel := context.WithTimeout(ctx, fillTimeout)
 	defer cancel()
 	if request.Epochs, why = r.pin(ctx, w, &f.loaded); why != 0 {
@@ -400,13 +417,34 @@ func (r *Reader) fill(ctx context.Context, w *want, f *flight, token fence.Token
 	}
 	f.epochs = request.Epochs
 	outcome, err := r.write(ctx, w.name, request, f.loaded.Same != pgload.Different)
+	why, held := r.filled(ctx, w, outcome, err)
+	if held {
+		r.release(ctx, w.name, token) // the next reader would wait for its end
+	}
+	return why
+}
+
+// request stores a load.
+func (w *want) request(f *flight, token fence.Token) store.FillRequest {
+	request := store.FillRequest{
+		Token: token, Coverage: f.loaded.Coverage, State: fence.Live, Payload: f.loaded.Payload, TTL: w.e.shorten(w.e.TTL),
+		RowVersion: f.loaded.Version,
+	}
+	if !f.loaded.Found {
+		request.State, request.Payload, request.TTL = fence.Negative, nil, w.e.shorten(w.e.NegativeTTL)
+	}
+	return request
+}
+
+// filled counts what came of a FILL, and says why the load is not stored, if it is not, and whether the lease is there still.
+func (r *Reader) filled(ctx context.Context, w *want, outcome fence.FillOutcome, err error) (why refusal, held bool) {
 	switch {
 	case err != nil:
 		why = refusedStore
 		r.logger.DebugContext(ctx, "fill failed", slog.String("entry", w.e.name), slog.String("error", err.Error()))
 	case outcome == fence.Filled:
 		r.stats.fills.Add(1)
-		return 0
+		return 0, false
 	case outcome == fence.NoLease:
 		why = refusedNoLease
 	case outcome == fence.LeaseEnded:
@@ -417,10 +455,7 @@ func (r *Reader) fill(ctx context.Context, w *want, f *flight, token fence.Token
 		why = refusedNotNewer
 	}
 	r.stats.refused[why].Add(1)
-	if outcome == fence.NotCovering || outcome == fence.NotNewer {
-		r.release(ctx, w.name, token) // it is there still, and the next reader would wait for its end
-	}
-	return why
+	return why, err == nil && (outcome == fence.NotCovering || outcome == fence.NotNewer)
 }
 
 // release gives a lease back, so that the next reader need not wait for its end.
@@ -433,6 +468,7 @@ func (r *Reader) release(ctx context.Context, name string, token fence.Token) {
 }
 
 func (f *flight) value(w *want) (Value, error) {
+	w.note(f.seen)
 	if f.err != nil {
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, f.err)
 	}

@@ -7,7 +7,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/store"
 )
 
 const (
@@ -42,7 +42,7 @@ func (r *Reader) registerAll(uses []use) {
 	ctx, cancel := context.WithTimeout(context.Background(), confirmTimeout)
 	defer cancel()
 	for _, u := range uses {
-		if err := r.store.Register(ctx, redisstore.Use{Entry: u.entry, Definition: u.definition}, r.process, registeredFor); err != nil {
+		if err := r.store.Register(ctx, store.Use{Entry: u.entry, Definition: u.definition}, r.process, registeredFor); err != nil {
 			r.logger.Warn("cannot register that an older version of an entry is used; the daemon will give it up when nobody else does",
 				slog.String("entry", u.entry), slog.String("definition", u.definition), slog.String("error", err.Error()))
 			return // the others would fare alike

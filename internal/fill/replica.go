@@ -9,8 +9,8 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -109,7 +109,7 @@ func (o replicaOutcome) String() string {
 
 // fromReplica loads from a standby, if there is one that can be recent enough. Only a row that the rules allow to be
 // stored is taken: any other is nobody's, and the load goes to the primary.
-func (r *Reader) fromReplica(ctx context.Context, w *want, reply *redisstore.LeaseReply) (loaded pgload.Loaded, ok bool) {
+func (r *Reader) fromReplica(ctx context.Context, w *want, reply *store.LeaseReply) (loaded pgload.Loaded, ok bool) {
 	if len(r.standbys) == 0 || !reply.HeadFound {
 		return pgload.Loaded{}, false
 	}
@@ -149,6 +149,12 @@ func (r *Reader) fromReplica(ctx context.Context, w *want, reply *redisstore.Lea
 		}
 	}
 	r.stats.replicas[outcome].Add(1)
+	r.hear(ctx, s, outcome, &loaded, err)
+	return loaded, outcome == replicaUsed
+}
+
+// hear has a standby left alone for a while that did not answer, or is none of this database.
+func (r *Reader) hear(ctx context.Context, s *standby, outcome replicaOutcome, loaded *pgload.Loaded, err error) {
 	switch outcome {
 	case replicaFailed, replicaForeign:
 		if ctx.Err() == nil && s.leaveAlone() {
@@ -159,7 +165,6 @@ func (r *Reader) fromReplica(ctx context.Context, w *want, reply *redisstore.Lea
 	default:
 		s.leave.Store(0)
 	}
-	return loaded, outcome == replicaUsed
 }
 
 // isFollowed reports whether a daemon applies what is committed, not long after it is: what HEAD had confirmed then is in its floors, so that

@@ -32,14 +32,20 @@ type withStandby struct {
 func newStandby(t *testing.T) *withStandby {
 	t.Helper()
 	w := &withStandby{world: newWorld(t, options{ownPostgres: true})}
+	w.attach(t)
+	w.r = w.readerWith(nil, w.replica)
+	return w
+}
+
+// attach makes the standby.
+func (w *withStandby) attach(t *testing.T) {
+	t.Helper()
 	w.standby = pgtest.Standby(t, w.pg, pgtest.Options{})
 	var err error
 	if w.replica, err = pgload.OpenReplica(t.Context(), w.standby.URL(w.pg.Ask(t, w.url, "SELECT current_database()::text"))); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.replica.Close)
-	w.r = w.readerWith(nil, w.replica)
-	return w
 }
 
 // readerWith is a reader that takes the daemon to follow, which here is the test's own hand.

@@ -9,8 +9,8 @@ import (
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // compareRowsFrom is the size from which on a value is compared by the stored versions of its rows. Below it, making the value
@@ -26,7 +26,7 @@ type kept struct {
 }
 
 // keeps is the live value in a LEASE's answer, where the read that asked is a conditional one; or nil.
-func (n *need) keeps(c *confirmation, reply *redisstore.LeaseReply) *kept {
+func (n *need) keeps(c *confirmation, reply *store.LeaseReply) *kept {
 	if n == nil || !n.compares || !reply.Record.State.Live() {
 		return nil
 	}
@@ -123,11 +123,11 @@ func (k *kept) believes(loaded *pgload.Loaded) bool {
 
 // write stores a load (R5): by RENEW where it is what is stored already. When that is gone meanwhile, as what does not contain
 // a change goes upon its EARLY or CONFIRM, the lease is still there, and the load may contain the change.
-func (r *Reader) write(ctx context.Context, name string, f redisstore.FillRequest, same bool) (fence.FillOutcome, error) {
+func (r *Reader) write(ctx context.Context, name string, f store.FillRequest, same bool) (fence.FillOutcome, error) {
 	if !same {
 		return r.store.Fill(ctx, name, f)
 	}
-	outcome, err := r.store.Renew(ctx, name, redisstore.RenewRequest{
+	outcome, err := r.store.Renew(ctx, name, store.RenewRequest{
 		Token: f.Token, Coverage: f.Coverage, RowVersion: f.RowVersion, Epochs: f.Epochs, TTL: f.TTL,
 	})
 	switch {

@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 )
 
 const (
@@ -55,6 +55,8 @@ type live struct {
 	ties   *ties  // nil: what affects its values is in their own records
 	// unversioned: the database has refused the query with row versions, say for want of a privilege on a column.
 	unversioned atomic.Bool
+	// apart: it has refused the query for many keys.
+	apart atomic.Bool
 }
 
 func (c *confirmation) age() time.Duration { return awake() - c.sent }
@@ -181,7 +183,7 @@ func (r *Reader) expire(c *confirmation) {
 // hung does not count: readers under it would all wait anew.
 func (r *Reader) failed(c *confirmation, lane int, err error) bypassReason {
 	switch {
-	case errors.Is(err, redisstore.ErrOutOfMemory):
+	case errors.Is(err, store.ErrOutOfMemory):
 		return storeFull
 	case !unavailable(err):
 		r.logger.Debug("store refuses a command", slog.String("error", err.Error()))
@@ -199,7 +201,7 @@ func (r *Reader) failed(c *confirmation, lane int, err error) bypassReason {
 	return storeDown
 }
 
-func unavailable(err error) bool { return errors.Is(err, redisstore.ErrUnavailable) }
+func unavailable(err error) bool { return errors.Is(err, store.ErrUnavailable) }
 
 // confirm reads HEAD, and the roster when HEAD names another one than is known. The caller holds asking.
 func (r *Reader) confirm(ctx context.Context) *confirmation {
@@ -236,9 +238,9 @@ func (r *Reader) confirm(ctx context.Context) *confirmation {
 
 func (r *Reader) confirmNames(ctx context.Context, before, next *confirmation) error {
 	heads := r.store.Heads(ctx)
-	head, found, err := redisstore.JoinHeads(heads)
+	head, found, err := store.JoinHeads(heads)
 	switch {
-	case errors.Is(err, redisstore.ErrSplit):
+	case errors.Is(err, store.ErrSplit):
 		next.why = namesMoved
 		return nil
 	case err != nil:

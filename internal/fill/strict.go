@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/freshet/freshet/internal/fence"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -62,7 +62,7 @@ func (r *Reader) Fence(ctx context.Context, x mvcc.XID, keys []Written) error {
 		for _, name := range names[i] {
 			group.Go(func() error {
 				stamp := fence.Stamp{XID: x, End: unknownEnd}
-				if err := r.store.Early(ctx, redisstore.Stamped{Name: name, Stamps: []fence.Stamp{stamp}}); err != nil {
+				if err := r.store.Early(ctx, store.Stamped{Name: name, Stamps: []fence.Stamp{stamp}}); err != nil {
 					r.failed(c, r.laneOf(name), err) // readers are to know
 					return fmt.Errorf("entry %s: %w: %w", k.Entry, ErrNotFenced, err)
 				}

@@ -12,8 +12,8 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 )
 
 const (
@@ -237,7 +237,7 @@ func (r *Reader) peekUnder(ctx context.Context, name string, p *place) (head fen
 	}
 	asked := r.remembered.of(p)
 	for range looks {
-		var held redisstore.Tied
+		var held store.Tied
 		if head, headFound, held, err = r.store.ReadWithHead(ctx, name, p.full(asked)); err != nil {
 			return fence.Head{}, false, peeked{}, err
 		}
@@ -250,7 +250,7 @@ func (r *Reader) peekUnder(ctx context.Context, name string, p *place) (head fen
 
 // seen judges a record that was read together with the epochs that were asked for. If it names others, it says which: then all of it
 // has to be asked for once more.
-func (r *Reader) seen(p *place, asked []string, held redisstore.Tied) (found peeked, others []string) {
+func (r *Reader) seen(p *place, asked []string, held store.Tied) (found peeked, others []string) {
 	found.text = held.Text
 	if held.Text == nil {
 		return found, nil
@@ -312,7 +312,7 @@ func (r *Reader) alive(ctx context.Context, w *want, record *fence.Record) (bool
 }
 
 // lease asks for the right to fill the key, over what was found dead.
-func (r *Reader) lease(ctx context.Context, w *want, token fence.Token) (redisstore.LeaseReply, error) {
+func (r *Reader) lease(ctx context.Context, w *want, token fence.Token) (store.LeaseReply, error) {
 	lasts := w.e.LoadTimeout + leaseMargin
 	if w.dead == "" {
 		return r.store.Lease(ctx, w.name, token, lasts)
@@ -332,7 +332,17 @@ func (r *Reader) pin(ctx context.Context, w *want, loaded *pgload.Loaded) ([]fen
 		return nil, refusedLoad
 	}
 	full := w.at.full(names)
-	p, err := r.store.Pin(ctx, full, max(w.e.TTL, w.e.NegativeTTL)+epochMargin)
+	p, err := r.store.Pin(ctx, full, w.e.epochLife())
+	return r.pinned(ctx, w, loaded, names, full, &p, err)
+}
+
+// epochLife is how long an epoch lives at least from now on, for a value that is about to be stored.
+func (e *declared) epochLife() time.Duration { return max(e.TTL, e.NegativeTTL) + epochMargin }
+
+// pinned judges what Pin has answered.
+func (r *Reader) pinned(
+	ctx context.Context, w *want, loaded *pgload.Loaded, names, full []string, p *store.Pinned, err error,
+) ([]fence.Epoch, refusal) {
 	if err != nil {
 		r.logger.DebugContext(ctx, "epochs cannot be pinned", slog.String("entry", w.e.name), slog.String("error", err.Error()))
 		return nil, refusedStore

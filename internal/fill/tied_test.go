@@ -15,6 +15,7 @@ import (
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // withEpochs is a world with entries whose values are tied to epochs: one of each class.
@@ -77,19 +78,19 @@ func (w *withEpochs) tie(revision uint64) {
 	w.move(roster)
 }
 
-func (w *withEpochs) tiedReader(store fill.Store, loader fill.Loader, replicas ...fill.Replica) *fill.Reader {
+func (w *withEpochs) tiedReader(kept fill.Store, loader fill.Loader, replicas ...fill.Replica) *fill.Reader {
 	w.t.Helper()
 	entries := map[string]fill.Entry{}
 	for _, d := range tiedDeclarations() {
 		entries[d.Name] = fill.Entry{Declared: d, TTL: time.Minute, LoadTimeout: 2 * time.Second}
 	}
-	if store == nil {
-		store = w.store
+	if kept == nil {
+		kept = w.store
 	}
 	if loader == nil {
 		loader = w.loader
 	}
-	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: store, Loader: loader, Entries: entries, Replicas: replicas, Followed: -1})
+	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: kept, Loader: loader, Entries: entries, Replicas: replicas, Followed: -1})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -282,9 +283,9 @@ func TestEpochEndedDuringLoad(t *testing.T) {
 		for _, asks := range []bool{true, false} {
 			w.pg.Exec(t, w.url, `UPDATE product SET price = 50 WHERE id = 5`, `UPDATE team SET name = 'team 8' WHERE id = 8`)
 			w.end(w.epoch(c.entry, c.epoch))
-			store := fill.Store(w.store)
+			kept := fill.Store(w.store)
 			if !asks {
-				store = blind{store}
+				kept = blind{kept}
 			}
 			loader := &lapsed{Loader: w.loader}
 			loader.after = func() {
@@ -292,7 +293,7 @@ func TestEpochEndedDuringLoad(t *testing.T) {
 				w.pg.Exec(t, w.url, c.statement)
 				w.end(w.epoch(c.entry, c.epoch))
 			}
-			v := get(t, w.tiedReader(store, loader), c.entry, c.arg)
+			v := get(t, w.tiedReader(kept, loader), c.entry, c.arg)
 			expect(t, v, fill.Miss, c.before)
 			want, status := c.after, fill.Miss
 			if !asks {
@@ -331,7 +332,7 @@ type renamed struct{ fill.Store }
 
 func (r renamed) Pin(ctx context.Context, epochs []string, life time.Duration) (redisstore.Pinned, error) {
 	p, err := r.Store.Pin(ctx, epochs, life)
-	p.Head.Generation = redisstore.Draw()
+	p.Head.Generation = store.Draw()
 	return p, err
 }
 
@@ -369,11 +370,11 @@ func TestEpochsDoNotReturn(t *testing.T) {
 	for _, fresh := range []bool{true, false} {
 		w.pg.Exec(t, w.url, `UPDATE product SET price = 50 WHERE id = 5`)
 		w.end(w.epoch("below", "~0"))
-		store := fill.Store(w.store)
+		kept := fill.Store(w.store)
 		if !fresh {
-			store = again{store, w}
+			kept = again{kept, w}
 		}
-		r := w.tiedReader(store, nil)
+		r := w.tiedReader(kept, nil)
 		get(t, r, "below", "20")
 		get(t, r, "below", "19")
 		w.pg.Exec(t, w.url, `UPDATE product SET price = 1 WHERE id = 5`)

@@ -13,7 +13,7 @@ import (
 
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -296,14 +296,14 @@ func TestFilledBetweenIsNotTrusted(t *testing.T) {
 	w := newWorld(t, options{ownPostgres: true}) // where the next transaction is the test's
 	plain := w.reader(nil, nil)
 	filled, changed := false, false
-	store := &hooks{Store: w.store}
-	store.afterHead = func(string) {
+	kept := &hooks{Store: w.store}
+	kept.afterHead = func(string) {
 		if !filled {
 			filled = true
 			read(t, plain, 1, fill.Miss, price(1, 10)) // somebody fills the old row
 		}
 	}
-	store.beforeHead = func() {
+	kept.beforeHead = func() {
 		if !changed {
 			changed = true
 			w.change()
@@ -315,7 +315,7 @@ func TestFilledBetweenIsNotTrusted(t *testing.T) {
 	}
 	snapshot, _ := w.gate()
 	next := mvcc.Token{System: system, Timeline: 1, XID: snapshot.Xmax} // the change's
-	v, err := w.reader(store, nil).GetUnder(t.Context(), "product", arg("1"), nil, after(next))
+	v, err := w.reader(kept, nil).GetUnder(t.Context(), "product", arg("1"), nil, after(next))
 	if err != nil || string(v.Payload) != price(1, 11) {
 		t.Errorf("got %s %v, %v", v.Payload, v.Status, err)
 	}
@@ -329,16 +329,16 @@ func TestFilledUnderAnotherGeneration(t *testing.T) {
 	plain := w.reader(nil, nil)
 	token := w.write(2, 21)
 	another := w.head
-	another.Generation = redisstore.Draw()
-	store := &hooks{Store: w.store, beforeHead: func() {}, head: &another}
+	another.Generation = store.Draw()
+	kept := &hooks{Store: w.store, beforeHead: func() {}, head: &another}
 	filled := false
-	store.afterHead = func(string) {
+	kept.afterHead = func(string) {
 		if !filled {
 			filled = true
 			read(t, plain, 1, fill.Miss, price(1, 10)) // between the GET and the LEASE
 		}
 	}
-	v, err := w.reader(store, nil).GetUnder(t.Context(), "product", arg("1"), nil, after(token))
+	v, err := w.reader(kept, nil).GetUnder(t.Context(), "product", arg("1"), nil, after(token))
 	if err != nil || v.Status == fill.Hit || !filled {
 		t.Errorf("got %v %s, %v", v.Status, v.Payload, err)
 	}

@@ -95,7 +95,8 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 		if n.past {
 			return r.bypass(ctx, want(), askedFor)
 		}
-		spelled, lane, unusable := c.spell(nil, live, e.template, args)
+		var space [192]byte
+		spelled, lane, unusable := c.spell(space[:0], live, e.template, args)
 		if unusable != 0 {
 			return r.bypass(ctx, want(), unusable)
 		}

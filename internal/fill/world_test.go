@@ -17,6 +17,7 @@ import (
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/pgtest"
 	"github.com/freshet/freshet/internal/testkit/redistest"
@@ -244,7 +245,7 @@ func (w *world) put(name string, text []byte) {
 }
 
 // reader opens one of the processes that read. Its loads take at most two seconds.
-func (w *world) reader(store fill.Store, loader fill.Loader) *fill.Reader {
+func (w *world) reader(kept fill.Store, loader fill.Loader) *fill.Reader {
 	w.t.Helper()
 	entries := map[string]fill.Entry{}
 	for name, d := range declarations() {
@@ -253,18 +254,18 @@ func (w *world) reader(store fill.Store, loader fill.Loader) *fill.Reader {
 			LoadUnproved: true, // so that what comes from the database is told from what comes from the cache
 		}
 	}
-	return w.readerOf(store, loader, entries)
+	return w.readerOf(kept, loader, entries)
 }
 
-func (w *world) readerOf(store fill.Store, loader fill.Loader, entries map[string]fill.Entry) *fill.Reader {
+func (w *world) readerOf(kept fill.Store, loader fill.Loader, entries map[string]fill.Entry) *fill.Reader {
 	w.t.Helper()
-	if store == nil {
-		store = w.store
+	if kept == nil {
+		kept = w.store
 	}
 	if loader == nil {
 		loader = w.loader
 	}
-	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: store, Loader: loader, Entries: entries, Clock: w.clock})
+	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: kept, Loader: loader, Entries: entries, Clock: w.clock})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -275,14 +276,14 @@ func (w *world) readerOf(store fill.Store, loader fill.Loader, entries map[strin
 // as opens the store as another user.
 func (w *world) as(user, password string) *redisstore.Store {
 	w.t.Helper()
-	store, err := redisstore.Open(w.t.Context(), redisstore.Options{
+	kept, err := redisstore.Open(w.t.Context(), redisstore.Options{
 		URL: "redis://" + user + ":" + password + "@" + w.redis.Addr, Namespace: w.namespace,
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(store.Close)
-	return store
+	w.t.Cleanup(kept.Close)
+	return kept
 }
 
 func arg(text string) []keytext.Arg { return []keytext.Arg{{Text: text}} }
@@ -348,7 +349,7 @@ func (h *hooks) Lease(ctx context.Context, name string, token fence.Token, lasts
 	reply, err := h.Store.Lease(ctx, name, token, lasts)
 	if h.beforeHead != nil && err == nil {
 		h.beforeHead()
-		reply.Head, reply.HeadFound, err = redisstore.JoinHeads(h.Store.Heads(ctx))
+		reply.Head, reply.HeadFound, err = store.JoinHeads(h.Store.Heads(ctx))
 	}
 	if h.head != nil {
 		reply.Head = *h.head

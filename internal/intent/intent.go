@@ -83,6 +83,9 @@ func quote(s string) ([]byte, error) {
 // Message is a message that was read.
 type Message struct {
 	Entry string
+	// Scope says how much of what it names is meant: single keys, or more than that.
+	Scope Scope
+	Table Table // of the scope OfTable
 	keys  json.RawMessage
 }
 
@@ -132,16 +135,35 @@ func (m *Message) take(fields map[string]json.RawMessage) error {
 	}
 	for name := range fields {
 		switch name {
-		case "v", "entry", "keys":
+		case "v", "entry", "keys", "all", "schema", "table":
 		default:
 			return fmt.Errorf("field %.40q is not known", name)
 		}
 	}
-	if entry, found := fields["entry"]; !found || json.Unmarshal(entry, &m.Entry) != nil || m.Entry == "" {
+	if _, found := fields["table"]; found {
+		return m.takeTable(fields)
+	}
+	if _, found := fields["schema"]; found {
+		return errors.New("it has a schema, and no table")
+	}
+	entry, named := fields["entry"]
+	all, whole := fields["all"]
+	if whole && !named {
+		if m.Scope = Everything; string(all) != "true" {
+			return errors.New("all is not true")
+		}
+		return only(fields, "v", "all")
+	}
+	if !named || json.Unmarshal(entry, &m.Entry) != nil || m.Entry == "" {
 		return errors.New("entry is not a name")
 	}
-	var found bool
-	if m.keys, found = fields["keys"]; !found {
+	if whole {
+		if m.Scope = OfEntry; string(all) != "true" {
+			return errors.New("all is not true")
+		}
+		return only(fields, "v", "entry", "all")
+	}
+	if m.keys, named = fields["keys"]; !named {
 		return errors.New("it has no keys")
 	}
 	return nil

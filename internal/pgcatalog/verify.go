@@ -36,7 +36,8 @@ func (e *DisagreementError) Error() string {
 // queries of its TAG rules. It also tells whether an operator, a cast or a function of a user came in, which a plan never means. Verify needs the privilege to
 // create temporary tables, on a primary. Entries that code loads have no query to verify. Of row versions it also sees that
 // they are text, beside the entry's own columns; physical ones are given up where a table keeps its rows in something else
-// than PostgreSQL's heap.
+// than PostgreSQL's heap. And the form of the query in which one statement loads many keys is given up where PostgreSQL does not
+// take it, or expects more of it than of as many statements.
 func Verify(ctx context.Context, conn *pgx.Conn, e *rule.Entry, ignored ...string) error {
 	if e.SQL == "" {
 		return nil
@@ -56,7 +57,10 @@ func Verify(ctx context.Context, conn *pgx.Conn, e *rule.Entry, ignored ...strin
 			return err
 		}
 	}
-	return verifyRowVersion(ctx, conn, e)
+	if err := verifyRowVersion(ctx, conn, e); err != nil {
+		return err
+	}
+	return verifyBatch(ctx, conn, e, types)
 }
 
 // verifyTypes compares the types of the parameters and returns their names in SQL.

@@ -48,6 +48,7 @@ type Query struct {
 	Result  rule.Result
 	Version *rule.RowVersion // nil: values are compared by their digests alone
 	Tags    []*rule.TagQuery // what is asked for besides
+	Batch   *rule.Batch      // nil: one statement loads one key
 }
 
 // LoadChanged is Load of a value that somebody may have already: it is returned only if it is another one than known.
@@ -119,7 +120,7 @@ func digestSQL(q *Query, n int, withServer bool) string {
 	from := "(SELECT 1) freshet_o LEFT JOIN LATERAL (SELECT pg_catalog.row_to_json(freshet_q)::text AS j FROM (" + sql +
 		"\n) freshet_q LIMIT 2) freshet_r ON true"
 	if q.Result == rule.Many {
-		from = "(SELECT " + list("pg_catalog.row_to_json(freshet_q)") + " AS j FROM (" + sql + "\n) freshet_q) freshet_r"
+		from = "(SELECT " + rule.List("pg_catalog.row_to_json(freshet_q)") + " AS j FROM (" + sql + "\n) freshet_q) freshet_r"
 	}
 	tags := ""
 	if len(q.Tags) > 0 {
@@ -140,7 +141,7 @@ func versionSQL(q *Query, n int, withServer bool) string {
 		own[i] = "freshet_q." + pgx.Identifier{name}.Sanitize()
 	}
 	row := "pg_catalog.row_to_json((SELECT freshet_c FROM (SELECT " + strings.Join(own, ", ") + ") freshet_c))"
-	rows, value, version := strings.TrimRight(v.SQL, "; \t\r\n")+"\n", list(row), "pg_catalog.string_agg(pg_catalog.to_json(freshet_version)::text, ',')"
+	rows, value, version := strings.TrimRight(v.SQL, "; \t\r\n")+"\n", rule.List(row), "pg_catalog.string_agg(pg_catalog.to_json(freshet_version)::text, ',')"
 	if q.Result != rule.Many {
 		rows = "SELECT * FROM (" + rows + ") freshet_i LIMIT 2"
 		value, version = "pg_catalog.max("+row+"::text)", "pg_catalog.max(freshet_version)"

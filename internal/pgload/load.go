@@ -37,10 +37,12 @@ func (l *Loader) run(ctx context.Context, sql func(withServer bool) string, args
 		return Loaded{}, state{}, err
 	}
 	defer conn.Release()
-	var (
-		loaded Loaded
-		s      state
-	)
+	return l.runOn(ctx, conn, link, sql, args)
+}
+
+func (l *Loader) runOn(
+	ctx context.Context, conn *pgxpool.Conn, link *link, sql func(withServer bool) string, args []keytext.Arg,
+) (loaded Loaded, s state, err error) {
 	if !link.adapt {
 		if loaded, s, err = l.plain(ctx, conn, link, sql(link.pooled), args); err != nil {
 			return Loaded{}, state{}, err
@@ -158,16 +160,11 @@ func wrap(q *Query, withServer bool) string {
 		columns += ", " + serverColumns
 	}
 	if q.Result == rule.Many {
-		return "SELECT " + list("pg_catalog.row_to_json(freshet_q)") + ", " + columns + " FROM (" + sql + "\n) freshet_q"
+		return "SELECT " + rule.List("pg_catalog.row_to_json(freshet_q)") + ", " + columns + " FROM (" + sql + "\n) freshet_q"
 	}
 	// Two rows are enough to know that there are too many.
 	return "SELECT freshet_r.j, " + columns + " FROM (SELECT 1) freshet_o LEFT JOIN LATERAL (" +
 		"SELECT pg_catalog.row_to_json(freshet_q)::text AS j FROM (" + sql + "\n) freshet_q LIMIT 2) freshet_r ON true"
-}
-
-// list makes an array of the rows' objects.
-func list(object string) string {
-	return "coalesce('[' || pg_catalog.string_agg(" + object + "::text, ',') || ']', '[]')"
 }
 
 // Describe asks the server for the types of a query's parameters, by preparing it.

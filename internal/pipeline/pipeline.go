@@ -17,9 +17,9 @@ import (
 	"github.com/freshet/freshet/internal/apply"
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pgsource"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // Compiled is what the entries of the configuration come to in the database as it is now.
@@ -72,7 +72,7 @@ type Options struct {
 	Slot        string
 	Publication string
 	Namespace   string
-	Store       *redisstore.Store
+	Store       Store
 	Compile     CompileFunc
 	Rewind      apply.Rewind
 	Observe     func(committed time.Time)
@@ -91,17 +91,17 @@ type Pipeline struct {
 	gap       string // a gap that the next session has to answer with a new generation
 	condemned bool   // what was cached before the gap was taken out of use, in the history that the store had then
 	term      fence.Term
-	tables    []schema.Name            // those that were planned last
-	kept      map[redisstore.Use]*kept // versions of entries that were found in a roster
-	followed  bool                     // the log was followed once: what is wrong now went wrong later, and may be mended meanwhile
-	replan    chan struct{}            // capacity 1: what Compile plans is another thing now
+	tables    []schema.Name       // those that were planned last
+	kept      map[store.Use]*kept // versions of entries that were found in a roster
+	followed  bool                // the log was followed once: what is wrong now went wrong later, and may be mended meanwhile
+	replan    chan struct{}       // capacity 1: what Compile plans is another thing now
 }
 
 // New makes a Pipeline.
 func New(opts Options) *Pipeline {
 	opts.Unused = cmp.Or(opts.Unused, unusedFor)
 	opts.SweepAfter = cmp.Or(opts.SweepAfter, sweepAfter)
-	p := &Pipeline{opts: opts, kept: map[redisstore.Use]*kept{}, replan: make(chan struct{}, 1)}
+	p := &Pipeline{opts: opts, kept: map[store.Use]*kept{}, replan: make(chan struct{}, 1)}
 	p.state.status = Status{Phase: Connecting, Since: time.Now()}
 	return p
 }
@@ -163,7 +163,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 			return err
 		case gap && !gapBefore:
 			// Answered at once, and only once: a gap that comes right again is not, since each answer costs all readers their cache.
-		case errors.Is(err, pgsource.ErrSlotInUse), errors.Is(err, redisstore.ErrSuperseded):
+		case errors.Is(err, pgsource.ErrSlotInUse), errors.Is(err, store.ErrSuperseded):
 			p.standby(err)
 			wait = standbyRetry
 		default:
@@ -187,7 +187,7 @@ func (p *Pipeline) standby(err error) {
 	if !entered {
 		return
 	}
-	if errors.Is(err, redisstore.ErrSuperseded) {
+	if errors.Is(err, store.ErrSuperseded) {
 		p.opts.Logger.Info("a later daemon has claimed the store; waiting as standby", slog.Any("err", err))
 	} else {
 		p.opts.Logger.Info("another daemon holds the slot; waiting as standby", slog.String("slot", p.opts.Slot), slog.Any("err", err))

@@ -213,7 +213,7 @@ func (r *rig) pipeline(tables []string) *pipeline.Pipeline {
 	}
 	return pipeline.New(pipeline.Options{
 		URL: cmp.Or(r.daemonURL, r.url), Slot: r.slot, Publication: "freshet", Namespace: r.namespace,
-		Store: cmp.Or(r.daemons, r.store), Rewind: r.rewind,
+		Store: pipeline.StoreOf(cmp.Or(r.daemons, r.store)), Rewind: r.rewind,
 		Unused: r.unused, SweepAfter: r.sweep, Observe: r.observe,
 		Logger: slog.New(slog.NewTextHandler(testWriter{r.t, &r.said}, nil)),
 		Compile: func(ctx context.Context, conn *pgx.Conn, retained []rule.Declared, _ bool) (*pipeline.Compiled, error) {

@@ -20,10 +20,10 @@ import (
 	"github.com/freshet/freshet/internal/pggate"
 	"github.com/freshet/freshet/internal/pgsource"
 	"github.com/freshet/freshet/internal/pgurl"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/route"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/internal/wal"
 	"github.com/freshet/freshet/mvcc"
 )
@@ -51,7 +51,7 @@ const admitting = "its tables were just added to the stream: waiting until every
 // by taking the stream up again from what the store says.
 type session struct {
 	p        *Pipeline
-	store    *redisstore.Conn
+	store    Conn
 	gate     *pggate.Gate // used by the applier
 	side     *pggate.Gate // used by whoever waits for snapshots or watches the catalog
 	conn     *pgx.Conn
@@ -175,7 +175,7 @@ func (s *session) oneServer(ctx context.Context) error {
 func (s *session) judge(ctx context.Context) error {
 	o := &s.p.opts
 	head, found, err := o.Store.Head(ctx)
-	if err != nil && !errors.Is(err, redisstore.ErrSplit) {
+	if err != nil && !errors.Is(err, store.ErrSplit) {
 		return err
 	}
 	split := err != nil
@@ -197,7 +197,7 @@ func (s *session) judge(ctx context.Context) error {
 	evidence.Confirmed = s.slot.Confirmed
 	cause := evidence.Gap()
 	if split {
-		cause = redisstore.ErrSplit.Error()
+		cause = store.ErrSplit.Error()
 	}
 	if cause == "" {
 		return nil
@@ -370,7 +370,7 @@ func (s *session) claim(ctx context.Context) error {
 	}
 	if s.p.gap == "" {
 		stored, found, err := s.p.opts.Store.Head(ctx)
-		if err != nil && !errors.Is(err, redisstore.ErrSplit) {
+		if err != nil && !errors.Is(err, store.ErrSplit) {
 			return err
 		}
 		if found {
@@ -380,11 +380,11 @@ func (s *session) claim(ctx context.Context) error {
 		}
 	}
 	head, found, err := s.store.Claim(ctx, term)
-	if errors.Is(err, redisstore.ErrSuperseded) {
+	if errors.Is(err, store.ErrSuperseded) {
 		return s.supersede(ctx, err, head, term)
 	}
-	if errors.Is(err, redisstore.ErrSplit) {
-		return &gapError{cause: redisstore.ErrSplit.Error()}
+	if errors.Is(err, store.ErrSplit) {
+		return &gapError{cause: store.ErrSplit.Error()}
 	}
 	if err != nil {
 		return err
@@ -444,12 +444,12 @@ func (s *session) resume(ctx context.Context) error {
 			// Whatever was not live under this very plan may read a table whose stream lacks a transaction that is still
 			// open: the daemon that added the table may have been stopped while it waited, and the roster that said so
 			// may be lost (D8).
-			e.Activation, e.Suspended = redisstore.Draw(), admitting
+			e.Activation, e.Suspended = store.Draw(), admitting
 			s.admit = append(s.admit, i)
 		case old.Content != e.Content:
 			// The stream lacks nothing of its tables. But its name has to move as names move while the stream is followed,
 			// with the floors: a standby that lags may not know of what was done.
-			e.Activation, e.Suspended = redisstore.Draw(), altered
+			e.Activation, e.Suspended = store.Draw(), altered
 			s.renew = append(s.renew, i)
 		default:
 			e.Activation = old.Activation
@@ -508,13 +508,13 @@ func (s *session) begin(ctx context.Context) error {
 		return err
 	}
 	s.head = fence.Head{
-		Generation: redisstore.Draw(), Term: s.head.Term,
+		Generation: store.Draw(), Term: s.head.Term,
 		System: s.identity.SystemID, Timeline: s.identity.Timeline, Publication: s.prepared.Fingerprint,
 		Wi: s.start, Wc: s.start, Si: snapshot,
 	}
 	for i, e := range s.versions {
 		e.Content = s.content(e)
-		e.Activation, e.Suspended = redisstore.Draw(), admitting
+		e.Activation, e.Suspended = store.Draw(), admitting
 		s.admit = append(s.admit, i)
 	}
 	if s.replaces != "" {
@@ -551,7 +551,7 @@ func (s *session) condemn(ctx context.Context, of fence.Head) error {
 		// Once is not enough: a store that fails over, or comes back from a dump, may have the HEAD from before.
 		head, found, err := s.p.opts.Store.Head(ctx)
 		switch {
-		case errors.Is(err, redisstore.ErrSplit): // some lanes may be of another generation again, or still
+		case errors.Is(err, store.ErrSplit): // some lanes may be of another generation again, or still
 		case err != nil:
 			return fmt.Errorf("look whether what is cached is out of use: %w", err)
 		case !found || head.Publication == condemned:
@@ -562,9 +562,9 @@ func (s *session) condemn(ctx context.Context, of fence.Head) error {
 		of.System, of.Timeline = s.identity.SystemID, s.identity.Timeline
 	}
 	err := s.store.NewGeneration(ctx, fence.Head{
-		Generation: redisstore.Draw(), Term: of.Term, Publication: condemned, System: of.System, Timeline: of.Timeline,
+		Generation: store.Draw(), Term: of.Term, Publication: condemned, System: of.System, Timeline: of.Timeline,
 	})
-	if err != nil && !errors.Is(err, redisstore.ErrSuperseded) {
+	if err != nil && !errors.Is(err, store.ErrSuperseded) {
 		return fmt.Errorf("take what is cached out of use: %w", err)
 	}
 	s.p.condemned = true

@@ -25,7 +25,7 @@ type sink struct {
 	rows     *atomic.Uint64
 	intents  *intents
 	logger   *slog.Logger
-	strange  map[string]bool // entries that intents named and that there are not, as far as was logged
+	strange  map[string]bool // entries and tables that intents named and that there are not, as far as was logged
 	known    *atomic.Pointer[ddl.Known]
 	altered  *atomic.Uint64 // statements that altered what entries stand on
 }
@@ -92,6 +92,9 @@ func (s *sink) Message(ctx context.Context, m *change.Message) error {
 	if err != nil {
 		return s.undecodable(ctx, m, read.Entry, err)
 	}
+	if read.Scope != intent.OfKeys {
+		return s.scope(ctx, m, &read)
+	}
 	for args, err := range read.Keys() {
 		if err != nil {
 			return s.undecodable(ctx, m, read.Entry, err)
@@ -106,6 +109,28 @@ func (s *sink) Message(ctx context.Context, m *change.Message) error {
 			s.unknown(ctx, m, read.Entry)
 			return nil
 		}
+	}
+	return nil
+}
+
+// scope routes what means more than single keys.
+func (s *sink) scope(ctx context.Context, m *change.Message, read *intent.Message) error {
+	part, err := s.queue.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	known, name := true, read.Entry
+	switch read.Scope {
+	case intent.OfEntry:
+		known = s.router.Whole(read.Entry, part.Keys)
+	case intent.OfTable:
+		known, name = s.router.Reading(read.Table.Schema, read.Table.Name, part.Keys), read.Table.Schema+"."+read.Table.Name
+	default:
+		s.router.Everything(part.Keys)
+	}
+	s.queue.Release()
+	if !known {
+		s.unknown(ctx, m, name)
 	}
 	return nil
 }
@@ -149,8 +174,8 @@ func (s *sink) unknown(ctx context.Context, m *change.Message, entry string) {
 		return
 	}
 	s.strange[entry] = true
-	s.logger.WarnContext(ctx, "an intent names an entry that this daemon does not have; nothing of it is cached",
-		slog.String("entry", fmt.Sprintf("%.100s", entry)), slog.String("lsn", m.LSN.String()))
+	s.logger.WarnContext(ctx, "an intent names an entry that this daemon does not have, or a table that none reads; nothing of it is cached",
+		slog.String("named", fmt.Sprintf("%.100s", entry)), slog.String("lsn", m.LSN.String()))
 }
 
 // Commit closes the transaction.

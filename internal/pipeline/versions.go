@@ -10,9 +10,9 @@ import (
 
 	"github.com/freshet/freshet/internal/apply"
 	"github.com/freshet/freshet/internal/pgsource"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
+	"github.com/freshet/freshet/internal/store"
 )
 
 const (
@@ -33,8 +33,8 @@ type kept struct {
 	used  time.Time // when a registration of it was last seen, or a session began
 }
 
-func useOf(e *rule.Entry) redisstore.Use {
-	return redisstore.Use{Entry: e.Name, Definition: e.Definition}
+func useOf(e *rule.Entry) store.Use {
+	return store.Use{Entry: e.Name, Definition: e.Definition}
 }
 
 // remember takes the versions of the roster in the store into account, whatever generation it is of: libraries that use
@@ -94,7 +94,7 @@ func (s *session) retain(ctx context.Context) error {
 		return s.p.kept[useOf(b)].since.Compare(s.p.kept[useOf(a)].since)
 	})
 	count := map[string]int{}
-	served := map[redisstore.Use]*kept{}
+	served := map[store.Use]*kept{}
 	s.versions = slices.Clone(s.compiled.Entries)
 	for _, e := range planned {
 		k := s.p.kept[useOf(e)]
@@ -156,7 +156,7 @@ func (s *session) report(phase Phase) {
 
 // published makes public which names are live.
 func (s *session) published(roster *rule.Roster) {
-	var live redisstore.Live
+	var live store.Live
 	live.Prefixes = s.names.Prefixes()
 	var entries []EntryStatus
 	for e := range roster.Versions() {
@@ -185,12 +185,12 @@ func (s *session) keepUsed(ctx context.Context, applier *apply.Applier) error {
 	if len(s.retained) == 0 {
 		return nil
 	}
-	uses := make([]redisstore.Use, len(s.retained))
+	uses := make([]store.Use, len(s.retained))
 	for i, n := range s.retained {
 		uses[i] = useOf(s.versions[n])
 	}
 	found, err := s.p.opts.Store.Uses(ctx, uses)
-	if errors.Is(err, redisstore.ErrNoPermission) {
+	if errors.Is(err, store.ErrNoPermission) {
 		if !s.blind {
 			s.p.opts.Logger.WarnContext(ctx, "cannot see which versions libraries use, so none is retired", slog.Any("err", err))
 		}
@@ -215,7 +215,7 @@ func (s *session) keepUsed(ctx context.Context, applier *apply.Applier) error {
 		st.Entries = slices.Clone(st.Entries) // whoever read the status has the one before
 		for i := range st.Entries {
 			e := &st.Entries[i]
-			if who, ok := found[redisstore.Use{Entry: e.Name, Definition: e.Definition}]; ok {
+			if who, ok := found[store.Use{Entry: e.Name, Definition: e.Definition}]; ok {
 				e.LastUsed, e.UsedBy = &now, who
 			}
 		}
@@ -250,7 +250,7 @@ func (s *session) retire(ctx context.Context, applier *apply.Applier, unused []i
 
 // names that are live, for whoever sweeps those that are not.
 type liveNames struct {
-	redisstore.Live
+	store.Live
 	revision uint64
 	since    time.Time
 }
@@ -272,7 +272,7 @@ func (s *session) sweep(ctx context.Context) error {
 		if now == nil || now.revision == done || time.Since(now.since) < after {
 			continue
 		}
-		n, err := s.p.opts.Store.Sweep(ctx, func() redisstore.Live { return s.live.Load().Live })
+		n, err := s.p.opts.Store.Sweep(ctx, func() store.Live { return s.live.Load().Live })
 		if ctx.Err() != nil {
 			return nil
 		}

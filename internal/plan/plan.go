@@ -252,6 +252,7 @@ func (c *compiler) finish(q *query) (*Compiled, error) {
 		entry.Functions = append(entry.Functions, f.String())
 		c.warn("%s() is a function of your own: replacing it shows when the daemon plans again, at its next start or when a table of the entry is altered", f.Name.Name)
 	}
+	entry.Batch = c.batch(entry)
 	entry.Shape = c.shape(slices.Concat(c.tables(), boxes), c.views...)
 	entry.Version = entry.Hash()
 	compiled.Entry = entry

@@ -98,7 +98,7 @@ func (c *Conn) Early(ctx context.Context, keys []Stamped) (Result, error) {
 	lanes := c.working()
 	shares := c.shares(lanes, &Batch{Keys: keys})
 	early := c.store.scripts.early
-	c.confirm(ctx, lanes, shares, nil, early, func(k *Stamped) []string { return k.args(millis(fenceLife), "1") })
+	c.confirm(ctx, lanes, shares, nil, early, func(k *Stamped) []string { return stampArgs(k, millis(fenceLife), "1") })
 	result, err := c.sum(lanes), c.outcome(lanes)
 	if err != nil {
 		return result, fmt.Errorf("fence early: %w", err)
@@ -120,10 +120,10 @@ func (c *Conn) Apply(ctx context.Context, b Batch) (Result, error) {
 	}
 	intent := func(s *share) []string {
 		return slices.Concat(c.expected(s.lane, b.Expect), []string{fence.LSNText(b.Wi), fence.SnapshotText(b.Si)},
-			b.raise(s).fields())
+			raised(b.Raise(s.names, s.epochs, s.keys)))
 	}
 	confirm := c.store.scripts.confirm
-	stamps := func(k *Stamped) []string { return k.args(millis(leaseMargin)) }
+	stamps := func(k *Stamped) []string { return stampArgs(k, millis(leaseMargin)) }
 	if len(c.links(told)) > 1 {
 		c.confirm(ctx, told, shares, intent, confirm, nil)
 		if err := c.outcome(told); err != nil {
@@ -251,7 +251,7 @@ func (c *Conn) pipeline(
 		replies = replies[2*len(shares):]
 	}
 	for i, o := range todo {
-		if err := o.result.add(replies[i], o.ends); o.err == nil {
+		if err := add(&o.result, replies[i], o.ends); o.err == nil {
 			o.err = err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -351,7 +352,7 @@ func (c *Conn) begin(ctx context.Context, lanes []*lane, head fence.Head, foreig
 	drawn := map[*lane]string{}
 	for _, k := range lanes {
 		if c.store.lanes > 1 {
-			drawn[k] = Draw()
+			drawn[k] = store.Draw()
 		}
 	}
 	c.heads(ctx, "begin generation", c.store.scripts.begin, lanes, func(k *lane) []string {
@@ -379,10 +380,6 @@ func (c *Conn) expected(k *lane, e Expected) []string {
 	}
 	return []string{e.Generation + k.generation, string(e.Term), fence.LSNText(e.Wc), k.replid}
 }
-
-// ErrRevision says that the store has a roster of a higher revision: an earlier move was not finished. The caller
-// draws a higher one.
-var ErrRevision = errors.New("a roster of a higher revision is stored")
 
 // Move publishes a roster: first the roster itself, then HEAD's revision, by which readers take it up, each in all lanes. Between the two
 // readers find them different and go to the database. Processes that have the old roster go on for a moment; to wait
@@ -469,7 +466,7 @@ func (c *Conn) DrawTick(ctx context.Context) error {
 
 func (c *Conn) drawTick(ctx context.Context, lanes []*lane) error {
 	draw := c.store.scripts.draw
-	first := fence.Tick{ID: Draw()}
+	first := fence.Tick{ID: store.Draw()}
 	c.over(lanes, func(l *link, lanes []*lane) {
 		replies, err := l.run(ctx, []script{draw}, func() []rueidis.Completed {
 			commands := make([]rueidis.Completed, len(lanes))

@@ -4,19 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/store"
 )
-
-// Tied is a record's bytes, nil when it is not there, and what epochs held at that moment.
-type Tied struct {
-	Text []byte
-	IDs  []string // in the order in which they were asked for; empty for those that are not there
-}
 
 // ReadTied reads a record together with epochs of its lane: in one command, so all of it is of one moment.
 func (s *Store) ReadTied(ctx context.Context, name string, epochs []string) (Tied, error) {
@@ -67,14 +61,6 @@ func (s *Store) Epochs(ctx context.Context, epochs []string) ([]string, error) {
 	return append([]string{string(held.Text)}, held.IDs...), nil
 }
 
-// Pinned is what a load can be stored with: the ids of its epochs, and HEAD, read after them on the same connection, with what
-// it says of their buckets.
-type Pinned struct {
-	IDs       []string
-	Head      fence.Head
-	HeadFound bool
-}
-
 // errEpoch is the error of an epoch's key that holds no id.
 var errEpoch = errors.New("the key of an epoch held something else than an id, and was removed")
 
@@ -93,14 +79,8 @@ func (s *Store) Pin(ctx context.Context, epochs []string, life time.Duration) (P
 	}
 	fields = s.headFields(fields)
 	pin := func(call func(c script, keys, args []string) rueidis.Completed) (string, []rueidis.RedisResult) {
-		own := Draw() + Draw()
-		commands := make([]rueidis.Completed, 0, 2*len(epochs)+1)
-		for _, name := range epochs {
-			commands = append(commands,
-				s.client.B().Set().Key(name).Value(own).Nx().Get().PxMilliseconds(life.Milliseconds()).Build(),
-				s.client.B().Pexpire().Key(name).Milliseconds(life.Milliseconds()).Gt().Build())
-		}
-		return own, to.client.DoMulti(ctx, append(commands, s.headFor(to.lane, fields, call))...)
+		own := store.Draw() + store.Draw()
+		return own, to.client.DoMulti(ctx, append(s.pin(epochs, own, life), s.headFor(to.lane, fields, call))...)
 	}
 	own, replies := pin(s.callRead)
 	head := replies[len(replies)-1]
@@ -108,8 +88,34 @@ func (s *Store) Pin(ctx context.Context, epochs []string, life time.Duration) (P
 		own, replies = pin(s.sendRead)
 		head = replies[len(replies)-1]
 	}
-	p := Pinned{IDs: make([]string, len(epochs))}
+	var p Pinned
 	var wrong []string
+	if p.IDs, wrong, err = pinnedIDs(&to, epochs, own, replies); err != nil {
+		return Pinned{}, err
+	}
+	if len(wrong) > 0 {
+		return Pinned{}, s.unpin(ctx, &to, wrong)
+	}
+	if p.Head, p.HeadFound, err = parseHead(head, fields); err != nil {
+		return Pinned{}, fmt.Errorf("pin epochs: %w", to.typed(err))
+	}
+	return p, nil
+}
+
+// pin are the commands that read the ids of epochs, make those that are not there, and have all of them live long enough.
+func (s *Store) pin(epochs []string, own string, life time.Duration) []rueidis.Completed {
+	commands := make([]rueidis.Completed, 0, 2*len(epochs)+1)
+	for _, name := range epochs {
+		commands = append(commands,
+			s.client.B().Set().Key(name).Value(own).Nx().Get().PxMilliseconds(life.Milliseconds()).Build(),
+			s.client.B().Pexpire().Key(name).Milliseconds(life.Milliseconds()).Gt().Build())
+	}
+	return commands
+}
+
+// pinnedIDs are the ids in the replies to pin, of which there may be more. wrong are the names that hold something else.
+func pinnedIDs(to *route, epochs []string, own string, replies []rueidis.RedisResult) (ids, wrong []string, err error) {
+	ids = make([]string, len(epochs))
 	for i, name := range epochs {
 		id, err := replies[2*i].ToString()
 		switch {
@@ -118,21 +124,14 @@ func (s *Store) Pin(ctx context.Context, epochs []string, life time.Duration) (P
 		case isWrongType(err), err == nil && !fence.ValidEpochID(id):
 			wrong = append(wrong, name)
 		case err != nil:
-			return Pinned{}, fmt.Errorf("pin epochs: %w", to.typed(err))
+			return nil, nil, fmt.Errorf("pin epochs: %w", to.typed(err))
 		}
 		if err := replies[2*i+1].Error(); err != nil {
-			return Pinned{}, fmt.Errorf("pin epochs: %w", to.typed(err))
+			return nil, nil, fmt.Errorf("pin epochs: %w", to.typed(err))
 		}
-		p.IDs[i] = id
+		ids[i] = id
 	}
-	if len(wrong) > 0 {
-		err := to.client.Do(ctx, s.client.B().Unlink().Key(wrong...).Build()).Error()
-		return Pinned{}, errors.Join(fmt.Errorf("pin epochs: %w: %s", errEpoch, strings.Join(wrong, ", ")), to.typed(err))
-	}
-	if p.Head, p.HeadFound, err = parseHead(head, fields); err != nil {
-		return Pinned{}, fmt.Errorf("pin epochs: %w", to.typed(err))
-	}
-	return p, nil
+	return ids, wrong, nil
 }
 
 // pinFields are those by which it is judged whether a load may be stored with its epochs, without their buckets'.

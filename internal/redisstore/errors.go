@@ -12,18 +12,12 @@ import (
 
 // Every error but ErrUnavailable means that the store answered and did not do what was asked.
 var (
-	// ErrUnavailable wraps everything that kept an answer from coming: whether the command was done is not known.
-	ErrUnavailable = errors.New("redis does not answer")
 	// ErrReadOnly is a replica's answer: the connection is not to the master any more.
 	ErrReadOnly = errors.New("redis is read-only")
 	// ErrLoading is the answer of a server that is still reading its data.
 	ErrLoading = errors.New("redis is loading its data")
 	// ErrMoved is the answer of a cluster's node that does not hold the key.
 	ErrMoved = errors.New("redis cluster holds the key elsewhere")
-	// ErrNoPermission is a refusal by the server's access control.
-	ErrNoPermission = errors.New("redis refuses the user")
-	// ErrOutOfMemory is the answer of a full server.
-	ErrOutOfMemory = errors.New("redis is out of memory")
 	// ErrNoScript says that the server lost a script, although it was just sent with its text.
 	ErrNoScript = errors.New("redis does not know the script")
 	// ErrRefused wraps every other error reply.
@@ -31,25 +25,7 @@ var (
 	// ErrNoHistory says that the server does not name its history (master_replid): what hides failovers can keep no
 	// promise, since a lost confirm could not be told from one that was never made.
 	ErrNoHistory = errors.New("redis does not name its history: INFO replication has no master_replid, so that a failover could not be noticed")
-	// ErrSuperseded says that a later daemon owns the store: whoever gets it steps down.
-	ErrSuperseded = errors.New("a later daemon has taken over")
 )
-
-// MismatchError says that the store is not as the daemon expected: it lost history, or a new generation began.
-// Nothing was applied under the daemon's belief; it rewinds to Head, or begins a generation when there is none.
-type MismatchError struct {
-	Head   fence.Head
-	Found  bool
-	Replid string
-}
-
-func (e *MismatchError) Error() string {
-	if !e.Found {
-		return "redis is not as expected: it has no head"
-	}
-	return fmt.Sprintf("redis is not as expected: generation %s, term %s, confirmed to %s, replication id %s",
-		e.Head.Generation, e.Head.Term, e.Head.Wc, e.Replid)
-}
 
 // typed gives an error of the client one of this package's types.
 func typed(err error) error {

@@ -9,6 +9,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // Lanes is how many parts the records are kept in, each under a HEAD of its own: one on a server, fence.Lanes in a cluster.
@@ -75,13 +76,6 @@ func (r *route) typed(err error) error {
 	return err
 }
 
-// LaneHead is what a lane says.
-type LaneHead struct {
-	Head  fence.Head
-	Found bool
-	Err   error // it could not be asked
-}
-
 // Heads reads the HEADs of all lanes, without the floors of buckets. Where a lane's HEAD was begun in another history than that of
 // the server which has it now, there is none.
 func (s *Store) Heads(ctx context.Context) []LaneHead {
@@ -135,38 +129,9 @@ func (s *Store) look(ctx context.Context, client rueidis.Client, lanes []int) []
 // laneHead are all fields of a lane's HEAD but the floors of buckets.
 func laneHead() []string { return append(wholeHead(), "lane", "at") }
 
-// ErrSplit says that the lanes are of different generations, or publications, although one daemon wrote them last: it was stopped before
-// it was done.
-var ErrSplit = errors.New("the lanes of the cluster do not agree: a generation was begun and not finished")
-
 // Head reads HEAD, without the floors of buckets. That of a cluster is what the HEADs of its lanes say together.
 func (s *Store) Head(ctx context.Context) (fence.Head, bool, error) {
-	return JoinHeads(s.Heads(ctx))
-}
-
-// JoinHeads is what the HEADs of all lanes say together. It fails when none answered, or with ErrSplit.
-func JoinHeads(heads []LaneHead) (fence.Head, bool, error) {
-	if len(heads) == 1 {
-		return heads[0].Head, heads[0].Found, heads[0].Err
-	}
-	said := make([]fence.Head, len(heads))
-	var errs []error
-	for i, h := range heads {
-		if h.Found {
-			said[i] = h.Head
-		}
-		if h.Err != nil {
-			errs = append(errs, fmt.Errorf("lane %d: %w", i, h.Err))
-		}
-	}
-	if len(errs) == len(heads) {
-		return fence.Head{}, false, errors.Join(errs...)
-	}
-	joined, found, split := fence.Join(said)
-	if split {
-		return joined, found, ErrSplit
-	}
-	return joined, found, nil
+	return store.JoinHeads(s.Heads(ctx))
 }
 
 // Roster reads the roster's text. Every lane has it; it is read from one whose HEAD names the latest.
@@ -174,7 +139,7 @@ func (s *Store) Roster(ctx context.Context) (text []byte, found bool, err error)
 	if s.lanes == 1 {
 		return rosterText(s.client.Do(ctx, s.client.B().Get().Key(s.rosterKey(0)).Build()))
 	}
-	joined, found, err := JoinHeads(s.Heads(ctx))
+	joined, found, err := store.JoinHeads(s.Heads(ctx))
 	if err != nil || !found {
 		return nil, false, err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // link is one connection of the daemon's to one server. After anything but an answer from the server it is broken for good: a new
@@ -123,12 +124,5 @@ func parseHeadReply(r rueidis.RedisResult) (headReply, error) {
 }
 
 func (r headReply) err() error {
-	switch r.outcome {
-	case fence.Applied:
-		return nil
-	case fence.Superseded:
-		return ErrSuperseded
-	case fence.Mismatch:
-	}
-	return &MismatchError{Head: r.head, Found: r.found, Replid: r.replid}
+	return store.Judged(r.outcome, fence.Shard{Head: r.head, Found: r.found, Replid: r.replid})
 }

@@ -14,51 +14,21 @@ import (
 
 // Read reads a record's bytes with one plain GET, nil when it is not there.
 func (s *Store) Read(ctx context.Context, name string) ([]byte, error) {
-	// The client's own GET works out the key's cluster slot, which is most of what sending it costs and of no use with one server.
 	to, err := s.to(name)
 	if err != nil {
 		return nil, fmt.Errorf("get record: %w", err)
 	}
-	text, err := to.client.Do(ctx, s.client.B().Arbitrary("GET").Args(name).ReadOnly()).AsBytes()
+	text, err := to.client.Do(ctx, s.readPlain(name)).AsBytes()
 	if err == nil || rueidis.IsRedisNil(err) {
 		return text, nil
 	}
 	return nil, fmt.Errorf("get record: %w", to.typed(err))
 }
 
-// ReadWithHead reads HEAD and then a record with epochs: in one pipeline on one connection, in this order, so that what HEAD
-// vouches for is true of the record.
-func (s *Store) ReadWithHead(ctx context.Context, name string, epochs []string) (head fence.Head, found bool, held Tied, err error) {
-	to, err := s.to(name)
-	if err != nil {
-		return fence.Head{}, false, Tied{}, fmt.Errorf("read head: %w", err)
-	}
-	fields := s.headFields(vouchedFields())
-	record := func() rueidis.Completed {
-		if len(epochs) == 0 {
-			return s.client.B().Get().Key(name).Build()
-		}
-		return s.readTied(name, epochs)
-	}
-	replies := to.client.DoMulti(ctx, s.headFor(to.lane, fields, s.callRead), record())
-	if isNoScript(replies[0].Error()) {
-		replies = to.client.DoMulti(ctx, s.headFor(to.lane, fields, s.sendRead), record())
-	}
-	if head, found, err = parseHead(replies[0], fields); err != nil {
-		_ = to.typed(replies[0].Error())
-		return fence.Head{}, false, Tied{}, err
-	}
-	if len(epochs) == 0 {
-		if held.Text, err = replies[1].AsBytes(); rueidis.IsRedisNil(err) {
-			err = nil
-		}
-	} else {
-		held, err = parseTied(replies[1], len(epochs))
-	}
-	if err != nil {
-		return fence.Head{}, false, Tied{}, fmt.Errorf("get record: %w", to.typed(err))
-	}
-	return head, found, held, nil
+// readPlain is a GET. The client's own works out the key's cluster slot, which is most of what sending it costs and of no use with
+// one server.
+func (s *Store) readPlain(name string) rueidis.Completed {
+	return s.client.B().Arbitrary("GET").Args(name).ReadOnly()
 }
 
 // Get reads a record with one plain GET. What is not there is a Record without state; so is what is not in freshet's
@@ -73,16 +43,6 @@ func (s *Store) Get(ctx context.Context, name string) (fence.Record, error) {
 		return fence.Record{}, nil //nolint:nilerr // see above
 	}
 	return r, nil
-}
-
-// LeaseReply is the answer to Lease.
-type LeaseReply struct {
-	Granted   bool
-	Holder    fence.Token  // whose lease it is now: the caller's, or another's
-	Record    fence.Record // as it is now stored, with value and fences, if there are any
-	Head      fence.Head   // read after the grant, on the same connection; its Wi is the floor of the key's bucket
-	HeadFound bool
-	Now       int64 // the store's clock, in microseconds
 }
 
 // Lease asks for the right to fill a key (R2) and reads HEAD after it. The token must be fresh: after an error it is
@@ -111,14 +71,27 @@ func (s *Store) LeaseOver(ctx context.Context, name, dead string, token fence.To
 	case isNoScript(replies[1].Error()): // of a lane: the lease is granted, or not, and HEAD read after it
 		replies[1] = to.client.Do(ctx, s.headFor(to.lane, fields, s.sendRead))
 	}
-	answer, err := replies[0].ToArray()
+	reply, err := parseLease(&to, replies[0])
+	if err != nil {
+		return LeaseReply{}, err
+	}
+	if reply.Head, reply.HeadFound, err = parseHead(replies[1], fields); err != nil {
+		_ = to.typed(replies[1].Error())
+		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
+	}
+	reply.Head = reply.Head.For(bucket)
+	return reply, nil
+}
+
+// parseLease reads the answer to a LEASE, without HEAD.
+func parseLease(to *route, answered rueidis.RedisResult) (reply LeaseReply, err error) {
+	answer, err := answered.ToArray()
 	if err != nil {
 		return LeaseReply{}, fmt.Errorf("lease key: %w", to.typed(err))
 	}
 	if len(answer) != 3 {
 		return LeaseReply{}, fmt.Errorf("lease key: answer of %d parts: %w", len(answer), ErrRefused)
 	}
-	var reply LeaseReply
 	granted, err := answer[0].AsInt64()
 	if err != nil {
 		return LeaseReply{}, fmt.Errorf("lease key: %w", typed(err))
@@ -134,23 +107,7 @@ func (s *Store) LeaseOver(ctx context.Context, name, dead string, token fence.To
 		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
 	}
 	reply.Granted, reply.Holder = granted == 1, reply.Record.Lease.Token
-	if reply.Head, reply.HeadFound, err = parseHead(replies[1], fields); err != nil {
-		_ = to.typed(replies[1].Error())
-		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
-	}
-	reply.Head = reply.Head.For(bucket)
 	return reply, nil
-}
-
-// FillRequest is a value to store.
-type FillRequest struct {
-	Token      fence.Token
-	Coverage   fence.Coverage
-	State      fence.State // Live or Negative
-	RowVersion string
-	Epochs     []fence.Epoch
-	Payload    []byte
-	TTL        time.Duration
 }
 
 // Fill stores a value if the token's lease allows it (R5). A repeat could do no harm: a fill uses its lease up.
@@ -160,8 +117,21 @@ func (s *Store) Fill(ctx context.Context, name string, f FillRequest) (fence.Fil
 }
 
 func (s *Store) fill(ctx context.Context, name string, f FillRequest) (fence.FillOutcome, int64, error) {
+	args, err := fillArgs(&f)
+	if err != nil {
+		return 0, 0, err
+	}
+	reply, err := s.eval(ctx, s.scripts.fill, name, args)
+	if err != nil {
+		return 0, 0, fmt.Errorf("fill key: %w", err)
+	}
+	return fillOutcome("fill key", reply)
+}
+
+// fillArgs are those of the script.
+func fillArgs(f *FillRequest) ([]string, error) {
 	if !f.State.Live() {
-		return 0, 0, fmt.Errorf("fill key: a value of state %q cannot be filled", f.State)
+		return nil, fmt.Errorf("fill key: a value of state %q cannot be filled", f.State)
 	}
 	args := []string{
 		string(f.Token), f.Coverage.String(), string(rune(f.State.Letter())), fence.EscapeVersion(f.RowVersion),
@@ -170,11 +140,7 @@ func (s *Store) fill(ctx context.Context, name string, f FillRequest) (fence.Fil
 	if len(f.Epochs) > 0 {
 		args = append(args, fence.EpochsText(f.Epochs))
 	}
-	reply, err := s.eval(ctx, s.scripts.fill, name, args)
-	if err != nil {
-		return 0, 0, fmt.Errorf("fill key: %w", err)
-	}
-	return fillOutcome("fill key", reply)
+	return args, nil
 }
 
 // Release gives a lease back that will not be used, so that the next reader need not wait for its end.
@@ -199,7 +165,7 @@ func (s *Store) release(ctx context.Context, name string, token fence.Token) (bo
 // Early fences a key for a transaction that is not over yet (D1): nothing that does not contain it can be filled, as long
 // as the fence lives. A writer who does not know where its COMMIT will end gives the highest position there is.
 func (s *Store) Early(ctx context.Context, key Stamped) error {
-	args := key.args(millis(fenceLife), "1")
+	args := stampArgs(&key, millis(fenceLife), "1")
 	if _, err := s.eval(ctx, s.scripts.early, key.Name, args); err != nil {
 		return fmt.Errorf("fence early: %w", err)
 	}
@@ -261,24 +227,40 @@ func (s *Store) headFor(lane int, fields []string, call func(c script, keys, arg
 	return call(s.scripts.look, s.headKeys(lane), fields)
 }
 
-func parseHead(reply rueidis.RedisResult, fields []string) (fence.Head, bool, error) {
+func parseHead(reply rueidis.RedisResult, names []string) (fence.Head, bool, error) {
+	fields, err := fieldsOf(reply, names)
+	if err != nil {
+		return fence.Head{}, false, err
+	}
+	return parseFields(fields)
+}
+
+// field is one that HEAD has.
+type field struct{ name, text string }
+
+// fieldsOf are those of the named fields that HEAD has, in that order. A script that finds no HEAD answers none at all.
+func fieldsOf(reply rueidis.RedisResult, names []string) ([]field, error) {
 	values, err := reply.ToArray()
 	if err != nil {
-		return fence.Head{}, false, fmt.Errorf("read head: %w", typed(err))
+		return nil, fmt.Errorf("read head: %w", typed(err))
 	}
-	var h fence.Head
-	for i, name := range fields {
-		if i >= len(values) {
-			break
-		}
-		value, err := values[i].ToString()
+	fields := make([]field, 0, len(names))
+	for i, name := range names[:min(len(names), len(values))] {
+		text, err := values[i].ToString()
 		if rueidis.IsRedisNil(err) {
 			continue
 		}
 		if err != nil {
-			return fence.Head{}, false, fmt.Errorf("read head: %w", typed(err))
+			return nil, fmt.Errorf("read head: %w", typed(err))
 		}
-		if err := h.SetField(name, value); err != nil {
+		fields = append(fields, field{name: name, text: text})
+	}
+	return fields, nil
+}
+
+func parseFields(fields []field) (h fence.Head, found bool, err error) {
+	for _, f := range fields {
+		if err := h.SetField(f.name, f.text); err != nil {
 			return fence.Head{}, false, fmt.Errorf("read head: %w", err)
 		}
 	}

@@ -3,21 +3,11 @@ package redisstore
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet/internal/fence"
 )
-
-// RenewRequest says that the value over which a lease was granted is the one that the database has.
-type RenewRequest struct {
-	Token      fence.Token
-	Coverage   fence.Coverage
-	RowVersion string
-	Epochs     []fence.Epoch
-	TTL        time.Duration
-}
 
 // Renew is Fill of the value that is stored, without sending it (R5): if the token's lease allows it, the value has the
 // request's coverage from now on. A repeat could do no harm: it uses its lease up.

@@ -34,9 +34,6 @@ const (
 	// bounds the commands of callers that share it, so that they need no timers of their own. A hang is noticed after two
 	// gaps and readTimeout at most.
 	pingGap = 125 * time.Millisecond
-	// leaseMargin is how much longer than its lease a record without a value lives, so that the end of a lease is
-	// decided by the lease and not by an expiry.
-	leaseMargin = time.Second
 )
 
 // Options say which store to open.
@@ -60,6 +57,8 @@ type Store struct {
 	lanes     int // 1, or those of a cluster
 	scripts   *scripts
 	logger    *slog.Logger
+	joints    [fence.Lanes]joints // reads with HEAD, by lane
+	vouched   []string            // the fields by which it is judged what HEAD says of a value that was read after it
 
 	option rueidis.ClientOption // the daemon's
 	mu     sync.Mutex
@@ -98,6 +97,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		s.lanes, seeds = fence.Lanes, option.InitAddress
 		option.InitAddress = seeds[:1]
 	}
+	s.vouched = s.headFields(vouchedFields())
 	reply := replyTimeout
 	if seeds != nil {
 		reply = nodeTimeout

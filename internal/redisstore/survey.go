@@ -12,6 +12,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // namesPerPage is how many keys a step of a walk looks at: few enough that nobody waits for it.
@@ -30,14 +31,6 @@ type surveyed struct {
 	address string // in a cluster
 	client  rueidis.CoreClient
 	close   func()
-}
-
-// Held is what a key holds.
-type Held struct {
-	Found bool // the key is there
-	Other bool // it holds something of another type than was asked for
-	Text  []byte
-	TTL   time.Duration // until it expires; 0: it does not
 }
 
 // Survey opens one over the store.
@@ -139,7 +132,7 @@ func (v *Survey) Head(ctx context.Context) (fence.Head, bool, error) {
 				return fence.Head{}, false, fmt.Errorf("lane %d: %w", lane, h.Err) // readers may reach it
 			}
 		}
-		return JoinHeads(heads)
+		return store.JoinHeads(heads)
 	}
 	client := v.servers[0].client
 	return parseHead(client.Do(ctx, v.store.readHead(0, wholeHead())), wholeHead())

@@ -4,23 +4,14 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
-
-	"github.com/freshet/freshet/internal/rule"
 )
 
 // sweepPause is between two steps of a sweep, so that it takes little of the server from those who read.
 const sweepPause = 2 * time.Millisecond
-
-// Live is what a sweep leaves: the prefixes of live names, and the retained versions of entries.
-type Live struct {
-	Prefixes []string
-	Retained []Use
-}
 
 // Sweep removes the records of dead names, and what was registered of versions that are not retained; it asks anew what
 // lives for every step, since names move. It is paced, and returns how many keys it removed. Nobody reads what it removes,
@@ -40,14 +31,7 @@ func (s *Store) dead(name string, live *Live) bool {
 	if u, ok := parseUse(rest); ok {
 		return !slices.Contains(live.Retained, u)
 	}
-	generation, _, ok := strings.Cut(rest, ":")
-	if _, err := strconv.ParseUint(generation, 16, 64); !ok || err != nil || len(generation) != 16 {
-		return false
-	}
-	return !slices.ContainsFunc(live.Prefixes, func(p string) bool {
-		rest, ok := strings.CutPrefix(name, p[:len(p)-1])
-		return ok && rest != "" && (rest[0] == p[len(p)-1] || rest[0] == rule.EpochMark)
-	})
+	return live.Dead(name, rest)
 }
 
 // DropAll removes every key of the namespace, HEAD first, so that nobody fills while it goes on.

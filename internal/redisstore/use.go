@@ -5,16 +5,11 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/redis/rueidis"
+
+	"github.com/freshet/freshet/internal/store"
 )
-
-// Use names a version of an entry that libraries register the use of (D7), by the digest of its declaration.
-type Use struct{ Entry, Definition string }
-
-// longestUser bounds, in bytes, what is believed of who registered: any client may write it.
-const longestUser = 128
 
 // useKey is where a use is registered: in the first lane.
 func (s *Store) useKey(u Use) string { return s.laneKey(0, "use:"+u.Entry+"."+u.Definition) }
@@ -22,7 +17,7 @@ func (s *Store) useKey(u Use) string { return s.laneKey(0, "use:"+u.Entry+"."+u.
 // Register says that who uses a version, for as long as it lasts. It goes on when Redis is full: it is a few bytes for
 // each version, and a version without it is given up.
 func (s *Store) Register(ctx context.Context, u Use, who string, lasts time.Duration) error {
-	args := []string{who[:min(len(who), longestUser)], millis(lasts)}
+	args := []string{who[:min(len(who), store.LongestUser)], millis(lasts)}
 	if _, err := s.eval(ctx, s.scripts.register, s.useKey(u), args); err != nil {
 		return fmt.Errorf("register use of entry %s: %w", u.Entry, err)
 	}
@@ -38,7 +33,7 @@ func (s *Store) Uses(ctx context.Context, uses []Use) (map[Use]string, error) {
 	}
 	commands := make([]rueidis.Completed, len(uses))
 	for i, u := range uses {
-		commands[i] = s.client.B().Getrange().Key(s.useKey(u)).Start(0).End(longestUser - 1).Build()
+		commands[i] = s.client.B().Getrange().Key(s.useKey(u)).Start(0).End(store.LongestUser - 1).Build()
 	}
 	found := map[Use]string{}
 	for i, reply := range to.client.DoMulti(ctx, commands...) {
@@ -49,7 +44,7 @@ func (s *Store) Uses(ctx context.Context, uses []Use) (map[Use]string, error) {
 		case err != nil:
 			return nil, fmt.Errorf("read the use of entry %s: %w", uses[i].Entry, to.typed(err))
 		case who != "":
-			found[uses[i]] = printable(who)
+			found[uses[i]] = store.Printable(who)
 		}
 	}
 	return found, nil
@@ -58,16 +53,6 @@ func (s *Store) Uses(ctx context.Context, uses []Use) (map[Use]string, error) {
 func isWrongType(err error) bool {
 	reply, ok := rueidis.IsRedisErr(err)
 	return ok && strings.HasPrefix(reply.Error(), "WRONGTYPE")
-}
-
-// printable leaves nothing of a text that a terminal or a log would take for more than text.
-func printable(text string) string {
-	return strings.Map(func(c rune) rune {
-		if unicode.IsPrint(c) {
-			return c
-		}
-		return '?'
-	}, text)
 }
 
 // parseUse reads the rest of a key after the namespace.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/redistest"
 )
@@ -16,8 +17,8 @@ import (
 func TestUses(t *testing.T) {
 	t.Parallel()
 	s := open(t, redistest.Shared(t))
-	short, long, never := Use{"product", "a"}, Use{"product", "b"}, Use{"product", "c"}
-	other := Use{"list", "d"}
+	short, long, never := Use{Entry: "product", Definition: "a"}, Use{Entry: "product", Definition: "b"}, Use{Entry: "product", Definition: "c"}
+	other := Use{Entry: "list", Definition: "d"}
 	if err := s.Register(t.Context(), short, "web-1", 50*time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +30,7 @@ func TestUses(t *testing.T) {
 	}
 	testkit.Eventually(t, 10*time.Second, func() error {
 		found, err := s.Uses(t.Context(), []Use{short, long, never, other})
-		if diff := cmp.Diff(map[Use]string{long: strings.Repeat("w", longestUser)}, found); err == nil && diff != "" {
+		if diff := cmp.Diff(map[Use]string{long: strings.Repeat("w", store.LongestUser)}, found); err == nil && diff != "" {
 			err = fmt.Errorf("Uses (-want +got):\n%s", diff)
 		}
 		return err
@@ -49,7 +50,7 @@ func TestRegisterGoesOnWhenRedisIsFull(t *testing.T) {
 	if _, err := s.Lease(t.Context(), s.testName("k"), token('a'), time.Second); !errors.Is(err, ErrOutOfMemory) {
 		t.Fatalf("Lease on a full server = %v", err)
 	}
-	if err := s.Register(t.Context(), Use{"product", "a"}, "web-1", time.Hour); err != nil {
+	if err := s.Register(t.Context(), Use{Entry: "product", Definition: "a"}, "web-1", time.Hour); err != nil {
 		t.Error(err)
 	}
 }

@@ -87,6 +87,8 @@ type Entry struct {
 	Functions []string `json:"functions,omitempty"`
 	// RowVersion is what conditional reads compare; nil: the bytes, by a digest.
 	RowVersion *RowVersion `json:"row_version,omitempty"`
+	// Batch is how one statement loads many keys; nil: each has one of its own.
+	Batch *Batch `json:"batch,omitempty"`
 	// Shape is a digest of what the catalog said of the tables and columns that the query reads. It makes the version
 	// change with the schema: altering a column's type, or swapping a table by renaming, puts no row into the log.
 	Shape string `json:"shape,omitempty"`
@@ -106,11 +108,11 @@ type Entry struct {
 }
 
 // Hash computes the Version: it changes with anything that could change what a cached value means. A row version that is
-// declared is in Definition; a physical one follows from the SQL.
+// declared is in Definition; a physical one, and the form for many keys, follow from the SQL.
 func (e *Entry) Hash() string {
 	plain := *e
 	plain.Version, plain.Activation, plain.Content, plain.Suspended = "", "", "", ""
-	plain.Declared, plain.Keep, plain.Retained, plain.RowVersion = nil, 0, 0, nil
+	plain.Declared, plain.Keep, plain.Retained, plain.RowVersion, plain.Batch = nil, 0, 0, nil, nil
 	return digest(&plain)
 }
 

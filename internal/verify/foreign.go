@@ -13,9 +13,9 @@ import (
 
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/sqlparam"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // ForeignOptions say how keys that freshet does not maintain are compared with the database. Keys, Truth, Pattern and
@@ -246,7 +246,7 @@ func (f *foreign) check(ctx context.Context, some []string) error {
 	return nil
 }
 
-func (f *foreign) read(ctx context.Context, all []*watched) ([]redisstore.Held, error) {
+func (f *foreign) read(ctx context.Context, all []*watched) ([]store.Held, error) {
 	names := make([]string, len(all))
 	for i, w := range all {
 		names[i] = w.name

@@ -10,8 +10,8 @@ import (
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/keytext"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // names are those of a roster that is or was in force.
@@ -152,7 +152,7 @@ func (l *live) arguments(key string) ([]keytext.Arg, bool) {
 // while the roster is not the one that HEAD names.
 func (v *verifier) look(ctx context.Context) (h fence.Head, inForce bool, err error) {
 	h, found, err := v.Store.Head(ctx)
-	if errors.Is(err, redisstore.ErrSplit) {
+	if errors.Is(err, store.ErrSplit) {
 		return h, false, nil
 	}
 	if err != nil || !found {

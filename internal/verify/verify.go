@@ -54,8 +54,8 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -64,9 +64,9 @@ type Keys interface {
 	// Walk visits the names of all keys that match a pattern of Redis.
 	Walk(ctx context.Context, pattern string, visit func(names []string) error) error
 	// Read reads strings, in the order of the names.
-	Read(ctx context.Context, names []string) ([]redisstore.Held, error)
+	Read(ctx context.Context, names []string) ([]store.Held, error)
 	// ReadHashes reads hashes, each as a JSON object with texts.
-	ReadHashes(ctx context.Context, names []string) ([]redisstore.Held, error)
+	ReadHashes(ctx context.Context, names []string) ([]store.Held, error)
 }
 
 // Reader reads a store that freshet keeps. One goroutine uses it at a time.

@@ -135,7 +135,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 func (w *world) follow() {
 	w.t.Helper()
 	w.pipeline = pipeline.New(pipeline.Options{
-		URL: w.url, Slot: "cluster", Publication: "freshet", Namespace: w.namespace, Store: w.store,
+		URL: w.url, Slot: "cluster", Publication: "freshet", Namespace: w.namespace, Store: pipeline.StoreOf(w.store),
 		Logger: slog.New(slog.NewTextHandler(testWriter{w.t}, nil)), Compile: compiled,
 	})
 	p := w.pipeline

@@ -196,7 +196,7 @@ func TestQuickStart(t *testing.T) {
 		}
 	}
 	var commands []string
-	for line := range strings.Lines(block(t, readme, "sh", "serve")) {
+	for line := range strings.Lines(block(t, readme, "sh", "check")) {
 		command, _, _ := strings.Cut(line, "#")
 		commands = append(commands, strings.TrimSpace(command))
 	}
@@ -253,6 +253,50 @@ func bodyIs(want string) func(status int, body string) error {
 			return fmt.Errorf("status %d, body %s, want %s", status, body, want)
 		}
 		return nil
+	}
+}
+
+// TestMetricsAreListed holds the tables of docs/metrics.md against the metrics in the code, in both directions, and the alerts of
+// docs/operations.md against the tables.
+func TestMetricsAreListed(t *testing.T) {
+	t.Parallel()
+	page := read(t, "docs/metrics.md")
+	find := func(text, pattern string) map[string]bool {
+		all := map[string]bool{}
+		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
+			all[m[1]] = true
+		}
+		return all
+	}
+	listed := find(page, "(?m)^\\| `(freshet_[a-z_]+)` \\|")
+	made := find(read(t, "internal/daemon/metrics.go")+read(t, "internal/api/metrics.go")+read(t, "internal/readmetrics/readmetrics.go")+
+		read(t, "freshetprom/freshetprom.go"), `"(freshet_[a-z_]+)"`)
+	if len(made) < 40 {
+		t.Errorf("only %d metrics were found", len(made))
+	}
+	for name := range made {
+		if !listed[name] {
+			t.Errorf("docs/metrics.md does not list %s", name)
+		}
+	}
+	for name := range listed {
+		if !made[name] {
+			t.Errorf("docs/metrics.md lists %s, which is not made", name)
+		}
+	}
+	_, alerts, _ := strings.Cut(read(t, "docs/operations.md"), "## Alerts worth having")
+	for name := range find(alerts, "(freshet_[a-z_]+_(?:total|seconds|bytes))") {
+		if !listed[name] {
+			t.Errorf("docs/operations.md watches %s, which there is not", name)
+		}
+	}
+	for name := range find(page, "`(freshet\\.[a-z.]+)`") {
+		if !strings.Contains(read(t, "freshetotel/freshetotel.go"), `"`+name+`"`) && name != "freshet.reads.hit" {
+			t.Errorf("docs/metrics.md names %s, which freshetotel does not make", name)
+		}
+	}
+	if _, absent := missing(t, page+read(t, "docs/http.md")+read(t, "docs/writing.md")); len(absent) > 0 {
+		t.Errorf("these tests do not exist: %v", absent)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/redistest"
 	"github.com/freshet/freshet/mvcc"
@@ -24,7 +26,7 @@ import (
 type history struct {
 	*world
 
-	writes, reads, hits, onTime, asked atomic.Int64
+	writes, reads, hits, onTime, asked, together atomic.Int64
 
 	troubled atomic.Bool // Redis has lost history: what HEAD vouched for before is not vouched for
 }
@@ -78,7 +80,7 @@ func (h *history) look(ctx context.Context, random *rand.Rand, c change, d *fill
 	case random.IntN(2) == 0:
 		entry, key = "broad", args(random.IntN(3))
 	}
-	v, err := h.readers[random.IntN(len(h.readers))].GetUnder(ctx, entry, key, nil, d)
+	v, err := h.read(ctx, random, entry, key, d)
 	if err != nil {
 		if ctx.Err() == nil {
 			h.t.Errorf("read %s %v: %v", entry, key, err)
@@ -98,6 +100,23 @@ func (h *history) look(ctx context.Context, random *rand.Rand, c change, d *fill
 			h.t.Errorf("%s %v (%v, demand %+v) shows %+v, and contains what made it %d", entry, key, v.Status, d, r, c.N)
 		}
 	}
+}
+
+// read reads a key, every other time among others: what holds for a read of one holds for each of many.
+func (h *history) read(ctx context.Context, random *rand.Rand, entry string, key []keytext.Arg, d *fill.Demand) (fill.Value, error) {
+	r := h.readers[random.IntN(len(h.readers))]
+	if random.IntN(2) == 0 {
+		return r.GetUnder(ctx, entry, key, nil, d)
+	}
+	keys := [][]keytext.Arg{key}
+	for range 1 + random.IntN(5) {
+		other := slices.Clone(key)
+		other[0] = args(1 + random.IntN(accounts))[0]
+		keys = append(keys, other)
+	}
+	answers := r.GetMany(ctx, entry, keys, d)
+	h.together.Add(int64(len(answers)))
+	return answers[0].Value, answers[0].Err
 }
 
 // confirmed waits until the store says that everything up to a position is confirmed.

@@ -22,6 +22,7 @@ import (
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
+	"github.com/freshet/freshet/internal/sqlparam"
 	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/pgtest"
 	"github.com/freshet/freshet/internal/testkit/redistest"
@@ -93,10 +94,25 @@ func entries() (all []*rule.Entry) {
 		}
 		e.SQL = strings.NewReplacer("@id", "$1", "@team", "$1", "@least", "$"+strconv.Itoa(len(e.Params)),
 			"account a", "public.account a", "team t", "public.team t", "region r", "public.region r").Replace(d.Query)
+		e.Batch = batchOf(e)
 		e.Version = e.Hash()
 		all = append(all, e)
 	}
 	return all
+}
+
+// batchOf is the form in which one statement loads many keys.
+func batchOf(e *rule.Entry) *rule.Batch {
+	b := &rule.Batch{SQL: sqlparam.Substitute(e.SQL, rule.BatchColumn)}
+	for range e.Params {
+		b.Types = append(b.Types, "int8")
+	}
+	for i := range e.Rules {
+		if tag := e.Rules[i].Tag; tag != nil {
+			b.Tags = append(b.Tags, sqlparam.Substitute(tag.SQL, rule.BatchColumn))
+		}
+	}
+	return b
 }
 
 func compiled(context.Context, *pgx.Conn, []rule.Declared, bool) (*pipeline.Compiled, error) {
@@ -164,6 +180,12 @@ func (s slow) LoadTagged(ctx context.Context, q pgload.Query, args []keytext.Arg
 	return loaded, errors.Join(err, s.hold(ctx))
 }
 
+func (s slow) LoadMany(ctx context.Context, q pgload.Query, keys [][]keytext.Arg) pgload.Many {
+	m := s.Loader.LoadMany(ctx, q, keys)
+	_ = s.hold(ctx) // it ends with the batch
+	return m
+}
+
 func (s slow) hold(ctx context.Context) error {
 	timer := time.NewTimer(time.Duration(rand.IntN(2)) * time.Duration(rand.IntN(20)) * time.Millisecond)
 	defer timer.Stop()
@@ -202,7 +224,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 func (w *world) follow() {
 	w.t.Helper()
 	w.pipeline = pipeline.New(pipeline.Options{
-		URL: w.url, Slot: w.slot, Publication: "freshet", Namespace: w.namespace, Store: w.store,
+		URL: w.url, Slot: w.slot, Publication: "freshet", Namespace: w.namespace, Store: pipeline.StoreOf(w.store),
 		Logger: slog.New(slog.NewTextHandler(testWriter{w.t}, nil)), Compile: compiled,
 	})
 	p := w.pipeline

@@ -126,7 +126,7 @@ func newWorld(t *testing.T, see func(fill.Store) fill.Store) *world {
 func (w *world) follow() {
 	w.t.Helper()
 	p := pipeline.New(pipeline.Options{
-		URL: w.url, Slot: "standby", Publication: "freshet", Namespace: w.namespace, Store: w.store, Rewind: apply.Rewind{},
+		URL: w.url, Slot: "standby", Publication: "freshet", Namespace: w.namespace, Store: pipeline.StoreOf(w.store), Rewind: apply.Rewind{},
 		Logger: slog.New(slog.DiscardHandler), Compile: compiled,
 	})
 	ctx, cancel := context.WithCancel(context.Background())

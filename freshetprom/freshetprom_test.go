@@ -1,0 +1,71 @@
+package freshetprom_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/freshet/freshet"
+	"github.com/freshet/freshet/freshetprom"
+)
+
+type counts freshet.Stats
+
+func (c counts) Stats() freshet.Stats { return freshet.Stats(c) }
+
+// TestCollector: two caches of one process, told apart by a label.
+func TestCollector(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewPedanticRegistry()
+	for name, hits := range map[string]uint64{"a": 3, "b": 5} {
+		registry.MustRegister(freshetprom.Collector(counts{Hits: hits, Refused: map[string]uint64{"below_floor": 2}}, prometheus.Labels{"cache": name}))
+	}
+	want := `# HELP freshet_fills_refused_total Loaded values that were not stored, by reason.
+# TYPE freshet_fills_refused_total counter
+freshet_fills_refused_total{cache="a",reason="below_floor"} 2
+freshet_fills_refused_total{cache="b",reason="below_floor"} 2
+# HELP freshet_reads_hit_total Reads served from the cache.
+# TYPE freshet_reads_hit_total counter
+freshet_reads_hit_total{cache="a"} 3
+freshet_reads_hit_total{cache="b"} 5
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "freshet_fills_refused_total", "freshet_reads_hit_total"); err != nil {
+		t.Error(err)
+	}
+	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+}
+
+func TestObserver(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewPedanticRegistry()
+	o := freshetprom.Observer(registry)
+	ctx := o.LoadStart(o.ReadStart(t.Context(), "product"), "product")
+	for _, l := range []freshet.LoadDone{
+		{Entry: "product", Found: true, Took: time.Millisecond},
+		{Entry: "product"},
+		{Entry: "product", Found: true, Unchanged: true},
+		{Entry: "product", Err: errors.New("refused")},
+	} {
+		o.LoadEnd(ctx, l)
+	}
+	for _, r := range []freshet.ReadDone{
+		{Entry: "product", Status: "hit", Found: true, Took: time.Millisecond}, {Entry: "product", Status: "miss"}, {Entry: "product", Err: context.Canceled},
+	} {
+		o.ReadEnd(ctx, r)
+	}
+	for name, want := range map[string]int{"freshet_load_seconds": 4, "freshet_read_seconds": 3} {
+		if n, err := testutil.GatherAndCount(registry, name); err != nil || n != want {
+			t.Errorf("%s has %d series, %v; want %d", name, n, err, want)
+		}
+	}
+	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+}

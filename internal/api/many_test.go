@@ -1,0 +1,137 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/mvcc"
+)
+
+func (s *shelf) ReadMany(ctx context.Context, entry string, keys [][]keytext.Arg, d Demand) ([]Value, []error) {
+	values, errs := make([]Value, len(keys)), make([]error, len(keys))
+	for i, key := range keys {
+		if values[i], errs[i] = s.Read(ctx, entry, key, d); len(key) > 0 && key[0].Text == "500" {
+			errs[i] = ErrUnavailable
+		}
+	}
+	return values, errs
+}
+
+// manyOf is a path with keys.
+func manyOf(entry string, keys ...string) string {
+	return "/v1/many/" + entry + "?" + url.Values{"k": keys}.Encode()
+}
+
+func TestReadsOfMany(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	for _, tt := range []struct {
+		name, path string
+		code       int
+		body       string // the body, or what the problem says
+	}{
+		{"in order, null where there is none", manyOf("product", "[8]", "[7]", "[9]", `["7"]`, `["007"]`), 200, `[null,{"id": 7},null,{"id": 7},{"id": 7}]`},
+		{"as it may be written by hand", "/v1/many/product?k=[7]&k=[8]", 200, `[{"id": 7},null]`},
+		{"of several parameters, NULL among them", manyOf("page", `["a/b",""]`, `["x y+ü",null]`, `["none","en"]`), 200, `[["slash, empty"],["null"],[]]`},
+		{"without parameters", manyOf("front", "[]"), 200, `[{"n": 1}]`},
+		{"not declared", manyOf("nothing", "[7]"), 404, problemNoEntry},
+		{"no key", "/v1/many/product", 400, `"k"`},
+		{"a name", "/v1/many/product?k=[7]&id=7", 400, `"argument":"id"`},
+		{"in the path", "/v1/many/product/7", 400, problemArguments},
+		{"no JSON", manyOf("product", "[7]", "7]"), 400, `"argument":"k[2]"`},
+		{"no array", manyOf("product", "[7]", "[8]", "7"), 400, `"argument":"k[3]"`},
+		{"null", manyOf("product", "null"), 400, `"argument":"k[1]"`},
+		{"an object", manyOf("product", `[{"id":7}]`), 400, `"argument":"k[1]"`},
+		{"something behind", manyOf("product", "[7] [8]"), 400, `"argument":"k[1]"`},
+		{"too many arguments", manyOf("product", "[7]", "[7,8]"), 400, `"argument":"k[2]"`},
+		{"another type", manyOf("product", "[7]", `["seven"]`), 400, `"argument":"k[2]"`},
+		{"a fraction", manyOf("product", "[7.5]"), 400, `"argument":"k[1]"`},
+		{"too large", manyOf("product", "[9223372036854775808]"), 400, `"argument":"k[1]"`},
+		{"too many keys", manyOf("product", strings.Split(strings.Repeat("[7],", maxMany), ",")...), 400, "501 keys"},
+		{"one that cannot be read", manyOf("product", "[7]", "[500]"), 503, `"argument":"k[2]"`},
+	} {
+		got := b.do(t, "GET", tt.path)
+		if got.code != tt.code || tt.code == 200 && got.body != tt.body || !strings.Contains(got.body, tt.body) {
+			t.Errorf("%s: %d %s, want %d %s", tt.name, got.code, got.body, tt.code, tt.body)
+		}
+		if tt.code != 200 && got.header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s: %v", tt.name, got.header)
+		}
+		if retry := got.header.Get("Retry-After"); (retry != "") != (tt.code == 503) {
+			t.Errorf("%s: Retry-After %q", tt.name, retry)
+		}
+	}
+}
+
+// TestManyAsTypesAre: arguments of JSON are the texts that PostgreSQL has, digit for digit.
+func TestManyAsTypesAre(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"12345678901234567890": "12345678901234567890", "1.50": "1.50", "true": "true", `"a\"b"`: `a"b`, "[1,2]": `{"1","2"}`,
+		`["a\"","\\",null,true]`: `{"a\"","\\",NULL,"true"}`, "[]": "{}",
+	} {
+		keys, err := keyOf(newShelf().params["page"][:1], "["+text+"]")
+		if err != nil || keys[0].Text != want {
+			t.Errorf("%s: %v, %v, want %s", text, keys, err, want)
+		}
+	}
+	for _, text := range []string{"[[1]]", `{"a":1}`, `[{"a":1}]`} {
+		if keys, err := keyOf(newShelf().params["page"][:1], "["+text+"]"); err == nil {
+			t.Errorf("%s: %v", text, keys)
+		}
+	}
+}
+
+// TestManyHeaders: what is said about one value is said about all of them, preconditions and demands as well.
+func TestManyHeaders(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	path := manyOf("product", "[7]", "[8]", "[7]")
+	got := b.do(t, "GET", path)
+	tag := got.header.Get("ETag")
+	if got.header.Get("Freshet-Status") != "hit=2, miss=1" || got.header.Get("Age") != "90" || tag != entityTag([]byte(got.body)) ||
+		got.header.Get("Cache-Control") != "private, no-cache" || got.header.Get("Vary") != tokenHeader || got.header.Get("Content-Type") != "application/json" {
+		t.Errorf("%v", got.header)
+	}
+	if head := b.do(t, "HEAD", path); head.code != 200 || head.body != "" || head.header.Get("ETag") != tag || head.header.Get("Content-Length") != got.header.Get("Content-Length") {
+		t.Errorf("HEAD: %d %v", head.code, head.header)
+	}
+	for headers, code := range map[[2]string]int{
+		{"If-None-Match", tag}: 304, {"If-None-Match", "*"}: 304, {"If-Match", `"other"`}: 412, {"If-Match", tag}: 200,
+		{"Freshet-After", "no token"}: 400, {"Cache-Control", "no-cache"}: 200,
+	} {
+		if got := b.do(t, "GET", path, headers[0], headers[1]); got.code != code || code == 304 && got.body != "" {
+			t.Errorf("%v: %d %s", headers, got.code, got.body)
+		}
+	}
+	if got := b.do(t, "POST", path); got.code != 405 {
+		t.Errorf("POST: %d", got.code)
+	}
+	token := mvcc.Token{System: "7", Timeline: 1, XID: 5}
+	b.do(t, "GET", path, "Freshet-After", token.String(), "Cache-Control", "max-age=3")
+	if asked := b.shelf.asked; asked.After != token || !asked.Bounded || asked.MaxStale != 3*time.Second {
+		t.Errorf("asked for %+v", asked)
+	}
+	if metrics := b.do(t, "GET", "/metrics").body; !strings.Contains(metrics, fmt.Sprintf(`entry="product",status=%q`, statusMany)) || strings.Contains(metrics, "hit=2") {
+		t.Errorf("metrics:\n%s", metrics)
+	}
+}
+
+// FuzzKeyOf: whatever is sent as a key, it is a key with an argument for each parameter, or an error that says what is wrong.
+func FuzzKeyOf(f *testing.F) {
+	for _, text := range []string{"[7]", `["a",null]`, "[[1,2],3]", "[", "null", `[{"a":1},2]`, "[1e400,2]"} {
+		f.Add(text)
+	}
+	params := newShelf().params["page"]
+	f.Fuzz(func(t *testing.T, text string) {
+		args, err := keyOf(params, text)
+		if (err == nil) != (len(args) == len(params)) || err != nil && err.Error() == "" {
+			t.Errorf("%q: %v, %v", text, args, err)
+		}
+	})
+}

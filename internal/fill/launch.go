@@ -1,0 +1,455 @@
+package fill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
+	"github.com/freshet/freshet/mvcc"
+)
+
+// togetherShare is the part of a load timeout that a statement for many keys may take. A key that holds it up costs the others
+// that, and then has only itself to wait for it.
+const togetherShare = 2
+
+// launch begins the flights of leases that were granted. They outlive the caller.
+func (b *batch) launch(ctx context.Context, items []*item) {
+	for some := range slices.Chunk(items, rule.MaxBatch) {
+		for _, it := range some {
+			it.flight = b.depart(it.token, &it.reply)
+		}
+		err := b.begin(ctx, b.e.LoadTimeout, func(ctx context.Context) { b.flyTogether(ctx, some) })
+		if err == nil {
+			continue
+		}
+		for _, it := range some {
+			it.flight.err = err
+			close(it.flight.ready)
+			b.land(it.token, it.flight)
+		}
+	}
+}
+
+// flyTogether loads and stores. Whoever was not loaded in time with the others flies alone.
+func (b *batch) flyTogether(ctx context.Context, items []*item) {
+	var single sync.WaitGroup
+	defer single.Wait()
+	var landing, stored, back []*item
+	for i, one := range b.askLeased(ctx, items) {
+		it := items[i]
+		if errors.Is(one.Err, errSlow) {
+			single.Go(func() {
+				defer b.land(it.token, it.flight)
+				b.fly(ctx, it.w, it.flight, it.token, &it.reply, nil)
+			})
+			continue
+		}
+		landing = append(landing, it)
+		it.flight.loaded, it.flight.err = one.Loaded, one.Err
+		if b.arrive(it.w, it.flight, &it.reply) {
+			stored = append(stored, it)
+		} else {
+			back = append(back, it)
+		}
+	}
+	b.giveBack(ctx, append(back, b.store(ctx, stored)...))
+	for _, it := range landing {
+		b.land(it.token, it.flight)
+	}
+}
+
+// errSlow is the error of a key that is to be loaded alone: the statement took too long for all of them.
+var errSlow = errors.New("the statement for many keys took too long")
+
+// slow reports errors after which that is so.
+func slow(err error) bool {
+	var refused *pgload.QueryError
+	return errors.Is(err, pgload.ErrTimeout) || errors.As(err, &refused) && refused.Code == pgload.Cancelled
+}
+
+// askLeased loads under leases: from a standby what may be stored from there, the rest from the primary.
+func (b *batch) askLeased(ctx context.Context, items []*item) []pgload.One {
+	ones := make([]pgload.One, len(items))
+	free, err := b.slot(ctx)
+	if err != nil {
+		for i := range ones {
+			ones[i].Err = err
+		}
+		return ones
+	}
+	defer free()
+	q, err := b.query(items[0].w)
+	if err != nil {
+		for i := range ones {
+			ones[i].Err = err
+		}
+		return ones
+	}
+	at := make([]int, 0, len(items)) // what the primary is asked for
+	used := b.fromReplicas(ctx, q, items)
+	var rest []*want
+	for i, it := range items {
+		if len(used) > i && used[i] != nil {
+			ones[i].Loaded = *used[i]
+			continue
+		}
+		at, rest = append(at, i), append(rest, it.w)
+	}
+	if len(rest) == 0 {
+		b.stats.loads.Add(1)
+		return ones
+	}
+	for n, one := range b.ask(ctx, q, rest) {
+		ones[at[n]] = one
+	}
+	return ones
+}
+
+// slot waits until the batch may load, as one of a limited number of loads.
+func (b *batch) slot(ctx context.Context) (free func(), err error) {
+	select {
+	case b.loads <- struct{}{}:
+		return func() { <-b.loads }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for a load: %w", b.ended(ctx))
+	}
+}
+
+// query is what one of the keys, and so each, is loaded by.
+func (b *batch) query(w *want) (pgload.Query, error) {
+	sql, err := b.e.sql(b.l)
+	q := pgload.Query{SQL: sql, Result: b.e.Declared.Result, Tags: w.tags()}
+	if b.l != nil && !b.l.apart.Load() {
+		q.Batch = b.l.entry.Batch
+	}
+	return q, err
+}
+
+// ask asks the primary.
+func (b *batch) ask(ctx context.Context, q pgload.Query, wants []*want) []pgload.One {
+	keys := make([][]keytext.Arg, len(wants))
+	for i, w := range wants {
+		keys[i] = w.args
+	}
+	timed, cancel := context.WithTimeout(ctx, b.e.LoadTimeout/togetherShare)
+	defer cancel()
+	m := b.many.LoadMany(timed, q, keys)
+	b.stats.loads.Add(uint64(m.Statements)) //nolint:gosec // not negative
+	if m.Refused != nil && b.l != nil && b.l.apart.CompareAndSwap(false, true) {
+		b.logger.WarnContext(ctx, "keys are loaded by statements of their own: the database refuses the query for many",
+			slog.String("entry", b.e.name), slog.String("error", m.Refused.Error()))
+	}
+	for i := range m.Ones {
+		one := &m.Ones[i]
+		if ctx.Err() == nil && slow(one.Err) {
+			one.Err = errSlow
+		} else {
+			one.Err = b.failure(wants[i], one.Err)
+		}
+	}
+	return m.Ones
+}
+
+// fromReplicas loads from a standby, if there is one that can be recent enough, what the rules allow to be stored from there.
+// For the others there is nil.
+func (b *batch) fromReplicas(ctx context.Context, q pgload.Query, items []*item) []*pgload.Loaded {
+	if len(b.standbys) == 0 || b.n != nil { // what a need asks for is shown by a snapshot of the primary alone
+		return nil
+	}
+	needs := make([]requirement, len(items))
+	least := mvcc.LSN(0)
+	for i, it := range items {
+		if !it.reply.HeadFound {
+			return nil
+		}
+		needs[i] = requirement{head: &it.reply.Head, fences: it.reply.Record.Fences}
+		if at := needs[i].position(); i == 0 || at < least {
+			least = at
+		}
+	}
+	for _, it := range items {
+		if !b.isFollowed(ctx, it.lane, &it.reply.Head) {
+			b.stats.replicas[replicaUnfollowed].Add(uint64(len(items)))
+			return nil
+		}
+	}
+	s, outcome := b.choose(least)
+	if s == nil {
+		b.stats.replicas[outcome].Add(uint64(len(items)))
+		return nil
+	}
+	replica, ok := s.replica.(ManyReplica)
+	if !ok {
+		return nil
+	}
+	keys := make([][]keytext.Arg, len(items))
+	for i, it := range items {
+		keys[i] = it.w.args
+	}
+	limited, cancel := context.WithTimeout(ctx, b.e.LoadTimeout/replicaShare)
+	defer cancel()
+	loaded, err := replica.LoadMany(limited, q, keys)
+	if err != nil {
+		b.stats.replicas[replicaFailed].Add(uint64(len(items)))
+		b.hear(ctx, s, replicaFailed, &pgload.Loaded{}, err)
+		return nil
+	}
+	used := make([]*pgload.Loaded, len(items))
+	for i := range items {
+		if outcome = s.judge(&needs[i], &loaded[i], nil); outcome == replicaUsed {
+			used[i] = &loaded[i]
+		}
+	}
+	b.hear(ctx, s, outcome, &loaded[len(items)-1], nil) // one server has answered for all
+	b.dropEnded(limited, items, used)
+	for i := range items {
+		if used[i] != nil {
+			outcome = replicaUsed
+		} else if outcome = s.judge(&needs[i], &loaded[i], nil); outcome == replicaUsed {
+			outcome = replicaBehind
+		}
+		b.stats.replicas[outcome].Add(1)
+	}
+	return used
+}
+
+// dropEnded drops rows of a standby that lack what one of their epochs was ended for: that raised the floor of the epoch's
+// bucket, which the lease's answer does not tell.
+func (b *batch) dropEnded(ctx context.Context, items []*item, used []*pgload.Loaded) {
+	var of []int
+	var some []*item
+	var loads []*pgload.Loaded
+	for i, it := range items {
+		if it.w.at != nil && used[i] != nil && used[i].Coverage.Standby() {
+			of, some, loads = append(of, i), append(some, it), append(loads, used[i])
+		}
+	}
+	for n, pin := range b.pinAll(ctx, some, loads) {
+		if pin.why != 0 {
+			used[of[n]] = nil
+		}
+	}
+}
+
+// pin is what a load is to be tied to, or why it cannot be stored.
+type pin struct {
+	epochs []fence.Epoch
+	why    refusal
+}
+
+// pinAll is Reader.pin for many loads.
+func (b *batch) pinAll(ctx context.Context, items []*item, loads []*pgload.Loaded) []pin {
+	pins := make([]pin, len(items))
+	var (
+		of          []int
+		names, full [][]string
+	)
+	for i, it := range items {
+		if it.w.at == nil {
+			continue
+		}
+		some, err := it.w.l.ties.of(it.w.args, loads[i])
+		if err != nil {
+			b.logger.ErrorContext(ctx, "load is not stored", slog.String("entry", b.e.name), slog.String("error", err.Error()))
+			pins[i].why = refusedLoad
+			continue
+		}
+		of, names, full = append(of, i), append(names, some), append(full, it.w.at.full(some))
+	}
+	if len(of) == 0 {
+		return pins
+	}
+	for n, p := range b.batches.PinMany(ctx, full, b.e.epochLife()) {
+		i := of[n]
+		pins[i].epochs, pins[i].why = b.pinned(ctx, items[i].w, loads[i], names[n], full[n], &p.Pinned, p.Err)
+	}
+	return pins
+}
+
+// store stores loads (R5), and returns those whose leases are there still.
+func (b *batch) store(ctx context.Context, items []*item) (held []*item) {
+	if len(items) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, fillTimeout)
+	defer cancel()
+	loads := make([]*pgload.Loaded, len(items))
+	for i, it := range items {
+		loads[i] = &it.flight.loaded
+	}
+	var fillings []store.Filling
+	var of []*item
+	for i, pin := range b.pinAll(ctx, items, loads) {
+		it := items[i]
+		if pin.why != 0 {
+			b.stats.refused[pin.why].Add(1)
+			it.flight.unstored = pin.why
+			held = append(held, it)
+			continue
+		}
+		it.flight.epochs = pin.epochs
+		request := it.w.request(it.flight, it.token)
+		request.Epochs = pin.epochs
+		fillings, of = append(fillings, store.Filling{Name: it.w.name, FillRequest: request}), append(of, it)
+	}
+	if len(fillings) == 0 {
+		return held
+	}
+	for i, filled := range b.batches.FillMany(ctx, fillings) {
+		it := of[i]
+		var there bool
+		if it.flight.unstored, there = b.filled(ctx, it.w, filled.Outcome, filled.Err); there {
+			held = append(held, it)
+		}
+	}
+	return held
+}
+
+// watch looks at keys that other processes are loading, at all of them at a time, until they are there. As a read of one key does, it
+// leaves half of the load timeout for a load of our own. What comes differently begins anew, alone.
+func (b *batch) watch(ctx context.Context, items []*item) {
+	pause := firstPause
+	look := time.NewTimer(pause)
+	defer look.Stop()
+	limit := time.NewTimer(b.e.LoadTimeout/2 - time.Since(b.began))
+	defer limit.Stop()
+	for len(items) > 0 {
+		select {
+		case <-look.C:
+		case <-limit.C:
+			for _, it := range items {
+				it.why = busyElsewhere
+			}
+			b.bypassMany(ctx, items)
+			return
+		case <-ctx.Done():
+			b.fail(items, ctx.Err())
+			return
+		}
+		var rest []*item
+		for i, f := range b.batches.ReadMany(ctx, readings(items), false) {
+			it := items[i]
+			p, others := b.peeked(it, f.Tied)
+			switch {
+			case f.Err != nil || b.flight(it.reply.Holder) != nil:
+				b.alone(ctx, it)
+			case others != nil:
+				it.asked = others
+				rest = append(rest, it)
+			case p.hit:
+				b.hit(ctx, it, &f, &p)
+			case p.record.Lease.Token != it.reply.Holder:
+				b.alone(ctx, it)
+			default:
+				rest = append(rest, it)
+			}
+		}
+		items = rest
+		pause = min(2*pause, longestPause)
+		look.Reset(pause)
+	}
+}
+
+// bypassMany loads past a cache that cannot be used, for the items' own reasons, and ends the items. Keys that somebody is
+// loading so already are waited for, or loaded after that, as by reads of them alone.
+func (b *batch) bypassMany(ctx context.Context, items []*item) {
+	var own []*item
+	for _, it := range items {
+		it.w.at = nil // nothing is stored
+		if it.why == callerGone || b.code != nil || b.e.Declared.Query == "" || !b.boardFirst(it) {
+			b.apart.Go(func() {
+				v, err := b.bypass(ctx, it.w, it.why)
+				b.settle(ctx, it, v, err)
+			})
+			continue
+		}
+		b.stats.bypassed[it.why].Add(1)
+		own = append(own, it)
+	}
+	for some := range slices.Chunk(own, rule.MaxBatch) {
+		err := b.begin(ctx, b.e.LoadTimeout, func(ctx context.Context) { b.travel(ctx, some) })
+		if err != nil {
+			for _, it := range some {
+				b.arrived(it, pgload.One{Err: err})
+			}
+		}
+	}
+	for _, it := range own {
+		it.w.timer = time.NewTimer(b.e.left(b.began))
+		v, err := it.trip.value(ctx, it.w, it.why)
+		it.w.timer.Stop()
+		b.settle(ctx, it, v, err)
+	}
+}
+
+// boardFirst makes the load of a key that nobody is loading without a lease.
+func (b *batch) boardFirst(it *item) bool {
+	key := it.w.lane()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.lanes[key] != nil {
+		return false
+	}
+	it.trip = &trip{began: time.Now(), done: make(chan struct{})}
+	b.lanes[key] = &lane{now: it.trip}
+	return true
+}
+
+// arrived ends a trip.
+func (b *batch) arrived(it *item, one pgload.One) {
+	key := it.w.lane()
+	b.mu.Lock()
+	on := b.lanes[key]
+	b.mu.Unlock()
+	it.trip.loaded, it.trip.err = one.Loaded, one.Err
+	b.leave(key, on, it.trip)
+	close(it.trip.done)
+}
+
+// travel loads the keys of trips.
+func (b *batch) travel(ctx context.Context, items []*item) {
+	var single sync.WaitGroup
+	defer single.Wait()
+	for i, one := range b.askAll(ctx, items) {
+		it := items[i]
+		if !errors.Is(one.Err, errSlow) {
+			b.arrived(it, one)
+			continue
+		}
+		single.Go(func() {
+			var one pgload.One
+			one.Loaded, one.Err = b.load(ctx, it.w, nil)
+			b.arrived(it, one)
+		})
+	}
+}
+
+func (b *batch) askAll(ctx context.Context, items []*item) []pgload.One {
+	wants := make([]*want, len(items))
+	for i, it := range items {
+		wants[i] = it.w
+	}
+	free, err := b.slot(ctx)
+	var q pgload.Query
+	if err == nil {
+		defer free()
+		q, err = b.query(wants[0])
+	}
+	if err != nil {
+		ones := make([]pgload.One, len(items))
+		for i := range ones {
+			ones[i].Err = err
+		}
+		return ones
+	}
+	return b.ask(ctx, q, wants)
+}

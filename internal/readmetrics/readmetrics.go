@@ -1,0 +1,60 @@
+// Package readmetrics is how what a reader counts is called, the same for the daemon's gateway and for applications, and for
+// whoever exports it.
+package readmetrics
+
+import "github.com/freshet/freshet/internal/fill"
+
+// Metric is one of them, by its name in Prometheus.
+type Metric struct {
+	Name, Help string
+	// Label tells the counts of Values apart; empty when there is one.
+	Label string
+	value func(s *fill.Stats) uint64
+	many  func(s *fill.Stats) map[string]uint64
+}
+
+// Values yields the counts by the label's value, which is empty when there is no label.
+func (m *Metric) Values(s *fill.Stats, yield func(label string, n uint64)) {
+	if m.Label == "" {
+		yield("", m.value(s))
+		return
+	}
+	for label, n := range m.many(s) {
+		yield(label, n)
+	}
+}
+
+// All are the metrics of a reader.
+func All() []Metric {
+	one := func(name, help string, value func(s *fill.Stats) uint64) Metric {
+		return Metric{Name: name, Help: help, value: value}
+	}
+	many := func(name, help, label string, values func(s *fill.Stats) map[string]uint64) Metric {
+		return Metric{Name: name, Help: help, Label: label, many: values}
+	}
+	return []Metric{
+		one("freshet_reads_hit_total", "Reads served from the cache.", func(s *fill.Stats) uint64 { return s.Hits }),
+		one("freshet_reads_miss_total", "Reads that found nothing live, or nothing that was shown to be what they asked for.", func(s *fill.Stats) uint64 { return s.Misses }),
+		one("freshet_loads_total", "Statements sent to the database.", func(s *fill.Stats) uint64 { return s.Loads }),
+		one("freshet_load_errors_total", "Of them, failed.", func(s *fill.Stats) uint64 { return s.LoadErrors }),
+		one("freshet_fills_total", "Loaded values that the store took.", func(s *fill.Stats) uint64 { return s.Fills }),
+		one("freshet_waits_total", "Reads that waited for another's load.", func(s *fill.Stats) uint64 { return s.Waits }),
+		one("freshet_joins_total", "Of them, served by a load of this process.", func(s *fill.Stats) uint64 { return s.Joins }),
+		one("freshet_replies_dropped_total", "Replies of the store that were dropped because names were not confirmed any more.", func(s *fill.Stats) uint64 { return s.Dropped }),
+		one("freshet_reads_unproven_total", "Cached values that could not be shown to meet what a read asked for.", func(s *fill.Stats) uint64 { return s.Unproven }),
+		one("freshet_records_corrupt_total", "Records that were not readable.", func(s *fill.Stats) uint64 { return s.Corrupt }),
+		one("freshet_revalidations_total", "Loads that compared a cached value with the database's.", func(s *fill.Stats) uint64 { return s.Revalidations }),
+		one("freshet_revalidations_unchanged_total", "Of them, those that found the same value.", func(s *fill.Stats) uint64 { return s.Unchanged }),
+		one("freshet_renewals_total", "Fills for which no value had to be sent to the store.", func(s *fill.Stats) uint64 { return s.Renewals }),
+		one("freshet_reads_epoch_ended_total", "Live values that were found with epochs that have ended.", func(s *fill.Stats) uint64 { return s.Ended }),
+		one("freshet_epochs_pinned_total", "Loads whose epochs were looked up, or made.", func(s *fill.Stats) uint64 { return s.Pins }),
+		one("freshet_refreshes_total", "Loads that writers asked for after their commit.", func(s *fill.Stats) uint64 { return s.Refreshes }),
+		one("freshet_refreshes_stored_total", "Of them, stored.", func(s *fill.Stats) uint64 { return s.Refreshed }),
+		many("freshet_fills_refused_total", "Loaded values that were not stored, by reason.", "reason", func(s *fill.Stats) map[string]uint64 { return s.Refused }),
+		many("freshet_reads_bypass_total", "Reads that went to the database past the cache, by reason.", "reason", func(s *fill.Stats) map[string]uint64 { return s.Bypassed }),
+		many(
+			"freshet_replica_loads_total", "Loads that a replica might have had, by what became of that: used, or loaded from the primary after all.",
+			"outcome", func(s *fill.Stats) map[string]uint64 { return s.Replicas },
+		),
+	}
+}
