@@ -40,7 +40,7 @@ entries:
   %s:
     key: %s:{id}
     depends_on: []
-%s`, s.namespace, s.url, s.slot, s.b.servers.redis.URL(), table, table, slowTable, slowTable, intentEntry, intentEntry, comparedConfiguration())
+%s`, s.namespace, s.url, s.slot, s.b.servers.redis.URL(), table, table, slowTable, slowTable, intentEntry, intentEntry, s.more)
 	path := filepath.Join(dir, "freshet.yaml")
 	return path, os.WriteFile(path, []byte(text), 0o600) //nolint:gosec // a folder of the benchmark's own
 }
@@ -103,11 +103,14 @@ type application struct {
 	file   string
 }
 
-func newApplication(ctx context.Context, b *bench, name string) (*application, error) {
+// newApplication makes one. more are entries that its part needs besides: what they are not needed for they would slow down, since each has a key
+// of every row.
+func newApplication(ctx context.Context, b *bench, name string, more ...string) (*application, error) {
 	s, err := newSubject(ctx, b, name, probeRows)
 	if err != nil {
 		return nil, err
 	}
+	s.more = strings.Join(more, "")
 	dir, err := os.MkdirTemp("", "freshet-bench-")
 	if err != nil {
 		s.close()

@@ -64,7 +64,7 @@ func (w wire) Read(b []byte) (int, error) {
 // revalidate measures a conditional read that finds nothing changed against loading the value again, for a small value and for
 // one of 100 KiB: time, and the bytes that the database and the store send and take for it.
 func revalidate(ctx context.Context, b *bench) error {
-	a, err := newApplication(ctx, b, "revalidate")
+	a, err := newApplication(ctx, b, "revalidate", comparedConfiguration())
 	if err != nil {
 		return err
 	}

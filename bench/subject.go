@@ -20,6 +20,7 @@ type subject struct {
 	url       string
 	namespace string
 	slot      string
+	more      string // entries of the configuration beside those of every part
 	store     *redisstore.Store
 	client    rueidis.Client // for what a store does not do
 }
