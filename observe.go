@@ -9,6 +9,7 @@ import (
 
 // Observer hears of reads and loads as they begin and end, for metrics and traces: the packages freshetprom and freshetotel
 // have one each. Its methods are called by the goroutine that reads or loads, which waits for them, and by many at a time.
+// It does not hear of the reads of GetMany, nor of its loads of many keys together: they are in Stats.
 type Observer interface {
 	// ReadStart is told of a read before anything is asked, and returns the context under which it goes on.
 	ReadStart(ctx context.Context, entry string) context.Context
