@@ -451,13 +451,25 @@ func (r *Reader) described(ctx context.Context, began time.Time, e *declared) ([
 		return nil, fmt.Errorf("entry %s: %w: %w", e.name, ErrTimeout, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("entry %s: %w", e.name, typed(err))
+		return nil, fmt.Errorf("entry %s: %w", e.name, untyped(typed(err)))
 	}
 	for i := range min(len(types), len(params)) {
 		params[i].Type = types[i]
 	}
 	e.types.Store(&params)
 	return params, nil
+}
+
+// untyped says what to do about a parameter whose type PostgreSQL does not find out by itself, as in (@id IS NULL OR id = @id).
+// The planner does, so that this is an error for as long as no daemon serves the entry.
+func untyped(err error) error {
+	const ambiguous, indeterminate = "42P08", "42P18"
+	var query *pgload.QueryError
+	if !errors.As(err, &query) || query.Code != ambiguous && query.Code != indeterminate {
+		return err
+	}
+	return fmt.Errorf("%w: no daemon serves the entry as it is declared here, and PostgreSQL does not know a parameter's type by itself; "+
+		"start the daemon, or write the type into the query, as in @id::int8: %w", ErrUnavailable, err)
 }
 
 // Digest identifies an entry's declaration, as the roster's Definition does.

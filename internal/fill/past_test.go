@@ -2,6 +2,7 @@ package fill_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,6 +51,22 @@ func TestReadPastWithoutRoster(t *testing.T) {
 	v, err := w.reader(nil, nil).GetUnder(t.Context(), "product", arg("1"), nil, &fill.Demand{Past: true})
 	if err != nil || v.Reason != "asked_for" || string(v.Payload) != price(1, 10) {
 		t.Errorf("%+v %s, %v", v, v.Payload, err)
+	}
+}
+
+// TestParameterThatOnlyADaemonTypes: PostgreSQL does not find out the type of every parameter that the planner does. Until a daemon
+// has planned such an entry the error says what to do; it is no fault of the caller's argument.
+func TestParameterThatOnlyADaemonTypes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{noDaemon: true})
+	_, err := w.reader(nil, nil).Get(t.Context(), "any", arg("1"), nil)
+	if !errors.Is(err, fill.ErrUnavailable) || errors.Is(err, fill.ErrArguments) || !strings.Contains(err.Error(), "entry any: ") ||
+		!strings.Contains(err.Error(), "@id::int8") {
+		t.Errorf("without a daemon: %v", err)
+	}
+	w.begin()
+	if v, err := w.reader(nil, nil).Get(t.Context(), "any", arg("1"), nil); err != nil || string(v.Payload) != price(1, 10) {
+		t.Errorf("planned: %s, %v", v.Payload, err)
 	}
 }
 

@@ -82,6 +82,7 @@ func declarations() map[string]rule.Declared {
 	return map[string]rule.Declared{
 		"product": {Name: "product", Key: "product:{id}", Query: "SELECT id, price FROM product WHERE id = @id", Result: rule.One},
 		"cheaper": {Name: "cheaper", Key: "cheaper:{than}", Query: "SELECT id FROM product WHERE price < @than ORDER BY id", Result: rule.Many},
+		"any": {Name: "any", Key: "any:{id}", Query: "SELECT id, price FROM product WHERE @id IS NULL OR id = @id", Result: rule.One},
 		"code": {
 			Name: "code", Key: "code:{id}", Result: rule.One,
 			DependsOn: []rule.Dependency{{Table: "product", Key: "{id}"}},
@@ -94,9 +95,11 @@ func (w *world) newRoster(revision uint64) *rule.Roster {
 	canonical := map[string]string{
 		"product": "SELECT product.id AS id, product.price AS price FROM public.product WHERE product.id = $1",
 		"cheaper": "SELECT product.id AS id FROM public.product WHERE product.price < $1 ORDER BY product.id",
+		"any":     "SELECT product.id AS id, product.price AS price FROM public.product WHERE $1::int8 IS NULL OR product.id = $1::int8",
 	}
 	param := map[string]rule.Param{
 		"product": {Name: "id", Type: keytext.Int8}, "cheaper": {Name: "than", Type: keytext.Int4}, "code": {Name: "id", Type: keytext.Int8},
+		"any": {Name: "id", Type: keytext.Int8},
 	}
 	roster := &rule.Roster{
 		Format: rule.RosterFormat, Generation: w.head.Generation, Term: string(w.head.Term), Revision: revision, Entries: map[string]*rule.Entry{},
