@@ -65,6 +65,7 @@ func (r *checked) checkRedis(ctx context.Context) {
 	defer store.Close()
 	if store.Clustered() {
 		r.checkCluster(ctx, store, namespace)
+		r.judgeDatabase(ctx, store)
 		return
 	}
 	info, err := store.Info(ctx)
@@ -99,6 +100,7 @@ func (r *checked) checkRedis(ctx context.Context) {
 	}
 	r.judgeLosses("", settings)
 	r.judgeSentinels(store.Sentinels(ctx))
+	r.judgeDatabase(ctx, store)
 }
 
 const useNewer = "use Redis 7.0 or Valkey 7.2, or newer: one server, a master that Sentinels watch, or a Redis Cluster"

@@ -31,6 +31,7 @@ type postgresFacts struct {
 	PublicationExists bool   `json:"publication_exists"`
 	DDL               bool   `json:"ddl_triggers"` // DDL is told of in the log
 	timeline          int64
+	oid               uint32   // of the database
 	Unpublished       []string `json:"unpublished_tables"` // the daemon adds them when it starts
 }
 
@@ -91,9 +92,9 @@ func (r *checked) checkPostgres(ctx context.Context) {
 
 func (f *postgresFacts) identify(ctx context.Context, conn *pgx.Conn) error {
 	const query = `
-SELECT current_setting('server_version'), current_database()::text, current_user::text,
+SELECT current_setting('server_version'), current_database()::text, (SELECT oid FROM pg_database WHERE datname = current_database()), current_user::text,
        (SELECT system_identifier::text FROM pg_control_system())`
-	if err := conn.QueryRow(ctx, query).Scan(&f.Version, &f.Database, &f.Role, &f.SystemID); err != nil {
+	if err := conn.QueryRow(ctx, query).Scan(&f.Version, &f.Database, &f.oid, &f.Role, &f.SystemID); err != nil {
 		return fmt.Errorf("look at the server: %w", err)
 	}
 	return nil

@@ -61,6 +61,7 @@ type Loader interface {
 	LoadFunc(ctx context.Context, load LoadFunc) (pgload.Loaded, error)
 	Types(ctx context.Context, sql string) ([]keytext.Type, error)
 	Visible(ctx context.Context) (mvcc.Snapshot, pgload.Server, error)
+	Database(ctx context.Context) (rule.Database, error)
 }
 
 // LoadFunc loads one value of an entry that code loads: JSON, and whether there is such a thing.
@@ -186,6 +187,7 @@ type Reader struct {
 	clock      func() time.Duration
 	ticks      [fence.Lanes]ticks // by lane
 	sights     sights
+	place      whereabouts // of the loader
 	remembered remembered
 	lanesOf    int // the store
 	batches    Batches

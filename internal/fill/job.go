@@ -51,6 +51,7 @@ func (r *Reader) load(ctx context.Context, w *want, reply *store.LeaseReply) (pg
 		}
 	}
 	loaded, err := r.compare(ctx, w)
+	r.learn(loaded.Database)
 	return loaded, r.failure(w, err)
 }
 

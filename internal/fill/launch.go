@@ -155,6 +155,7 @@ func (b *batch) ask(ctx context.Context, q pgload.Query, wants []*want) []pgload
 		} else {
 			one.Err = b.failure(wants[i], one.Err)
 		}
+		b.learn(one.Loaded.Database)
 	}
 	return m.Ones
 }
@@ -171,7 +172,7 @@ func (b *batch) fromReplicas(ctx context.Context, q pgload.Query, items []*item)
 		if !it.reply.HeadFound {
 			return nil
 		}
-		needs[i] = requirement{head: &it.reply.Head, fences: it.reply.Record.Fences}
+		needs[i] = requirement{head: &it.reply.Head, fences: it.reply.Record.Fences, names: it.w.c}
 		if at := needs[i].position(); i == 0 || at < least {
 			least = at
 		}

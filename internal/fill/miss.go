@@ -379,6 +379,10 @@ func (r *Reader) judge(f *flight, c *confirmation, lane int, head fence.Head, he
 		r.logger.Warn("load is not stored: it is from another server than the one whose log is followed",
 			slog.String("system", f.loaded.Server.System), slog.String("expected_system", head.System))
 		return refusedServer
+	case c.elsewhere(f.loaded.Database):
+		r.logger.Warn("load is not stored: it is from another database than the one whose log is followed",
+			slog.String("database", f.loaded.Database.String()), slog.String("expected_database", c.names.database.String()))
+		return refusedDatabase
 	case !fence.Floor(head, f.loaded.Coverage):
 		f.floored = true
 		return refusedFloor
@@ -393,7 +397,7 @@ func (r *Reader) fits(f *flight, c *confirmation, reply *store.LeaseReply) bool 
 		return true // the database's failure is everybody's, who came while it was asked
 	}
 	head := &reply.Head
-	if f.floored || f.loaded.Refuse != "" || !reply.HeadFound || head.Generation != c.names.generation ||
+	if f.floored || f.loaded.Refuse != "" || c.elsewhere(f.loaded.Database) || !reply.HeadFound || head.Generation != c.names.generation ||
 		f.loaded.Server.System != head.System || f.loaded.Server.Timeline != head.Timeline || !fence.Floor(*head, f.loaded.Coverage) {
 		return false
 	}

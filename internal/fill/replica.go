@@ -44,6 +44,7 @@ type standby struct {
 type requirement struct {
 	head   *fence.Head // of the key's bucket, as read after the grant
 	fences []fence.Stamp
+	names  *confirmation // that say of which database values are
 }
 
 func (q *requirement) position() mvcc.LSN {
@@ -124,7 +125,7 @@ func (r *Reader) fromReplica(ctx context.Context, w *want, reply *store.LeaseRep
 			return pgload.Loaded{}, false // the primary's load says so
 		}
 	}
-	need := requirement{head: &reply.Head, fences: reply.Record.Fences}
+	need := requirement{head: &reply.Head, fences: reply.Record.Fences, names: w.c}
 	s, outcome := r.choose(need.position())
 	if s == nil {
 		r.stats.replicas[outcome].Add(1)
@@ -160,7 +161,7 @@ func (r *Reader) hear(ctx context.Context, s *standby, outcome replicaOutcome, l
 		if ctx.Err() == nil && s.leaveAlone() {
 			r.logger.WarnContext(ctx, "a replica is left alone for a while", slog.Int("replica", s.number),
 				slog.String("outcome", outcome.String()), slog.Any("err", err), slog.String("system", loaded.Server.System),
-				slog.Uint64("timeline", uint64(loaded.Server.Timeline)))
+				slog.Uint64("timeline", uint64(loaded.Server.Timeline)), slog.String("database", loaded.Database.String()))
 		}
 	default:
 		s.leave.Store(0)
@@ -207,7 +208,7 @@ func (s *standby) judge(need *requirement, loaded *pgload.Loaded, err error) rep
 		s.seen.Store(time.Now().UnixMicro())
 	}
 	switch {
-	case loaded.Server.System != need.head.System || loaded.Server.Timeline != need.head.Timeline:
+	case loaded.Server.System != need.head.System || loaded.Server.Timeline != need.head.Timeline || need.names.elsewhere(loaded.Database):
 		return replicaForeign
 	case loaded.Refuse != "":
 		return replicaRefused

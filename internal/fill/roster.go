@@ -43,6 +43,7 @@ type confirmation struct {
 type names struct {
 	generation string
 	revision   uint64
+	database   rule.Database      // that values are of; zero: the roster does not say
 	entries    map[string]*live   // the version of each declared entry that its declaration agrees with, if there is one
 	versions   map[string][]*live // every version of every entry
 	retained   []use              // of entries, those that are served only while somebody registers that they are used
@@ -230,6 +231,7 @@ func (r *Reader) confirm(ctx context.Context) *confirmation {
 	case before != nil && before.why == storeDown:
 		r.logger.InfoContext(ctx, "store is back")
 	}
+	r.refuseElsewhere(ctx, before, next)
 	r.announce(ctx, before, next)
 	r.confirmed.Store(next)
 	r.register(before, next)
@@ -298,6 +300,9 @@ func (r *Reader) newLive(roster *rule.Roster, e *rule.Entry) *live {
 
 func (r *Reader) compile(roster *rule.Roster) *names {
 	n := &names{generation: roster.Generation, revision: roster.Revision, entries: map[string]*live{}, versions: map[string][]*live{}}
+	if roster.Database != nil {
+		n.database = *roster.Database
+	}
 	for version := range roster.Versions() {
 		n.versions[version.Name] = append(n.versions[version.Name], r.newLive(roster, version))
 	}

@@ -13,6 +13,7 @@ const (
 	noHead
 	noRoster
 	unknownFormat
+	otherDatabase
 	unknownDefinition
 	suspended
 	namesMoved
@@ -38,6 +39,8 @@ func (b bypassReason) String() string {
 		return "no_roster"
 	case unknownFormat:
 		return "unknown_roster_format"
+	case otherDatabase:
+		return "other_database"
 	case unknownDefinition:
 		return "unknown_definition"
 	case suspended:
@@ -64,6 +67,7 @@ const (
 	_ refusal = iota
 	refusedLoad
 	refusedServer
+	refusedDatabase
 	refusedFloor
 	refusedNames
 	refusedNoLease
@@ -82,6 +86,8 @@ func (f refusal) String() string {
 		return "load_not_fillable"
 	case refusedServer:
 		return "other_server"
+	case refusedDatabase:
+		return "other_database"
 	case refusedFloor:
 		return "below_floor"
 	case refusedNames:

@@ -14,6 +14,7 @@ type Identity struct {
 	SystemID      string // of the cluster and of all its physical copies
 	Timeline      uint32 // moves with each promotion
 	Database      string
+	DatabaseOID   uint32 // of all databases of the cluster only this one's log is followed
 	ServerVersion int    // server_version_num, 150018 for 15.18
 	Server        string // which running server, for comparison only (wal.ServerSQL)
 }
@@ -25,9 +26,10 @@ func readIdentity(ctx context.Context, conn *pgx.Conn) (Identity, error) {
 	)
 	const query = `
 SELECT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system()), current_database()::text,
+       (SELECT oid FROM pg_database WHERE datname = current_database()),
        current_setting('server_version_num')::int,
        CASE WHEN pg_is_in_recovery() THEN 0 ELSE ` + wal.TimelineSQL + ` END, ` + wal.ServerSQL
-	err := conn.QueryRow(ctx, query).Scan(&standby, &id.SystemID, &id.Database, &id.ServerVersion, &id.Timeline, &id.Server)
+	err := conn.QueryRow(ctx, query).Scan(&standby, &id.SystemID, &id.Database, &id.DatabaseOID, &id.ServerVersion, &id.Timeline, &id.Server)
 	if err != nil {
 		return Identity{}, fmt.Errorf("read identity: %w", err)
 	}

@@ -143,12 +143,13 @@ func (r *Replica) LoadFunc(ctx context.Context, load Func, enough func(*Loaded) 
 	}
 	if err == nil {
 		loaded.Server, err = newServer(string(before[2]), string(before[3]))
+		loaded.Database = newDatabase(string(before[4]))
 	}
 	if err != nil {
 		return Loaded{}, abandonCode(ctx, conn, err)
 	}
 	s.judgeReplica(&loaded, string(before[0]) == "true", string(before[1]))
-	if own := text(s.pid); own != string(before[4]) || own != processOf(conn.PgConn()) {
+	if own := text(s.pid); own != string(before[5]) || own != processOf(conn.PgConn()) {
 		r.pooled.Store(true)
 		loaded.Refuse, loaded.Coverage = behindPooler, fence.Coverage{}
 	}

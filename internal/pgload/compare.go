@@ -90,7 +90,7 @@ func (l *Loader) LoadChanged(ctx context.Context, q Query, args []keytext.Arg, k
 // noComparison stands for a comparison's columns where something comes after them, noVersion for the last two of them.
 const (
 	noComparison = "NULL::text, " + noVersion
-	noVersion    = noServerColumns
+	noVersion    = "NULL::text, NULL::text"
 )
 
 // What a comparison's columns say.

@@ -60,12 +60,13 @@ func (l *Loader) runOn(
 
 // finish says which server a value is from, and whether it may be cached.
 func (s *state) finish(loaded Loaded, l *link) (Loaded, error) {
-	loaded.Server = l.server
+	loaded.Server, loaded.Database = l.server, l.database
 	if l.pooled {
 		var err error
 		if loaded.Server, err = s.server(); err != nil {
 			return Loaded{}, err
 		}
+		loaded.Database = newDatabase(text(s.database))
 	}
 	s.judge(&loaded)
 	if !l.pooled && text(s.pid) != l.pid {

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/wal"
 	"github.com/freshet/freshet/mvcc"
 )
@@ -33,10 +34,11 @@ type Loaded struct {
 	Found    bool
 	Payload  []byte // JSON
 	Coverage fence.Coverage
-	Server   Server   // whom the connection is to
-	Same     Sameness // of a comparison (LoadChanged)
-	Version  string   // of a comparison: the row version, of the known value too where that is the same; empty: there is none
-	Tags     []Tags   // one for each that the Query asked for
+	Server   Server        // whom the connection is to
+	Database rule.Database // in which it is; zero: that is not known
+	Same     Sameness      // of a comparison (LoadChanged)
+	Version  string        // of a comparison: the row version, of the known value too where that is the same; empty: there is none
+	Tags     []Tags        // one for each that the Query asked for
 	// Refuse says why the value may be given to its caller only, and not be filled. Empty: it may be filled. The coverage
 	// may be known all the same.
 	Refuse string
@@ -133,8 +135,9 @@ type Server struct {
 
 // link is what is known of one connection.
 type link struct {
-	server Server // whom it leads to; of no meaning where pooled
-	pid    string // of the server's process
+	server   Server        // whom it leads to; of no meaning where pooled
+	database rule.Database // likewise
+	pid      string        // of the server's process
 	// pooled: a pooler stands between, which may lead to another server with each transaction. The process that answered
 	// is not the one that the connection was introduced to.
 	pooled bool
@@ -192,7 +195,7 @@ func ask(ctx context.Context, conn *pgconn.PgConn) (*link, error) {
 		return nil, errNothing
 	}
 	row := rows[0][0]
-	known := &link{pid: string(row[0]), pooled: string(row[0]) != processOf(conn)}
+	known := &link{pid: string(row[0]), pooled: string(row[0]) != processOf(conn), database: newDatabase(string(row[4]))}
 	if string(row[1]) == "false" {
 		known.server, err = newServer(string(row[2]), string(row[3]))
 	}
@@ -219,6 +222,23 @@ func (l *Loader) System(ctx context.Context) (system, database string, err error
 		return "", "", errNothing
 	}
 	return string(rows[0][0][0]), string(rows[0][0][1]), nil
+}
+
+// Database asks which database of its server the pool leads to.
+func (l *Loader) Database(ctx context.Context) (rule.Database, error) {
+	conn, _, err := l.acquire(ctx)
+	if err != nil {
+		return rule.Database{}, err
+	}
+	defer conn.Release()
+	rows, err := exchange(ctx, conn.Conn().PgConn(), statement{sql: "SELECT " + databaseSQL})
+	if err != nil {
+		return rule.Database{}, classify(ctx, "ask for the database", err)
+	}
+	if len(rows[0]) != 1 {
+		return rule.Database{}, errNothing
+	}
+	return newDatabase(string(rows[0][0][0])), nil
 }
 
 // Visible asks the server for a snapshot: what is visible there now. That of a standby is zero, since it does not tell.

@@ -82,6 +82,7 @@ func (r *Replica) LoadTagged(ctx context.Context, q Query, args []keytext.Arg) (
 	if loaded.Server, err = newServer(string(row[2]), string(row[3])); err != nil {
 		return Loaded{}, err
 	}
+	loaded.Database = newDatabase(string(row[4]))
 	s.judgeReplica(&loaded, string(row[0]) == "true", string(row[1]))
 	loaded.Tags, err = s.tags(&q)
 	return loaded, err

@@ -3,8 +3,10 @@ package pgload
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/wal"
 	"github.com/freshet/freshet/mvcc"
 )
@@ -42,16 +44,20 @@ const serverColumns = `(SELECT system_identifier::text FROM pg_catalog.pg_contro
 	CASE WHEN pg_catalog.pg_is_in_recovery() THEN
 		(SELECT greatest(c.timeline_id, r.min_recovery_end_timeline, w.received_tli)::text
 		   FROM pg_catalog.pg_control_checkpoint() c, pg_catalog.pg_control_recovery() r, pg_catalog.pg_stat_get_wal_receiver() w)
-	ELSE (` + wal.TimelineSQL + `)::text END`
+	ELSE (` + wal.TimelineSQL + `)::text END,
+	` + databaseSQL
+
+// databaseSQL says in which database a statement runs, whatever name a pooler has for it.
+const databaseSQL = `(SELECT oid::text || ' ' || datname FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`
 
 // noServerColumns stand for serverColumns where something comes after them.
-const noServerColumns = "NULL::text, NULL::text"
+const noServerColumns = "NULL::text, NULL::text, NULL::text"
 
 // state is what stateColumns, and serverColumns after them, say, after those a comparison, and after that the tags.
 type state struct {
 	snapshot, standby, own, settings, pid *string
 
-	system, timeline *string
+	system, timeline, database *string
 
 	same, version, rows *string
 
@@ -60,7 +66,7 @@ type state struct {
 
 // columns are where it all goes, in the order of the statement.
 func (s *state) columns() []**string {
-	return []**string{&s.snapshot, &s.standby, &s.own, &s.settings, &s.pid, &s.system, &s.timeline, &s.same, &s.version, &s.rows, &s.found}
+	return []**string{&s.snapshot, &s.standby, &s.own, &s.settings, &s.pid, &s.system, &s.timeline, &s.database, &s.same, &s.version, &s.rows, &s.found}
 }
 
 // targets are where a statement's columns go, of which it has so many.
@@ -99,6 +105,16 @@ func newServer(system, timeline string) (Server, error) {
 		return Server{}, fmt.Errorf("ask which server it is: system %q, timeline %q: %w", system, timeline, err)
 	}
 	return Server{System: system, Timeline: uint32(number)}, nil
+}
+
+// newDatabase reads what databaseSQL says. Nothing is known of a database that is being renamed.
+func newDatabase(said string) rule.Database {
+	number, name, _ := strings.Cut(said, " ")
+	oid, err := strconv.ParseUint(number, 10, 32)
+	if err != nil {
+		return rule.Database{}
+	}
+	return rule.Database{OID: uint32(oid), Name: name}
 }
 
 // usual reports settings under which values have their usual text.

@@ -7,6 +7,7 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pggate"
 	"github.com/freshet/freshet/internal/pgsource"
+	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -51,6 +52,10 @@ func otherSystem(head fence.Head, id pggate.Identity) string {
 
 func otherTimeline(head fence.Head, id pggate.Identity) string {
 	return fmt.Sprintf("another timeline: %d, the store follows %d; a standby was promoted or a backup restored", id.Timeline, head.Timeline)
+}
+
+func otherDatabase(stored, own rule.Database) string {
+	return fmt.Sprintf("another database of the cluster: %v, the store follows %v", own, stored)
 }
 
 // Evidence is what a session knows when it decides whether the stream continues what the store has.

@@ -433,6 +433,11 @@ func (s *session) resume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if stored != nil && stored.Database != nil && stored.Database.Other(*s.database()) {
+		// Another daemon had the namespace for another database of this cluster: what HEAD says is in terms of this one's log too,
+		// and what is cached is not from it.
+		return &gapError{cause: otherDatabase(*stored.Database, *s.database())}
+	}
 	for i, e := range s.versions {
 		e.Content = s.content(e)
 		var old *rule.Entry

@@ -125,11 +125,16 @@ func (p *Pipeline) givenUp(ctx context.Context, e *rule.Entry, why string) {
 		slog.String("entry", e.Name), slog.String("definition", e.Definition), slog.String("cause", why))
 }
 
+// database is the one whose log is followed.
+func (s *session) database() *rule.Database {
+	return &rule.Database{OID: s.identity.DatabaseOID, Name: s.identity.Database}
+}
+
 // roster is a roster of the versions, which are filled in one by one.
 func (s *session) roster() *rule.Roster {
 	r := &rule.Roster{
 		Format: rule.RosterFormat, Generation: s.head.Generation, Term: string(s.head.Term), Revision: s.head.Revision,
-		Entries: map[string]*rule.Entry{},
+		Database: s.database(), Entries: map[string]*rule.Entry{},
 	}
 	if n := s.p.opts.Store.Lanes(); n > 1 {
 		r.Lanes = n

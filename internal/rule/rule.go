@@ -224,11 +224,24 @@ type Roster struct {
 	Generation string            `json:"generation"` // 16 hexadecimal digits, random
 	Term       string            `json:"term"`
 	Revision   uint64            `json:"revision"`
-	Lanes      int               `json:"lanes,omitempty"` // that a cluster's keys are kept in; 0: there is one server
+	Lanes      int               `json:"lanes,omitempty"`    // that a cluster's keys are kept in; 0: there is one server
+	Database   *Database         `json:"database,omitempty"` // whose log is followed; nil: the daemon is an older one, which did not say
 	Entries    map[string]*Entry `json:"entries"`
 	// Retained are further versions of entries, which only libraries with another file than the daemon's use (D7).
 	Retained []*Entry `json:"retained,omitempty"`
 }
+
+// Database is one database of a PostgreSQL cluster. All of them share a system identifier, a timeline, and transaction ids.
+type Database struct {
+	OID  uint32 `json:"oid"`  // stays what it is when the database is renamed, and is the same on standbys
+	Name string `json:"name"` // for people
+}
+
+// Other reports that both are known, and are not the same.
+func (d Database) Other(e Database) bool { return d.OID != 0 && e.OID != 0 && d.OID != e.OID }
+
+// String is how messages name it.
+func (d Database) String() string { return fmt.Sprintf("%q (oid %d)", d.Name, d.OID) }
 
 // The layouts of a roster. A layout is another one when whoever passes over the fields that it does not know would be
 // misled; Retained is not such a field: who does not know it finds one version of each entry, which is its own or is not.
