@@ -75,6 +75,9 @@ func (r *checked) identities(ctx context.Context, conn *pgx.Conn) ([]mend.Identi
 	if facts.Indexes, err = pgcatalog.Indexes(ctx, conn); err != nil {
 		return nil, err
 	}
+	if facts.Names, err = pgcatalog.Relations(ctx, conn); err != nil {
+		return nil, err
+	}
 	found := mend.Identities(catalog, r.conf.Declared(), facts)
 	if len(found) == 0 {
 		return []mend.Identity{}, nil

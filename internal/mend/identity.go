@@ -46,6 +46,7 @@ type Identity struct {
 type Facts struct {
 	Indexes map[schema.Name][]schema.Index
 	Widths  map[schema.Name]map[string]int // bytes that a column's value takes on average
+	Names   map[schema.Name]bool           // of relations of every kind; an index can have none of them
 }
 
 // Identities finds the tables whose replica identity lacks something for the entries. Whether an entry lacks something
@@ -67,7 +68,7 @@ func Identities(catalog *schema.Catalog, declared []rule.Declared, facts Facts) 
 	made := map[schema.Name]bool{}
 	for _, name := range slices.SortedFunc(maps.Keys(wanted), func(a, b schema.Name) int { return strings.Compare(a.String(), b.String()) }) {
 		list = append(list, advise(catalog.Tables[name], wanted[name], facts, func(relation schema.Name) bool {
-			return catalog.Tables[relation] != nil || made[relation] || facts.holds(relation, name)
+			return facts.Names[relation] || catalog.Tables[relation] != nil || made[relation] || facts.holds(relation, name)
 		}))
 		if id := &list[len(list)-1]; id.index != "" {
 			made[schema.Name{Schema: name.Schema, Name: id.index}] = true

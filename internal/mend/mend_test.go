@@ -223,7 +223,9 @@ func TestIndexNames(t *testing.T) {
 	}
 	v := schema.Name{Schema: "public", Name: "v"}
 	indexes[v] = append(indexes[v], schema.Index{Name: "u_freshet", Columns: []string{"a"}, Valid: true})
-	found := mend.Identities(catalog, []rule.Declared{by("t", "a"), by("u", "a"), by("v", "a"), by(long+"_a", "a"), by(long+"_b", "a")}, mend.Facts{Indexes: indexes})
+	found := mend.Identities(catalog, []rule.Declared{by("t", "a"), by("u", "a"), by("v", "a"), by(long+"_a", "a"), by(long+"_b", "a")}, mend.Facts{
+		Indexes: indexes, Names: map[schema.Name]bool{{Schema: "public", Name: "v_freshet"}: true, {Schema: "other", Name: "v_freshet_2"}: true},
+	})
 	var got []string
 	for _, id := range found {
 		if len(id.Statements) != 2 {
@@ -232,7 +234,7 @@ func TestIndexNames(t *testing.T) {
 		got = append(got, strings.Fields(id.Statements[0])[4])
 	}
 	cut := long[:55]
-	if diff := cmp.Diff([]string{`"t_freshet_2"`, `"u_freshet_2"`, `"v_freshet"`, `"` + cut + `_freshet"`, `"` + cut[:53] + `_freshet_2"`}, got); diff != "" {
+	if diff := cmp.Diff([]string{`"t_freshet_2"`, `"u_freshet_2"`, `"v_freshet_2"`, `"` + cut + `_freshet"`, `"` + cut[:53] + `_freshet_2"`}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -102,3 +102,23 @@ func DDL(ctx context.Context, conn *pgx.Conn) (ddl.State, error) {
 	}
 	return st, nil
 }
+
+// Relations are the names that no new index can have: of tables, sequences, composite types and indexes of any kind.
+func Relations(ctx context.Context, conn *pgx.Conn) (map[schema.Name]bool, error) {
+	const query = `
+SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp\_%'`
+	rows, err := conn.Query(ctx, query)
+	if err != nil {
+		return nil, fmt.Errorf("read names of relations: %w", err)
+	}
+	all := map[schema.Name]bool{}
+	var name schema.Name
+	if _, err = pgx.ForEachRow(rows, []any{&name.Schema, &name.Name}, func() error {
+		all[name] = true
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("read names of relations: %w", err)
+	}
+	return all, nil
+}
