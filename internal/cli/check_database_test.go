@@ -14,7 +14,7 @@ import (
 // TestCheckFindsAnotherDatabase: the roster says of which database of the cluster the namespace is.
 func TestCheckFindsAnotherDatabase(t *testing.T) {
 	t.Parallel()
-	server, namespace := redistest.Shared(t), redistest.Namespace(t)
+	server, namespace := redistest.Start(t), redistest.Namespace(t)
 	store, err := redisstore.Open(t.Context(), redisstore.Options{URL: server.URL, Namespace: namespace})
 	if err != nil {
 		t.Fatal(err)

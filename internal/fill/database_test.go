@@ -3,6 +3,7 @@ package fill_test
 import (
 	"context"
 	"errors"
+	"strconv"
 	"testing"
 	"time"
 
@@ -43,7 +44,7 @@ func (w *world) where(l *pgload.Loader) *rule.Database {
 }
 
 // silent does not say where it is, as a database that is away does not, and loads all the same.
-type silent struct{ fill.Loader }
+type silent struct{ *pgload.Loader }
 
 func (silent) Database(context.Context) (rule.Database, error) {
 	return rule.Database{}, errors.New("away")
@@ -69,6 +70,12 @@ func TestOtherDatabaseOfTheCluster(t *testing.T) {
 	for id := 1; id <= 2; id++ { // one that is cached, and one that is not
 		if v := read(t, wrong, id, fill.Bypass, price(id, 7)); v.Reason != "other_database" {
 			t.Errorf("product %d: bypassed for %q", id, v.Reason)
+		}
+	}
+	unsaid := w.reader(nil, silent{other})
+	for i, a := range unsaid.GetMany(t.Context(), "product", numbered(3, 4), &fill.Demand{}) {
+		if r, _ := w.record(w.name("product", strconv.Itoa(3+i))); a.Err != nil || a.Value.Found || r.State.Live() {
+			t.Errorf("of several, product %d: %+v, cached as %v", 3+i, a, r.State)
 		}
 	}
 	// A database that does not answer keeps nothing from being read. Its first row says where it is.

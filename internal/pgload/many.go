@@ -465,7 +465,7 @@ func (r *Replica) LoadMany(ctx context.Context, q Query, keys [][]keytext.Arg) (
 			return nil, ones[i].Err
 		}
 		all[i] = ones[i].Loaded
-		all[i].Server = server
+		all[i].Server, all[i].Database = server, newDatabase(string(row[4]))
 		states[i].judgeReplica(&all[i], string(row[0]) == "true", string(row[1]))
 	}
 	return all, nil

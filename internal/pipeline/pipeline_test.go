@@ -3,6 +3,7 @@ package pipeline_test
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -142,6 +143,21 @@ func TestGaps(t *testing.T) {
 				r.exec(`UPDATE items SET v = 'of this cluster' WHERE id = 1`)
 			},
 			cause: "another database cluster",
+		},
+		{
+			name: "the store follows another database of the cluster",
+			stopped: func(r *rig) {
+				key := "f:" + r.namespace + ":roster"
+				reply := redisDo(r.t, r.redisURL, "GET", key)
+				text, err := reply.ToString()
+				const other = `"database":{"oid":1`
+				altered := regexp.MustCompile(`"database":{"oid":[0-9]+`).ReplaceAllString(text, other)
+				if err != nil || !strings.Contains(altered, other) {
+					r.t.Fatalf("the roster does not say of which database it is: %s, %v", text, err)
+				}
+				redisDo(r.t, r.redisURL, "SET", key, altered)
+			},
+			cause: "another database of the cluster",
 		},
 		{
 			name: "the store follows a later timeline",
