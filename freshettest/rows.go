@@ -206,14 +206,6 @@ func (r *rows) Visible(context.Context) (mvcc.Snapshot, pgload.Server, error) {
 	return snapshot, server, nil
 }
 
-// Database implements fill.Loader: there is one.
-func (r *rows) Database(context.Context) (rule.Database, error) {
-	if r.down.Load() {
-		return rule.Database{}, errDown
-	}
-	return rule.Database{}, nil
-}
-
 // System implements parts.Loader.
 func (r *rows) System(context.Context) (cluster, database string, err error) {
 	return system, "test", nil

@@ -17,6 +17,11 @@ type whereabouts struct {
 	first bool                          // it was asked once; of whoever holds asking
 }
 
+// Located is a Loader that can be asked in which database of its server it is.
+type Located interface {
+	Database(ctx context.Context) (rule.Database, error)
+}
+
 const (
 	// askDatabaseWait is how long the first confirmation waits for the loader's answer. A database that is away does not keep
 	// cached values from being read.
@@ -65,14 +70,15 @@ func (r *Reader) refuseElsewhere(ctx context.Context, before, next *confirmation
 
 // askDatabase asks the loader where it is, in the background. Only the first time is its answer waited for.
 func (r *Reader) askDatabase(ctx context.Context) {
-	if !r.place.asked.CompareAndSwap(false, true) {
+	located, ok := r.loader.(Located)
+	if !ok || !r.place.asked.CompareAndSwap(false, true) {
 		return
 	}
 	answered := make(chan struct{})
 	err := r.begin(ctx, askDatabaseTimeout, func(ctx context.Context) {
 		defer close(answered)
 		defer r.place.asked.Store(false)
-		if d, err := r.loader.Database(ctx); err == nil {
+		if d, err := located.Database(ctx); err == nil {
 			r.learn(d)
 		} else {
 			r.logger.DebugContext(ctx, "the database does not say which it is", slog.String("error", err.Error()))

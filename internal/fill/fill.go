@@ -61,7 +61,6 @@ type Loader interface {
 	LoadFunc(ctx context.Context, load LoadFunc) (pgload.Loaded, error)
 	Types(ctx context.Context, sql string) ([]keytext.Type, error)
 	Visible(ctx context.Context) (mvcc.Snapshot, pgload.Server, error)
-	Database(ctx context.Context) (rule.Database, error)
 }
 
 // LoadFunc loads one value of an entry that code loads: JSON, and whether there is such a thing.

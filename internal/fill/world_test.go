@@ -82,7 +82,7 @@ func declarations() map[string]rule.Declared {
 	return map[string]rule.Declared{
 		"product": {Name: "product", Key: "product:{id}", Query: "SELECT id, price FROM product WHERE id = @id", Result: rule.One},
 		"cheaper": {Name: "cheaper", Key: "cheaper:{than}", Query: "SELECT id FROM product WHERE price < @than ORDER BY id", Result: rule.Many},
-		"any": {Name: "any", Key: "any:{id}", Query: "SELECT id, price FROM product WHERE @id IS NULL OR id = @id", Result: rule.One},
+		"any":     {Name: "any", Key: "any:{id}", Query: "SELECT id, price FROM product WHERE @id IS NULL OR id = @id", Result: rule.One},
 		"code": {
 			Name: "code", Key: "code:{id}", Result: rule.One,
 			DependsOn: []rule.Dependency{{Table: "product", Key: "{id}"}},

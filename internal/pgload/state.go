@@ -51,7 +51,7 @@ const serverColumns = `(SELECT system_identifier::text FROM pg_catalog.pg_contro
 const databaseSQL = `(SELECT oid::text || ' ' || datname FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`
 
 // noServerColumns stand for serverColumns where something comes after them.
-const noServerColumns = "NULL::text, NULL::text, NULL::text"
+const noServerColumns = "NULL::text, " + noVersion
 
 // state is what stateColumns, and serverColumns after them, say, after those a comparison, and after that the tags.
 type state struct {
