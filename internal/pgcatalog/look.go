@@ -50,6 +50,25 @@ func Looks(ctx context.Context, conn *pgx.Conn, tables []schema.Name) (map[schem
 	return looks, nil
 }
 
+// Names are all tables and views of the database that an entry can read; none, where there are as many as limit, or more.
+func Names(ctx context.Context, conn *pgx.Conn, limit int) ([]schema.Name, error) {
+	const query = `
+SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' LIMIT $1`
+	rows, err := conn.Query(ctx, query, limit)
+	if err != nil {
+		return nil, fmt.Errorf("list the tables: %w", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowToStructByPos[schema.Name])
+	if err != nil {
+		return nil, fmt.Errorf("list the tables: %w", err)
+	}
+	if len(names) >= limit {
+		return nil, nil
+	}
+	return names, nil
+}
+
 // Parts are the OIDs of the tables, and of all that is below them. Like Looks it takes no locks.
 func Parts(ctx context.Context, conn *pgx.Conn, tables []schema.Name) (map[uint32]bool, error) {
 	const query = `

@@ -51,6 +51,7 @@ type rig struct {
 	unused    time.Duration
 	observe   func(committed time.Time)
 	sweep     time.Duration
+	planned   func() // when entries have been planned
 	said      said
 }
 
@@ -237,6 +238,9 @@ func (r *rig) pipeline(tables []string) *pipeline.Pipeline {
 					return nil, err
 				}
 				c.Retained = append(c.Retained, e)
+			}
+			if r.planned != nil {
+				r.planned()
 			}
 			return &c, nil
 		},

@@ -335,10 +335,20 @@ func (s *session) fingerprint(ctx context.Context) error {
 	})
 }
 
+// planTwice is from how many tables of a database on a first plan is made twice, rather than all of them looked at before it.
+const planTwice = 5000
+
 // compile plans the entries, and remembers what the tables looked like: the same before and after, or the plan may be
 // of tables that nobody will compare with.
 func (s *session) compile(ctx context.Context, strict bool) error {
-	before, err := pgcatalog.Looks(ctx, s.conn, s.p.tables)
+	tables := s.p.tables
+	if len(tables) == 0 { // any may be planned
+		var err error
+		if tables, err = pgcatalog.Names(ctx, s.conn, planTwice); err != nil {
+			return err
+		}
+	}
+	before, err := pgcatalog.Looks(ctx, s.conn, tables)
 	if err != nil {
 		return err
 	}
@@ -354,7 +364,7 @@ func (s *session) compile(ctx context.Context, strict bool) error {
 		if s.looks, err = pgcatalog.Looks(ctx, s.conn, s.p.tables); err != nil {
 			return err
 		}
-		if sameShapes(s.looks, before) {
+		if sameShapes(s.p.tables, s.looks, before) {
 			return s.know(ctx)
 		}
 		before = s.looks

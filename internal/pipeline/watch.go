@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -103,10 +104,14 @@ func (s *session) know(ctx context.Context) error {
 // errShape ends a session whose tables are not those that were planned any more.
 var errShape = errors.New("the tables that entries read have changed")
 
-// sameShapes reports whether what was planned of all tables still holds. A table that was swapped for another by renaming
+// sameShapes reports whether what was planned of the tables still holds. A table that was swapped for another by renaming
 // never shows in the stream.
-func sameShapes(a, b map[schema.Name]pgcatalog.Look) bool {
-	return maps.EqualFunc(a, b, func(x, y pgcatalog.Look) bool { return x.Shape == y.Shape })
+func sameShapes(planned []schema.Name, a, b map[schema.Name]pgcatalog.Look) bool {
+	return !slices.ContainsFunc(planned, func(t schema.Name) bool {
+		x, inA := a[t]
+		y, inB := b[t]
+		return inA != inB || x.Shape != y.Shape
+	})
 }
 
 // content digests what the tables of an entry looked like.
@@ -141,7 +146,7 @@ func (s *session) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !sameShapes(looks, s.looks) {
+	if !sameShapes(s.p.tables, looks, s.looks) {
 		return errShape
 	}
 	if !maps.Equal(looks, s.looks) {
