@@ -35,7 +35,7 @@ install-servers: ## install PostgreSQL and Redis when they are missing
 	@./scripts/servers.sh
 
 .PHONY: install-test-servers
-install-test-servers: ## install what only tests need as well: PgBouncer
+install-test-servers: ## install what only tests and benchmarks need as well: PgBouncer, wrk
 	@./scripts/servers.sh tests
 
 .PHONY: test
@@ -76,7 +76,7 @@ verify: generate fmt ## fail when generated files, format or go.mod differ from 
 	@git diff --exit-code
 
 .PHONY: bench
-bench: install-servers ## measure, as ratios against floors and peers
+bench: install-test-servers ## measure, as ratios against floors and peers
 	@cd bench && go run .
 
 .PHONY: spec
@@ -85,7 +85,7 @@ spec: ## explore the protocol's model further than make test does
 
 .PHONY: soundness
 soundness: install-servers ## random writes against random queries (SOUNDNESS_TIME=180s SEED=)
-	@SOUNDNESS=long ./scripts/named_tests.sh soundness -run . ./test/soundness
+	@SOUNDNESS=long ./scripts/named_tests.sh soundness -run . -parallel 6 ./test/soundness
 
 .PHONY: chaos
 chaos: install-servers ## faults under load (CHAOS_TIME=120s SEED= CLUSTER=1: in a Redis Cluster): the tests in test/chaos

@@ -30,7 +30,7 @@ const childVariable = "FRESHET_BENCH_CHILD"
 
 // job is what a child does until its standard input is closed.
 type job struct {
-	Kind      string `json:"kind"` // follow, loop or write
+	Kind      string `json:"kind"` // follow, loop, write or floor
 	Postgres  string `json:"postgres"`
 	Redis     string `json:"redis"`
 	Slot      string `json:"slot"`
@@ -44,6 +44,8 @@ type job struct {
 	Scheme string        `json:"scheme"` // of write
 	ID     int           `json:"id"`     // of the row that write changes
 	Rest   time.Duration `json:"rest"`   // what write still does once it has committed
+
+	Value string `json:"value"` // that floor serves
 }
 
 const (
@@ -87,6 +89,8 @@ func childRun(ctx context.Context, text string) error {
 		return runLoop(ctx, j)
 	case write:
 		return runWrite(ctx, j)
+	case floor:
+		return runFloor(ctx, j)
 	}
 	return fmt.Errorf("no job is called %q", j.Kind)
 }
@@ -195,6 +199,21 @@ func start(ctx context.Context, j job) (*child, error) {
 		}
 	}()
 	return c, nil
+}
+
+// line is the next thing that the child says.
+func (c *child) line(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	select {
+	case line, ok := <-c.lines:
+		if !ok {
+			return "", errors.New("the child ended")
+		}
+		return line, nil
+	case <-ctx.Done():
+		return "", fmt.Errorf("wait for the child: %w", ctx.Err())
+	}
 }
 
 // says waits until the child says a word.

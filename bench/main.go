@@ -98,6 +98,7 @@ func parts() []part {
 		{"demand", demand},
 		{"revalidate", revalidate},
 		{"many", many},
+		{"gateway", gateway},
 		{"tags", tags},
 		{"hot", hot},
 		{"standby", standby},

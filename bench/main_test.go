@@ -109,9 +109,9 @@ func TestParse(t *testing.T) {
 		seed        uint64
 		fails       string
 	}{
-		{name: "everything", chosen: "drain,latency,hit,demand,revalidate,many,tags,hot,standby,killed,peers", seed: 1},
+		{name: "everything", chosen: "drain,latency,hit,demand,revalidate,many,gateway,tags,hot,standby,killed,peers", seed: 1},
 		{name: "by environment", environment: map[string]string{"BENCH": "hit,hot", "SEED": "7"}, chosen: "hit,hot", seed: 7},
-		{name: "empty environment", environment: map[string]string{"BENCH": "", "SEED": ""}, chosen: "drain,latency,hit,demand,revalidate,many,tags,hot,standby,killed,peers", seed: 1},
+		{name: "empty environment", environment: map[string]string{"BENCH": "", "SEED": ""}, chosen: "drain,latency,hit,demand,revalidate,many,gateway,tags,hot,standby,killed,peers", seed: 1},
 		{name: "a flag wins", args: []string{"-parts", "drain"}, environment: map[string]string{"BENCH": "hit"}, chosen: "drain", seed: 1},
 		{name: "short", args: []string{"-short", "-parts", "hit"}, chosen: "hit," + unjudged, seed: 1},
 		{name: "no such part", args: []string{"-parts", "drian"}, fails: `no part is called "drian"`},
@@ -163,6 +163,31 @@ func TestUpdated(t *testing.T) {
 	for _, other := range [][]byte{nil, []byte("C"), append([]byte("I"), row[1:]...), []byte("U\x00\x00\x00\x01N\x00\x01n\x00\x00\x00\x00")} {
 		if got := updated(other); got != nil {
 			t.Errorf("updated(%q) = %q, want nothing", other, got)
+		}
+	}
+}
+
+func TestReadWrk(t *testing.T) {
+	t.Parallel()
+	const said = `Running 2s test @ http://127.0.0.1:1/
+  1 threads and 64 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     2.10ms    1.00ms  20.00ms   90.00%
+  Latency Distribution
+     50%    1.90ms
+     99%  %s
+  60000 requests in 2.00s, 10.00MB read
+Requests/sec:  30000.50
+`
+	for percentile, want := range map[string]float64{"812.00us": 0.812, "7.50ms": 7.5, "1.20s": 1200} {
+		rate, p99, err := readWrk([]byte(strings.Replace(said, "%s", percentile, 1)))
+		if err != nil || rate != 30000.5 || p99 != want {
+			t.Errorf("%s: %v, %v, %v", percentile, rate, p99, err)
+		}
+	}
+	for _, bad := range []string{"", "Requests/sec: 12.0\n", said + "  Non-2xx or 3xx responses: 12\n", said + "  Socket errors: connect 0, read 3, write 0, timeout 0\n"} {
+		if _, _, err := readWrk([]byte(strings.Replace(bad, "%s", "1.00ms", 1))); err == nil {
+			t.Errorf("no error of %q", bad)
 		}
 	}
 }

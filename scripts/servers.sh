@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the servers that the demo and the tests start privately, when they are missing: PostgreSQL (14 or newer) and
-# Redis or Valkey; and, called with the word "tests", PgBouncer as well, which only tests start. Everything that it does is
-# said on standard error; with all of them present it does and says nothing.
+# Redis or Valkey; and, called with the word "tests", PgBouncer as well, which only tests start, and wrk, which the benchmark
+# of the gateway runs. Everything that it does is said on standard error; with all of them present it does and says nothing.
 #
 # Nothing of the user's is touched. Packages of Debian and Ubuntu start a service of their own when they are installed:
 # those are kept from starting, now and at boot, but only the ones that this script itself has just installed.
@@ -38,6 +38,8 @@ has_redis() {
   done
   return 1
 }
+
+has_wrk() { command -v wrk >/dev/null || [ -x "$root/usr/bin/wrk" ]; }
 
 has_pgbouncer() {
   local program
@@ -127,6 +129,15 @@ if [ "${1:-}" = tests ] && ! has_pgbouncer; then
   install pgbouncer pgbouncer PgBouncer
   if ! has_pgbouncer; then
     say "pgbouncer is not there after the installation"
+    exit 1
+  fi
+fi
+
+if [ "${1:-}" = tests ] && ! has_wrk; then
+  say "wrk is missing, which the benchmark of the gateway needs"
+  install wrk wrk wrk
+  if ! has_wrk; then
+    say "wrk is not there after the installation"
     exit 1
   fi
 fi

@@ -52,6 +52,7 @@ const shutdown = 5 * time.Second
 // daemon is everything that Run builds.
 type daemon struct {
 	file     atomic.Pointer[config.Config] // the one in force
+	within   atomic.Int64                  // nanoseconds that an answer may take by that file
 	load     func() (*config.Config, error)
 	reloads  sync.Mutex // one at a time
 	logger   *slog.Logger
@@ -81,7 +82,7 @@ type parts struct {
 // the slot's confirmation sent. An error means that it could not start, or cannot go on.
 func Run(ctx context.Context, o Options) error {
 	d := &daemon{load: o.Load, logger: o.Logger, unused: o.Unused, memory: o.Memory, registry: prometheus.NewRegistry(), started: time.Now()}
-	d.file.Store(o.Config)
+	d.obeyFile(o.Config)
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.metrics = newMetrics(d.registry, d)
 	d.waiting("starting")
@@ -141,10 +142,16 @@ func Run(ctx context.Context, o Options) error {
 	return err
 }
 
+// obeyFile puts a file in force.
+func (d *daemon) obeyFile(c *config.Config) {
+	d.file.Store(c)
+	d.within.Store(int64(answerWithin(c)))
+}
+
 // bounded gives each answer the time that the file in force allows.
 func (d *daemon) bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerWithin(d.file.Load()))) // the server's own connections have deadlines
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Duration(d.within.Load()))) // the server's own connections have deadlines
 		next.ServeHTTP(w, r)
 	})
 }

@@ -96,7 +96,7 @@ func (d *daemon) reload(ctx context.Context) (*Reloaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.file.Store(next)
+	d.obeyFile(next)
 	old := p.served.Swap(fresh)
 	p.pipeline.Replan()
 	d.logger.InfoContext(ctx, "the file was read again", slog.Any("added", done.Added), slog.Any("changed", done.Changed), slog.Any("removed", done.Removed))
