@@ -167,11 +167,11 @@ func fetch(ctx context.Context, url string) (status int, header http.Header, err
 }
 
 func fetchAll(ctx context.Context, url string) (status int, header http.Header, body []byte, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil) //nolint:gosec // an address of the benchmark's own
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody) //nolint:gosec // an address of the benchmark's own
 	if err != nil {
 		return 0, nil, nil, err
 	}
-	response, err := http.DefaultClient.Do(request) //nolint:gosec // likewise
+	response, err := (&http.Client{}).Do(request) //nolint:gosec // likewise
 	if err != nil {
 		return 0, nil, nil, err
 	}

@@ -11,6 +11,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dtm-labs/rockscache"
+	gocache "github.com/go-redis/cache/v9"
+	"github.com/redis/go-redis/v9"
 	"github.com/redis/rueidis"
 )
 
@@ -24,7 +27,7 @@ type reader struct {
 	took []float64 // nanoseconds per read, by block
 }
 
-// hit measures a hit through the library, decoded into a struct, against a plain GET of the very same record.
+// hit measures a hit through the library, decoded into a struct, against a plain GET of the very same record, and against peers.
 func hit(ctx context.Context, b *bench) error {
 	a, err := newApplication(ctx, b, "hit")
 	if err != nil {
@@ -57,6 +60,11 @@ func hit(ctx context.Context, b *bench) error {
 	get := func(ctx context.Context, id int) ([]byte, error) {
 		return client.Do(ctx, client.B().Get().Key(names[id]).Build()).AsBytes()
 	}
+	peers, err := newHitPeers(ctx, b)
+	if err != nil {
+		return err
+	}
+	defer peers.close()
 	before := a.cache.Stats()
 	for _, goroutines := range []int{1, 16, 64} {
 		readers := []*reader{
@@ -76,20 +84,69 @@ func hit(ctx context.Context, b *bench) error {
 				_, err := a.items.Get(ctx, id)
 				return err
 			}},
+			{name: "rockscache", read: peers.rockscache},
+			{name: "go-redis/cache", read: peers.goCache},
 		}
 		if err := b.race(ctx, readers, goroutines); err != nil {
 			return err
 		}
 		plain, decoded, library := median(readers[0].took), median(readers[1].took), median(readers[2].took)
-		b.printf("  %2d goroutines: plain GET %.0f ns, with decoding %.0f ns, library %.0f ns a read\n",
-			goroutines, plain, decoded, library)
+		rocks, goCache := median(readers[3].took), median(readers[4].took)
+		b.printf("  %2d goroutines: plain GET %.0f ns, with decoding %.0f ns, library %.0f ns, rockscache %.0f ns, go-redis/cache %.0f ns a read\n",
+			goroutines, plain, decoded, library, rocks, goCache)
 		b.report(fmt.Sprintf("hit/%d", goroutines), library/plain, "times a plain GET")
 		b.report(fmt.Sprintf("hit/%d/decoded", goroutines), library/decoded, "times a GET and decode")
+		b.report(fmt.Sprintf("hit/%d/peers", goroutines), library/min(rocks, goCache), "times the faster of rockscache and go-redis/cache, decoded as well")
 	}
 	if after := a.cache.Stats(); after.Loads != before.Loads {
 		return fmt.Errorf("not all of these were hits: %+v", after)
 	}
 	return nil
+}
+
+// hitPeers are peers whose values are all cached.
+type hitPeers struct {
+	client *redis.Client
+	rocks  *rockscache.Client
+	cache  *gocache.Cache
+}
+
+func newHitPeers(ctx context.Context, b *bench) (*hitPeers, error) {
+	client := redis.NewClient(&redis.Options{Addr: b.servers.redis.Addr(), PoolSize: 64}) // a connection for each goroutine: they send nothing together
+	p := &hitPeers{client: client, rocks: rockscache.NewClient(client, rockscache.NewDefaultOptions()), cache: gocache.New(&gocache.Options{Redis: client})}
+	for id := 1; id <= hitKeys; id++ {
+		v := item{ID: id, V: fmt.Sprint("value ", id)}
+		text, err := json.Marshal(v)
+		if err == nil {
+			_, err = p.rocks.Fetch2(ctx, fmt.Sprint("rocks:", id), time.Hour, func() (string, error) { return string(text), nil })
+		}
+		if err == nil {
+			err = p.cache.Set(&gocache.Item{Ctx: ctx, Key: fmt.Sprint("gocache:", id), Value: v, TTL: time.Hour})
+		}
+		if err != nil {
+			p.close()
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+func (p *hitPeers) close() { _ = p.client.Close() }
+
+var errNotCached = errors.New("it is not cached")
+
+func (p *hitPeers) rockscache(ctx context.Context, id int) error {
+	text, err := p.rocks.Fetch2(ctx, fmt.Sprint("rocks:", id), time.Hour, func() (string, error) { return "", errNotCached })
+	if err != nil {
+		return err
+	}
+	var v item
+	return json.Unmarshal([]byte(text), &v)
+}
+
+func (p *hitPeers) goCache(ctx context.Context, id int) error {
+	var v item
+	return p.cache.Get(ctx, fmt.Sprint("gocache:", id), &v)
 }
 
 // race lets the readers read in turn, in blocks, every second time in the other order.
