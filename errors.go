@@ -32,6 +32,9 @@ var (
 	ErrNotFenced = errors.New("freshet: the keys could not be fenced")
 	// ErrSavepoint says that Commit was given a savepoint, which it does not commit: the transaction around it does.
 	ErrSavepoint = errors.New("freshet: this is a savepoint, not the outermost transaction")
+	// ErrTag says that the value which is being loaded cannot be tied to a tag: its entry does not say tags: by_hand, the
+	// text cannot be a tag, or the context is not that of a load.
+	ErrTag = errors.New("freshet: the value cannot be tied to the tag")
 	// ErrClosed says that the Cache was closed.
 	ErrClosed = errors.New("freshet: the cache is closed")
 )
@@ -45,6 +48,7 @@ func public(err error) error {
 		{fill.ErrUnknownEntry, ErrUnknownEntry},
 		{fill.ErrTokenNotReached, ErrTokenNotReached},
 		{fill.ErrForeignToken, ErrForeignToken},
+		{fill.ErrTag, ErrTag},
 		{fill.ErrClosed, ErrClosed},
 		{fill.ErrNotFenced, ErrNotFenced},
 	} {

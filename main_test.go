@@ -80,6 +80,14 @@ entries:
     key: total:{order_id}
     depends_on:
       - {table: lines, key: "{order_id}"}
+  profile:
+    key: profile:{id}
+    depends_on: []
+    tags: by_hand
+  weather:
+    key: weather:{city}
+    depends_on: []
+    covers: none
 `
 
 // newShop makes a shop. It panics where a test would fail, since examples have none.
@@ -206,14 +214,16 @@ func (s *shop) roster() *rule.Roster {
 			[]rule.Param{{Name: "order_id", Type: keytext.Int4}, {Name: "number", Type: keytext.Int2}},
 		},
 		"stage": {"SELECT id FROM public.products WHERE stage = $1 ORDER BY id", []rule.Param{{Name: "stage", Type: keytext.Enum}}},
-		"total": {"", []rule.Param{{Name: "order_id", Type: keytext.Int4}}},
+		"total":   {"", []rule.Param{{Name: "order_id", Type: keytext.Int4}}},
+		"profile": {"", []rule.Param{{Name: "id", Type: keytext.Unknown}}},
+		"weather": {"", []rule.Param{{Name: "city", Type: keytext.Unknown}}},
 	}
 	r := &rule.Roster{
 		Format: rule.RosterFormat, Generation: s.head.Generation, Term: string(s.head.Term), Revision: 1, Entries: map[string]*rule.Entry{},
 	}
 	for _, d := range file.Declared() {
 		p := plans[d.Name]
-		e := &rule.Entry{Name: d.Name, Definition: d.Digest(), Key: d.Key, Params: p.params, SQL: p.sql, Result: d.Result, Activation: "00000000000000bb"}
+		e := &rule.Entry{Name: d.Name, Definition: d.Digest(), Key: d.Key, Params: p.params, SQL: p.sql, Result: d.Result, Activation: "00000000000000bb", Tags: d.Tags}
 		e.Version = e.Hash()
 		r.Entries[d.Name] = e
 	}

@@ -43,7 +43,8 @@ type checkFlags struct{ fix, dryRun bool }
 type entryFacts struct {
 	Entry string `json:"entry"`
 	OK    bool   `json:"ok"`
-	// Strategy is log: a change drops the value, the TTL is the backstop; or intents: only a writer that says so does.
+	// Strategy is log: a change drops the value, the TTL is the backstop; or intents: only a writer that says so does; or
+	// ttl: nothing of the database says how new it is.
 	Strategy     string   `json:"strategy,omitempty"`
 	Bound        string   `json:"staleness_bound,omitempty"`
 	TTL          string   `json:"ttl"`
@@ -157,6 +158,10 @@ func (r *checked) judgeEntry(p planned) {
 	if len(p.compiled.Entry.Rules) == 0 {
 		facts.Strategy = "intents"
 		facts.Bound = fmt.Sprintf("after a writer's intent: from COMMIT until the daemon has applied it; after any other change: %s (the TTL)", e.TTL)
+	}
+	if p.compiled.Covers == rule.CoversNone {
+		facts.Strategy = "ttl"
+		facts.Bound = fmt.Sprintf("it covers nothing of the database: lease and TTL only, %s", e.TTL)
 	}
 	facts.objective(r.conf, p.name)
 	for _, t := range p.compiled.Tables {

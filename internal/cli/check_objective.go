@@ -47,14 +47,24 @@ func (f *entryFacts) objective(c *config.Config, name string) {
 		log.Meets, log.Why = false, "no change of a table affects the entry"
 		through.Why = "it does for writers that take part, under the log's condition; no other change is known"
 	}
+	bounded := fmt.Sprintf("a read with MaxStale(%s) asks the database when the cache cannot prove it", tolerated)
+	revalidation := "a read with Revalidate(), or no-cache, asks the database each time, which sends only what has changed"
+	if f.Strategy == "ttl" {
+		log.Meets, log.Why = false, "covers is none: what the value is made of is not in the log"
+		through.Why = "it does for writers that take part, under the log's condition; no other change is known"
+		bounded, revalidation = "covers is none: a read with a bound loads each time", "covers is none: it loads each time"
+	}
 	f.Strategies = []meets{
 		ttl, log, through,
-		{"bounded_reads", true, fmt.Sprintf("a read with MaxStale(%s) asks the database when the cache cannot prove it", tolerated)},
-		{"revalidation", true, "a read with Revalidate(), or no-cache, asks the database each time, which sends only what has changed"},
+		{"bounded_reads", true, bounded},
+		{"revalidation", true, revalidation},
 	}
 	f.Meets = fmt.Sprintf("met by the log while a daemon runs and is less than %s behind", tolerated)
 	if f.Strategy == "intents" {
 		f.Meets = fmt.Sprintf("met for changes with an intent while a daemon runs and is less than %s behind, for others only by a TTL that does", tolerated)
+	}
+	if f.Strategy == "ttl" {
+		f.Meets = "met only by a TTL that does: the value covers nothing of the database"
 	}
 	if ttl.Meets {
 		f.Meets = "met by the TTL alone"

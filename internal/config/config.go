@@ -157,6 +157,8 @@ type Entry struct {
 	Key           string              `yaml:"key"                     jsonschema:"required,example=product:{id}" jsonschema_description:"The key of one value, with every parameter of the query in braces."`
 	Query         string              `yaml:"query,omitempty"         jsonschema:"example=SELECT id\\, name\\, price FROM products WHERE id = @id" jsonschema_description:"The SELECT that loads it, with parameters as @name. What changes it is derived from the query."`
 	DependsOn     []Dependency        `yaml:"depends_on,omitempty"    jsonschema_description:"Instead of query, for values that application code loads: the tables whose changes affect it. With [] no change of a table does: only what its writers say of it (docs/writing.md), and its TTL, keep it fresh."`
+	Tags          TagsKind            `yaml:"tags,omitempty"          jsonschema:"example=by_hand" jsonschema_description:"With depends_on: by_hand when the code that loads a value ties it to tags (freshet.Tag), each of which a writer's intent takes out of use with all that is tied to it (docs/writing.md). A hit then asks for the tags' keys too."`
+	Covers        CoversKind          `yaml:"covers,omitempty"        jsonschema:"example=none" jsonschema_description:"With depends_on: none when the code that loads it reads elsewhere than in the database. Its lease and its TTL are then all that bounds how old a value is in that, and reads that ask for more than a cached value (After, MaxStale, Through, Revalidate) always load."`
 	Result        rule.Result         `yaml:"result,omitempty"        jsonschema:"default=one" jsonschema_description:"What a value is: with one an object, or \"not found\", which is cached too; with many an array."`
 	TTL           time.Duration       `yaml:"ttl,omitempty"           jsonschema:"example=10m" jsonschema_description:"How long a value may stay cached at most. Default: that of defaults."`
 	TTLJitter     *Percent            `yaml:"ttl_jitter,omitempty"    jsonschema:"example=10%" jsonschema_description:"How much of the TTL is random. Default: that of defaults."`
@@ -209,6 +211,7 @@ func (c *Config) Declared() []rule.Declared {
 		if e.DependsOn != nil {
 			d.DependsOn = []rule.Dependency{}
 		}
+		d.Tags, d.Covers = string(e.Tags), string(e.Covers)
 		d.AllowBroad, d.DependsOnTime = e.AllowBroad, e.DependsOnTime != nil
 		for table, kind := range e.Rules {
 			if d.Rules == nil {

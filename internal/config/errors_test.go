@@ -125,6 +125,12 @@ func TestErrors(t *testing.T) {
 		{"unsafe_ignore", minimal + "    unsafe_ignore: [views]\n", []string{`f.yaml:9:21: entries.product.unsafe_ignore.0: "views" does not name a column`}},
 		{"refresh", minimal + "    on_change: refresh\n", []string{"f.yaml:9:16: entries.product.on_change: not supported by this version: refresh"}},
 		{"serve_stale", minimal + "    on_change: {serve_stale: {for: 2s}}\n", []string{"f.yaml:9:5: entries.product.on_change: not supported by this version: {serve_stale: {for: 2s}}"}},
+		{"tags and covers of a query", minimal + "    tags: by_hand\n    covers: none\n", []string{
+			"f.yaml:9:11: entries.product.tags: tags is for entries with depends_on: the tags of a query's values are derived from it",
+			"f.yaml:10:13: entries.product.covers: covers is for entries with depends_on: a query reads nothing but the database",
+		}},
+		{"tags of another kind", replace(query, "    depends_on: []\n    tags: tenant\n"), []string{`f.yaml:9:11: entries.product.tags: "tenant": it is one of: by_hand`}},
+		{"covers of another kind", replace(query, "    depends_on: []\n    covers: all\n"), []string{`f.yaml:9:13: entries.product.covers: "all": it is one of: none`}},
 		{"row_version of code", replace(query, "    depends_on: []\n    row_version: p.updated_at\n"), []string{
 			"f.yaml:9:18: entries.product.row_version: row_version is for entries with a query: what code loads is compared byte by byte",
 		}},

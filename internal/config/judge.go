@@ -261,6 +261,7 @@ func (j *judge) entry(path, name string, e Entry) {
 			"the entry has neither query nor depends_on")
 	}
 	j.planned(path, e, query)
+	j.loaded(path, e)
 	if e.RowVersion != "" && !query {
 		j.fail(path+".row_version", "remove it", "row_version is for entries with a query: what code loads is compared byte by byte")
 	}
@@ -291,6 +292,19 @@ func (j *judge) template(path string, err error) {
 		return
 	}
 	j.fail(path, "", "%v", err)
+}
+
+// loaded judges what the file says of the code that loads an entry.
+func (j *judge) loaded(path string, e Entry) {
+	if e.DependsOn != nil {
+		return
+	}
+	if e.Tags != "" {
+		j.fail(path+".tags", "remove it", "tags is for entries with depends_on: the tags of a query's values are derived from it")
+	}
+	if e.Covers != "" {
+		j.fail(path+".covers", "remove it", "covers is for entries with depends_on: a query reads nothing but the database")
+	}
 }
 
 // parameters holds those of a query against those of the key. The planner does so again, with the database; here it

@@ -227,6 +227,18 @@ const (
 	RuleBroad  RuleKind = "broad"
 )
 
+// TagsKind is whether the code that loads an entry ties its values to tags.
+type TagsKind string
+
+// TagsByHand: it does.
+const TagsByHand TagsKind = rule.TagsByHand
+
+// CoversKind is what a snapshot of the database says about a value that code loads.
+type CoversKind string
+
+// CoversNone: nothing, since the code reads elsewhere.
+const CoversNone CoversKind = rule.CoversNone
+
 // scalar reads the text of a scalar into the types that have a form of their own. known is false for all others.
 func scalar(text string, target any) (known bool, err error) {
 	switch v := target.(type) {
@@ -246,6 +258,10 @@ func scalar(text string, target any) (known bool, err error) {
 		*v, err = oneOf(text, rule.One, rule.Many)
 	case *RuleKind:
 		*v, err = oneOf(text, RuleTags, RuleLookup, RuleBroad)
+	case *TagsKind:
+		*v, err = oneOf(text, TagsByHand)
+	case *CoversKind:
+		*v, err = oneOf(text, CoversNone)
 	case *OnUnproved:
 		*v, err = oneOf(text, UnprovedRevalidate, UnprovedLoad)
 	case *OnChange:

@@ -96,6 +96,10 @@ func form(f field, path string) string {
 		return "secret"
 	case reflect.TypeFor[rule.Result]():
 		return "`one`, `many`"
+	case reflect.TypeFor[config.TagsKind]():
+		return "`by_hand`"
+	case reflect.TypeFor[config.CoversKind]():
+		return "`none`"
 	case reflect.TypeFor[config.OnUnproved]():
 		return "`revalidate`, `load`"
 	case reflect.TypeFor[config.OnChange]():

@@ -55,6 +55,10 @@ func scalarSchema(t reflect.Type) *jsonschema.Schema {
 		return &jsonschema.Schema{Type: "string"}
 	case reflect.TypeFor[rule.Result]():
 		return word(string(rule.One), string(rule.Many))
+	case reflect.TypeFor[config.TagsKind]():
+		return word(string(config.TagsByHand))
+	case reflect.TypeFor[config.CoversKind]():
+		return word(string(config.CoversNone))
 	case reflect.TypeFor[config.OnUnproved]():
 		return word(string(config.UnprovedRevalidate), string(config.UnprovedLoad))
 	case reflect.TypeFor[config.RuleKind]():

@@ -75,7 +75,7 @@ func (r *Reader) failure(w *want, err error) error {
 
 func (r *Reader) ask(ctx context.Context, w *want) (pgload.Loaded, error) {
 	if w.load != nil {
-		return r.loader.LoadFunc(ctx, w.load)
+		return w.byCode(func(load LoadFunc) (pgload.Loaded, error) { return r.loader.LoadFunc(ctx, load) })
 	}
 	sql, err := w.e.sql(w.l)
 	if err != nil {

@@ -31,6 +31,7 @@ const (
 type ties struct {
 	rules []tie
 	tags  []*rule.TagQuery // of the rules of the class TAG, in their order
+	hand  bool             // the code that loads ties values to tags
 }
 
 type tie struct {
@@ -42,7 +43,7 @@ type tie struct {
 
 // newTies is nil for an entry without such rules.
 func newTies(e *rule.Entry) *ties {
-	t := &ties{}
+	t := &ties{hand: e.Tags != ""}
 	for i := range e.Rules {
 		one := &e.Rules[i]
 		if !one.Tied() {
@@ -57,7 +58,7 @@ func newTies(e *rule.Entry) *ties {
 		}
 		t.rules = append(t.rules, r)
 	}
-	if len(t.rules) == 0 {
+	if len(t.rules) == 0 && !t.hand {
 		return nil
 	}
 	return t
@@ -76,6 +77,9 @@ func (t *ties) certain(args []keytext.Arg) []string {
 			}
 			names = append(names, string(rule.AppendEpoch(nil, r.number, values)))
 		}
+	}
+	if t.hand {
+		names = append(names, string(rule.AppendOwnTagEpoch(nil)))
 	}
 	return names
 }
@@ -101,6 +105,9 @@ func (t *ties) of(args []keytext.Arg, loaded *pgload.Loaded) ([]string, error) {
 		}
 		left, bytes = left-len(some), bytes-size
 		names = append(names, some...)
+	}
+	if t.hand {
+		names = append(names, handEpochs(loaded.ByHand, left, bytes)...)
 	}
 	return names, nil
 }

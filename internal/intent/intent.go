@@ -87,6 +87,7 @@ type Message struct {
 	Scope Scope
 	Table Table // of the scope OfTable
 	keys  json.RawMessage
+	tags  json.RawMessage // of the scope OfTags
 }
 
 // Parse reads the frame of a message. With an error, Entry is set when nothing but that entry can have been meant.
@@ -135,10 +136,14 @@ func (m *Message) take(fields map[string]json.RawMessage) error {
 	}
 	for name := range fields {
 		switch name {
-		case "v", "entry", "keys", "all", "schema", "table":
+		case "v", "entry", "keys", "all", "schema", "table", "tags":
 		default:
 			return fmt.Errorf("field %.40q is not known", name)
 		}
+	}
+	if tags, found := fields["tags"]; found {
+		m.Scope, m.tags = OfTags, tags
+		return only(fields, "v", "tags")
 	}
 	if _, found := fields["table"]; found {
 		return m.takeTable(fields)

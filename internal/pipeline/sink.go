@@ -92,7 +92,11 @@ func (s *sink) Message(ctx context.Context, m *change.Message) error {
 	if err != nil {
 		return s.undecodable(ctx, m, read.Entry, err)
 	}
-	if read.Scope != intent.OfKeys {
+	switch read.Scope {
+	case intent.OfKeys:
+	case intent.OfTags:
+		return s.tags(ctx, m, &read)
+	default:
 		return s.scope(ctx, m, &read)
 	}
 	for args, err := range read.Keys() {

@@ -21,9 +21,12 @@ func (c *compiler) dependsOn() (*Compiled, error) {
 			do: "Remove row_version.",
 		}
 	}
-	compiled := &Compiled{}
+	compiled := &Compiled{Covers: c.declared.Covers}
 	entry := &rule.Entry{
-		Name: c.declared.Name, Definition: c.declared.Digest(), Key: c.declared.Key, Result: c.declared.Result,
+		Name: c.declared.Name, Definition: c.declared.Digest(), Key: c.declared.Key, Result: c.declared.Result, Tags: c.declared.Tags,
+	}
+	if err := c.byCode(); err != nil {
+		return nil, err
 	}
 	families := make([]string, len(c.params))
 	occurrences := make([]*occurrence, 0, len(c.declared.DependsOn))
@@ -46,14 +49,38 @@ func (c *compiler) dependsOn() (*Compiled, error) {
 		for i := range c.params {
 			c.params[i].Type = keytext.Unknown
 		}
-		c.warn("no change of a table affects it: only the intents of its writers and its TTL keep it fresh")
 	}
+	c.warnAboutCode()
 	entry.Params = c.params
 	entry.Shape = c.shape(occurrences)
 	entry.Version = entry.Hash()
 	compiled.Entry = entry
 	compiled.Warnings = c.warnings
 	return compiled, nil
+}
+
+// byCode refuses what the file cannot say of the code that loads an entry.
+func (c *compiler) byCode() error {
+	if tags := c.declared.Tags; tags != "" && tags != rule.TagsByHand {
+		return &refusal{at: nowhere, what: fmt.Sprintf("tags says %q", tags), do: "Write by_hand, or remove it."}
+	}
+	if covers := c.declared.Covers; covers != "" && covers != rule.CoversNone {
+		return &refusal{at: nowhere, what: fmt.Sprintf("covers says %q", covers), do: "Write none, or remove it."}
+	}
+	return nil
+}
+
+// warnAboutCode says what keeps a value fresh that code loads, where that is not its tables alone.
+func (c *compiler) warnAboutCode() {
+	none, tables := c.declared.Covers == rule.CoversNone, len(c.declared.DependsOn) > 0
+	switch {
+	case none && tables:
+		c.warn("covers none: of what it reads elsewhere it covers nothing: lease and TTL only; rows of depends_on and intents take values out of use as ever, and no cached value meets a token, a session or a bound")
+	case none:
+		c.warn("covers nothing of the database: lease and TTL only, and the intents of its writers; no cached value meets a token, a session or a bound")
+	case !tables:
+		c.warn("no change of a table affects it: only the intents of its writers and its TTL keep it fresh")
+	}
 }
 
 func (c *compiler) dependency(d rule.Dependency, families []string) (rule.Rule, *schema.Table, error) {

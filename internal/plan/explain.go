@@ -23,6 +23,10 @@ type Explain struct {
 	SQL      string         `json:"sql,omitempty"`
 	// Conditional says what a conditional read compares.
 	Conditional string `json:"conditional"`
+	// Tags is by_hand where the code that loads the values ties them to tags.
+	Tags string `json:"tags,omitempty"`
+	// Covers is none where that code reads elsewhere than in the database.
+	Covers string `json:"covers,omitempty"`
 }
 
 // TableExplain says what changes of one table do to the entry's keys, and why.
@@ -123,7 +127,7 @@ func (c *Compiled) Explain() Explain {
 	return Explain{
 		Entry: c.Entry.Name, Key: c.Entry.Key, Params: append([]rule.Param{}, c.Entry.Params...), Verdict: verdict,
 		Tables: c.Tables, Warnings: append([]string{}, c.Warnings...), Version: c.Entry.Version, SQL: c.Entry.SQL,
-		Conditional: c.conditional(),
+		Conditional: c.conditional(), Tags: c.Entry.Tags, Covers: c.Covers,
 	}
 }
 
@@ -185,6 +189,9 @@ func (e Explain) Text() string {
 		writeTable(&b, identities)
 	}
 	fmt.Fprintf(&b, " conditional reads compare %s\n", e.Conditional)
+	if e.Tags != "" {
+		b.WriteString(" tags: by hand; an intent that names a tag drops every value that its code tied to it\n")
+	}
 	for _, w := range e.Warnings {
 		fmt.Fprintf(&b, " warning: %s\n", w)
 	}

@@ -46,6 +46,7 @@ type Compiled struct {
 	Tables   []TableExplain // one for each rule, in the same order
 	// Ignored are the columns, as schema.table.column, that the query reads and unsafe_ignore took out of the rules.
 	Ignored []string
+	Covers  string // as declared
 }
 
 // Compile plans a declared entry, with EXACT rules and those of the further classes, which whoever applies the rules has
@@ -109,6 +110,11 @@ func (c *compiler) compile() (*Compiled, error) {
 		return nil, &refusal{
 			at: nowhere, what: "the entry has both a query and depends_on",
 			why: "what it depends on is derived from the query", do: "Remove one of them.",
+		}
+	case c.declared.Query != "" && (c.declared.Tags != "" || c.declared.Covers != ""):
+		return nil, &refusal{
+			at: nowhere, what: "tags and covers are for entries with depends_on",
+			why: "what a query's values are tied to, and what they cover, is derived from the query", do: "Remove them.",
 		}
 	case c.declared.Query != "":
 		return c.query(template.Params())

@@ -18,6 +18,7 @@ type Router struct {
 	shapes  map[uint32]*shape    // by OID: as the log last described it
 	names   map[table]uint32     // the OID that last had the name
 	planned map[uint32]table     // the name that an OID had when the entries were planned
+	tagged  []int                // the versions whose values are tied to tags by hand
 	scratch []byte
 }
 
@@ -67,6 +68,9 @@ func New(entries []*rule.Entry) *Router {
 	}
 	for i, e := range entries {
 		r.targets[e.Name] = append(r.targets[e.Name], aim(i, e))
+		if e.Tags != "" {
+			r.tagged = append(r.tagged, i)
+		}
 		for j := range e.Rules {
 			b := bind(i, e, j)
 			name := table{b.rule.Schema, b.rule.Table}

@@ -23,7 +23,7 @@ func (r *Rule) Tied() bool { return r.Class == Tag || r.Class == Group || r.Clas
 
 // Tied reports whether the entry's values are tied to epochs.
 func (e *Entry) Tied() bool {
-	return slices.ContainsFunc(e.Rules, func(r Rule) bool { return r.Tied() })
+	return e.Tags != "" || slices.ContainsFunc(e.Rules, func(r Rule) bool { return r.Tied() })
 }
 
 // Determined are the parameters that name an epoch of a GROUP rule: those that the changed row or the rule itself tells.

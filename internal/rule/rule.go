@@ -43,6 +43,10 @@ type Declared struct {
 	DependsOnTime bool `json:"depends_on_time,omitempty"`
 	// Functions are those of users that the query may call, with the tables that each reads.
 	Functions map[string][]string `json:"functions,omitempty"`
+	// Tags is TagsByHand where the code that loads the values ties them to tags.
+	Tags string `json:"tags,omitempty"`
+	// Covers is CoversNone where that code reads elsewhere than in the database.
+	Covers string `json:"covers,omitempty"`
 }
 
 // Dependency is one line of depends_on: changes of a row of Table affect the key that Key spells with its columns.
@@ -81,6 +85,8 @@ type Entry struct {
 	SQL        string  `json:"sql,omitempty"` // canonical: schema-qualified, $n, unique output names; empty when code loads the entry
 	Result     Result  `json:"result"`
 	Rules      []Rule  `json:"rules"`
+	// Tags is TagsByHand where values are tied to the tags that the code which loads them gives.
+	Tags string `json:"tags,omitempty"`
 	// Views are those that the query reads through. Replacing one puts nothing into the log.
 	Views []View `json:"views,omitempty"`
 	// Functions are those of users that the query calls, as schema.name. Replacing one puts nothing into the log.

@@ -21,13 +21,15 @@ const patience = 30 * time.Second
 
 // bank is tables that no rule covers, entries over them that code loads, and a daemon.
 type bank struct {
-	t      *testing.T
-	url    string
-	config string
-	pool   *pgxpool.Pool
-	daemon *servetest.Daemon
-	cache  *freshet.Cache
-	rates  *freshet.Typed[string, int]
+	t         *testing.T
+	url       string
+	redis     string // its address
+	namespace string
+	config    string
+	pool      *pgxpool.Pool
+	daemon    *servetest.Daemon
+	cache     *freshet.Cache
+	rates     *freshet.Typed[string, int]
 }
 
 func newBank(t *testing.T) *bank {
@@ -36,7 +38,7 @@ func newBank(t *testing.T) *bank {
 	b := &bank{t: t, url: pg.Database(t), config: filepath.Join(t.TempDir(), "freshet.yaml")}
 	pg.Exec(t, b.url, `CREATE TABLE rates (currency text PRIMARY KEY, value int NOT NULL)`, `INSERT INTO rates VALUES ('marker', 0)`,
 		`CREATE TABLE lines (order_id int, number int, sku text)`)
-	namespace := redistest.Namespace(t)
+	b.namespace, b.redis = redistest.Namespace(t), redistest.Shared(t).Addr
 	text := fmt.Sprintf(`namespace: %s
 database: {url: %q}
 source: {postgres: {slot: %q}}
@@ -45,7 +47,8 @@ listen: 127.0.0.1:0
 entries:
   rate: {key: "rate:{currency}", depends_on: []}
   line: {key: "order:{order_id}/line:{number}", depends_on: []}
-`, namespace, b.url, fmt.Sprintf("w_%d", time.Now().UnixNano()), redistest.Shared(t).URL)
+  profile: {key: "profile:{id}", depends_on: [], tags: by_hand}
+`, b.namespace, b.url, fmt.Sprintf("w_%d", time.Now().UnixNano()), redistest.Shared(t).URL)
 	if err := os.WriteFile(b.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

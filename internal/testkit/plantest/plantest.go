@@ -67,6 +67,8 @@ func Cases(folder string) ([]Case, error) {
 			AllowBroad    []string            `yaml:"allow_broad"`
 			DependsOnTime bool                `yaml:"depends_on_time"`
 			Functions     map[string][]string `yaml:"functions"`
+			Tags          string              `yaml:"tags"`
+			Covers        string              `yaml:"covers"`
 			Classes       []rule.Class        `yaml:"classes"`
 		}
 		if err := yaml.UnmarshalWithOptions(text, &entry, yaml.Strict()); err != nil {
@@ -77,6 +79,7 @@ func Cases(folder string) ([]Case, error) {
 		c.Declared = rule.Declared{
 			Name: filepath.Base(c.Dir), Key: entry.Key, Query: entry.Query, Result: rule.Result(entry.Result), UnsafeIgnore: entry.UnsafeIgnore,
 			RowVersion: entry.RowVersion, Rules: entry.Rules, AllowBroad: entry.AllowBroad, DependsOnTime: entry.DependsOnTime, Functions: entry.Functions,
+			Tags: entry.Tags, Covers: entry.Covers,
 		}
 		if c.Classes == nil {
 			c.Classes = plan.Served()
