@@ -8,6 +8,7 @@ import (
 
 	"github.com/freshet/freshet/internal/config"
 	"github.com/freshet/freshet/internal/mend"
+	"github.com/freshet/freshet/internal/rule"
 )
 
 // finding is one thing that check has to say. A problem makes it exit with 3, a note does not.
