@@ -213,7 +213,7 @@ func (s *shop) roster() *rule.Roster {
 			"SELECT order_id, number, sku FROM public.lines WHERE order_id = $1 AND number = $2",
 			[]rule.Param{{Name: "order_id", Type: keytext.Int4}, {Name: "number", Type: keytext.Int2}},
 		},
-		"stage": {"SELECT id FROM public.products WHERE stage = $1 ORDER BY id", []rule.Param{{Name: "stage", Type: keytext.Enum}}},
+		"stage":   {"SELECT id FROM public.products WHERE stage = $1 ORDER BY id", []rule.Param{{Name: "stage", Type: keytext.Enum}}},
 		"total":   {"", []rule.Param{{Name: "order_id", Type: keytext.Int4}}},
 		"profile": {"", []rule.Param{{Name: "id", Type: keytext.Unknown}}},
 		"weather": {"", []rule.Param{{Name: "city", Type: keytext.Unknown}}},
