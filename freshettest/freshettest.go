@@ -68,8 +68,9 @@ type World struct {
 
 // change is a committed transaction that affects keys.
 type change struct {
-	stamp fence.Stamp
-	names []string
+	stamp  fence.Stamp
+	names  []string
+	epochs []string
 }
 
 // New makes a World without rows, in which changes arrive at once. It ends with the test.
@@ -111,6 +112,7 @@ func (w *World) begin(ctx context.Context) error {
 		}
 		e := &rule.Entry{
 			Name: declared.Name, Definition: declared.Digest(), Activation: store.Draw(), Key: declared.Key, Result: declared.Result, Declared: &declared,
+			Tags: declared.Tags,
 		}
 		for _, name := range template.Params() {
 			e.Params = append(e.Params, rule.Param{Name: name}) // without a type: no catalog says one
@@ -195,7 +197,7 @@ func (w *World) change(entry string, payload []byte, key []any) freshet.Token {
 	w.tb.Helper()
 	e, args := w.entry(entry, key)
 	stamp := w.rows.set(e.SQL, args, payload)
-	return w.committed(stamp, w.name(e, args))
+	return w.committed(change{stamp: stamp, names: []string{w.name(e, args)}})
 }
 
 // Invalidate is a transaction that affects a key and leaves what loading it finds: as one that writes a table which the key depends
@@ -203,25 +205,33 @@ func (w *World) change(entry string, payload []byte, key []any) freshet.Token {
 func (w *World) Invalidate(entry string, key ...any) freshet.Token {
 	w.tb.Helper()
 	e, args := w.entry(entry, key)
-	return w.committed(w.rows.commit(), w.name(e, args))
+	return w.committed(change{stamp: w.rows.commit(), names: []string{w.name(e, args)}})
 }
 
-// emitted is a transaction of the cache's own, which names keys.
+// emitted is a transaction of the cache's own, which names keys and tags.
 func (w *World) emitted(messages []byte) (mvcc.Token, error) {
 	w.tb.Helper()
 	var all []json.RawMessage
 	if err := json.Unmarshal(messages, &all); err != nil {
 		return mvcc.Token{}, fmt.Errorf("freshettest: intents: %w", err)
 	}
-	var names []string
+	var names, epochs []string
 	for _, text := range all {
 		m, err := intent.Parse(text)
 		if err != nil {
 			return mvcc.Token{}, fmt.Errorf("freshettest: intent: %w", err)
 		}
+		if m.Scope == intent.OfTags {
+			some, err := w.tagged(&m)
+			if err != nil {
+				return mvcc.Token{}, fmt.Errorf("freshettest: intent %s: %w", text, err)
+			}
+			epochs = append(epochs, some...)
+			continue
+		}
 		e := w.roster.Entries[m.Entry]
 		if m.Scope != intent.OfKeys || e == nil {
-			return mvcc.Token{}, fmt.Errorf("freshettest: intent %s: only keys of entries can be named here", text)
+			return mvcc.Token{}, fmt.Errorf("freshettest: intent %s: only keys of entries and tags can be named here", text)
 		}
 		for args, err := range m.Keys() {
 			if err != nil {
@@ -230,18 +240,18 @@ func (w *World) emitted(messages []byte) (mvcc.Token, error) {
 			names = append(names, w.name(e, args))
 		}
 	}
-	return w.committed(w.rows.commit(), names...), nil
+	return w.committed(change{stamp: w.rows.commit(), names: names, epochs: epochs}), nil
 }
 
-func (w *World) committed(stamp fence.Stamp, names ...string) freshet.Token {
+func (w *World) committed(c change) freshet.Token {
 	w.tb.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.pending = append(w.pending, change{stamp: stamp, names: names})
+	w.pending = append(w.pending, c)
 	if !w.late {
 		w.deliver()
 	}
-	return freshet.Token{System: system, Timeline: timeline, XID: stamp.XID, After: stamp.End}
+	return freshet.Token{System: system, Timeline: timeline, XID: c.stamp.XID, After: c.stamp.End}
 }
 
 // Late holds changes back from now on: they are committed, and loads see them, but the cache does not know of them yet. Until
@@ -266,7 +276,7 @@ func (w *World) deliver() {
 	w.tb.Helper()
 	for _, c := range w.pending {
 		snapshot, _, _ := w.rows.now()
-		b := store.Batch{Expect: w.expected(), Wi: c.stamp.End, Si: snapshot, Advance: c.stamp.End}
+		b := store.Batch{Expect: w.expected(), Wi: c.stamp.End, Si: snapshot, Advance: c.stamp.End, Epochs: c.epochs}
 		for _, name := range c.names {
 			b.Keys = append(b.Keys, store.Stamped{Name: name, Stamps: []fence.Stamp{c.stamp}})
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -122,21 +123,34 @@ func TestOneWriteEndsManyValues(t *testing.T) {
 	profiles := b.profiles(&loads)
 	b.exec(`INSERT INTO rates VALUES ('7', 1)`)
 	const values = 10_000
-	read := func(want int) {
+	keys := make([]string, values)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("7:%d", i)
+	}
+	// pass reads all of them, and says how many it loaded. Those that went past the cache, which a busy machine has happen, do not count.
+	pass := func(want int) (n int64) {
 		t.Helper()
-		for i := range values {
-			if got, err := profiles.Get(t.Context(), fmt.Sprintf("7:%d", i)); err != nil || got != want {
-				t.Fatalf("profile %d: %d, %v, want %d", i, got, err, want)
+		before, stats := loads.Load(), b.cache.Stats()
+		for some := range slices.Chunk(keys, 1000) {
+			results, err := profiles.GetMany(t.Context(), some)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, r := range results {
+				if r.Value != want {
+					t.Fatalf("%s is %d, want %d", some[i], r.Value, want)
+				}
 			}
 		}
+		return loads.Load() - before - int64(past(b.cache.Stats())-past(stats))
 	}
 	b.hit(profiles, "7:0", 1)
-	read(1)
-	before := loads.Load()
-	read(1)
-	if n := loads.Load() - before; n != 0 {
-		t.Fatalf("%d loads of values that are cached", n)
-	}
+	testkit.Eventually(t, patience, func() error {
+		if n := pass(1); n > 0 {
+			return fmt.Errorf("%d loads of values that should be cached", n)
+		}
+		return nil
+	})
 	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{b.redis}, DisableCache: true})
 	if err != nil {
 		t.Fatal(err)
@@ -156,9 +170,14 @@ func TestOneWriteEndsManyValues(t *testing.T) {
 	if n := records(); kept != values || n != values {
 		t.Errorf("%d records, and %d after the tag has ended, want %d", kept, n, values)
 	}
-	before = loads.Load()
-	read(2)
-	if n := loads.Load() - before; n != values {
+	if n := pass(2); n != values {
 		t.Errorf("%d loads, want %d", n, values)
 	}
+}
+
+func past(s freshet.Stats) (n uint64) {
+	for _, some := range s.Bypassed {
+		n += some
+	}
+	return n
 }
