@@ -10,13 +10,13 @@ import (
 // Scope is how much a message means.
 type Scope uint8
 
-// The scopes of a message. Those behind OfTags are for what somebody invalidates by hand.
+// The scopes of a message. Those from OfEntry to Everything are for what somebody invalidates by hand.
 const (
 	OfKeys     Scope = iota // the keys that it lists
-	OfTags                  // every key whose value is tied to one of the tags that it lists
 	OfEntry                 // every key of one entry
 	OfTable                 // every key of the entries that read a table
 	Everything              // every key of every entry
+	OfTags                  // every key whose value is tied to one of the tags that it lists
 )
 
 // Table is a table as the catalog spells it, without quotes.
