@@ -230,13 +230,13 @@ const (
 // TagsKind is whether the code that loads an entry ties its values to tags.
 type TagsKind string
 
-// TagsByHand: it does.
+// TagsByHand says that it does.
 const TagsByHand TagsKind = rule.TagsByHand
 
 // CoversKind is what a snapshot of the database says about a value that code loads.
 type CoversKind string
 
-// CoversNone: nothing, since the code reads elsewhere.
+// CoversNone says that it says nothing, since the code reads elsewhere.
 const CoversNone CoversKind = rule.CoversNone
 
 // scalar reads the text of a scalar into the types that have a form of their own. known is false for all others.

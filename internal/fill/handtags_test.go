@@ -202,7 +202,7 @@ func TestTagMistakes(t *testing.T) {
 	var load context.Context
 	careless := func(tags ...string) fill.LoadFunc {
 		return func(ctx context.Context, _ pgload.Querier) ([]byte, bool, error) {
-			load = ctx
+			load = ctx //nolint:fatcontext // kept to be used too late
 			_ = fill.Tag(ctx, tags...)
 			return []byte("1"), true, nil
 		}
@@ -256,7 +256,7 @@ func TestCoversNone(t *testing.T) {
 	w := newHand(t)
 	r := w.handReader(nil)
 	loads := 0
-	load := func(context.Context, pgload.Querier) ([]byte, bool, error) {
+	load := func(context.Context, pgload.Querier) ([]byte, bool, error) { //nolint:unparam // a LoadFunc
 		loads++
 		return []byte(strconv.Itoa(loads)), true, nil
 	}

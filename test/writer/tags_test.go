@@ -9,9 +9,10 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/redis/rueidis"
+
 	"github.com/freshet/freshet"
 	"github.com/freshet/freshet/internal/testkit"
-	"github.com/redis/rueidis"
 )
 
 // profiles is an entry of which the code ties each value to its tenant; the tenant of a profile is what comes before its colon.
