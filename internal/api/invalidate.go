@@ -19,7 +19,7 @@ import (
 
 // Invalidator invalidates what somebody names.
 type Invalidator interface {
-	// Invalidate wraps byhand.ErrEntry, byhand.ErrTable, ErrReadOnly, ErrMayNotWrite and ErrUnavailable.
+	// Invalidate wraps byhand.ErrEntry, byhand.ErrTable, byhand.ErrTag, ErrReadOnly, ErrMayNotWrite and ErrUnavailable.
 	Invalidate(ctx context.Context, w *byhand.What, dry bool) (*byhand.Done, error)
 }
 
@@ -93,7 +93,10 @@ func (s *server) whatOf(ctx context.Context, body io.Reader) (what *byhand.What,
 	case a.Args != nil && a.Entry == nil:
 		return nil, false, &argumentError{name: "args", detail: `"args" goes with "entry".`}
 	case a.Tag != nil:
-		return nil, false, &argumentError{name: "tag", detail: "Tags that are given by hand are not supported by this version."}
+		if err := rule.CheckTag(*a.Tag); err != nil {
+			return nil, false, &argumentError{name: "tag", detail: fmt.Sprintf("The tag cannot be one: %v.", err)}
+		}
+		return &byhand.What{Scope: intent.OfTags, Tag: *a.Tag}, a.DryRun, nil
 	case a.All:
 		return &byhand.What{Scope: intent.Everything}, a.DryRun, nil
 	case a.Table != nil:
@@ -161,6 +164,8 @@ func (s *server) problemOfInvalidate(ctx context.Context, err error) problem {
 		return problem{Type: problemNoEntry, Title: "Entry not declared", Status: http.StatusNotFound, Detail: "The configuration declares no such entry."}
 	case errors.Is(err, byhand.ErrTable):
 		return problem{Type: problemNoTable, Title: "Table not read", Status: http.StatusNotFound, Detail: "No entry reads this table: nothing that is cached comes from it."}
+	case errors.Is(err, byhand.ErrTag):
+		return problem{Type: problemNoTag, Title: "No tags", Status: http.StatusNotFound, Detail: "No entry has tags: by_hand: nothing that is cached is tied to a tag."}
 	case errors.Is(err, ErrReadOnly):
 		return problem{
 			Type: problemNotWritten, Title: "Not invalidated", Status: http.StatusServiceUnavailable,

@@ -94,7 +94,8 @@ func TestInvalidateBodies(t *testing.T) {
 		`{"all":1}`:                            {400, problemArguments},
 		`{"table":"lines","args":[1]}`:         {400, problemArguments},
 		`{"table":"."}`:                        {400, problemArguments},
-		`{"tag":"tenant:7"}`:                   {400, problemArguments},
+		`{"tag":""}`:                           {400, problemArguments},
+		`{"tag":7}`:                            {400, problemArguments},
 		`{"entry":"product","args":[1,2]}`:     {400, problemArguments},
 		`{"entry":"product","args":["x"]}`:     {400, problemArguments},
 		`{"entry":"product","args":[1.5]}`:     {400, problemArguments},
@@ -141,7 +142,7 @@ func TestInvalidateAnswers(t *testing.T) {
 		kind  string
 		retry string
 	}{
-		byhand.ErrEntry: {404, problemNoEntry, ""}, byhand.ErrTable: {404, problemNoTable, ""}, ErrReadOnly: {503, problemNotWritten, "1"},
+		byhand.ErrEntry: {404, problemNoEntry, ""}, byhand.ErrTable: {404, problemNoTable, ""}, byhand.ErrTag: {404, problemNoTag, ""}, ErrReadOnly: {503, problemNotWritten, "1"},
 		ErrMayNotWrite: {500, problemNotWritten, ""}, ErrUnavailable: {503, problemUnavailable, "1"}, errors.New("secret-host"): {500, problemNotWritten, ""},
 	} {
 		h.err = fmt.Errorf("of secret-host: %w", err)

@@ -25,6 +25,7 @@ const (
 	problemNotApplied    = "urn:freshet:problem:file-not-applied"
 	problemForeignOrigin = "urn:freshet:problem:foreign-origin"
 	problemNoTable       = "urn:freshet:problem:table-not-read"
+	problemNoTag         = "urn:freshet:problem:no-tags"
 	problemTooLong       = "urn:freshet:problem:body-too-long"
 	problemNotWritten    = "urn:freshet:problem:not-invalidated"
 	problemInternal      = "urn:freshet:problem:internal"

@@ -32,18 +32,21 @@ type Store interface {
 	Heads(ctx context.Context) []store.LaneHead
 }
 
-// What is to be invalidated: one key, every key of an entry, every key of the entries that read a table, or everything.
+// What is to be invalidated: one key, every key of an entry, every key of the entries that read a table, every key whose value is
+// tied to a tag, or everything.
 type What struct {
 	Scope intent.Scope
 	Entry string
 	Args  []keytext.Arg // of the scope OfKeys: canonical, in the order of the entry's key
 	Table intent.Table
+	Tag   string
 }
 
 // Done says what was invalidated. It is what POST /v1/invalidate answers and `freshet invalidate --json` prints; fields are
 // only ever added.
 type Done struct {
 	Key     string   `json:"key,omitempty"` // the only key; empty when it is all of the entries'
+	Tag     string   `json:"tag,omitempty"` // only those keys of the entries whose values are tied to it; empty when it is all
 	Entries []string `json:"entries"`       // whose keys are meant
 	DryRun  bool     `json:"dry_run"`       // nothing was done
 	Token   string   `json:"token,omitempty"`
@@ -58,6 +61,8 @@ var (
 	ErrEntry = errors.New("there is no such entry")
 	// ErrTable is the error of a table that no entry reads.
 	ErrTable = errors.New("no entry reads the table")
+	// ErrTag is the error of a tag that no value can be tied to.
+	ErrTag = errors.New("no value is tied to the tag")
 )
 
 // Hand invalidates. All fields are needed.
@@ -129,14 +134,20 @@ func (h *Hand) roster(ctx context.Context) (roster *rule.Roster, trouble string)
 
 // meant says what of the entries is meant. Without a roster it is not known which of them read a table.
 func (h *Hand) meant(roster *rule.Roster, w *What) (*Done, error) {
-	templates, readers := map[string]string{}, map[intent.Table][]string{}
+	templates, readers, tagged := map[string]string{}, map[intent.Table][]string{}, map[string]bool{}
 	for i := range h.Declared {
 		templates[h.Declared[i].Name] = h.Declared[i].Key
+		if h.Declared[i].Tags != "" {
+			tagged[h.Declared[i].Name] = true
+		}
 	}
 	if roster != nil {
 		for e := range roster.Versions() {
 			if _, declared := templates[e.Name]; !declared {
 				templates[e.Name] = e.Key
+			}
+			if e.Tags != "" {
+				tagged[e.Name] = true
 			}
 			for i := range e.Rules {
 				t := intent.Table{Schema: e.Rules[i].Schema, Name: e.Rules[i].Table}
@@ -151,6 +162,14 @@ func (h *Hand) meant(roster *rule.Roster, w *What) (*Done, error) {
 	case intent.OfKeys, intent.OfEntry:
 	case intent.Everything:
 		return &Done{Entries: names}, nil
+	case intent.OfTags:
+		if err := rule.CheckTag(w.Tag); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrTag, err)
+		}
+		if len(tagged) == 0 {
+			return nil, fmt.Errorf("%w: no entry has tags: by_hand", ErrTag)
+		}
+		return &Done{Tag: w.Tag, Entries: slices.Sorted(maps.Keys(tagged))}, nil
 	case intent.OfTable:
 		if roster != nil && len(readers[w.Table]) == 0 {
 			return nil, fmt.Errorf("%w: %s.%s; those that are read: %s", ErrTable, w.Table.Schema, w.Table.Name, tables(readers))
@@ -195,6 +214,8 @@ func spell(w *What) ([]byte, error) {
 		one, err = intent.Whole(w.Entry)
 	case intent.OfTable:
 		one, err = intent.Reading(w.Table)
+	case intent.OfTags:
+		one, err = intent.Tagged(w.Tag)
 	default:
 		one = intent.All()
 	}

@@ -27,14 +27,14 @@ type invalidateFlags struct {
 func (a *app) invalidate() *cobra.Command {
 	var flags invalidateFlags
 	cmd := a.jsonFlag(&cobra.Command{
-		Use:   "invalidate ENTRY [ARG...] | --entry E | --table T | --all",
-		Short: "Invalidate one key, an entry, what reads a table, or everything",
+		Use:   "invalidate ENTRY [ARG...] | --entry E | --table T | --tag G | --all",
+		Short: "Invalidate one key, an entry, what reads a table, what is tied to a tag, or everything",
 		Long: "invalidate takes what it names out of the cache, by saying so in the database's log: it is applied like a change of\n" +
 			"the rows, in its place among them, and no load that was under way can bring back what was there before.\n" +
 			"It waits until the daemon has applied it. One that is stopped does so when it starts.\n" +
 			"Arguments follow the order of the entry's key. The role of source.postgres.url (or database.url) writes the log.",
 		Example: "  freshet invalidate product 42\n  freshet invalidate page home --null lang\n  freshet invalidate --entry product\n" +
-			"  freshet invalidate --table public.products --dry-run\n  freshet invalidate --all --json",
+			"  freshet invalidate --table public.products --dry-run\n  freshet invalidate --tag tenant:7\n  freshet invalidate --all --json",
 		ValidArgsFunction: a.completeEntry,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := flags.check(args); err != nil {
@@ -46,7 +46,7 @@ func (a *app) invalidate() *cobra.Command {
 	cmd.Flags().StringSliceVar(&flags.nulls, "null", nil, "`names` of parameters that are NULL; they have no ARG")
 	cmd.Flags().StringVar(&flags.entry, "entry", "", "every key of the `entry`")
 	cmd.Flags().StringVar(&flags.table, "table", "", "every key of the entries that read the `table`, as after a TRUNCATE; with its schema unless that is public")
-	cmd.Flags().StringVar(&flags.tag, "tag", "", "not supported by this version: tags that are given by hand")
+	cmd.Flags().StringVar(&flags.tag, "tag", "", "every key whose value the code that loaded it tied to the `tag`, of all entries with tags: by_hand")
 	cmd.Flags().BoolVar(&flags.all, "all", false, "every key of every entry")
 	cmd.Flags().BoolVar(&flags.dry, "dry-run", false, "only say what would be invalidated")
 	cmd.Flags().DurationVar(&flags.wait, "wait", 5*time.Second, "how long to wait until it is applied")
@@ -63,9 +63,7 @@ func (f *invalidateFlags) check(args []string) error {
 	}
 	switch {
 	case given != 1:
-		return errors.New("name one thing: ENTRY with its arguments, --entry, --table or --all")
-	case f.tag != "":
-		return errors.New("--tag: not supported by this version: tags that are given by hand")
+		return errors.New("name one thing: ENTRY with its arguments, --entry, --table, --tag or --all")
 	case len(f.nulls) > 0 && len(args) == 0:
 		return errors.New("--null is for the arguments of ENTRY")
 	case f.wait < 0:
@@ -106,7 +104,7 @@ func (a *app) runInvalidate(ctx context.Context, args []string, flags *invalidat
 	hand := byhand.Hand{Database: writer, Store: s.store, Declared: c.Declared()}
 	done, err := hand.Invalidate(ctx, what, flags.dry, flags.wait)
 	switch {
-	case errors.Is(err, byhand.ErrEntry), errors.Is(err, byhand.ErrTable):
+	case errors.Is(err, byhand.ErrEntry), errors.Is(err, byhand.ErrTable), errors.Is(err, byhand.ErrTag):
 		return &exitError{code: exitUsage, err: err, try: "freshet explain"}
 	case errors.Is(err, pgload.ErrReadOnly):
 		return &exitError{code: exitFailure, err: err, try: "name the primary in source.postgres.url"}
@@ -124,6 +122,8 @@ func whatOf(ctx context.Context, c *config.Config, s *servers, args []string, fl
 		return &byhand.What{Scope: intent.Everything}, nil
 	case flags.entry != "":
 		return &byhand.What{Scope: intent.OfEntry, Entry: flags.entry}, nil
+	case flags.tag != "":
+		return &byhand.What{Scope: intent.OfTags, Tag: flags.tag}, nil
 	case flags.table != "":
 		table, err := byhand.ParseTable(flags.table)
 		if err != nil {
@@ -157,9 +157,12 @@ func (a *app) printInvalidated(done *byhand.Done) error {
 		return a.printJSON(done)
 	}
 	var rows [][]string
-	if done.Key != "" {
+	switch {
+	case done.Key != "":
 		rows = append(rows, []string{"key", done.Key})
-	} else {
+	case done.Tag != "":
+		rows = append(rows, []string{"what is tied to", done.Tag}, []string{"of", join(done.Entries)})
+	default:
 		rows = append(rows, []string{"every key of", join(done.Entries)})
 	}
 	switch {

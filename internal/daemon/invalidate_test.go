@@ -44,7 +44,8 @@ func (w *world) post(body string) (code int, done byhand.Done, text string) {
 func TestInvalidateByHand(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, false)
-	w.configure(entries + "  quiet: {key: 'quiet:{id}', query: 'SELECT price FROM products WHERE id = @id', unsafe_ignore: [products.price]}\n")
+	w.configure(entries + "  quiet: {key: 'quiet:{id}', query: 'SELECT price FROM products WHERE id = @id', unsafe_ignore: [products.price]}\n" +
+		"  tagged: {key: 'tagged:{id}', depends_on: [], tags: by_hand}\n")
 	w.pg.Exec(t, w.url, `ALTER TABLE products REPLICA IDENTITY FULL`) // so that what is ignored can be told
 	w.start()
 	w.ready()
@@ -60,10 +61,11 @@ func TestInvalidateByHand(t *testing.T) {
 		"an entry":             {`{"entry":"quiet"}`, [3]bool{true, true, false}, byhand.Done{Entries: []string{"quiet"}}},
 		"a table":              {`{"table":"products"}`, [3]bool{true, true, true}, byhand.Done{Entries: []string{"product", "quiet"}}},
 		"a table, in full":     {`{"table":"public.products"}`, [3]bool{true, true, true}, byhand.Done{Entries: []string{"product", "quiet"}}},
-		"everything":           {`{"all":true}`, [3]bool{true, true, true}, byhand.Done{Entries: []string{"product", "quiet", "user_profile"}}},
+		"everything":           {`{"all":true}`, [3]bool{true, true, true}, byhand.Done{Entries: []string{"product", "quiet", "tagged", "user_profile"}}},
 		"a key that is cached": {`{"entry":"product","args":[1]}`, [3]bool{false, false, true}, byhand.Done{Key: "product:1", Entries: []string{"product"}}},
+		"a tag":                {`{"tag":"tenant:7"}`, [3]bool{false, false, false}, byhand.Done{Tag: "tenant:7", Entries: []string{"tagged"}}},
 		"another table":        {`{"table":"users"}`, [3]bool{false, false, false}, byhand.Done{Entries: []string{"user_profile"}}},
-		"nothing, for a look":  {`{"all":true,"dry_run":true}`, [3]bool{false, false, false}, byhand.Done{Entries: []string{"product", "quiet", "user_profile"}, DryRun: true}},
+		"nothing, for a look":  {`{"all":true,"dry_run":true}`, [3]bool{false, false, false}, byhand.Done{Entries: []string{"product", "quiet", "tagged", "user_profile"}, DryRun: true}},
 	} {
 		price++
 		paths := [3]string{quiet(1), quiet(2), "/v1/entries/product/1"}
@@ -75,7 +77,7 @@ func TestInvalidateByHand(t *testing.T) {
 		}
 		w.pg.Exec(t, w.url, fmt.Sprintf("UPDATE products SET name = 'named by %s' WHERE id = 3", name)) // a change beside it
 		code, done, text := w.post(tt.body)
-		if want := tt.want; code != http.StatusOK || done.Key != want.Key || fmt.Sprint(done.Entries) != fmt.Sprint(want.Entries) ||
+		if want := tt.want; code != http.StatusOK || done.Key != want.Key || done.Tag != want.Tag || fmt.Sprint(done.Entries) != fmt.Sprint(want.Entries) ||
 			done.DryRun != want.DryRun || done.Applied == done.DryRun || (done.Token == "") != done.DryRun || done.Pending != "" {
 			t.Errorf("%s: POST %s = %d %s", name, tt.body, code, text)
 		}
@@ -87,7 +89,7 @@ func TestInvalidateByHand(t *testing.T) {
 	}
 	for body, want := range map[string]int{
 		`{"entry":"nothing"}`: 404, `{"entry":"nothing","args":[1]}`: 404, `{"table":"nothing"}`: 404, `{"table":"other.products"}`: 404,
-		`{"entry":"product","args":["x"]}`: 400, `{"entry":"product","args":[]}`: 400, `{"entry":"product","args":[[1]]}`: 400, `{"tag":"a"}`: 400,
+		`{"entry":"product","args":["x"]}`: 400, `{"entry":"product","args":[]}`: 400, `{"entry":"product","args":[[1]]}`: 400, `{"tag":""}`: 400,
 	} {
 		if code, _, text := w.post(body); code != want || !strings.Contains(text, "urn:freshet:problem:") {
 			t.Errorf("POST %s = %d %s, want %d", body, code, text, want)
