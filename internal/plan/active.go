@@ -20,7 +20,8 @@ import (
 //   - a condition that a row of NULLs can satisfy (b.id IS NULL) never filters an occurrence whose rows an outer join
 //     below that condition may have replaced by NULLs: it is satisfied because there is no row;
 //   - for a table of a subquery, the conditions of the queries around that count where the subquery stands, except the
-//     one that it stands in: what is asked for a row that they drop influences nothing;
+//     one that it stands in: what is asked for a row that they drop influences nothing. A query that yields a row from no rows
+//     asks the subqueries behind its WHERE (in its select list, HAVING, ORDER BY) all the same: there its conditions do not count;
 //   - for a table outside of it, the conditions of a subquery of which a row must be there: EXISTS and IN under AND, and
 //     subqueries in FROM. Not of one that yields a row from no rows, which is an aggregate without GROUP BY;
 //   - the columns of a subquery are those of its tables where it copies them: always for what is outside of it, and for
@@ -85,17 +86,19 @@ func cases(o *occurrence) []*gathering {
 
 func gather(o *occurrence, chosen map[any]int, coarse bool) *gathering {
 	g := &gathering{of: o, chosen: chosen, coarse: coarse, used: map[any]bool{}, cleared: map[*side]bool{}}
-	b, p, holder := o.block, place{bits: o.bit()}, (*condition)(nil)
+	b, p, holder, behind := o.block, place{bits: o.bit()}, (*condition)(nil), false
 	for {
 		if b.derived != nil {
 			g.used[b.derived] = true // it is what we come from: its rows are not others that must be there
 		}
-		g.block(b, p, holder)
+		if !behind || !b.forcesRow() {
+			g.block(b, p, holder)
+		}
 		if b.parent == nil {
 			return g
 		}
 		g.leave(b)
-		b, p, holder = b.parent, b.place, b.holder
+		b, p, holder, behind = b.parent, b.place, b.holder, b.derived == nil && b.holder == nil
 	}
 }
 

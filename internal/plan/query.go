@@ -151,14 +151,15 @@ func (c *compiler) setOperation(s *pg_query.SelectStmt, at setting) (*query, err
 			return nil, err
 		}
 	}
+	around := &block{setting: at, compiler: c, statement: s, at: everywhere} // what stands behind all sides is asked whatever rows they have
 	for _, node := range []*pg_query.Node{s.GetLimitCount(), s.GetLimitOffset()} {
 		if node == nil {
 			continue
 		}
-		if err := q.arms[0].expression(node, nil, &content{}); err != nil {
+		if err := around.expression(node, nil, &content{}); err != nil {
 			return nil, err
 		}
-		q.arms[0].typed(int(node.GetParamRef().GetNumber()), keytext.Int8, location(node.ProtoReflect()))
+		around.typed(int(node.GetParamRef().GetNumber()), keytext.Int8, location(node.ProtoReflect()))
 	}
 	for _, b := range q.arms {
 		b.limited = b.limited || q.limited

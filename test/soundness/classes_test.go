@@ -20,6 +20,8 @@ const (
 	viewInner       = "the outer join of a view is an inner one"
 	viewUnread      = "the columns of a view's own condition do not count"
 	caseUnread      = "the columns of CASE do not count"
+	rowNeeded       = "a subquery beside an aggregate is asked only where there is a row"
+	firstLimits     = "a subquery in LIMIT is asked only where the first side has a row"
 )
 
 // classes are queries that were chosen to cover what nests: each class with what a planner that is mistaken in it would
@@ -86,6 +88,12 @@ func classes() []watched {
 		one("SELECT count(*) AS n, sum(y) AS total, max(kind) AS most FROM a WHERE x = @p AND live"),
 		one("SELECT kind, count(*) AS n, array_agg(id ORDER BY id) AS ids FROM a WHERE x = @p GROUP BY kind HAVING count(*) > 1"),
 		one("SELECT kind, live, count(*) AS n FROM a WHERE x = @p GROUP BY ROLLUP (kind, live)"),
+		one("SELECT count(*) AS n, (SELECT count(*) FROM b WHERE b.x = @p) AS m FROM a WHERE a.x = @p AND a.x = 3",
+			rowNeeded, "SELECT a.id, (SELECT count(*) FROM b WHERE b.x = @p) AS m FROM a WHERE a.x = @p AND a.x = 3"),
+		one("SELECT count(*) AS n FROM a WHERE a.x = @p AND a.x = 3 HAVING count(*) <= (SELECT count(*) FROM b WHERE b.x = @p)",
+			rowNeeded, "SELECT a.id, (SELECT count(*) FROM b WHERE b.x = @p) AS m FROM a WHERE a.x = @p AND a.x = 3"),
+		one("SELECT kind, count(*) AS n, (SELECT max(kind) FROM b WHERE b.x = @p) AS most FROM a WHERE a.x = @p AND a.x = 3 GROUP BY ROLLUP (kind)",
+			rowNeeded, "SELECT a.id, (SELECT max(kind) FROM b WHERE b.x = @p) AS most FROM a WHERE a.x = @p AND a.x = 3"),
 		one("SELECT DISTINCT kind FROM a WHERE x = @p"),
 		one("SELECT DISTINCT ON (kind) kind, id FROM a WHERE x = @p ORDER BY kind, id"),
 		one("SELECT id, kind FROM a WHERE x = @p ORDER BY y DESC NULLS LAST, id LIMIT 2"),
@@ -113,6 +121,8 @@ func classes() []watched {
 		one("SELECT kind, id FROM a WHERE x = @p INTERSECT SELECT kind, id FROM b WHERE x = @p AND live ORDER BY 1, 2 LIMIT 1"),
 		one("SELECT d.kind FROM (SELECT x, kind FROM a UNION ALL SELECT x, kind FROM b WHERE live EXCEPT SELECT id, kind FROM a) d WHERE d.x = @p"),
 		one("SELECT b.id, d.kind FROM (SELECT x, kind FROM a WHERE live UNION SELECT id, kind FROM a) d JOIN b ON b.x = d.x AND b.kind = 'x' WHERE d.x = @p"),
+		one("SELECT kind FROM a WHERE x = @p AND x = 3 UNION ALL SELECT kind FROM b WHERE x = @p ORDER BY 1 LIMIT (SELECT count(*) FROM c WHERE c.x = @p)",
+			firstLimits, "SELECT kind, (SELECT count(*) FROM c WHERE c.x = @p) AS n FROM a WHERE x = @p AND x = 3 UNION ALL SELECT kind, 0::int8 FROM b WHERE x = @p"),
 		// views, expressions
 		one("SELECT id, kind FROM live_a WHERE x = @p"),
 		one("SELECT id, kind FROM a_and_b WHERE x = @p",

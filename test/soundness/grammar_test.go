@@ -61,7 +61,12 @@ func (g *grammar) derived(outer []string, depth int) string {
 	case 0:
 		return fmt.Sprintf("SELECT %s.x AS id, %s.x AS x, max(%s.kind) AS kind FROM %s%s GROUP BY %s.x", t, t, t, from, where, t)
 	case 1:
-		return fmt.Sprintf("SELECT count(*)::int AS id, max(%s.x) AS x, min(%s.kind) AS kind FROM %s%s", t, t, from, where)
+		first := "count(*)::int"
+		if g.budget > 0 && g.IntN(2) == 0 { // asked also where no row is
+			inner, own := g.from(outer, depth+1)
+			first = "(SELECT " + g.pick("count(*)::int", "max("+own[0]+".x)::int") + " FROM " + inner + g.where(own, outer, depth+1) + ")"
+		}
+		return fmt.Sprintf("SELECT %s AS id, max(%s.x) AS x, min(%s.kind) AS kind FROM %s%s", first, t, t, from, where)
 	case 2:
 		return fmt.Sprintf("SELECT %s.id AS id, %s.x AS x, %s.kind AS kind FROM %s%s ORDER BY 1, 2, 3 LIMIT %d", t, t, names[0], from, where, 1+g.IntN(3))
 	case 3:
@@ -141,7 +146,7 @@ func (g *grammar) condition(names, outer []string, depth int) string {
 	case 7:
 		return "NOT (" + g.condition(names, outer, depth) + ")"
 	case 8:
-		return fmt.Sprintf("%s.%s = @p", t, g.number())
+		return fmt.Sprintf("%s.%s = %s", t, g.number(), g.pick("@p", strconv.Itoa(g.IntN(4))))
 	case 9, 10:
 		return g.pick("EXISTS (", "NOT EXISTS (") + sub("SELECT 1") + ")"
 	case 11, 12:
@@ -182,6 +187,14 @@ func (g *grammar) block(outer []string, n, depth int) string {
 		return fmt.Sprintf("SELECT %s.x AS c, count(*) AS n, min(%s.kind) AS least FROM %s%s GROUP BY %s.x", t, names[0], from, where, t) +
 			g.pick("", " HAVING count(*) > 1")
 	case 1:
+		if g.budget > 0 && g.IntN(3) > 0 { // asked also where no row is
+			inner, own := g.from(nil, 1)
+			sub := "(SELECT " + g.pick("count(*)", "max("+own[0]+".x)") + " FROM " + inner + g.where(own, nil, 1) + ")"
+			if g.IntN(3) == 0 {
+				return fmt.Sprintf("SELECT count(*) AS n, max(%s.kind) AS most FROM %s%s HAVING count(*) <= %s", t, from, where, sub)
+			}
+			return fmt.Sprintf("SELECT count(*) AS n, %s AS m, max(%s.kind) AS most FROM %s%s", sub, t, from, where)
+		}
 		return fmt.Sprintf("SELECT count(*) AS n, max(%s.kind) AS most FROM %s%s", t, from, where)
 	case 2:
 		return "SELECT DISTINCT " + strings.Join(list, ", ") + " FROM " + from + where

@@ -29,6 +29,12 @@ CREATE VIEW of_parts AS SELECT id, shard AS x, note AS kind FROM parts UNION ALL
 CREATE VIEW per_x AS SELECT x, count(*) AS n, max(y) AS most FROM b WHERE kind <> 'z' GROUP BY x;
 CREATE FUNCTION most(int) RETURNS text LANGUAGE sql STABLE AS 'SELECT max(kind) FROM public.b WHERE x = $1';
 CREATE VIEW placed AS SELECT id, x, kind, rank() OVER (PARTITION BY x ORDER BY y DESC NULLS LAST, id) AS place FROM a;
+CREATE FUNCTION rewrite_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.y = 3 THEN NEW.kind := 'z'; END IF; RETURN NEW; END $$;
+CREATE FUNCTION write_c() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE c SET kind = NEW.kind WHERE id = NEW.id AND y = 1; RETURN NULL; END $$;
+CREATE FUNCTION write_parent() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE parent SET name = NEW.kind WHERE id = NEW.id; RETURN NULL; END $$;
+CREATE TRIGGER before_a BEFORE INSERT OR UPDATE ON a FOR EACH ROW EXECUTE FUNCTION rewrite_row();
+CREATE TRIGGER after_b AFTER INSERT OR UPDATE ON b FOR EACH ROW EXECUTE FUNCTION write_c();
+CREATE CONSTRAINT TRIGGER at_commit_c AFTER UPDATE ON c DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION write_parent();
 `
 
 // identityFull has the log carry whole old rows. Partitions keep their primary key (plan refuses anything else).
