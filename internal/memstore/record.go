@@ -173,7 +173,8 @@ func (s *Store) Fill(_ context.Context, name string, f store.FillRequest) (outco
 	s.change(name, func(r fence.Record, now int64) (fence.Record, int64) {
 		var next fence.Record
 		next, outcome = fence.Fill(r, fence.Filling{
-			Token: f.Token, Coverage: f.Coverage, State: f.State, RowVersion: f.RowVersion, Epochs: f.Epochs, Payload: f.Payload,
+			Token: f.Token, Coverage: f.Coverage, State: f.State, RowVersion: f.RowVersion, Keep: f.Keep.Microseconds(),
+			Epochs: f.Epochs, Payload: f.Payload,
 		}, now)
 		if outcome != fence.Filled {
 			return r, keep
@@ -189,7 +190,7 @@ func (s *Store) Renew(_ context.Context, name string, q store.RenewRequest) (out
 	s.change(name, func(r fence.Record, now int64) (fence.Record, int64) {
 		var next fence.Record
 		next, outcome = fence.Renew(r, fence.Renewing{
-			Token: q.Token, Coverage: q.Coverage, RowVersion: q.RowVersion, Epochs: q.Epochs,
+			Token: q.Token, Coverage: q.Coverage, RowVersion: q.RowVersion, Keep: q.Keep.Microseconds(), Epochs: q.Epochs,
 		}, now)
 		if outcome != fence.Renewed {
 			return r, keep
@@ -208,15 +209,19 @@ func (s *Store) Release(_ context.Context, name string, token fence.Token) error
 	return nil
 }
 
-// Early fences a key for a transaction that is not over yet (D1), and leaves a fence where nothing is stored.
+// Early fences a key for a transaction that is not over yet (D1), and leaves a fence where nothing is stored, and no value
+// that lacks the transaction, also none that would be kept.
 func (s *Store) Early(_ context.Context, key store.Stamped) error {
-	s.early(&key)
+	s.stamp(&key, store.FenceLife, func(r fence.Record, x fence.Stamp, _ int64) (fence.Record, fence.InvalidateOutcome) {
+		return fence.Early(r, x, true, fence.Gone)
+	})
 	return nil
 }
 
+// early is the daemon's EARLY, which marks what is to be kept.
 func (s *Store) early(key *store.Stamped) fence.InvalidateOutcome {
-	return s.stamp(key, store.FenceLife, func(r fence.Record, x fence.Stamp) (fence.Record, fence.InvalidateOutcome) {
-		return fence.Early(r, x, true)
+	return s.stamp(key, store.FenceLife, func(r fence.Record, x fence.Stamp, now int64) (fence.Record, fence.InvalidateOutcome) {
+		return fence.Early(r, x, true, now)
 	})
 }
 
@@ -227,13 +232,13 @@ func (s *Store) confirm(key *store.Stamped) fence.InvalidateOutcome {
 // stamp does EARLY or CONFIRM for each transaction that affects a key. Of what they did, that a value was removed counts most,
 // and otherwise the last. What holds no value stays until its lease has ended, and for life besides.
 func (s *Store) stamp(
-	key *store.Stamped, life time.Duration, do func(fence.Record, fence.Stamp) (fence.Record, fence.InvalidateOutcome),
+	key *store.Stamped, life time.Duration, do func(fence.Record, fence.Stamp, int64) (fence.Record, fence.InvalidateOutcome),
 ) (outcome fence.InvalidateOutcome) {
 	s.change(key.Name, func(r fence.Record, now int64) (fence.Record, int64) {
 		next := r
 		for _, x := range key.Stamps {
 			var did fence.InvalidateOutcome
-			if next, did = do(next, x); outcome != fence.Removed {
+			if next, did = do(next, x, now); outcome != fence.Removed {
 				outcome = did
 			}
 		}
