@@ -17,6 +17,10 @@ func Entries(c *config.Config) map[string]Entry {
 		all[declared.Name] = Entry{
 			Declared: declared, TTL: e.TTL, NegativeTTL: e.NegativeTTL, Jitter: e.TTLJitter.Fraction(), LoadTimeout: e.LoadTimeout,
 			LoadUnproved: e.OnUnproved == config.UnprovedLoad,
+			Policy: Policy{
+				StaleFor: e.OnChange.For, StaleOnError: e.StaleOnError, SoftTimeout: e.SoftTimeout, Eager: e.EagerRefresh.Share(),
+				MaxLoads: e.MaxLoads, MaxValue: int(e.MaxValue),
+			},
 		}
 	}
 	return all
