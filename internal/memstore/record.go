@@ -249,6 +249,9 @@ func (s *Store) stamp(
 		left := min(max(next.Lease.End-now, 0), longest.Microseconds())
 		return next, now + left + life.Microseconds()
 	})
+	if outcome == fence.Removed && key.Live != nil {
+		*key.Live = true
+	}
 	return outcome
 }
 
