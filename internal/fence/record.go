@@ -78,9 +78,8 @@ func (r *Record) parseFlagged(flags string, fields []byte) bool {
 		return false
 	}
 	if rest, ok := strings.CutPrefix(flags, kept); ok {
-		var field []byte
-		more := false
-		field, fields, more = bytes.Cut(fields, []byte{' '})
+		field, others, more := bytes.Cut(fields, []byte{' '})
+		fields = others
 		n, good := parseHex(field)
 		if !good || n == 0 || n > 1<<62 || more != (rest != "") {
 			return false

@@ -50,7 +50,14 @@ local function drop(r, x, e, marks)
   return 'removed'
 end
 
--- store writes what became of a record. Without a value it lives as long as its lease and some milliseconds more.
+-- leased is for how many milliseconds a record's lease lasts.
+local function leased(r)
+  if not r.token then return 0 end
+  return math.min(math.max(math.ceil((number(r.ends) - clock()) / 1000), 0), 86400000)
+end
+
+-- store writes what became of a record. Without a value it lives as long as its lease and some milliseconds more; with one that
+-- was just marked as long as that is kept, and no shorter.
 local function store(r, life)
   if r.state == '-' and not r.token and r.fences == '-' then
     redis.call('UNLINK', KEYS[1])
@@ -58,17 +65,13 @@ local function store(r, life)
   end
   local text = write(r)
   if text == r.text then return end
-  if r.state ~= '-' and r.kept then
-    local left = redis.call('PTTL', KEYS[1])
-    if left < 0 or left > r.kept then left = r.kept end
-    redis.call('SET', KEYS[1], text, 'PX', string.format('%.0f', math.max(left, 1)))
-    return
-  end
   if r.state ~= '-' then
     redis.call('SET', KEYS[1], text, 'KEEPTTL')
+    if r.kept then
+      redis.call('PEXPIRE', KEYS[1], string.format('%.0f', r.kept), 'LT')
+      if r.token then redis.call('PEXPIRE', KEYS[1], string.format('%.0f', leased(r) + life), 'GT') end
+    end
     return
   end
-  local left = 0
-  if r.token then left = math.min(math.max(math.ceil((number(r.ends) - clock()) / 1000), 0), 86400000) end
-  redis.call('SET', KEYS[1], text, 'PX', string.format('%.0f', left + life))
+  redis.call('SET', KEYS[1], text, 'PX', string.format('%.0f', leased(r) + life))
 end
