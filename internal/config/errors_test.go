@@ -125,7 +125,7 @@ func TestErrors(t *testing.T) {
 		{"unsafe_ignore", minimal + "    unsafe_ignore: [views]\n", []string{`f.yaml:9:21: entries.product.unsafe_ignore.0: "views" does not name a column`}},
 		{"on_change", minimal + "    on_change: renew\n", []string{`f.yaml:9:16: entries.product.on_change: "renew": it is one of: drop, refresh`}},
 		{"refresh of code", replace(query, "    depends_on: []\n    on_change: refresh\n"), []string{
-			"f.yaml:9:16: entries.product.on_change: the daemon cannot refresh what only application code can load (depends_on)",
+			"f.yaml:9:16: entries.product.on_change: the daemon cannot refresh what only application code can load and encode (depends_on)",
 		}},
 		{"serve_stale without for", minimal + "    on_change: {serve_stale: {}}\n", []string{"f.yaml:9:16: entries.product.on_change: for how long a stale value is served is missing"}},
 		{"serve_stale longer than tolerated", minimal + "    max_staleness: 1s\n    on_change: {serve_stale: {for: 2s}}\n", []string{

@@ -46,7 +46,7 @@ func (j *judge) onChange(path string, e Entry) {
 	case Refresh:
 		if e.DependsOn != nil {
 			j.fail(path, "write drop, or serve_stale: then the application loads it when it is read next",
-				"the daemon cannot refresh what only application code can load (depends_on)")
+				"the daemon cannot refresh what only application code can load and encode (depends_on)")
 		}
 	case ServeStale:
 		if e.OnChange.For == 0 {

@@ -118,14 +118,6 @@ var errPercent = errors.New("write it like 10%")
 // Fraction is the share as a number from 0 to 1.
 func (p Percent) Fraction() float64 { return float64(p) / 100 }
 
-// Share is the fraction, 0 of none.
-func (p *Percent) Share() float64 {
-	if p == nil {
-		return 0
-	}
-	return p.Fraction()
-}
-
 // String is the form that ParsePercent reads.
 func (p Percent) String() string { return strconv.FormatFloat(float64(p), 'f', -1, 64) + "%" }
 

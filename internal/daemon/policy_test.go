@@ -22,6 +22,7 @@ entries:
     max_staleness: 5m
     on_change: {serve_stale: {for: 4m}}
     serve_stale_on_error: 4m
+    cache_control: private, max-age=60
   user:
     key: user:{id}
     query: SELECT id, name FROM users WHERE id = @id
@@ -55,14 +56,19 @@ func TestStaleOverHTTP(t *testing.T) {
 	w.start()
 	w.ready()
 	const old, changed = `{"id":1,"name":"product 1","price":1}`, `{"id":1,"name":"product 1","price":2}`
-	w.until("/v1/entries/product/1", hit)
+	if a := w.until("/v1/entries/product/1", hit); a.caching != "private, max-age=60" {
+		t.Errorf("a hit: %+v", a)
+	}
 	library := w.library("reader", w.file)
 	library.hits(old)
 	w.pg.Exec(t, w.url, "UPDATE products SET price = 2 WHERE id = 1")
 	release := w.locked("products")
 	a := w.until("/v1/entries/product/1", func(a answer) bool { return a.cache != "hit" })
-	if a.status != http.StatusOK || a.cache != "stale" || a.body != old || a.etag == "" {
+	if a.status != http.StatusOK || a.cache != "stale" || a.body != old || a.etag == "" || a.caching != "private, no-cache" {
 		t.Errorf("after the change: %+v", a)
+	}
+	if a := w.get("/v1/many/product?k=[1]"); a.status != http.StatusOK || a.cache != "stale=1" || a.body != "["+old+"]" || a.caching != "private, no-cache" {
+		t.Errorf("as one of many: %+v", a)
 	}
 	if a := w.get("/v1/entries/product/1", "If-None-Match", a.etag); a.status != http.StatusNotModified || a.cache != "stale" {
 		t.Errorf("a conditional request: %+v", a)

@@ -58,7 +58,23 @@ func (b *breaker) ask() (done func(err error), err error) {
 
 // silent reports whether an error says that the database does not answer.
 func silent(err error) bool {
-	return errors.Is(err, pgload.ErrUnavailable) || errors.Is(err, pgload.ErrTimeout)
+	return errors.Is(err, pgload.ErrUnavailable) || errors.Is(err, pgload.ErrTimeout) || mute(err)
+}
+
+// mute reports whether an error says nothing about the database.
+func mute(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) || errors.Is(err, errExited) || errors.Is(err, errSlow) || errors.Is(err, errBusy)
+}
+
+// errBusy is the outcome of a load by code that took its whole time: perhaps with something else than the database.
+var errBusy = errors.New("the loader took its whole time")
+
+// outcome is what a load says of the database.
+func (w *want) outcome(err error) error {
+	if w.load != nil && errors.Is(err, pgload.ErrTimeout) {
+		return errBusy
+	}
+	return err
 }
 
 func (b *breaker) done(err error) {
@@ -66,11 +82,12 @@ func (b *breaker) done(err error) {
 	defer b.mu.Unlock()
 	switch {
 	case b.pause != 0: // opened while this one was under way
-	case errors.Is(err, context.Canceled), errors.Is(err, ErrClosed):
+	case mute(err):
 	case !silent(err):
 		b.failures = 0
 	default:
-		if b.failures++; b.failures >= breakAfter {
+		b.failures++
+		if b.failures >= breakAfter {
 			b.opened++
 			b.open(firstBreak)
 			b.logger.Warn("the database does not answer: loads are refused, but for one now and then",
@@ -85,7 +102,7 @@ func (b *breaker) tried(err error) {
 	defer b.mu.Unlock()
 	b.trying = false
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, ErrClosed): // it says nothing: another one may try
+	case mute(err): // another one may try
 	case silent(err):
 		b.failures++
 		b.open(min(2*b.pause, longestBreak))

@@ -58,7 +58,7 @@ func (r *Reader) load(ctx context.Context, w *want, reply *store.LeaseReply) (pg
 	defer func() { done(outcome) }()
 	loaded, err := r.compare(ctx, w)
 	r.learn(loaded.Database)
-	outcome = err
+	outcome = w.outcome(err)
 	return loaded, r.failure(w, err)
 }
 

@@ -106,7 +106,7 @@ func TestTooLargeAValue(t *testing.T) {
 	if s := unlimited.Stats(); s.Fills != 0 {
 		t.Errorf("Stats = %+v", s)
 	}
-	eventually(t, status(t, unlimited, fill.Hit, price(1, 10)))
+	eventually(t, hits(t, unlimited, price(1, 10)))
 }
 
 // TestLoadsAreLimited: no more run at a time than may, of an entry and of all, and what would have to wait for too long, or behind
@@ -180,7 +180,7 @@ func TestNegativeFlood(t *testing.T) {
 		entries[name] = e
 	}
 	r := w.readerOf(nil, loader, entries)
-	const keys, readers = 25_000, 64
+	const keys, readers = 100_000, 64
 	flood := func(from, to int) {
 		var group sync.WaitGroup
 		var next atomic.Int64
@@ -263,6 +263,20 @@ func TestBreakerIgnoresAnswers(t *testing.T) {
 			t.Fatal("no error")
 		}
 	}
+	// Nor does code that takes its whole time, with whatever that may be.
+	var loaders sync.WaitGroup
+	for i := range 20 {
+		loaders.Go(func() {
+			_, err := getCode(t.Context(), r, strconv.Itoa(i), func(ctx context.Context, _ pgload.Querier) ([]byte, bool, error) {
+				<-ctx.Done()
+				return nil, false, ctx.Err()
+			})
+			if !errors.Is(err, fill.ErrTimeout) {
+				t.Error(err)
+			}
+		})
+	}
+	loaders.Wait()
 	if s := r.Stats(); s.Database.Opened != 0 {
 		t.Errorf("%+v", s.Database)
 	}

@@ -86,8 +86,8 @@ func TestStaleWhileItIsLoaded(t *testing.T) {
 		t.Errorf("it was filled at %v and is stale by %s", filled, first.StaleBy)
 	}
 	close(held.open)
-	eventually(t, status(t, r, fill.Hit, price(1, 11)))
-	eventually(t, status(t, other, fill.Hit, price(1, 11)))
+	eventually(t, hits(t, r, price(1, 11)))
+	eventually(t, hits(t, other, price(1, 11)))
 	if n := loader.count.Load(); n != 2 {
 		t.Errorf("%d loads, want the first and one for the change", n)
 	}
@@ -134,13 +134,14 @@ func staleIsBounded(t *testing.T, policy fill.Policy) {
 			t.Fatalf("%v (%s), stale by %s", v.Status, v.Reason, v.StaleBy)
 		}
 	}
-	if record, text := w.record(w.name("product", "1")); record.State.Stale() != (policy.StaleOnError > 0) {
-		t.Errorf("after %s the store still has %q", time.Since(began), text)
+	// Where it is to stand in for an error it is there; otherwise a lease may have kept it from going, which nobody is served for.
+	if record, text := w.record(w.name("product", "1")); policy.StaleOnError > 0 && !record.State.Stale() {
+		t.Errorf("after %s the store has %q", time.Since(began), text)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if v, err := r.Get(ctx, "product", arg("1"), nil); err == nil && v.Reason != "load_slow" {
-		t.Errorf("after %s a read got %v %s", time.Since(began), v.Status, v.Payload)
+	if v, err := r.Get(ctx, "product", arg("1"), nil); err == nil && (v.Status != fill.Stale || v.Reason == "changed" || policy.StaleOnError == 0) {
+		t.Errorf("after %s a read got %v %s (%s)", time.Since(began), v.Status, v.Payload, v.Reason)
 	}
 }
 
@@ -288,7 +289,7 @@ func TestStaleAfterTheSoftTimeout(t *testing.T) {
 		}
 	}
 	close(held.open)
-	eventually(t, status(t, r, fill.Hit, price(1, 11)))
+	eventually(t, hits(t, r, price(1, 11)))
 	if n := loader.count.Load(); n != 2 {
 		t.Errorf("%d loads, want the first and one for the change", n)
 	}

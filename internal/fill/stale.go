@@ -58,23 +58,13 @@ type standIn struct {
 // serveStale judges what is stale in the answer to a LEASE. It returns a value that the read is to have at once, and has it loaded
 // beside the read where the lease was granted: by BUSY another one of the fleet is at it. What may only stand in for a load that
 // fails or is slow is remembered in w, and the read's timers are set to when it is.
-//
-// How old it is, is told by the store's clock alone, which made the mark and answered the LEASE. A read with a demand never gets
-// here: no HEAD vouches for a stale value.
 func (r *Reader) serveStale(ctx context.Context, w *want, token fence.Token, reply *store.LeaseReply, limit *time.Timer) (v Value, served bool) {
-	r.skew.learn(reply.Now)
 	w.standIn = nil
-	record := &reply.Record
-	if w.n != nil || w.fresh || w.e.Keep() == 0 || !record.State.Stale() || record.Marked == 0 {
+	s := r.shown(ctx, w, reply)
+	if s == nil {
 		return Value{}, false
 	}
-	age := time.Duration(reply.Now-record.Marked) * time.Microsecond
-	if age < 0 || age > w.e.Keep() || !r.untouched(ctx, w, record) {
-		return Value{}, false
-	}
-	s := &standIn{age: age, shown: time.Now(), value: hit(w.name, *record, &reply.Head)}
-	s.value.Found, s.value.Status = record.State == fence.Stale, Stale
-	if age <= w.e.StaleFor && r.stillConfirmed(w.c, r.laneOf(w.name)) {
+	if r.atOnce(w, s) {
 		if !reply.Granted {
 			return r.serve(s, staleChange), true
 		}
@@ -82,7 +72,7 @@ func (r *Reader) serveStale(ctx context.Context, w *want, token fence.Token, rep
 			return r.serve(s, staleChange), true
 		}
 	}
-	if age > w.e.StaleOnError {
+	if s.age > w.e.StaleOnError {
 		return Value{}, false
 	}
 	w.standIn = s
@@ -92,6 +82,30 @@ func (r *Reader) serveStale(ctx context.Context, w *want, token fence.Token, rep
 		limit.Reset(min(left, max(w.e.LoadTimeout/2-time.Since(w.began), 0)))
 	}
 	return Value{}, false
+}
+
+// shown is the value in the answer to a LEASE, if it is stale and the entry may serve it, at once or instead of an error.
+//
+// How old it is, is told by the store's clock alone, which made the mark and answered the LEASE. A read with a demand gets none:
+// no HEAD vouches for a stale value.
+func (r *Reader) shown(ctx context.Context, w *want, reply *store.LeaseReply) *standIn {
+	r.skew.learn(reply.Now)
+	record := &reply.Record
+	if w.n != nil || w.fresh || w.e.Keep() == 0 || !record.State.Stale() || record.Marked == 0 {
+		return nil
+	}
+	age := time.Duration(reply.Now-record.Marked) * time.Microsecond
+	if age < 0 || age > w.e.Keep() || !r.untouched(ctx, w, record) {
+		return nil
+	}
+	s := &standIn{age: age, shown: time.Now(), value: hit(w.name, *record, &reply.Head)}
+	s.value.Found, s.value.Status = record.State == fence.Stale, Stale
+	return s
+}
+
+// atOnce reports whether a read is to have a stale value without waiting for the load.
+func (r *Reader) atOnce(w *want, s *standIn) bool {
+	return s.age <= w.e.StaleFor && r.stillConfirmed(w.c, r.laneOf(w.name))
 }
 
 // untouched reports whether nothing but what marked it has invalidated a stale value that is tied to epochs: it would have been
@@ -144,7 +158,9 @@ func (r *Reader) miss(ctx context.Context, w *want) (v Value, again bool, err er
 }
 
 // tooLarge reports whether a load is larger than what the entry has cached.
-func (w *want) tooLarge(f *flight) bool { return w.e.MaxValue > 0 && len(f.loaded.Payload) > w.e.MaxValue }
+func (w *want) tooLarge(f *flight) bool {
+	return w.e.MaxValue > 0 && len(f.loaded.Payload) > w.e.MaxValue
+}
 
 // softOver reports whether a read that was shown a stand-in has waited for a load for as long as it is to.
 func (w *want) softOver() bool {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -210,4 +211,47 @@ func TestCancelledAtEveryPoint(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+// TestRedisFailsOverWhileItLoads: the server goes while a value is loaded, and a replica of it takes over that never heard of the
+// lease. Who waits has the row; it is not stored by a lease that is gone, and the next read stores one under its own.
+func TestRedisFailsOverWhileItLoads(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{ownRedis: true})
+	replica := w.redis.Replica(t)
+	store, proxy := w.through()
+	held := newValve()
+	loader := &slow{Loader: w.loader}
+	r := w.reader(store, loader)
+	read(t, r, 1, fill.Miss, price(1, 10))
+	w.redis.CaughtUp(t, replica)
+	replica.Promote(t) // what happens from now on is lost
+	loader.before = held.pass
+	first, second := background(t.Context(), r, "2"), background(t.Context(), r, "2")
+	<-held.reached
+	proxy.Lead(replica.Addr)
+	w.redis.Kill(t)
+	proxy.Reset()
+	close(held.open)
+	for _, waits := range []<-chan answer{first, second} {
+		a := <-waits
+		if a.err != nil || string(a.value.Payload) != price(2, 20) || a.value.Status == fill.Hit {
+			t.Errorf("%v %s (%s), %v", a.value.Status, a.value.Payload, a.value.Reason, a.err)
+		}
+	}
+	if text, err := replica.Ask(t, "GET", w.name("product", "2")).ToString(); err == nil && strings.Contains(text, price(2, 20)) {
+		t.Errorf("the other server has %q, which no lease of its own allows", text)
+	}
+	eventually(t, func() error {
+		for id := range 3 {
+			v, err := r.Get(t.Context(), "product", arg(strconv.Itoa(id+1)), nil)
+			if err != nil || string(v.Payload) != price(id+1, 10*(id+1)) {
+				return fmt.Errorf("product %d: %v %s, %w", id+1, v.Status, v.Payload, err)
+			}
+			if v.Status != fill.Hit {
+				return fmt.Errorf("product %d: %v (%s)", id+1, v.Status, v.Reason)
+			}
+		}
+		return nil
+	})
 }
