@@ -224,7 +224,8 @@ func (m *member) round(ctx context.Context, id int) (crowded, error) {
 func openCrowd(ctx context.Context, j job) (*member, error) {
 	m := &member{}
 	if j.Scheme == crowdFreshet {
-		return m, m.freshet(j)
+		err := m.freshet(ctx, j)
+		return m, err
 	}
 	pool, err := pgxpool.New(ctx, j.Postgres)
 	if err != nil {
@@ -241,9 +242,9 @@ func openCrowd(ctx context.Context, j job) (*member, error) {
 		_ = client.Close()
 		pool.Close()
 	})
-	load := func(ctx context.Context, id int) (v item, err error) {
+	load := func(ctx context.Context, id int) (v item, _ error) {
 		m.loads.Add(1)
-		if err = pool.QueryRow(ctx, `SELECT id, v, n FROM `+table+` WHERE id = $1`, id).Scan(&v.ID, &v.V, &v.N); err != nil {
+		if err := pool.QueryRow(ctx, `SELECT id, v, n FROM `+table+` WHERE id = $1`, id).Scan(&v.ID, &v.V, &v.N); err != nil {
 			return v, err
 		}
 		return v, pause(ctx, crowdLoad)
@@ -282,15 +283,15 @@ func openCrowd(ctx context.Context, j job) (*member, error) {
 	return m, nil
 }
 
-func (m *member) freshet(j job) error {
-	cache, err := freshet.Open(context.Background(), freshet.Options{Config: j.Config})
+func (m *member) freshet(ctx context.Context, j job) error {
+	cache, err := freshet.Open(ctx, freshet.Options{Config: j.Config})
 	if err != nil {
 		return err
 	}
 	m.close = func() { cache.Close() }
-	slow, err := freshet.Entry(cache, crowdTable, freshet.Load(func(ctx context.Context, q freshet.Querier, id int) (v item, err error) {
+	slow, err := freshet.Entry(cache, crowdTable, freshet.Load(func(ctx context.Context, q freshet.Querier, id int) (v item, _ error) {
 		m.loads.Add(1)
-		if err = q.QueryRow(ctx, `SELECT id, v, n FROM `+table+` WHERE id = $1`, id).Scan(&v.ID, &v.V, &v.N); err != nil {
+		if err := q.QueryRow(ctx, `SELECT id, v, n FROM `+table+` WHERE id = $1`, id).Scan(&v.ID, &v.V, &v.N); err != nil {
 			return v, err
 		}
 		return v, pause(ctx, crowdLoad)
