@@ -24,6 +24,7 @@ type ReadOption struct {
 	verify  bool
 	bypass  bool
 	reload  bool // whatever is cached is of no use to the reader, and to be replaced
+	fresh   bool
 }
 
 // After has a read contain the transaction that the token names. One that the database does not show yet is waited for,
@@ -38,6 +39,10 @@ func MaxStale(d time.Duration) ReadOption { return ReadOption{bounded: true, sta
 // is cached the database is asked whether it has another, and sends it only then; either way the cache has what is right
 // afterwards, and knows since when.
 func Revalidate() ReadOption { return ReadOption{verify: true} }
+
+// NoStale has a read return nothing that was invalidated, although the entry may serve that for a while (on_change:
+// serve_stale, serve_stale_on_error). Reads with any other option do not return it either.
+func NoStale() ReadOption { return ReadOption{fresh: true} }
 
 // Bypass has a read ask the database, past the cache, which it leaves as it is.
 func Bypass() ReadOption { return ReadOption{bypass: true} }
@@ -81,6 +86,7 @@ func demand(options []ReadOption) *fill.Demand {
 		d.Revalidate = d.Revalidate || o.verify
 		d.Past = d.Past || o.bypass
 		d.Reload = d.Reload || o.reload
+		d.Fresh = d.Fresh || o.fresh
 	}
 	return &d
 }

@@ -58,6 +58,8 @@ func bounds() []bound {
 		{figure: "revalidate/large/digest/bytes", limit: 0.05},
 		{figure: "revalidate/large/rows/bytes", limit: 0.05},
 		{figure: "revalidate/large/rows/stored", limit: 0.5},
+		{figure: "stampede/loads", limit: 1},
+		{figure: "stampede/p99", limit: 1},
 		{figure: "hot/1/stale", limit: 0},
 		{figure: "hot/10/stale", limit: 0},
 		{figure: "hot/100/stale", limit: 0},

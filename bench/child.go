@@ -30,7 +30,7 @@ const childVariable = "FRESHET_BENCH_CHILD"
 
 // job is what a child does until its standard input is closed.
 type job struct {
-	Kind      string `json:"kind"` // follow, loop, write or floor
+	Kind      string `json:"kind"` // follow, loop, write, floor or crowd
 	Postgres  string `json:"postgres"`
 	Redis     string `json:"redis"`
 	Slot      string `json:"slot"`
@@ -43,7 +43,8 @@ type job struct {
 
 	Scheme string        `json:"scheme"` // of write
 	ID     int           `json:"id"`     // of the row that write changes
-	Rest   time.Duration `json:"rest"`   // what write still does once it has committed
+	Rest   time.Duration `json:"rest"`   // what write still does once it has committed, or how much later than others crowd begins
+	Rounds int           `json:"rounds"` // of crowd
 
 	Value string `json:"value"` // that floor serves
 }
@@ -91,6 +92,8 @@ func childRun(ctx context.Context, text string) error {
 		return runWrite(ctx, j)
 	case floor:
 		return runFloor(ctx, j)
+	case crowd:
+		return runCrowd(ctx, j)
 	}
 	return fmt.Errorf("no job is called %q", j.Kind)
 }

@@ -46,6 +46,8 @@ type sizes struct {
 	hitTime time.Duration // per block of a hit measurement
 	hits    int           // blocks of each side
 
+	stampedes int // rounds of each scheme
+
 	dependents int // values that one epoch takes out of use
 
 	hotTime time.Duration // per write rate
@@ -62,6 +64,7 @@ func fullSizes() sizes {
 		rounds: 5, transactions: 200_000,
 		blocks: 5, samples: 300, load: 500,
 		hits: 9, hitTime: 700 * time.Millisecond,
+		stampedes:   30,
 		dependents:  100_000,
 		hotTime:     8 * time.Second,
 		standbyTime: 6 * time.Second,
@@ -76,6 +79,7 @@ func shortSizes() sizes {
 		rounds: 1, transactions: 2_000,
 		blocks: 1, samples: 20, load: 200,
 		hits: 1, hitTime: 50 * time.Millisecond,
+		stampedes:   2,
 		dependents:  1_000,
 		hotTime:     500 * time.Millisecond,
 		standbyTime: 150 * time.Millisecond,
@@ -99,6 +103,7 @@ func parts() []part {
 		{"revalidate", revalidate},
 		{"many", many},
 		{"gateway", gateway},
+		{"stampede", stampede},
 		{"tags", tags},
 		{"hot", hot},
 		{"standby", standby},

@@ -320,7 +320,7 @@ func (x *clusterExplorer) confirm(n *clusterState, d *clusterDaemon, unit uint8,
 			switch {
 			case !(batch & x.affecting(l)).has(tx):
 			case x.script:
-				v, _ = fence.Confirm(v, x.stamp(tx))
+				v, _ = fence.Confirm(v, x.stamp(tx), 1)
 			default:
 				v = fence.Unlink(v)
 			}

@@ -32,7 +32,7 @@ func (x *explorer) fences(s *state, tx uint8) bool {
 // fence is EARLY, by a writer, under every live name.
 func (x *explorer) fence(n *state, tx uint8) {
 	live(n.redis.rosterName, n.redis.rosterOther, func(name uint8) {
-		v, _ := fence.Early(x.record(n.redis.records[name]), x.stamp(tx), true)
+		v, _ := fence.Early(x.record(n.redis.records[name]), x.stamp(tx), true, fence.Gone)
 		x.put(&n.redis.records[name], v)
 	})
 }

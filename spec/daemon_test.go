@@ -195,7 +195,7 @@ func (t *turn) idle() {
 		n, m := t.to(daemonIdle)
 		m.early |= 1 << tx
 		live(t.d.name, t.d.other, func(name uint8) {
-			v, _ := fence.Early(t.record(n.redis.records[name]), t.stamp(tx), true)
+			v, _ := fence.Early(t.record(n.redis.records[name]), t.stamp(tx), true, 1)
 			t.put(&n.redis.records[name], v)
 		})
 		t.emit(n, "EARLY for writer %d under name %d", tx+1, t.d.name)
@@ -326,7 +326,7 @@ func (x *explorer) confirm(v fence.Record, batch set, now int64) fence.Record {
 			continue
 		}
 		before := v
-		v, _ = fence.Confirm(v, x.stamp(tx))
+		v, _ = fence.Confirm(v, x.stamp(tx), 1)
 		if x.without.confirmFences || x.without.endedLease && !before.Lease.LiveAt(now) {
 			v.Fences = before.Fences
 		}

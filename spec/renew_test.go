@@ -111,7 +111,7 @@ func (s *renewing) next(tokens []fence.Token, without renewWithout, yield func(n
 		if x <= s.delivered && s.early&bit == 0 && s.sent&bit == 0 && !without.tied {
 			n := *s
 			n.early |= bit
-			r, _ := fence.Early(s.record(tokens), stamp, true)
+			r, _ := fence.Early(s.record(tokens), stamp, true, 1)
 			n.store(r, tokens)
 			yield(n, fmt.Sprintf("EARLY for writer %d", x))
 		}
@@ -128,7 +128,7 @@ func (s *renewing) next(tokens []fence.Token, without renewWithout, yield func(n
 		for _, script := range []bool{true, false} {
 			n, r := *s, fence.Unlink(s.record(tokens))
 			if script {
-				r, _ = fence.Confirm(s.record(tokens), stamp)
+				r, _ = fence.Confirm(s.record(tokens), stamp, 1)
 			}
 			n.confirmed |= bit
 			n.store(r, tokens)

@@ -96,6 +96,9 @@ func together(values []Value) Value {
 			body.WriteString("null")
 		}
 		counts[v.Status]++
+		if v.CacheControl == "" { // of one that is stale
+			all.CacheControl = ""
+		}
 		if !v.Filled.IsZero() && (all.Filled.IsZero() || v.Filled.Before(all.Filled)) {
 			all.Filled = v.Filled
 		}

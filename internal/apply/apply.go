@@ -67,7 +67,8 @@ type Options struct {
 	Stats     *Stats                    // counters, shared with whoever shows them
 	// DDL is called, on the applier's goroutine, when a transaction has become visible that altered what entries stand on:
 	// Wc then stands still until Looked is called. Nil: such transactions are like others.
-	DDL func()
+	DDL       func()
+	Refresher Refresher // nil: nothing is loaded again
 	// MaxWaiting bounds the memory of what waits for a transaction to become visible, in bytes: beyond it no more is taken from
 	// the queue, which then holds the source back. Default 16 MiB.
 	MaxWaiting int
@@ -76,6 +77,7 @@ type Options struct {
 // Applier applies one stream to one store. It is used by one goroutine, except for Request.
 type Applier struct {
 	opts     Options
+	watched  []watched // keys of the command that is being made
 	head     fence.Head
 	told     fence.Ticks // the counts that HEAD answers
 	prefix   *watermark.Tracker
@@ -109,6 +111,7 @@ type pendingPart struct {
 	fenced  time.Time // when its keys were fenced early; zero: they are not
 	// A transaction of it was not visible yet when a later one was looked up.
 	overtaken bool
+	hot       []watched // those of its keys that its early fences have found live
 }
 
 // request asks the applier's goroutine to change the live names, or tells it what was looked at.

@@ -31,7 +31,7 @@ func (a *Applier) stamped(keys []store.Stamped, part *Part, choose func(it *item
 		}
 		entry, key := part.Keys.At(i)
 		if prefix := a.opts.Names.prefix(entry, key); prefix != "" {
-			keys = append(keys, store.Stamped{Name: prefix + string(key), Stamps: stamps})
+			keys = append(keys, store.Stamped{Name: prefix + string(key), Stamps: stamps, Live: a.watch(entry, key)})
 		}
 	}
 	return keys
@@ -121,7 +121,7 @@ func (a *Applier) early(ctx context.Context) error {
 		return fmt.Errorf("apply: %w", err)
 	}
 	a.opts.Stats.Unlinked.Add(uint64(max(result.Removed, 0)))
-	p.fenced = time.Now()
+	p.fenced, p.hot = time.Now(), append(p.hot, a.taken()...)
 	return nil
 }
 

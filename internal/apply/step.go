@@ -85,6 +85,7 @@ func (a *Applier) step(ctx context.Context, req *request) error {
 		}
 	}
 	a.finish(ready, result, batch)
+	a.refresh(ready)
 	return a.mend(ctx, seen)
 }
 

@@ -41,7 +41,9 @@ func (f *entryFacts) objective(c *config.Config, name string) {
 	if longest >= time.Millisecond {
 		f.LongestTTL = longest.String()
 	}
-	log := meets{"log", true, fmt.Sprintf("while a daemon runs and freshet_staleness_bound_seconds is below %g", tolerated.Seconds())}
+	// What is served stale after an invalidation comes on top of how late that is.
+	behind := tolerated - e.Keep()
+	log := meets{"log", true, fmt.Sprintf("while a daemon runs and freshet_staleness_bound_seconds is below %g", behind.Seconds())}
 	through := meets{"write_through", false, "it knows only of writers that take part"}
 	if f.Strategy == "intents" {
 		log.Meets, log.Why = false, "no change of a table affects the entry"
@@ -59,9 +61,9 @@ func (f *entryFacts) objective(c *config.Config, name string) {
 		{"bounded_reads", true, bounded},
 		{"revalidation", true, revalidation},
 	}
-	f.Meets = fmt.Sprintf("met by the log while a daemon runs and is less than %s behind", tolerated)
+	f.Meets = fmt.Sprintf("met by the log while a daemon runs and is less than %s behind", behind)
 	if f.Strategy == "intents" {
-		f.Meets = fmt.Sprintf("met for changes with an intent while a daemon runs and is less than %s behind, for others only by a TTL that does", tolerated)
+		f.Meets = fmt.Sprintf("met for changes with an intent while a daemon runs and is less than %s behind, for others only by a TTL that does", behind)
 	}
 	if f.Strategy == "ttl" {
 		f.Meets = "met only by a TTL that does: the value covers nothing of the database"

@@ -26,8 +26,8 @@ type got struct {
 	Args   []*string       `json:"args"` // in canonical text; null is NULL
 	Found  bool            `json:"found"`
 	Value  json.RawMessage `json:"value"`
-	Status string          `json:"status"`           // hit, miss, revalidated or bypass
-	Reason string          `json:"reason,omitempty"` // why the cache could not be used, or was not filled
+	Status string          `json:"status"`           // hit, miss, revalidated, stale or bypass
+	Reason string          `json:"reason,omitempty"` // why the cache could not be used, or was not filled, or a stale value was served
 	State  string          `json:"state"`            // of the record after the read: none, live, negative, stale, stale_negative
 	Stamp  string          `json:"stamp"`            // the coverage: which transactions the value contains
 	Filled *time.Time      `json:"filled,omitempty"`

@@ -162,6 +162,7 @@ func (d *decoder) onChange(node *ast.MappingNode, on *OnChange, path string) {
 		} `yaml:"serve_stale"`
 	}
 	d.structure(node, reflect.ValueOf(&form).Elem(), path)
+	d.at[path] = placeOf(node.GetToken())
 	on.Kind, on.For = ServeStale, form.ServeStale.For
 }
 

@@ -16,6 +16,7 @@ const (
 	defaultJitter      = Percent(10)
 	defaultNegativeTTL = 30 * time.Second
 	defaultLoadTimeout = 2 * time.Second
+	defaultMaxValue    = Size(64 << 20)
 	defaultName        = "freshet" // of the slot and of the publication
 	defaultRewindTime  = 30 * time.Second
 	defaultRewindWAL   = Size(256 << 20)
@@ -44,6 +45,7 @@ func (c *Config) withDefaults() *Config {
 	d.NegativeTTL = cmp.Or(d.NegativeTTL, defaultNegativeTTL)
 	d.LoadTimeout = cmp.Or(d.LoadTimeout, defaultLoadTimeout)
 	d.OnUnproved = cmp.Or(d.OnUnproved, UnprovedRevalidate)
+	d.MaxValue = cmp.Or(d.MaxValue, defaultMaxValue)
 	d.TTLJitter = orPercent(d.TTLJitter, new(defaultJitter))
 	full.Entries = maps.Clone(full.Entries)
 	for name, e := range full.Entries {
@@ -54,6 +56,7 @@ func (c *Config) withDefaults() *Config {
 		}
 		e.LoadTimeout = cmp.Or(e.LoadTimeout, d.LoadTimeout)
 		e.OnUnproved = cmp.Or(e.OnUnproved, d.OnUnproved)
+		e.MaxValue = cmp.Or(e.MaxValue, d.MaxValue)
 		e.TTLJitter = orPercent(e.TTLJitter, d.TTLJitter)
 		e.Result = cmp.Or(e.Result, rule.One)
 		e.OnChange.Kind = cmp.Or(e.OnChange.Kind, Drop)

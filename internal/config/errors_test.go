@@ -123,8 +123,37 @@ func TestErrors(t *testing.T) {
 		{"columns of depends_on", replace(query, "    depends_on: [{table: t, key: \"{a}:{b}\"}]\n"), []string{`f.yaml:8:34: entries.product.depends_on.0.key: "{a}:{b}" has 2 columns, and the entry's key has 1 parameters`}},
 		{"depends_on without a table", replace(query, "    depends_on: [{key: \"{a}\"}]\n"), []string{"f.yaml:8:18: entries.product.depends_on.0.table: the table is missing"}},
 		{"unsafe_ignore", minimal + "    unsafe_ignore: [views]\n", []string{`f.yaml:9:21: entries.product.unsafe_ignore.0: "views" does not name a column`}},
-		{"refresh", minimal + "    on_change: refresh\n", []string{"f.yaml:9:16: entries.product.on_change: not supported by this version: refresh"}},
-		{"serve_stale", minimal + "    on_change: {serve_stale: {for: 2s}}\n", []string{"f.yaml:9:5: entries.product.on_change: not supported by this version: {serve_stale: {for: 2s}}"}},
+		{"on_change", minimal + "    on_change: renew\n", []string{`f.yaml:9:16: entries.product.on_change: "renew": it is one of: drop, refresh`}},
+		{"refresh of code", replace(query, "    depends_on: []\n    on_change: refresh\n"), []string{
+			"f.yaml:9:16: entries.product.on_change: the daemon cannot refresh what only application code can load and encode (depends_on)",
+		}},
+		{"serve_stale without for", minimal + "    on_change: {serve_stale: {}}\n", []string{"f.yaml:9:16: entries.product.on_change: for how long a stale value is served is missing"}},
+		{"serve_stale longer than tolerated", minimal + "    max_staleness: 1s\n    on_change: {serve_stale: {for: 2s}}\n", []string{
+			"f.yaml:10:36: entries.product.on_change.serve_stale.for: 2s is not shorter than max_staleness, 1s, which its readers tolerate",
+		}},
+		{"serve_stale longer than the TTL", minimal + "    ttl: 1s\n    on_change: {serve_stale: {for: 2s}}\n", []string{
+			"f.yaml:10:36: entries.product.on_change.serve_stale.for: 2s is longer than ttl, 1s: nothing is kept for so long",
+		}},
+		{"serve_stale too short", minimal + "    on_change: {serve_stale: {for: 1us}}\n", []string{
+			"f.yaml:9:36: entries.product.on_change.serve_stale.for: 1µs is shorter than a millisecond",
+		}},
+		{"serve_stale_on_error longer than tolerated", minimal + "    max_staleness: 1s\n    serve_stale_on_error: 10s\n", []string{
+			"f.yaml:10:27: entries.product.serve_stale_on_error: 10s is not shorter than max_staleness, 1s, which its readers tolerate",
+		}},
+		{"soft_timeout no shorter", minimal + "    serve_stale_on_error: 10s\n    soft_timeout: 2s\n", []string{
+			"f.yaml:10:19: entries.product.soft_timeout: 2s is not shorter than load_timeout, 2s",
+		}},
+		{"soft_timeout for nothing", minimal + "    soft_timeout: 1s\n", []string{
+			"f.yaml:9:19: entries.product.soft_timeout: there is no stale value that a read could take instead of waiting",
+		}},
+		{"eager_refresh", minimal + "    eager_refresh: 95%\n", []string{"f.yaml:9:20: entries.product.eager_refresh: 95% is not between 1% and 90%"}},
+		{"max_loads", minimal + "    max_loads: -1\n", []string{"f.yaml:9:16: entries.product.max_loads: -1 is not between 1 and 100000"}},
+		{"max_value", minimal + "    max_value: 1GiB\n", []string{"f.yaml:9:16: entries.product.max_value: 1GiB is not between 64B and 256MiB"}},
+		{"max_value of defaults", minimal + "defaults: {max_value: 1B}\n", []string{
+			"f.yaml:6:3: entries.product.max_value: 1B is not between 64B and 256MiB",
+			"f.yaml:9:23: defaults.max_value: 1B is not between 64B and 256MiB",
+		}},
+		{"jitter", minimal + "    ttl_jitter: 110%\n", []string{"f.yaml:9:17: entries.product.ttl_jitter: 110% is not between 0% and 90%"}},
 		{"tags and covers of a query", minimal + "    tags: by_hand\n    covers: none\n", []string{
 			"f.yaml:9:11: entries.product.tags: tags is for entries with depends_on: the tags of a query's values are derived from it",
 			"f.yaml:10:13: entries.product.covers: covers is for entries with depends_on: a query reads nothing but the database",
@@ -157,10 +186,10 @@ func TestErrors(t *testing.T) {
 		{"depends_on_time long", minimal + "    depends_on_time: {max_age: 900000h}\n", []string{`f.yaml:9:32: entries.product.depends_on_time.max_age: 900000h is longer than ten years`}},
 		{"functions without reads", minimal + "    functions: {price_of: {}}\n", []string{`f.yaml:9:17: entries.product.functions.price_of.reads: what the function reads is missing`}},
 		{"functions unknown key", minimal + "    functions: {price_of: {writes: [prices]}}\n", []string{`f.yaml:9:28: unknown key "writes" in entries.product.functions.price_of`}},
-		{"several", replace("app@db/shop}", "app@db/shop, x: 1}") + "    ttl: 1\n    on_change: refresh\n", []string{
+		{"several", replace("app@db/shop}", "app@db/shop, x: 1}") + "    ttl: 1\n    soft_timeout: 1s\n", []string{
 			`f.yaml:1:41: unknown key "x" in database`,
 			`f.yaml:9:10: entries.product.ttl: duration "1": write it like 500ms, 30s, 10m or 1h30m`,
-			"f.yaml:10:16: entries.product.on_change: not supported by this version: refresh",
+			"f.yaml:10:19: entries.product.soft_timeout: there is no stale value that a read could take instead of waiting",
 		}},
 	}
 	for _, tt := range tests {

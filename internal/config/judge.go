@@ -83,6 +83,7 @@ func (j *judge) config() {
 		j.regions()
 	}
 	j.listen()
+	j.maxValue("defaults", c.Defaults.MaxValue)
 	j.ttls("defaults", c.Defaults.TTL, c.Defaults.NegativeTTL, c.Defaults.LoadTimeout, c.Defaults.TTLJitter)
 	if len(c.Entries) == 0 {
 		j.fail("entries", "declare at least one", "there is no entry")
@@ -240,9 +241,7 @@ func (j *judge) entry(path, name string, e Entry) {
 	} else if d != 0 && d < time.Millisecond {
 		j.fail(path+".max_staleness", "", "%s is shorter than a millisecond", d)
 	}
-	if e.OnChange.Kind != Drop {
-		j.fail(path+".on_change", "remove on_change, or write drop", "not supported by this version: %s", e.OnChange)
-	}
+	j.policies(path, e)
 	if e.CacheControl != "" {
 		j.cacheControl(path+".cache_control", e.CacheControl)
 	}

@@ -60,12 +60,12 @@ func TestDefaults(t *testing.T) {
 		Listen:  "127.0.0.1:7780",
 		Defaults: Defaults{
 			TTL: time.Hour, TTLJitter: new(Percent(10)), NegativeTTL: 30 * time.Second, LoadTimeout: 2 * time.Second,
-			OnUnproved: UnprovedRevalidate,
+			OnUnproved: UnprovedRevalidate, MaxValue: 64 << 20,
 		},
 		Entries: map[string]Entry{"product": {
 			Key: "product:{id}", Query: "SELECT id FROM products WHERE id = @id", Result: rule.One,
 			TTL: time.Hour, TTLJitter: new(Percent(10)), NegativeTTL: 30 * time.Second, LoadTimeout: 2 * time.Second,
-			OnUnproved: UnprovedRevalidate, OnChange: OnChange{Kind: Drop},
+			OnUnproved: UnprovedRevalidate, OnChange: OnChange{Kind: Drop}, MaxValue: 64 << 20,
 		}},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Config{})); diff != "" {

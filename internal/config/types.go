@@ -190,7 +190,7 @@ type OnChange struct {
 	For  time.Duration
 }
 
-// The kinds of OnChange. This version does only Drop.
+// The kinds of OnChange.
 const (
 	Drop       = "drop"
 	Refresh    = "refresh"

@@ -103,7 +103,7 @@ func form(f field, path string) string {
 	case reflect.TypeFor[config.OnUnproved]():
 		return "`revalidate`, `load`"
 	case reflect.TypeFor[config.OnChange]():
-		return "`drop`"
+		return "`drop`, `refresh`, `{serve_stale: {for: duration}}`"
 	}
 	switch t.Kind() {
 	case reflect.Slice:

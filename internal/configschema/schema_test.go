@@ -73,7 +73,7 @@ bus:
 listen: 127.0.0.1:7780
 auth: {token_file: /run/secrets/freshet}
 tls: {cert_file: freshet.pem, key_file: freshet.key}
-defaults: {ttl: 1h, ttl_jitter: 10%, negative_ttl: 30s, load_timeout: 2s, on_unproved: load}
+defaults: {ttl: 1h, ttl_jitter: 10%, negative_ttl: 30s, load_timeout: 2s, on_unproved: load, max_value: 1MiB}
 entries:
   product:
     key: product:{id}
@@ -99,6 +99,11 @@ entries:
     key: hot
     query: SELECT 1
     on_change: {serve_stale: {for: 2s}}
+    serve_stale_on_error: 10s
+    soft_timeout: 200ms
+    eager_refresh: 20%
+    max_loads: 8
+    max_value: 2MiB
   invoice:
     key: invoice:{id}
     depends_on:

@@ -61,6 +61,8 @@ type daemon struct {
 	registry *prometheus.Registry
 	metrics  *metrics
 	started  time.Time
+
+	refresher *refresher
 	// What needs the namespace, and with it perhaps the database, comes later than the listener does.
 	parts atomic.Pointer[parts]
 	// wait says what the daemon needs before it has parts.
@@ -83,6 +85,7 @@ type parts struct {
 func Run(ctx context.Context, o Options) error {
 	d := &daemon{load: o.Load, logger: o.Logger, unused: o.Unused, memory: o.Memory, registry: prometheus.NewRegistry(), started: time.Now()}
 	d.obeyFile(o.Config)
+	d.refresher = newRefresher(d)
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.metrics = newMetrics(d.registry, d)
 	d.waiting("starting")
@@ -129,6 +132,7 @@ func Run(ctx context.Context, o Options) error {
 		return nil
 	})
 	group.Go(func() error { return d.follow(working) })
+	group.Go(func() error { return d.refresher.run(working) })
 	group.Go(func() error { d.obey(working, o.Reload); return nil })
 	err = group.Wait()
 	// Last, since the gateway's readers and the pipeline's last writes need them.
@@ -210,7 +214,7 @@ func (d *daemon) follow(ctx context.Context) error {
 	made.pipeline = pipeline.New(pipeline.Options{
 		URL: logURL(c), Slot: source.Slot, Publication: source.Publication, Namespace: namespace, Store: store.pipeline,
 		Compile: compiler.compile, Rewind: apply.Rewind{Time: source.Rewind.Time, WAL: int64(source.Rewind.WAL)},
-		Observe: d.metrics.applied, Logger: d.logger, Unused: d.unused,
+		Observe: d.metrics.applied, Logger: d.logger, Unused: d.unused, Refresher: d.refresher,
 	})
 	d.parts.Store(made)
 	return made.pipeline.Run(ctx)

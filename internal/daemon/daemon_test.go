@@ -149,6 +149,7 @@ type answer struct {
 	status      int
 	cache, body string
 	etag, retry string
+	caching     string
 }
 
 func (w *world) get(path string, header ...string) answer {
@@ -177,7 +178,7 @@ func (w *world) send(req *http.Request, header ...string) answer {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return answer{resp.StatusCode, resp.Header.Get("Freshet-Status"), strings.TrimSpace(string(body)), resp.Header.Get("ETag"), resp.Header.Get("Retry-After")}
+	return answer{resp.StatusCode, resp.Header.Get("Freshet-Status"), strings.TrimSpace(string(body)), resp.Header.Get("ETag"), resp.Header.Get("Retry-After"), resp.Header.Get("Cache-Control")}
 }
 
 // until polls a path until the answer is as wanted.

@@ -90,9 +90,11 @@ func (g *gateway) shown(entry string, v *fill.Value) (api.Value, error) {
 	if err != nil {
 		return api.Value{}, fmt.Errorf("%w: entry %s: %w", api.ErrByCode, entry, err)
 	}
-	return api.Value{
-		Found: v.Found, Payload: payload, Status: v.Status.String(), Filled: filled, CacheControl: g.d.file.Load().Entries[entry].CacheControl,
-	}, nil
+	shown := api.Value{Found: v.Found, Payload: payload, Status: v.Status.String(), Filled: filled}
+	if v.Status != fill.Stale { // nobody is to keep what is known to be outdated
+		shown.CacheControl = g.d.file.Load().Entries[entry].CacheControl
+	}
+	return shown, nil
 }
 
 // translate gives an error of the read path the kind that decides the HTTP status.

@@ -81,6 +81,7 @@ func figures() []figure {
 		{"freshet_lanes_closed", "Lanes of a Redis Cluster that are lost now; their keys are read from the database.", gauge, func(st *Status) float64 { return float64(st.Regions[0].LanesClosed) }},
 		{"freshet_lanes_begun_total", "Lanes of a Redis Cluster that were lost, by a failover or a moved slot, and begun anew.", count, func(st *Status) float64 { return float64(st.Regions[0].LanesBegun) }},
 		{"freshet_retained_versions", "Versions of entries that only libraries with another file use.", gauge, retainedVersions},
+		{"freshet_database_breaker_open", "1 while the gateway's loads are refused since the database did not answer the last ones.", gauge, func(st *Status) float64 { return flag(st.Reads.Database.Open) }},
 	}
 }
 
@@ -124,6 +125,7 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	out <- safeDesc()
 	out <- stalenessDesc()
 	out <- objectiveDesc()
+	out <- refreshDesc()
 }
 
 // Collect sends the values.
@@ -164,6 +166,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		}
 		out <- prometheus.MustNewConstMetric(objectiveDesc(), prometheus.GaugeValue, met, o.Entry)
 	}
+	for outcome, n := range st.Refreshes.byOutcome() {
+		out <- prometheus.MustNewConstMetric(refreshDesc(), prometheus.CounterValue, float64(n), outcome)
+	}
 }
 
 func suspendedDesc() *prometheus.Desc {
@@ -181,4 +186,8 @@ func stalenessDesc() *prometheus.Desc {
 
 func objectiveDesc() *prometheus.Desc {
 	return prometheus.NewDesc("freshet_entry_objective_met", "1 while an entry's values are no staler than its max_staleness.", []string{"entry"}, nil)
+}
+
+func refreshDesc() *prometheus.Desc {
+	return prometheus.NewDesc("freshet_changes_refreshed_total", "Invalidated values of entries with on_change: refresh, by what became of them.", []string{"outcome"}, nil)
 }

@@ -20,6 +20,8 @@ type Status struct {
 	Regions []Region     `json:"regions"`
 	Reads   fill.Stats   `json:"reads"` // of this process's gateway, since its file was read
 	Applied Applied      `json:"applied"`
+	// Refreshes are of entries with on_change: refresh.
+	Refreshes Refreshes `json:"refreshes"`
 	// Objectives are those of the entries that declare max_staleness. A standby knows of none.
 	Objectives []Objective `json:"objectives,omitempty"`
 }
@@ -99,6 +101,7 @@ func (d *daemon) status() Status {
 	region.Memory = p.memoryStatus()
 	st.Status = p.pipeline.Status()
 	st.Reads = p.served.Load().reader.Stats()
+	st.Refreshes = d.refresher.stats()
 	if st.Insert > 0 {
 		st.Source.InsertLSN = st.Insert.String()
 	}
@@ -173,7 +176,7 @@ func (d *daemon) objectives(st *pipeline.Status) (all []Objective) {
 		suspended := slices.ContainsFunc(st.Entries, func(s pipeline.EntryStatus) bool { return s.Name == name && s.Retained == nil && s.Suspended != "" })
 		expires := e.Backstop(len(file.Database.Replicas) > 0) <= tolerated
 		all = append(all, Objective{
-			Entry: name, Seconds: tolerated.Seconds(), Met: suspended || expires || known && bound <= tolerated,
+			Entry: name, Seconds: tolerated.Seconds(), Met: suspended || expires || known && bound+e.Keep() <= tolerated,
 		})
 	}
 	slices.SortFunc(all, func(a, b Objective) int { return strings.Compare(a.Entry, b.Entry) })

@@ -89,6 +89,7 @@ type Filling struct {
 	Coverage   Coverage
 	State      State // Live or Negative
 	RowVersion string
+	Keep       int64
 	Epochs     []Epoch
 	Payload    []byte
 }
@@ -101,7 +102,7 @@ func Fill(r Record, f Filling, now int64) (Record, FillOutcome) {
 		return r, refused
 	}
 	return Record{
-		State: f.State, Coverage: f.Coverage, RowVersion: f.RowVersion, Filled: now, Epochs: f.Epochs, Payload: f.Payload,
+		State: f.State, Coverage: f.Coverage, RowVersion: f.RowVersion, Filled: now, Keep: f.Keep, Epochs: f.Epochs, Payload: f.Payload,
 	}, Filled
 }
 
@@ -148,7 +149,7 @@ const (
 	_       InvalidateOutcome = iota
 	Absent                    // nothing was stored
 	Kept                      // a live value contains the transaction, and stays
-	Removed                   // a live value did not, and is gone
+	Removed                   // a live value did not, and is gone, or stale from now on
 	Fenced                    // there was no live value; what else there is was dealt with
 )
 
@@ -167,16 +168,20 @@ func (o InvalidateOutcome) String() string {
 	return fmt.Sprintf("InvalidateOutcome(%d)", uint8(o))
 }
 
+// Gone is for the clock of an EARLY that leaves no value behind which does not contain the transaction, also none that
+// would be kept.
+const Gone int64 = 0
+
 // Early is EARLY (D1), for a transaction that was delivered and may not be visible yet: a value that does not contain
-// it is removed, and whoever fills next has to contain it. A lease stays, so that a load which began late enough can
+// it is removed, or marked, and whoever fills next has to contain it. A lease stays, so that a load which began late enough can
 // still fill. Nothing rests on an EARLY being done, or on what it left staying there.
 //
 // Beyond MaxFences the lease goes as well as the oldest fence, which might have been meant for it.
-func Early(r Record, x Stamp, create bool) (Record, InvalidateOutcome) {
+func Early(r Record, x Stamp, create bool, now int64) (Record, InvalidateOutcome) {
 	if r.Empty() && !create {
 		return Record{}, Absent
 	}
-	r, outcome := without(r, x)
+	r, outcome := without(r, x, now)
 	if outcome == Kept && r.Lease.IsZero() {
 		return r, Kept
 	}
@@ -194,11 +199,11 @@ func Early(r Record, x Stamp, create bool) (Record, InvalidateOutcome) {
 // Confirm is CONFIRM by script (D3), for a transaction that is visible on the primary. A value that contains it stays; a
 // lease stays too, ended or not, and whatever is filled under it has to contain the transaction. Leases granted later
 // meet the floor, so without one the fence has done its work. Beyond MaxFences everything goes.
-func Confirm(r Record, x Stamp) (Record, InvalidateOutcome) {
+func Confirm(r Record, x Stamp, now int64) (Record, InvalidateOutcome) {
 	if r.Empty() {
 		return Record{}, Absent
 	}
-	r, outcome := without(r, x)
+	r, outcome := without(r, x, now)
 	if r.Lease.IsZero() {
 		r.Fences = slices.DeleteFunc(slices.Clone(r.Fences), func(f Stamp) bool { return f.XID == x.XID })
 		return r, outcome
@@ -216,15 +221,24 @@ func Confirm(r Record, x Stamp) (Record, InvalidateOutcome) {
 // Unlink is CONFIRM by UNLINK (D3): value, lease and fences go together, so that no load that began before can fill.
 func Unlink(Record) Record { return Record{} }
 
-// without is the record less a live value that does not contain x.
-func without(r Record, x Stamp) (Record, InvalidateOutcome) {
+// without is the record less a live value that does not contain x. One that is to be kept is marked, once: later
+// transactions find it stale, and do not make it younger.
+func without(r Record, x Stamp, now int64) (Record, InvalidateOutcome) {
 	switch {
-	case !r.State.Live():
+	case r.State == None, r.State.Stale() && now != Gone:
 		return r, Fenced
-	case r.Coverage.Covers(x):
+	case r.State.Live() && r.Coverage.Covers(x):
 		return r, Kept
+	case now == Gone || r.Keep == 0:
+		return Record{Lease: r.Lease, Fences: r.Fences}, Removed
 	}
-	return Record{Lease: r.Lease, Fences: r.Fences}, Removed
+	if r.State == Live {
+		r.State = Stale
+	} else {
+		r.State = StaleNegative
+	}
+	r.Keep, r.Marked = 0, now
+	return r, Removed
 }
 
 // fence adds a fence. Where there is one for the transaction, the lower position holds: a writer that fences before its

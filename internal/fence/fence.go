@@ -112,6 +112,9 @@ func (s State) String() string {
 // Live reports whether the state is a hit.
 func (s State) Live() bool { return s == Live || s == Negative }
 
+// Stale reports whether the state is a value that was invalidated and is kept.
+func (s State) Stale() bool { return s == Stale || s == StaleNegative }
+
 // Record is everything that is stored for one key, in one string, so that a value, its lease and its fences come and
 // go together.
 type Record struct {
@@ -121,6 +124,8 @@ type Record struct {
 	Coverage   Coverage
 	RowVersion string // the entry's own version of the row, empty for none
 	Filled     int64  // the store's clock when the value was filled, in microseconds
+	Keep       int64  // of a live value: for how long it is kept, stale, once it is invalidated, in microseconds; 0: it goes
+	Marked     int64  // of a stale value: the store's clock when it was marked
 	Epochs     []Epoch
 	Payload    []byte
 }

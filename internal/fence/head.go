@@ -186,6 +186,14 @@ func (h *Head) Fields() []string {
 // LSNText is a position as HEAD and the scripts spell it.
 func LSNText(l mvcc.LSN) string { return hex(uint64(l)) }
 
+// KeepText is for how long a value is kept, in microseconds, as the scripts spell it.
+func KeepText(keep int64) string {
+	if keep <= 0 {
+		return "-"
+	}
+	return hex(uint64(keep))
+}
+
 // XIDText is a transaction id as records and scripts spell it.
 func XIDText(x mvcc.XID) string { return hex(uint64(x)) }
 

@@ -15,10 +15,11 @@ var ErrFormat = errors.New("not in freshet's format")
 // recordMagic opens every record; its digit is the layout's number.
 const recordMagic = "f1 "
 
-// The flags of a record.
+// The flags of a record, of which each that is set adds a field to the end of the header, in this order.
 const (
-	untied = '-'
-	tied   = 't' // the value is tied to epochs, which are one more field at the end of the header
+	unflagged = "-"
+	kept      = "k" // a live value says how long it is kept once it is invalidated; a stale one, when that was
+	tied      = "t" // the value is tied to epochs
 )
 
 // ParseRecord reads a record. Payload aliases text. The header of a record without lease, fences, row version and
@@ -36,24 +37,19 @@ func ParseRecord(text []byte) (Record, error) {
 		return field
 	}
 	state, flags, lease, fences, coverage, version := next(), next(), next(), next(), next(), next()
-	if !ok || len(state) != 1 || len(flags) != 1 {
+	if !ok || len(state) != 1 {
 		return Record{}, fmt.Errorf("record: %w", ErrFormat)
 	}
 	good := true
-	switch flags[0] {
-	case untied:
-	case tied:
-		when := next()
-		epochs := rest
-		rest = when
-		if r.Epochs, good = parseEpochs(string(epochs)); state[0] == '-' {
-			good = false
-		}
-	default:
-		good = false
-	}
 	if r.State, ok = parseState(state[0]); !ok {
 		good = false
+	}
+	if string(flags) != unflagged {
+		when := next()
+		if !r.parseFlagged(string(flags), rest) {
+			good = false
+		}
+		rest = when
 	}
 	if r.Lease, ok = parseLease(lease); !ok {
 		good = false
@@ -76,13 +72,44 @@ func ParseRecord(text []byte) (Record, error) {
 	return r, nil
 }
 
+// parseFlagged reads the fields that flags add to the header of a value.
+func (r *Record) parseFlagged(flags string, fields []byte) bool {
+	if r.State == None || flags == "" {
+		return false
+	}
+	if rest, ok := strings.CutPrefix(flags, kept); ok {
+		field, others, more := bytes.Cut(fields, []byte{' '})
+		fields = others
+		n, good := parseHex(field)
+		if !good || n == 0 || n > 1<<62 || more != (rest != "") {
+			return false
+		}
+		if flags = rest; r.State.Live() {
+			r.Keep = int64(n)
+		} else {
+			r.Marked = int64(n)
+		}
+	}
+	switch flags {
+	case "":
+		return true
+	case tied:
+		var good bool
+		r.Epochs, good = parseEpochs(string(fields))
+		return good
+	}
+	return false
+}
+
 // Hit tells quickly whether a record is a hit: whether there is such a row, and its payload, which aliases text. It
 // reports false for what is not live, is tied to epochs, or is no record. The rest of the header is ParseRecord's, for whoever wants it.
 func Hit(text []byte) (payload []byte, found, ok bool) {
 	const state, flags, spaces = len(recordMagic), len(recordMagic) + 2, 7
 	head, payload, ok := bytes.Cut(text, []byte{'\n'})
-	if !ok || len(head) <= flags || string(head[:len(recordMagic)]) != recordMagic || head[flags] != untied ||
-		bytes.Count(head, []byte{' '}) != spaces {
+	if !ok || len(head) <= flags+1 || string(head[:len(recordMagic)]) != recordMagic || head[flags+1] != ' ' {
+		return nil, false, false
+	}
+	if fields := bytes.Count(head, []byte{' '}); (head[flags] != unflagged[0] || fields != spaces) && (head[flags] != kept[0] || fields != spaces+1) {
 		return nil, false, false
 	}
 	switch head[state] {
@@ -97,11 +124,18 @@ func Hit(text []byte) (payload []byte, found, ok bool) {
 // Append appends the record as the store holds it.
 func (r *Record) Append(dst []byte) []byte {
 	dst = append(dst, recordMagic...)
-	flag := byte(untied)
-	if len(r.Epochs) > 0 {
-		flag = tied
+	dst = append(dst, r.State.Letter(), ' ')
+	keeps := r.State.Live() && r.Keep != 0 || r.State.Stale() && r.Marked != 0
+	if keeps {
+		dst = append(dst, kept...)
 	}
-	dst = append(dst, r.State.Letter(), ' ', flag, ' ')
+	if len(r.Epochs) > 0 {
+		dst = append(dst, tied...)
+	}
+	if dst[len(dst)-1] == ' ' {
+		dst = append(dst, unflagged...)
+	}
+	dst = append(dst, ' ')
 	if r.Lease.IsZero() {
 		dst = append(dst, '-')
 	} else {
@@ -127,7 +161,11 @@ func (r *Record) Append(dst []byte) []byte {
 	dst = append(dst, EscapeVersion(r.RowVersion)...)
 	dst = append(dst, ' ')
 	dst = appendHex(dst, uint64(r.Filled)) //nolint:gosec // times are positive
-	if flag == tied {
+	if keeps {
+		dst = append(dst, ' ')
+		dst = appendHex(dst, uint64(max(r.Keep, r.Marked))) //nolint:gosec // one of them is 0, and times are positive
+	}
+	if len(r.Epochs) > 0 {
 		dst = append(dst, ' ')
 		dst = append(dst, EpochsText(r.Epochs)...)
 	}

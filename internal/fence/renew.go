@@ -5,6 +5,7 @@ type Renewing struct {
 	Token      Token
 	Coverage   Coverage
 	RowVersion string // as the load that compared has found it; empty when it found none
+	Keep       int64
 	Epochs     []Epoch
 }
 
@@ -23,6 +24,6 @@ func Renew(r Record, n Renewing, now int64) (Record, FillOutcome) {
 		return r, NoValue
 	}
 	return Record{
-		State: r.State, Coverage: n.Coverage, RowVersion: n.RowVersion, Filled: now, Epochs: n.Epochs, Payload: r.Payload,
+		State: r.State, Coverage: n.Coverage, RowVersion: n.RowVersion, Filled: now, Keep: n.Keep, Epochs: n.Epochs, Payload: r.Payload,
 	}, Renewed
 }

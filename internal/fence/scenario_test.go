@@ -157,9 +157,9 @@ func (s *scenario) run(f []string) string {
 		x := Stamp{XID: mvcc.XID(s.number(f[1])), End: s.position(f[2])}
 		var o InvalidateOutcome
 		if f[0] == "confirm" {
-			s.r, o = Confirm(s.r, x)
+			s.r, o = Confirm(s.r, x, s.now+1)
 		} else {
-			s.r, o = Early(s.r, x, len(f) == 3)
+			s.r, o = Early(s.r, x, len(f) == 3, s.now+1)
 		}
 		return fmt.Sprintf("%s: %s", o, s.record())
 	case "fence":

@@ -115,9 +115,12 @@ func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
 		}
 		ctx, cancel := context.WithTimeout(ctx, w.e.LoadTimeout)
 		defer cancel()
+		defer func() {
+			r.leave(key, on, t)
+			close(t.done)
+		}()
+		t.err = errExited // unless it returns
 		t.loaded, t.seen, t.err = r.observedLoad(ctx, &loose, nil)
-		r.leave(key, on, t)
-		close(t.done)
 	})
 	if err != nil {
 		t.err = err

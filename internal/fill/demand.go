@@ -23,6 +23,7 @@ type Demand struct {
 	// miss, and a value that is cached is not fetched if it is still right.
 	Revalidate bool
 	Reload     bool // come from the database by a load that begins after the call, and replace what is cached, which the reader cannot use
+	Fresh      bool // be no stale one, which only an entry that says so serves, and only to a read that asks nothing else
 	Past       bool // come from the database by a load of its own, which begins after the call and fills nothing
 }
 

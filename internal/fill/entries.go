@@ -17,9 +17,21 @@ func Entries(c *config.Config) map[string]Entry {
 		all[declared.Name] = Entry{
 			Declared: declared, TTL: e.TTL, NegativeTTL: e.NegativeTTL, Jitter: e.TTLJitter.Fraction(), LoadTimeout: e.LoadTimeout,
 			LoadUnproved: e.OnUnproved == config.UnprovedLoad,
+			Policy: Policy{
+				StaleFor: e.OnChange.For, StaleOnError: e.StaleOnError, SoftTimeout: e.SoftTimeout, Eager: shareOf(e.EagerRefresh),
+				MaxLoads: e.MaxLoads, MaxValue: int(e.MaxValue),
+			},
 		}
 	}
 	return all
+}
+
+// shareOf is a percentage as a fraction, 0 of none.
+func shareOf(p *config.Percent) float64 {
+	if p == nil {
+		return 0
+	}
+	return p.Fraction()
 }
 
 // Backstop is how long ago what a value misses may have been committed at most when nobody invalidates: its time to live,

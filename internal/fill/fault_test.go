@@ -124,12 +124,12 @@ func TestIdleProcessMakesNoTraffic(t *testing.T) {
 	}
 }
 
-func status(t *testing.T, r *fill.Reader, want fill.Status, payload string) func() error {
+func hits(t *testing.T, r *fill.Reader, payload string) func() error {
 	t.Helper()
 	return func() error {
 		v, err := r.Get(t.Context(), "product", arg("1"), nil)
-		if err == nil && (v.Status != want || string(v.Payload) != payload) {
-			err = fmt.Errorf("%v %s (%s), want %v %s", v.Status, v.Payload, v.Reason, want, payload)
+		if err == nil && (v.Status != fill.Hit || string(v.Payload) != payload) {
+			err = fmt.Errorf("%v %s (%s), want %v %s", v.Status, v.Payload, v.Reason, fill.Hit, payload)
 		}
 		return err
 	}
@@ -164,7 +164,7 @@ func TestRedisGoesAway(t *testing.T) {
 	})
 	eventually(t, w.storeAnswers)
 	w.begin()
-	eventually(t, status(t, r, fill.Hit, price(1, 11)))
+	eventually(t, hits(t, r, price(1, 11)))
 }
 
 // storeAnswers reports whether the daemon's side has its connection back.
@@ -248,5 +248,5 @@ func TestNewGenerationUnderReaders(t *testing.T) {
 	read(t, r, 1, fill.Miss, price(1, 10))
 	w.reprice() // a gap: nobody confirms it
 	w.begin()
-	eventually(t, status(t, r, fill.Hit, price(1, 11)))
+	eventually(t, hits(t, r, price(1, 11)))
 }

@@ -76,6 +76,7 @@ type Entry struct {
 	// LoadUnproved has a read load a cached value anew that it cannot be shown to meet its demand, instead of comparing it with
 	// the database's.
 	LoadUnproved bool
+	Policy
 }
 
 // Options say what to read and from where. Store, Loader and Entries are needed.
@@ -112,6 +113,7 @@ const (
 	Miss               // from the database, under a lease
 	Bypass             // from the database; the cache could not be used, for Value.Reason
 	Revalidated        // from the store, and the database has said that it has the same
+	Stale              // from the store, and invalidated, for Value.Reason
 )
 
 // String is the status as HTTP answers spell it.
@@ -125,6 +127,8 @@ func (s Status) String() string {
 		return "bypass"
 	case Revalidated:
 		return "revalidated"
+	case Stale:
+		return "stale"
 	}
 	return fmt.Sprintf("Status(%d)", uint8(s))
 }
@@ -134,13 +138,15 @@ type Value struct {
 	Found   bool
 	Payload []byte
 	Status  Status
-	Reason  string // of a Bypass, or why a Miss was not filled, or what was Revalidated not renewed
+	Reason  string // of a Bypass, or why a Miss was not filled, or what was Revalidated not renewed, or why it is Stale
 	Name    string // the key in the store; empty when there is none
 
 	coverage  fence.Coverage // of a load, or of a hit under a demand
 	server    pgload.Server  // whom the coverage is of
 	confirmed mvcc.Snapshot  // of a hit under a demand: what the store had confirmed
 	record    []byte         // of a hit
+
+	StaleBy time.Duration // how long ago a Stale one was invalidated
 }
 
 // Stamp says when the value was loaded, by the clock of the store or, just now, of this process, and what it covers.
@@ -179,6 +185,10 @@ type Reader struct {
 	observer   Observer
 	entries    map[string]*declared
 	loads      chan struct{} // one token for each load under way
+	waiting    atomic.Int64  // loads that wait for one
+	breaker    breaker
+	eager      eagers
+	skew       skew
 	standbys   []*standby
 	followed   time.Duration
 	turn       atomic.Uint64 // of the standbys
@@ -218,6 +228,7 @@ type declared struct {
 	name     string
 	digest   string
 	template *rule.Template
+	loads    chan struct{}                // as of the Reader; nil: no limit of its own
 	types    atomic.Pointer[[]rule.Param] // of an entry that no roster knows
 	seen     atomic.Pointer[[]rule.Param] // as the last roster had them
 }
@@ -239,7 +250,8 @@ func New(o Options) (*Reader, error) {
 		lanes:    map[string]*lane{},
 		lanesOf:  o.Store.Lanes(),
 	}
-	r.remembered.seed = maphash.MakeSeed()
+	r.remembered.seed, r.eager.seed = maphash.MakeSeed(), maphash.MakeSeed()
+	r.eager.slots = make(chan struct{}, max(cap(r.loads)/eagerShare, 1))
 	r.batches, r.many = batchesOf(o.Store), manyOf(o.Loader)
 	if r.logger == nil {
 		r.logger = slog.New(slog.DiscardHandler)
@@ -250,6 +262,7 @@ func New(o Options) (*Reader, error) {
 	if r.clock == nil {
 		r.clock = awake
 	}
+	r.breaker.logger = r.logger
 	for name, e := range o.Entries {
 		template, err := rule.ParseTemplate(e.Declared.Key)
 		if err != nil {
@@ -258,7 +271,11 @@ func New(o Options) (*Reader, error) {
 		e.LoadTimeout = cmp.Or(e.LoadTimeout, defaultLoadTimeout)
 		e.TTL = cmp.Or(e.TTL, defaultTTL)
 		e.NegativeTTL = cmp.Or(e.NegativeTTL, defaultNegativeTTL)
-		r.entries[name] = &declared{Entry: e, name: name, digest: e.Declared.Digest(), template: template}
+		d := &declared{Entry: e, name: name, digest: e.Declared.Digest(), template: template}
+		if e.MaxLoads > 0 {
+			d.loads = make(chan struct{}, e.MaxLoads)
+		}
+		r.entries[name] = d
 	}
 	r.running.Go(r.keepConfirmed)
 	return r, nil
@@ -304,6 +321,11 @@ func (c canonical) Args([]rule.Param) ([]keytext.Arg, error) { return c, nil }
 // Read reads one value, of the key that is made for the parameters of the very roster that the read
 // happens under. An error of the key is returned with ErrArguments.
 func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc) (Value, error) {
+	return r.plain(ctx, entry, key, load, false)
+}
+
+// plain is Read, of nothing stale where fresh is asked for.
+func (r *Reader) plain(ctx context.Context, entry string, key Key, load LoadFunc, fresh bool) (Value, error) {
 	e := r.entries[entry]
 	if e == nil {
 		return Value{}, fmt.Errorf("entry %s: %w", entry, ErrUnknownEntry)
@@ -340,6 +362,7 @@ func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc)
 		if !seen.hit {
 			v, again, err := r.miss(ctx, &want{
 				e: e, l: live, c: c, name: name, at: seen.at, dead: seen.dead, args: slices.Clone(args), load: load, came: began, began: began,
+				fresh: fresh,
 			})
 			if again {
 				continue
@@ -348,6 +371,9 @@ func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc)
 		}
 		if r.stillConfirmed(c, lane) {
 			r.stats.hits.Add(1)
+			if e.Eager > 0 {
+				r.ahead(ctx, &want{e: e, l: live, c: c, name: name, at: seen.at, args: args, load: load}, seen.text)
+			}
 			return Value{Found: seen.found, Payload: seen.payload, Status: Hit, Name: name, record: seen.text}, nil
 		}
 		r.stats.dropped.Add(1)

@@ -88,7 +88,7 @@ func TestRedisHangs(t *testing.T) {
 			}
 			w.redis.Thaw(t)
 			w.confirm(w.name("product", "1"))
-			eventually(t, status(t, r, fill.Hit, price(1, 11)))
+			eventually(t, hits(t, r, price(1, 11)))
 			for range 20 {
 				read(t, r, 1, fill.Hit, price(1, 11))
 			}

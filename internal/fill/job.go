@@ -38,20 +38,27 @@ func (r *Reader) begin(ctx context.Context, timeout time.Duration, do func(conte
 
 // load asks the database, as one of a limited number. A load under a lease has its answer, and may come from a standby.
 func (r *Reader) load(ctx context.Context, w *want, reply *store.LeaseReply) (pgload.Loaded, error) {
-	select {
-	case r.loads <- struct{}{}:
-		defer func() { <-r.loads }()
-	case <-ctx.Done():
-		return pgload.Loaded{}, fmt.Errorf("wait for a load: %w", r.ended(ctx))
+	leave, err := r.enter(ctx, w.e)
+	if err != nil {
+		return pgload.Loaded{}, err
 	}
-	r.stats.loads.Add(1)
-	if reply != nil {
+	defer leave()
+	if reply != nil && len(r.standbys) > 0 {
 		if loaded, ok := r.fromReplica(ctx, w, reply); ok {
+			r.stats.loads.Add(1)
 			return loaded, nil
 		}
 	}
+	done, err := r.breaker.ask()
+	if err != nil {
+		return pgload.Loaded{}, err
+	}
+	r.stats.loads.Add(1)
+	outcome := errExited // unless it returns
+	defer func() { done(outcome) }()
 	loaded, err := r.compare(ctx, w)
 	r.learn(loaded.Database)
+	outcome = w.outcome(err)
 	return loaded, r.failure(w, err)
 }
 
@@ -75,7 +82,7 @@ func (r *Reader) failure(w *want, err error) error {
 
 func (r *Reader) ask(ctx context.Context, w *want) (pgload.Loaded, error) {
 	if w.load != nil {
-		return w.byCode(func(load LoadFunc) (pgload.Loaded, error) { return r.loader.LoadFunc(ctx, load) })
+		return w.byCode(func(load LoadFunc) (pgload.Loaded, error) { return r.loader.LoadFunc(ctx, guarded(load)) })
 	}
 	sql, err := w.e.sql(w.l)
 	if err != nil {

@@ -3,7 +3,6 @@ package fill
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -79,7 +78,7 @@ func slow(err error) bool {
 // askLeased loads under leases: from a standby what may be stored from there, the rest from the primary.
 func (b *batch) askLeased(ctx context.Context, items []*item) []pgload.One {
 	ones := make([]pgload.One, len(items))
-	free, err := b.slot(ctx)
+	free, err := b.enter(ctx, b.e)
 	if err != nil {
 		for i := range ones {
 			ones[i].Err = err
@@ -114,16 +113,6 @@ func (b *batch) askLeased(ctx context.Context, items []*item) []pgload.One {
 	return ones
 }
 
-// slot waits until the batch may load, as one of a limited number of loads.
-func (b *batch) slot(ctx context.Context) (free func(), err error) {
-	select {
-	case b.loads <- struct{}{}:
-		return func() { <-b.loads }, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("wait for a load: %w", b.ended(ctx))
-	}
-}
-
 // query is what one of the keys, and so each, is loaded by.
 func (b *batch) query(w *want) (pgload.Query, error) {
 	sql, err := b.e.sql(b.l)
@@ -142,6 +131,14 @@ func (b *batch) ask(ctx context.Context, q pgload.Query, wants []*want) []pgload
 	}
 	timed, cancel := context.WithTimeout(ctx, b.e.LoadTimeout/togetherShare)
 	defer cancel()
+	done, err := b.breaker.ask()
+	if err != nil {
+		ones := make([]pgload.One, len(wants))
+		for i := range ones {
+			ones[i].Err = err
+		}
+		return ones
+	}
 	m := b.many.LoadMany(timed, q, keys)
 	b.stats.loads.Add(uint64(m.Statements)) //nolint:gosec // not negative
 	if m.Refused != nil && b.l != nil && b.l.apart.CompareAndSwap(false, true) {
@@ -157,6 +154,7 @@ func (b *batch) ask(ctx context.Context, q pgload.Query, wants []*want) []pgload
 		}
 		b.learn(one.Loaded.Database)
 	}
+	done(answered(m.Ones))
 	return m.Ones
 }
 
@@ -278,8 +276,9 @@ func (b *batch) pinAll(ctx context.Context, items []*item, loads []*pgload.Loade
 
 // store stores loads (R5), and returns those whose leases are there still.
 func (b *batch) store(ctx context.Context, items []*item) (held []*item) {
+	items, held = b.storable(items)
 	if len(items) == 0 {
-		return nil
+		return held
 	}
 	ctx, cancel := context.WithTimeout(ctx, fillTimeout)
 	defer cancel()
@@ -439,7 +438,7 @@ func (b *batch) askAll(ctx context.Context, items []*item) []pgload.One {
 	for i, it := range items {
 		wants[i] = it.w
 	}
-	free, err := b.slot(ctx)
+	free, err := b.enter(ctx, b.e)
 	var q pgload.Query
 	if err == nil {
 		defer free()

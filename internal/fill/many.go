@@ -88,6 +88,7 @@ type item struct {
 	reply  store.LeaseReply
 	flight *flight // of our own, or of somebody else in this process
 	joined bool    // it is somebody else's
+	ended  bool    // by a stale value; the flight is nobody's to wait for
 	trip   *trip
 }
 
@@ -193,7 +194,7 @@ func (b *batch) gather(params []rule.Param) {
 			b.answers[i].Err = err
 			continue
 		}
-		w := &want{e: b.e, l: b.l, c: b.c, args: slices.Clone(args), n: b.n, came: b.came, began: b.began}
+		w := &want{e: b.e, l: b.l, c: b.c, args: slices.Clone(args), n: b.n, came: b.came, began: b.began, fresh: b.demand.Fresh}
 		if b.code != nil {
 			w.load = b.code(i)
 		}
@@ -313,6 +314,7 @@ func (b *batch) hit(ctx context.Context, it *item, f *store.Found, p *peeked) bo
 		return false
 	}
 	b.stats.hits.Add(1)
+	b.refresh(ctx, it, p.text)
 	v := Value{Found: p.record.State == fence.Live, Payload: p.record.Payload, Status: Hit, Name: it.w.name, record: p.text}
 	if b.n != nil {
 		v.coverage, v.confirmed = p.record.Coverage, f.Head.Si
@@ -355,15 +357,19 @@ func (b *batch) lease(ctx context.Context, missing []*item) (granted, lost []*it
 				back = append(back, it)
 			}
 			b.filledBefore(ctx, it)
+		case b.stale(ctx, it) && !it.reply.Granted:
 		case !it.reply.Granted:
 			if b.n != nil {
 				b.alone(ctx, it)
 				continue
 			}
+			it.flight = b.flight(it.reply.Holder)
+			if it.flight == nil && it.w.standIn != nil {
+				b.alone(ctx, it) // which knows how long to wait for it
+				continue
+			}
 			b.stats.waits.Add(1)
-			if it.flight = b.flight(it.reply.Holder); it.flight != nil {
-				it.joined = true
-			} else {
+			if it.joined = it.flight != nil; !it.joined {
 				busy = append(busy, it)
 			}
 		default:
@@ -373,8 +379,9 @@ func (b *batch) lease(ctx context.Context, missing []*item) (granted, lost []*it
 			}
 			var err error
 			if it.flight, err = b.take(ctx, it.w, it.token, &it.reply); err != nil {
-				b.fail([]*item{it}, err)
-				it.flight = nil
+				if it.flight = nil; !it.ended {
+					b.fail([]*item{it}, err)
+				}
 			}
 		}
 	}
@@ -414,25 +421,29 @@ func (b *batch) giveBack(ctx context.Context, items []*item) {
 
 // collect waits for flights.
 func (b *batch) collect(ctx context.Context, items []*item) {
-	timer := time.NewTimer(b.e.left(b.began))
-	defer timer.Stop()
+	hard, soft := b.patience()
+	defer hard.Stop()
+	defer soft.Stop()
 	for _, it := range items {
-		if it.flight == nil {
+		if it.flight == nil || it.ended {
 			continue
 		}
-		if it.w.timer = timer; it.joined {
+		if it.w.timer = hard; it.w.standIn != nil {
+			it.w.timer = soft
+		}
+		if it.joined {
 			if v, fits, err := b.join(ctx, it.w, it.flight, &it.reply); err != nil || fits {
-				b.settle(ctx, it, v, err)
+				b.settleOr(ctx, it, v, err)
 			} else {
 				b.alone(ctx, it)
 			}
 			continue
 		}
-		if err := it.flight.wait(ctx, timer); err != nil {
-			b.fail([]*item{it}, err)
+		if err := it.flight.wait(ctx, it.w.timer); err != nil {
+			b.settleOr(ctx, it, Value{}, fmt.Errorf("entry %s: %w", b.e.name, err))
 			continue
 		}
 		v, err := it.flight.value(it.w)
-		b.settle(ctx, it, v, err)
+		b.settleOr(ctx, it, v, err)
 	}
 }

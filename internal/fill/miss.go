@@ -49,15 +49,17 @@ func newToken() fence.Token {
 // want is a value that a read did not find live: the names that it was looked for under, how it is loaded, and how long
 // the read has for that.
 type want struct {
-	e    *declared
-	l    *live // nil: no roster knows the entry
-	c    *confirmation
-	name string // of the key, where there is a live entry
-	at   *place // of an entry with epochs
-	dead string // what was found there with epochs that do not hold
-	args []keytext.Arg
-	load LoadFunc
-	n    *need
+	e       *declared
+	l       *live // nil: no roster knows the entry
+	c       *confirmation
+	name    string // of the key, where there is a live entry
+	at      *place // of an entry with epochs
+	dead    string // what was found there with epochs that do not hold
+	args    []keytext.Arg
+	load    LoadFunc
+	n       *need
+	fresh   bool     // nothing stale is wanted
+	standIn *standIn // what may be returned instead of an error
 
 	reading *Reading // nil: nobody observes the read
 
@@ -68,9 +70,9 @@ type want struct {
 	timer *time.Timer // ends the wait for a load
 }
 
-// miss leases the key and loads it, or waits for whoever does (R2 to R6). again asks to begin anew, since names moved or
+// missed leases the key and loads it, or waits for whoever does (R2 to R6). again asks to begin anew, since names moved or
 // there is another value to judge. A live value that does not meet the need is loaded again.
-func (r *Reader) miss(ctx context.Context, w *want) (v Value, again bool, err error) {
+func (r *Reader) missed(ctx context.Context, w *want) (v Value, again bool, err error) {
 	if w.load == nil && w.e.Declared.Query == "" {
 		return Value{}, false, fmt.Errorf("entry %s: %w", w.e.name, ErrNoLoader)
 	}
@@ -107,6 +109,9 @@ func (r *Reader) miss(ctx context.Context, w *want) (v Value, again bool, err er
 				r.release(ctx, w.name, token)
 			}
 			return r.found(w, reply.Record, &reply.Head)
+		}
+		if v, served := r.serveStale(ctx, w, token, &reply, limit); served {
+			return v, false, nil
 		}
 		w.over = w.n.keeps(w.c, &reply)
 		if reply.Granted {
@@ -155,6 +160,8 @@ func (r *Reader) unasked(ctx, asking context.Context, w *want, err error) (Value
 	switch {
 	case ctx.Err() != nil:
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ctx.Err())
+	case asking.Err() != nil && w.softOver():
+		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ErrTimeout)
 	case asking.Err() != nil:
 		return r.alone(ctx, w, busyElsewhere)
 	}
@@ -327,6 +334,7 @@ func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *st
 
 // fly loads under a lease, from a standby only if it is given the lease's answer, and stores the row if that is allowed.
 func (r *Reader) fly(ctx context.Context, w *want, f *flight, token fence.Token, reply, from *store.LeaseReply) {
+	f.err = errExited                                      // unless it returns
 	f.loaded, f.seen, f.err = r.observedLoad(ctx, w, from) // R3: after the grant
 	if !r.arrive(w, f, reply) {
 		r.release(ctx, w.name, token)
@@ -411,6 +419,11 @@ func (r *Reader) fits(f *flight, c *confirmation, reply *store.LeaseReply) bool 
 
 // fill stores a load (R5), or says why not. Whatever comes of it, the caller gets its row.
 func (r *Reader) fill(ctx context.Context, w *want, f *flight, token fence.Token) (why refusal) {
+	if w.tooLarge(f) {
+		r.stats.refused[refusedTooLarge].Add(1)
+		r.release(ctx, w.name, token)
+		return refusedTooLarge
+	}
 	request := w.request(f, token)
 	ctx, cancel := context.WithTimeout(ctx, fillTimeout)
 	defer cancel()
@@ -432,7 +445,7 @@ func (r *Reader) fill(ctx context.Context, w *want, f *flight, token fence.Token
 func (w *want) request(f *flight, token fence.Token) store.FillRequest {
 	request := store.FillRequest{
 		Token: token, Coverage: f.loaded.Coverage, State: fence.Live, Payload: f.loaded.Payload, TTL: w.e.shorten(w.e.TTL),
-		RowVersion: f.loaded.Version,
+		RowVersion: f.loaded.Version, Keep: w.e.Keep(),
 	}
 	if !f.loaded.Found {
 		request.State, request.Payload, request.TTL = fence.Negative, nil, w.e.shorten(w.e.NegativeTTL)

@@ -128,7 +128,7 @@ func (r *Reader) write(ctx context.Context, name string, f store.FillRequest, sa
 		return r.store.Fill(ctx, name, f)
 	}
 	outcome, err := r.store.Renew(ctx, name, store.RenewRequest{
-		Token: f.Token, Coverage: f.Coverage, RowVersion: f.RowVersion, Epochs: f.Epochs, TTL: f.TTL,
+		Token: f.Token, Coverage: f.Coverage, RowVersion: f.RowVersion, Keep: f.Keep, Epochs: f.Epochs, TTL: f.TTL,
 	})
 	switch {
 	case err != nil:

@@ -76,6 +76,7 @@ const (
 	refusedNotNewer
 	refusedStore
 	refusedEpoch
+	refusedTooLarge
 	refusals
 )
 
@@ -104,6 +105,8 @@ func (f refusal) String() string {
 		return "store_error"
 	case refusedEpoch:
 		return "epoch_ended"
+	case refusedTooLarge:
+		return "too_large"
 	default:
 		return ""
 	}
@@ -115,6 +118,10 @@ type counters struct {
 	revalidations, unchanged, renewals atomic.Uint64
 
 	ended, pins atomic.Uint64
+
+	staleAge, overloaded, eager, eagerStored, eagerSkipped atomic.Uint64
+
+	stale [staleCauses]atomic.Uint64
 
 	refused  [refusals]atomic.Uint64
 	bypassed [bypassReasons]atomic.Uint64
@@ -141,6 +148,15 @@ type Stats struct {
 	Ended         uint64 `json:"ended"` // live values that were found with epochs that have ended
 	Pins          uint64 `json:"pins"`  // loads whose epochs were looked up, or made
 
+	Stale map[string]uint64 `json:"stale"` // reads that were given a stale value, by cause
+	// StaleMicroseconds is how long ago those values had been invalidated, all together.
+	StaleMicroseconds uint64       `json:"stale_us"`
+	Overloaded        uint64       `json:"overloaded"`    // loads that were not sent since too many were under way
+	Eager             uint64       `json:"eager"`         // loads of values whose time was nearly over
+	EagerStored       uint64       `json:"eager_stored"`  // of them, stored
+	EagerSkipped      uint64       `json:"eager_skipped"` // and those that were not begun since too many were under way
+	Database          BreakerStats `json:"database"`
+
 	Refreshes uint64            `json:"refreshes"` // loads that writers asked for after their commit
 	Refreshed uint64            `json:"refreshed"` // of them, stored
 	Refused   map[string]uint64 `json:"refused"`   // loads under a lease that were not stored, by reason
@@ -157,6 +173,9 @@ func (r *Reader) Stats() Stats {
 		Refreshes: c.refreshes.Load(), Refreshed: c.refreshed.Load(),
 		Revalidations: c.revalidations.Load(), Unchanged: c.unchanged.Load(), Renewals: c.renewals.Load(),
 		Ended: c.ended.Load(), Pins: c.pins.Load(),
+		StaleMicroseconds: c.staleAge.Load(), Overloaded: c.overloaded.Load(),
+		Eager: c.eager.Load(), EagerStored: c.eagerStored.Load(), EagerSkipped: c.eagerSkipped.Load(),
+		Database: r.breaker.stats(), Stale: map[string]uint64{},
 		Refused: map[string]uint64{}, Bypassed: map[string]uint64{},
 		Replicas: map[string]uint64{},
 	}
@@ -165,6 +184,9 @@ func (r *Reader) Stats() Stats {
 	}
 	for b := storeDown; b < bypassReasons; b++ {
 		s.Bypassed[b.String()] = c.bypassed[b].Load()
+	}
+	for why := staleChange; why < staleCauses; why++ {
+		s.Stale[why.String()] = c.stale[why].Load()
 	}
 	for o := replicaUsed; o < replicaOutcomes; o++ {
 		s.Replicas[o.String()] = c.replicas[o].Load()

@@ -26,7 +26,7 @@ func (r *Reader) ReadUnder(ctx context.Context, entry string, key Key, load Load
 	}
 	n := r.need(e, d)
 	if n == nil {
-		return r.Read(ctx, entry, key, load)
+		return r.plain(ctx, entry, key, load, d.Fresh)
 	}
 	began := time.Now()
 	for pause := firstPause; ; pause = longestPause {

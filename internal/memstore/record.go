@@ -75,12 +75,9 @@ func parse(text []byte) fence.Record {
 	return r
 }
 
-// keep is the expiry of a record that stays for as long as it was to stay.
-const keep = 0
-
 // change does to one key what decide says, in one step: what is stored then, and until when. Who decides sees the store's
-// clock. A record that says nothing is removed, and one that is as before stays as it was.
-func (s *Store) change(name string, decide func(r fence.Record, now int64) (next fence.Record, expires int64)) {
+// clock, and until when the record was to stay. One that says nothing is removed, and one that is as before stays as it was.
+func (s *Store) change(name string, decide func(r fence.Record, now, until int64) (next fence.Record, expires int64)) {
 	part := s.shardOf(name)
 	part.mu.Lock()
 	now := s.now()
@@ -95,23 +92,20 @@ func (s *Store) change(name string, decide func(r fence.Record, now int64) (next
 		before, expires = old.text, old.expires
 		record = parse(before)
 	}
-	next, until := decide(record, now)
-	if until != keep {
-		expires = until
-	}
+	next, until := decide(record, now, expires)
 	switch text := next.Append(nil); {
 	case next.Empty():
 		if old != nil {
 			grown += part.remove(old)
 		}
-	case old != nil && until == keep && bytes.Equal(text, before):
+	case old != nil && until == expires && bytes.Equal(text, before):
 	case int64(len(text)) > s.size/largest:
 		part.evicted++
 		if old != nil {
 			grown += part.remove(old)
 		}
 	default:
-		grown += part.put(name, slices.Clip(text), expires)
+		grown += part.put(name, slices.Clip(text), until)
 	}
 	part.mu.Unlock()
 	s.grow(part, grown)
@@ -149,15 +143,19 @@ func (s *Store) Lease(ctx context.Context, name string, token fence.Token, lasts
 func (s *Store) LeaseOver(
 	_ context.Context, name, dead string, token fence.Token, lasts time.Duration,
 ) (reply store.LeaseReply, err error) {
-	s.change(name, func(r fence.Record, now int64) (fence.Record, int64) {
+	s.change(name, func(r fence.Record, now, until int64) (fence.Record, int64) {
 		reply.Now = now
 		end := now + max(lasts, time.Millisecond).Microseconds()
 		next, outcome := fence.AcquireOver(r, dead, token, now, end)
 		reply.Granted, reply.Record, reply.Holder = outcome == fence.Granted, next, next.Lease.Token
-		if reply.Granted && next.State == fence.None {
-			return next, end + store.LeaseMargin.Microseconds()
+		switch least := end + store.LeaseMargin.Microseconds(); {
+		case !reply.Granted || next.State.Live():
+			return next, until
+		case next.State.Stale():
+			return next, max(until, least) // a stale value is not to take the lease along when its time is over
+		default:
+			return next, least
 		}
-		return next, keep
 	})
 	reply.Head, reply.HeadFound = s.vouched()
 	reply.Head = reply.Head.For(fence.BucketOf(name))
@@ -170,13 +168,14 @@ func (s *Store) Fill(_ context.Context, name string, f store.FillRequest) (outco
 	if !f.State.Live() {
 		return 0, fmt.Errorf("fill key: a value of state %q cannot be filled", f.State)
 	}
-	s.change(name, func(r fence.Record, now int64) (fence.Record, int64) {
+	s.change(name, func(r fence.Record, now, until int64) (fence.Record, int64) {
 		var next fence.Record
 		next, outcome = fence.Fill(r, fence.Filling{
-			Token: f.Token, Coverage: f.Coverage, State: f.State, RowVersion: f.RowVersion, Epochs: f.Epochs, Payload: f.Payload,
+			Token: f.Token, Coverage: f.Coverage, State: f.State, RowVersion: f.RowVersion, Keep: f.Keep.Microseconds(),
+			Epochs: f.Epochs, Payload: f.Payload,
 		}, now)
 		if outcome != fence.Filled {
-			return r, keep
+			return r, until
 		}
 		return next, s.after(f.TTL)
 	})
@@ -186,13 +185,13 @@ func (s *Store) Fill(_ context.Context, name string, f store.FillRequest) (outco
 // Renew is Fill of the value that is stored (R5): if the token's lease allows it, the value has the request's coverage from now
 // on.
 func (s *Store) Renew(_ context.Context, name string, q store.RenewRequest) (outcome fence.FillOutcome, err error) {
-	s.change(name, func(r fence.Record, now int64) (fence.Record, int64) {
+	s.change(name, func(r fence.Record, now, until int64) (fence.Record, int64) {
 		var next fence.Record
 		next, outcome = fence.Renew(r, fence.Renewing{
-			Token: q.Token, Coverage: q.Coverage, RowVersion: q.RowVersion, Epochs: q.Epochs,
+			Token: q.Token, Coverage: q.Coverage, RowVersion: q.RowVersion, Keep: q.Keep.Microseconds(), Epochs: q.Epochs,
 		}, now)
 		if outcome != fence.Renewed {
-			return r, keep
+			return r, until
 		}
 		return next, s.after(q.TTL)
 	})
@@ -201,22 +200,26 @@ func (s *Store) Renew(_ context.Context, name string, q store.RenewRequest) (out
 
 // Release gives a lease back that will not be used, so that the next reader need not wait for its end.
 func (s *Store) Release(_ context.Context, name string, token fence.Token) error {
-	s.change(name, func(r fence.Record, _ int64) (fence.Record, int64) {
+	s.change(name, func(r fence.Record, _, until int64) (fence.Record, int64) {
 		next, _ := fence.Release(r, token)
-		return next, keep
+		return next, until
 	})
 	return nil
 }
 
-// Early fences a key for a transaction that is not over yet (D1), and leaves a fence where nothing is stored.
+// Early fences a key for a transaction that is not over yet (D1), and leaves a fence where nothing is stored, and no value
+// that lacks the transaction, also none that would be kept.
 func (s *Store) Early(_ context.Context, key store.Stamped) error {
-	s.early(&key)
+	s.stamp(&key, store.FenceLife, func(r fence.Record, x fence.Stamp, _ int64) (fence.Record, fence.InvalidateOutcome) {
+		return fence.Early(r, x, true, fence.Gone)
+	})
 	return nil
 }
 
+// early is the daemon's EARLY, which marks what is to be kept.
 func (s *Store) early(key *store.Stamped) fence.InvalidateOutcome {
-	return s.stamp(key, store.FenceLife, func(r fence.Record, x fence.Stamp) (fence.Record, fence.InvalidateOutcome) {
-		return fence.Early(r, x, true)
+	return s.stamp(key, store.FenceLife, func(r fence.Record, x fence.Stamp, now int64) (fence.Record, fence.InvalidateOutcome) {
+		return fence.Early(r, x, true, now)
 	})
 }
 
@@ -225,25 +228,37 @@ func (s *Store) confirm(key *store.Stamped) fence.InvalidateOutcome {
 }
 
 // stamp does EARLY or CONFIRM for each transaction that affects a key. Of what they did, that a value was removed counts most,
-// and otherwise the last. What holds no value stays until its lease has ended, and for life besides.
+// and otherwise the last. What holds no value stays until its lease has ended, and for life besides; what is stale for as long as it is kept, and no shorter
+// than that.
 func (s *Store) stamp(
-	key *store.Stamped, life time.Duration, do func(fence.Record, fence.Stamp) (fence.Record, fence.InvalidateOutcome),
+	key *store.Stamped, life time.Duration, do func(fence.Record, fence.Stamp, int64) (fence.Record, fence.InvalidateOutcome),
 ) (outcome fence.InvalidateOutcome) {
-	s.change(key.Name, func(r fence.Record, now int64) (fence.Record, int64) {
+	s.change(key.Name, func(r fence.Record, now, until int64) (fence.Record, int64) {
 		next := r
 		for _, x := range key.Stamps {
 			var did fence.InvalidateOutcome
-			if next, did = do(next, x); outcome != fence.Removed {
+			if next, did = do(next, x, now); outcome != fence.Removed {
 				outcome = did
 			}
 		}
-		if next.State != fence.None || bytes.Equal(next.Append(nil), r.Append(nil)) {
-			return next, keep
-		}
 		const longest = 24 * time.Hour // no lease is; a record that says so is another's
-		left := min(max(next.Lease.End-now, 0), longest.Microseconds())
-		return next, now + left + life.Microseconds()
+		least := now + min(max(next.Lease.End-now, 0), longest.Microseconds()) + life.Microseconds()
+		switch {
+		case bytes.Equal(next.Append(nil), r.Append(nil)):
+			return next, until
+		case next.State.Stale() && r.State.Live():
+			if until = min(until, now+r.Keep); !next.Lease.IsZero() {
+				until = max(until, least)
+			}
+			return next, until
+		case next.State != fence.None:
+			return next, until
+		}
+		return next, least
 	})
+	if outcome == fence.Removed && key.Live != nil {
+		*key.Live = true
+	}
 	return outcome
 }
 

@@ -76,6 +76,7 @@ type Options struct {
 	Compile     CompileFunc
 	Rewind      apply.Rewind
 	Observe     func(committed time.Time)
+	Refresher   apply.Refresher // nil: nothing that was invalidated is loaded again
 	Logger      *slog.Logger
 	// Unused is how long a version that only other files declare is retained at least after its use was last seen (D7).
 	// Default: 1 minute.

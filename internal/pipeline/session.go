@@ -600,7 +600,7 @@ func (s *session) follow(ctx context.Context) error {
 	applier := apply.New(apply.Options{
 		Store: s.store, Gate: s.gate, Queue: queue, Names: s.names, Head: s.head, Confirm: s.stream.Confirm,
 		Observe: p.opts.Observe, Published: s.published, Logger: p.opts.Logger, Rewind: p.opts.Rewind, Settle: settle, Stats: &p.state.apply,
-		DDL: s.wake,
+		DDL: s.wake, Refresher: p.opts.Refresher,
 	})
 	if err := s.store.DrawTick(ctx); err != nil {
 		return err

@@ -7,13 +7,28 @@ import (
 	"github.com/freshet/freshet/internal/fill"
 )
 
+// counts are the paths of the counts in a struct, those of the structs in it included. What is true or false is a state, and none.
+func counts(of reflect.Type, path ...int) (all [][]int) {
+	for i := range of.NumField() {
+		switch at := append(append([]int(nil), path...), i); of.Field(i).Type.Kind() {
+		case reflect.Struct:
+			all = append(all, counts(of.Field(i).Type, at...)...)
+		case reflect.Bool:
+		default:
+			all = append(all, at)
+		}
+	}
+	return all
+}
+
 // TestEveryCountIsExported holds the counts of the read path against the metrics, in both directions: each has exactly one, which
 // moves when it does and with no other.
 func TestEveryCountIsExported(t *testing.T) {
 	t.Parallel()
-	for i := range reflect.TypeFor[fill.Stats]().NumField() {
+	of := reflect.TypeFor[fill.Stats]()
+	for _, path := range counts(of) {
 		var s fill.Stats
-		name, field := reflect.TypeFor[fill.Stats]().Field(i).Name, reflect.ValueOf(&s).Elem().Field(i)
+		name, field := of.FieldByIndex(path).Name, reflect.ValueOf(&s).Elem().FieldByIndex(path)
 		switch field.Kind() {
 		case reflect.Uint64:
 			field.SetUint(7)
@@ -34,7 +49,7 @@ func TestEveryCountIsExported(t *testing.T) {
 			t.Errorf("Stats.%s is exported as %q", name, moved)
 		}
 	}
-	if got, want := len(All()), reflect.TypeFor[fill.Stats]().NumField(); got != want {
+	if got, want := len(All()), len(counts(of)); got != want {
 		t.Errorf("%d metrics, %d counts", got, want)
 	}
 }

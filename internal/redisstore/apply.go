@@ -251,8 +251,12 @@ func (c *Conn) pipeline(
 		replies = replies[2*len(shares):]
 	}
 	for i, o := range todo {
+		removed := o.result.Removed
 		if err := add(&o.result, replies[i], o.ends); o.err == nil {
 			o.err = err
+		}
+		if o.key != nil && o.key.Live != nil && o.result.Removed > removed {
+			*o.key.Live = true
 		}
 	}
 	return true

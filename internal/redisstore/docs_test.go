@@ -29,13 +29,13 @@ func TestDocumentedLayouts(t *testing.T) {
 			blocks[kind] = append(blocks[kind], strings.TrimSuffix(body, "\n"))
 		}
 	}
-	for kind, want := range map[string]int{"name": 1, "epoch": 1, "record": 6, "head": 1, "tick": 1, "json": 1, "use": 1, "lane": 1, "tags": 1} {
+	for kind, want := range map[string]int{"name": 1, "epoch": 1, "record": 8, "head": 1, "tick": 1, "json": 1, "use": 1, "lane": 1, "tags": 1} {
 		if len(blocks[kind]) != want {
 			t.Fatalf("docs/redis.md has %d examples of %q, want %d", len(blocks[kind]), kind, want)
 		}
 	}
 
-	states := []fence.State{fence.Live, fence.Negative, fence.None, fence.Live, fence.None, fence.Live}
+	states := []fence.State{fence.Live, fence.Negative, fence.None, fence.Live, fence.None, fence.Live, fence.Live, fence.Stale}
 	for i, example := range blocks["record"] {
 		r, err := fence.ParseRecord([]byte(example))
 		if err != nil {

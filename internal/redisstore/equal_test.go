@@ -169,15 +169,15 @@ func TestScriptsEqualFenceOnPlainRecords(t *testing.T) {
 				}{
 					{
 						"Early", func() (Result, error) { return c.Early(t.Context(), keys) },
-						func() (fence.Record, fence.InvalidateOutcome) { return fence.Early(twin, stamp, true) },
+						func() (fence.Record, fence.InvalidateOutcome) { return fence.Early(twin, stamp, true, 1) },
 					},
 					{
 						"confirm", func() (Result, error) { return confirmed(t.Context(), c, keys...) },
-						func() (fence.Record, fence.InvalidateOutcome) { return fence.Confirm(twin, stamp) },
+						func() (fence.Record, fence.InvalidateOutcome) { return fence.Confirm(twin, stamp, 1) },
 					},
 					{
 						"confirm again", func() (Result, error) { return confirmed(t.Context(), c, keys...) },
-						func() (fence.Record, fence.InvalidateOutcome) { return fence.Confirm(twin, stamp) },
+						func() (fence.Record, fence.InvalidateOutcome) { return fence.Confirm(twin, stamp, 1) },
 					},
 				} {
 					got, err := step.script()

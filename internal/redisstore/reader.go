@@ -135,7 +135,7 @@ func fillArgs(f *FillRequest) ([]string, error) {
 	}
 	args := []string{
 		string(f.Token), f.Coverage.String(), string(rune(f.State.Letter())), fence.EscapeVersion(f.RowVersion),
-		rueidis.BinaryString(f.Payload), millis(f.TTL),
+		rueidis.BinaryString(f.Payload), millis(f.TTL), fence.KeepText(f.Keep.Microseconds()),
 	}
 	if len(f.Epochs) > 0 {
 		args = append(args, fence.EpochsText(f.Epochs))
@@ -163,9 +163,10 @@ func (s *Store) release(ctx context.Context, name string, token fence.Token) (bo
 }
 
 // Early fences a key for a transaction that is not over yet (D1): nothing that does not contain it can be filled, as long
-// as the fence lives. A writer who does not know where its COMMIT will end gives the highest position there is.
+// as the fence lives, and no value is left that does not, also none that would be kept. A writer who does not know where its
+// COMMIT will end gives the highest position there is.
 func (s *Store) Early(ctx context.Context, key Stamped) error {
-	args := stampArgs(&key, millis(fenceLife), "1")
+	args := stampArgs(&key, millis(fenceLife), "2")
 	if _, err := s.eval(ctx, s.scripts.early, key.Name, args); err != nil {
 		return fmt.Errorf("fence early: %w", err)
 	}

@@ -17,7 +17,7 @@ func (s *Store) Renew(ctx context.Context, name string, q RenewRequest) (fence.F
 }
 
 func (s *Store) renew(ctx context.Context, name string, q RenewRequest) (fence.FillOutcome, int64, error) {
-	args := []string{string(q.Token), q.Coverage.String(), fence.EscapeVersion(q.RowVersion), millis(q.TTL)}
+	args := []string{string(q.Token), q.Coverage.String(), fence.EscapeVersion(q.RowVersion), millis(q.TTL), fence.KeepText(q.Keep.Microseconds())}
 	if len(q.Epochs) > 0 {
 		args = append(args, fence.EpochsText(q.Epochs))
 	}

@@ -76,6 +76,7 @@ func buckets(names iter.Seq[string]) (some []fence.Bucket, all bool) {
 type Stamped struct {
 	Name   string
 	Stamps []fence.Stamp
+	Live   *bool // set when a live value was found that does not contain them; nil: nobody asks
 }
 
 // Result is what was found and done.

@@ -97,6 +97,7 @@ type FillRequest struct {
 	Coverage   fence.Coverage
 	State      fence.State // Live or Negative
 	RowVersion string
+	Keep       time.Duration // for how long the value is kept, stale, once it is invalidated; 0: it goes
 	Epochs     []fence.Epoch
 	Payload    []byte
 	TTL        time.Duration
@@ -107,6 +108,7 @@ type RenewRequest struct {
 	Token      fence.Token
 	Coverage   fence.Coverage
 	RowVersion string
+	Keep       time.Duration // as in FillRequest
 	Epochs     []fence.Epoch
 	TTL        time.Duration
 }

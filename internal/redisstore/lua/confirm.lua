@@ -5,7 +5,7 @@ local outcome = 'absent'
 for i = 2, #ARGV, 2 do
   local x, e = ARGV[i], ARGV[i + 1]
   if r.state ~= '-' or r.token or r.fences ~= '-' then
-    local did = drop(r, x, e)
+    local did = drop(r, x, e, true)
     local list = fences(r)
     if r.token then
       fence(list, x, e)

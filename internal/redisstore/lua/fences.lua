@@ -30,15 +30,34 @@ local function fence(list, x, e)
   list[#list + 1] = { x, e }
 end
 
--- drop removes a live value that does not contain the transaction, and answers what it found.
-local function drop(r, x, e)
-  if r.state ~= 'V' and r.state ~= 'N' then return 'fenced' end
-  if covers(coverage(r.coverage), x, e) then return 'kept' end
-  empty(r)
+-- number is what 16 digits say that is too small for a double to round.
+local function number(digits)
+  return tonumber(string.sub(digits, 1, 8), 16) * 4294967296 + tonumber(string.sub(digits, 9), 16)
+end
+
+-- drop removes a live value that does not contain the transaction, and answers what it found. With marks, one that says how
+-- long it is kept is stale from now on, and says since when.
+local function drop(r, x, e, marks)
+  local live = r.state == 'V' or r.state == 'N'
+  if r.state == '-' or marks and not live then return 'fenced' end
+  if live and covers(coverage(r.coverage), x, e) then return 'kept' end
+  if marks and r.keep then
+    r.kept = math.max(math.ceil(number(r.keep) / 1000), 1)
+    r.state, r.keep = string.lower(r.state), hex16(clock())
+  else
+    empty(r)
+  end
   return 'removed'
 end
 
--- store writes what became of a record. Without a value it lives as long as its lease and some milliseconds more.
+-- leased is for how many milliseconds a record's lease lasts.
+local function leased(r)
+  if not r.token then return 0 end
+  return math.min(math.max(math.ceil((number(r.ends) - clock()) / 1000), 0), 86400000)
+end
+
+-- store writes what became of a record. Without a value it lives as long as its lease and some milliseconds more; with one that
+-- was just marked as long as that is kept, and no shorter.
 local function store(r, life)
   if r.state == '-' and not r.token and r.fences == '-' then
     redis.call('UNLINK', KEYS[1])
@@ -48,12 +67,11 @@ local function store(r, life)
   if text == r.text then return end
   if r.state ~= '-' then
     redis.call('SET', KEYS[1], text, 'KEEPTTL')
+    if r.kept then
+      redis.call('PEXPIRE', KEYS[1], string.format('%.0f', r.kept), 'LT')
+      if r.token then redis.call('PEXPIRE', KEYS[1], string.format('%.0f', leased(r) + life), 'GT') end
+    end
     return
   end
-  local left = 0
-  if r.token then
-    local ends = tonumber(string.sub(r.ends, 1, 8), 16) * 4294967296 + tonumber(string.sub(r.ends, 9), 16)
-    left = math.min(math.max(math.ceil((ends - clock()) / 1000), 0), 86400000)
-  end
-  redis.call('SET', KEYS[1], text, 'PX', string.format('%.0f', left + life))
+  redis.call('SET', KEYS[1], text, 'PX', string.format('%.0f', leased(r) + life))
 end

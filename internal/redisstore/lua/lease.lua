@@ -13,5 +13,7 @@ if r.state == '-' then
   redis.call('SET', KEYS[1], text, 'PX', tonumber(ARGV[2]) + tonumber(ARGV[3]))
 else
   redis.call('SET', KEYS[1], text, 'KEEPTTL')
+  -- A stale value is not to take the lease along when its time is over.
+  if r.state == 'v' or r.state == 'n' then redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[2]) + tonumber(ARGV[3]), 'GT') end
 end
 return { 1, text, stamp }

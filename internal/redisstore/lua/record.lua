@@ -21,15 +21,24 @@ local function read(key)
       local head = string.sub(text, 1, at - 1)
       local state, lease, fences, coverage, version, filled =
         string.match(head, '^f1 ([-VNvn]) %- (%S+) (%S+) (%S+) (%S+) (%x+)$')
-      local epochs
+      local keep, epochs
       if not state then
-        state, lease, fences, coverage, version, filled, epochs =
-          string.match(head, '^f1 ([VNvn]) t (%S+) (%S+) (%S+) (%S+) (%x+) (%S+)$')
+        local flags, more
+        state, flags, lease, fences, coverage, version, filled, more =
+          string.match(head, '^f1 ([VNvn]) (k?t?) (%S+) (%S+) (%S+) (%S+) (%x+) (.*)$')
+        if flags == 'k' then
+          keep = string.match(more, '^%x+$')
+        elseif flags == 't' then
+          epochs = string.match(more, '^%S+$')
+        elseif flags == 'kt' then
+          keep, epochs = string.match(more, '^(%x+) (%S+)$')
+        end
+        if not keep and not epochs or keep == '0000000000000000' then state = nil end
       end
       if state then
         local token, ends = string.match(lease, '^(%x+)%.(%x+)$')
         return { state = state, token = token, ends = ends, fences = fences, coverage = coverage, version = version,
-          filled = filled, epochs = epochs, payload = string.sub(text, at + 1), text = text }
+          filled = filled, keep = keep, epochs = epochs, payload = string.sub(text, at + 1), text = text }
       end
     end
   end
@@ -38,12 +47,14 @@ end
 
 -- empty takes the value out of a record, and leaves lease and fences.
 local function empty(r)
-  r.state, r.coverage, r.version, r.filled, r.epochs, r.payload = '-', '-', '-', '0000000000000000', nil, ''
+  r.state, r.coverage, r.version, r.filled, r.keep, r.epochs, r.payload = '-', '-', '-', '0000000000000000', nil, nil, ''
 end
 
 local function write(r)
-  local lease, flags, epochs = '-', '-', ''
+  local lease, flags, more = '-', '', ''
   if r.token then lease = r.token .. '.' .. r.ends end
-  if r.epochs then flags, epochs = 't', ' ' .. r.epochs end
-  return table.concat({ 'f1', r.state, flags, lease, r.fences, r.coverage, r.version, r.filled }, ' ') .. epochs .. '\n' .. r.payload
+  if r.keep then flags, more = 'k', ' ' .. r.keep end
+  if r.epochs then flags, more = flags .. 't', more .. ' ' .. r.epochs end
+  if flags == '' then flags = '-' end
+  return table.concat({ 'f1', r.state, flags, lease, r.fences, r.coverage, r.version, r.filled }, ' ') .. more .. '\n' .. r.payload
 end

@@ -80,6 +80,11 @@ func stored() *rapid.Generator[fence.Record] {
 			}
 			r.RowVersion = rapid.SampledFrom([]string{"", "-", "a b", "ü\n%"}).Draw(t, "version")
 			r.Filled = 5
+			if keep := rapid.SampledFrom([]int64{0, 3_600_000_001, 1 << 40}).Draw(t, "keep"); r.State.Live() {
+				r.Keep = keep
+			} else {
+				r.Marked = keep
+			}
 			r.Epochs = someEpochs().Draw(t, "epochs")
 			r.Payload = []byte(rapid.SampledFrom([]string{"", "{}", "a\nb\x00c", "f1 V"}).Draw(t, "payload"))
 		}
@@ -141,7 +146,8 @@ func RecordsEqualFence(t *testing.T, open Open) {
 		run++
 		r := &record{Opened: o, ctx: t.Context(), conn: c, head: head, name: o.Name(strconv.Itoa(run)), renewed: renewed}
 		rt.Repeat(map[string]func(*rapid.T){
-			"lease": r.lease, "fill": r.fill, "renew": r.renew, "release": r.release, "early": r.early, "confirm": r.confirm,
+			"lease": r.lease, "fill": r.fill, "renew": r.renew, "release": r.release, "early": r.early,
+			"strict early": r.earlyStrictly, "confirm": r.confirm,
 			"disturb": r.disturb, "put what is no record": r.putForeign, "unlink": r.unlink, "put": r.putAny, "": r.same,
 		})
 	})
@@ -211,6 +217,7 @@ func (r *record) fill(t *rapid.T) {
 		Token: someToken().Draw(t, "token"), Coverage: coverages().Draw(t, "coverage"),
 		State:      rapid.SampledFrom([]fence.State{fence.Live, fence.Negative}).Draw(t, "state"),
 		RowVersion: rapid.SampledFrom([]string{"", "-", "7"}).Draw(t, "version"),
+		Keep:       rapid.SampledFrom([]time.Duration{0, time.Hour + time.Microsecond}).Draw(t, "keep"),
 		Epochs:     someEpochs().Draw(t, "epochs"),
 		Payload:    []byte(rapid.SampledFrom([]string{"", "x\n\x00"}).Draw(t, "payload")), TTL: time.Hour,
 	}
@@ -220,7 +227,8 @@ func (r *record) fill(t *rapid.T) {
 	}
 	var want fence.FillOutcome
 	r.twin, want = fence.Fill(r.twin, fence.Filling{
-		Token: f.Token, Coverage: f.Coverage, State: f.State, RowVersion: f.RowVersion, Epochs: f.Epochs, Payload: f.Payload,
+		Token: f.Token, Coverage: f.Coverage, State: f.State, RowVersion: f.RowVersion, Keep: f.Keep.Microseconds(),
+		Epochs: f.Epochs, Payload: f.Payload,
 	}, r.filledAt(t, got == fence.Filled))
 	if got != want {
 		t.Fatalf("Fill = %v, fence says %v", got, want)
@@ -238,6 +246,7 @@ func (r *record) renew(t *rapid.T) {
 	q := store.RenewRequest{
 		Token: someToken().Draw(t, "token"), Coverage: coverages().Draw(t, "coverage"),
 		RowVersion: rapid.SampledFrom([]string{"", "-", "7 8"}).Draw(t, "version"), TTL: time.Hour, Epochs: someEpochs().Draw(t, "epochs"),
+		Keep: rapid.SampledFrom([]time.Duration{0, time.Minute}).Draw(t, "keep"),
 	}
 	// Mostly with what may be accepted, since what is refused is soon seen.
 	if rapid.IntRange(0, 7).Draw(t, "held") > 0 && !r.twin.Lease.IsZero() {
@@ -252,8 +261,9 @@ func (r *record) renew(t *rapid.T) {
 		t.Fatal(err)
 	}
 	var want fence.FillOutcome
-	r.twin, want = fence.Renew(r.twin, fence.Renewing{Token: q.Token, Coverage: q.Coverage, RowVersion: q.RowVersion, Epochs: q.Epochs},
-		r.filledAt(t, got == fence.Renewed))
+	r.twin, want = fence.Renew(r.twin, fence.Renewing{
+		Token: q.Token, Coverage: q.Coverage, RowVersion: q.RowVersion, Keep: q.Keep.Microseconds(), Epochs: q.Epochs,
+	}, r.filledAt(t, got == fence.Renewed))
 	if got != want {
 		t.Fatalf("Renew = %v, fence says %v", got, want)
 	}
@@ -275,12 +285,37 @@ func (r *record) early(t *rapid.T) {
 		t.Fatal(err)
 	}
 	var want []fence.InvalidateOutcome
+	now := r.markedAt(t)
 	for _, x := range stamps {
 		var o fence.InvalidateOutcome
-		r.twin, o = fence.Early(r.twin, x, true)
+		r.twin, o = fence.Early(r.twin, x, true, now)
 		want = append(want, o)
 	}
 	same(t, "Early", got, want)
+}
+
+// earlyStrictly is a writer's EARLY, which leaves no value that lacks the transactions, also none that would be kept.
+func (r *record) earlyStrictly(t *rapid.T) {
+	stamps := stamps().Draw(t, "stamps")
+	if err := r.Store.Early(r.ctx, store.Stamped{Name: r.name, Stamps: stamps}); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range stamps {
+		r.twin, _ = fence.Early(r.twin, x, true, fence.Gone)
+	}
+	if r.twin.State.Stale() {
+		t.Fatalf("a strict EARLY leaves a value that is %v", r.twin.State)
+	}
+}
+
+// markedAt is the store's clock when it marked the record, if it did: else any that is not Gone.
+func (r *record) markedAt(t *rapid.T) int64 {
+	t.Helper()
+	now, err := r.Store.Get(r.ctx, r.name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return max(now.Marked, 1)
 }
 
 // confirmed confirms the key by stamps, in a batch that advances nothing.
@@ -300,9 +335,10 @@ func (r *record) confirm(t *rapid.T) {
 	stamps := stamps().Draw(t, "stamps")
 	got := r.confirmed(t, stamps)
 	var want []fence.InvalidateOutcome
+	now := r.markedAt(t)
 	for _, x := range stamps {
 		var o fence.InvalidateOutcome
-		r.twin, o = fence.Confirm(r.twin, x)
+		r.twin, o = fence.Confirm(r.twin, x, now)
 		want = append(want, o)
 	}
 	same(t, "confirm", got, want)

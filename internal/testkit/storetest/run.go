@@ -33,6 +33,8 @@ func Run(t *testing.T, open Open) {
 		{"foreign value counts as absent", foreignValueCountsAsAbsent},
 		{"many names", manyNames},
 		{"renew", renew},
+		{"stale is kept", staleIsKept},
+		{"stale is left", staleIsLeft},
 		{"move", move},
 		{"the older daemon is refused", theOlderDaemonIsRefused},
 		{"mismatch says what is there", mismatchSaysWhatIsThere},

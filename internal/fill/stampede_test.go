@@ -1,0 +1,89 @@
+package fill_test
+
+import (
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/redisstore"
+)
+
+// fleet is what processes are to each other: readers with connections of their own, of which each has time enough for a lease that
+// somebody else holds to end.
+func (w *world) fleet(size int) ([]*fill.Reader, *slow) {
+	w.t.Helper()
+	entries := policed(fill.Policy{})
+	for name, e := range entries {
+		e.LoadTimeout = 30 * time.Second
+		entries[name] = e
+	}
+	loader := &slow{Loader: w.loader}
+	readers := make([]*fill.Reader, size)
+	for i := range readers {
+		store, err := redisstore.Open(w.t.Context(), redisstore.Options{URL: w.redis.URL, Namespace: w.namespace})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.t.Cleanup(store.Close)
+		readers[i] = w.readerOf(store, loader, entries)
+	}
+	return readers, loader
+}
+
+// storm has each of the fleet read the keys from so many goroutines, all at once.
+func storm(t *testing.T, fleet []*fill.Reader, goroutines, keys int) {
+	t.Helper()
+	var all sync.WaitGroup
+	start := make(chan struct{})
+	for _, r := range fleet {
+		for g := range goroutines {
+			all.Go(func() {
+				<-start
+				for k := range keys {
+					id := (k+g)%keys + 1
+					v, err := r.Get(t.Context(), "product", arg(strconv.Itoa(id)), nil)
+					if err != nil || string(v.Payload) != price(id, 10*id) {
+						t.Errorf("product %d: %v %s, %v", id, v.Status, v.Payload, err)
+					}
+				}
+			})
+		}
+	}
+	close(start)
+	all.Wait()
+}
+
+// TestStampede: the fleet loads each key that nobody has once, however many want it.
+func TestStampede(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	fleet, loader := w.fleet(4)
+	const keys = 20
+	storm(t, fleet, 200, keys)
+	if n := loader.count.Load(); n != keys {
+		t.Errorf("%d loads of %d keys by 4 times 200 readers", n, keys)
+	}
+}
+
+// TestLeaseOfTheDead: a process that dies while it loads has its lease pass on when that ends, and then to one of all.
+func TestLeaseOfTheDead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	fleet, loader := w.fleet(4)
+	const term = 2 * time.Second
+	token := fence.Token("0123456789abcdef0123456789abcdef")
+	if reply, err := w.store.Lease(t.Context(), w.name("product", "1"), token, term); err != nil || !reply.Granted {
+		t.Fatalf("Lease = %+v, %v", reply, err)
+	}
+	began := time.Now()
+	storm(t, fleet, 50, 1)
+	if took := time.Since(began); took < term/2 || took > term+10*time.Second {
+		t.Errorf("the value came %s after the lease of %s was granted", took, term)
+	}
+	if n := loader.count.Load(); n != 1 {
+		t.Errorf("%d loads", n)
+	}
+}
