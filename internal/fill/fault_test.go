@@ -1,6 +1,7 @@
 package fill_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -41,6 +42,39 @@ func TestNamesMoveUnderHits(t *testing.T) {
 		}
 		t.Logf("%d old values, until %v after the names moved", stale, time.Since(moved))
 		break
+	}
+}
+
+// TestNamesMoveWhileNoConfirmationReturns is T19 where the confirmation that is asked for never comes, and every read hits: a
+// value under an old name is served for as long as the last one holds, and no longer.
+func TestNamesMoveWhileNoConfirmationReturns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	store := &hooks{Store: w.store}
+	r := w.reader(store, nil)
+	read(t, r, 1, fill.Miss, price(1, 10))
+	read(t, r, 1, fill.Hit, price(1, 10))
+	until := make(chan struct{})
+	store.hung.Store(&until)
+	defer close(until)
+	w.move(w.newRoster(2))
+	moved := time.Now()
+	w.change()
+	hits := 0
+	for time.Since(moved) < trust+500*time.Millisecond {
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		v, err := r.Get(ctx, "product", arg("1"), nil)
+		cancel()
+		if err != nil || string(v.Payload) != price(1, 10) {
+			continue
+		}
+		if hits++; began.Sub(moved) > trust {
+			t.Fatalf("a value under an old name was served %v after the names moved", began.Sub(moved))
+		}
+	}
+	if hits == 0 {
+		t.Error("no read hit under the old names: nothing was tested")
 	}
 }
 

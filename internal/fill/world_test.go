@@ -313,6 +313,7 @@ type hooks struct {
 	afterHead func(name string) // after HEAD was read together with a record
 	afterCall func(what string)
 	heads     atomic.Int64
+	hung      atomic.Pointer[chan struct{}] // HEAD is not answered until it is closed, whatever the caller's patience
 
 	beforeHead func()      // between a LEASE and the HEAD that is read after it
 	head       *fence.Head // instead of that HEAD
@@ -345,6 +346,9 @@ func (h *hooks) Read(ctx context.Context, name string) ([]byte, error) {
 
 func (h *hooks) Heads(ctx context.Context) []redisstore.LaneHead {
 	h.heads.Add(1)
+	if until := h.hung.Load(); until != nil {
+		<-*until
+	}
 	return h.Store.Heads(ctx)
 }
 
