@@ -79,7 +79,8 @@ regions: [{name: local, redis: {url: redis://127.0.0.1}}]
 defaults: {ttl: 1h, negative_ttl: 5s, load_timeout: 3s, ttl_jitter: 20%}
 entries:
   product: {key: "product:{id}", query: SELECT id FROM products WHERE id = @id, ttl: 10m}
-  code: {key: "code:{id}", depends_on: [{table: products, key: "{id}"}], result: many, on_unproved: load}
+  code: {key: "code:{id}", depends_on: [{table: products, key: "{id}"}], result: many, on_unproved: load, on_change: {serve_stale: {for: 2s}},
+    serve_stale_on_error: 10s, soft_timeout: 1s, eager_refresh: 20%, max_loads: 4, max_value: 1MiB}
 `), func(string) (string, bool) { return "", false })
 	if err != nil {
 		t.Fatal(err)
@@ -93,6 +94,10 @@ entries:
 	product.TTL, code.TTL, code.LoadUnproved = 10*time.Minute, 60*time.Minute, true
 	for _, e := range []*fill.Entry{&product, &code} {
 		e.NegativeTTL, e.LoadTimeout, e.Jitter = 5*time.Second, 3*time.Second, 0.2
+	}
+	product.Policy = fill.Policy{MaxValue: 64 << 20}
+	code.Policy = fill.Policy{
+		StaleFor: 2 * time.Second, StaleOnError: 10 * time.Second, SoftTimeout: time.Second, Eager: 0.2, MaxLoads: 4, MaxValue: 1 << 20,
 	}
 	if diff := cmp.Diff(map[string]fill.Entry{"product": product, "code": code}, fill.Entries(c)); diff != "" {
 		t.Errorf("Entries (-want +got):\n%s", diff)
