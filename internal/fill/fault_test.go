@@ -69,7 +69,8 @@ func TestNamesMoveWhileNoConfirmationReturns(t *testing.T) {
 		if err != nil || string(v.Payload) != price(1, 10) {
 			continue
 		}
-		if hits++; began.Sub(moved) > trust {
+		hits++
+		if began.Sub(moved) > trust {
 			t.Fatalf("a value under an old name was served %v after the names moved", began.Sub(moved))
 		}
 	}
