@@ -136,7 +136,9 @@ func (r *Reader) fromReplica(ctx context.Context, w *want, reply *store.LeaseRep
 	var err error
 	switch tags := w.tags(); {
 	case w.load != nil:
-		loaded, err = w.byCode(func(load LoadFunc) (pgload.Loaded, error) { return s.replica.LoadFunc(limited, guarded(load), need.met) })
+		loaded, err = w.byCode(func(load LoadFunc) (pgload.Loaded, error) {
+			return s.replica.LoadFunc(limited, guarded(load), need.met)
+		})
 	case len(tags) > 0:
 		loaded, err = s.replica.LoadTagged(limited, pgload.Query{SQL: sql, Result: w.e.Declared.Result, Tags: tags}, w.args)
 	default:
