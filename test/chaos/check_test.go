@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/freshet/freshet"
 	"github.com/freshet/freshet/internal/envelope"
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pgload"
@@ -240,6 +242,20 @@ func (w *world) keys(ctx context.Context) ([]string, error) {
 	}
 }
 
+// patiently reads a key. A process that the database has not answered for a while does not ask it for two seconds at most, though it would
+// answer by now.
+func patiently(ctx context.Context, r reader, entry string, id int64) (string, error) {
+	const most = 3 * time.Second
+	for began := time.Now(); ; {
+		got, err := r.read(ctx, entry, id, &ask{})
+		spared := err != nil && (errors.Is(err, freshet.ErrUnavailable) || strings.Contains(err.Error(), ": 503 "))
+		if !spared || ctx.Err() != nil || time.Since(began) > most {
+			return got, err
+		}
+		wait(ctx, 100*time.Millisecond)
+	}
+}
+
 // compareReads reads every key through library and gateway.
 func (w *world) compareReads(ctx context.Context, expected truth) error {
 	for name, r := range map[string]reader{"library": w.library, "library on the primary": w.onPrimary, "gateway": &gateway{w}} {
@@ -252,7 +268,7 @@ func (w *world) compareReads(ctx context.Context, expected truth) error {
 			for id := int64(1); id <= sizes()[entry]; id++ {
 				key := keyOf(entry, id)
 				w.counts.reads.Add(1)
-				got, err := r.read(ctx, entry, id, &ask{})
+				got, err := patiently(ctx, r, entry, id)
 				if err != nil {
 					w.violation("at rest, reading %s through the %s failed: %v", key, name, err)
 				} else if got != expected[key] {
