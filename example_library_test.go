@@ -169,7 +169,7 @@ type versioned struct{ gobs }
 func (versioned) Name() string { return "versioned" }
 
 func (versioned) Shape(t reflect.Type) string {
-	if v, ok := reflect.Zero(t).Interface().(interface{ Version() string }); ok {
+	if v, ok := reflect.TypeAssert[interface{ Version() string }](reflect.Zero(t)); ok {
 		return v.Version()
 	}
 	return t.String()
