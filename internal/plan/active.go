@@ -22,6 +22,8 @@ import (
 //   - for a table of a subquery, the conditions of the queries around that count where the subquery stands, except the
 //     one that it stands in: what is asked for a row that they drop influences nothing. A query that yields a row from no rows
 //     asks the subqueries behind its WHERE (in its select list, HAVING, ORDER BY) all the same: there its conditions do not count;
+//     What holds within a subquery holds of the rows around it where it stands, and not above the outer join in whose ON, or below which,
+//     it stands: there is also the row that this join fills with NULLs;
 //   - for a table outside of it, the conditions of a subquery of which a row must be there: EXISTS and IN under AND, and
 //     subqueries in FROM. Not of one that yields a row from no rows, which is an aggregate without GROUP BY;
 //   - the columns of a subquery are those of its tables where it copies them: always for what is outside of it, and for
@@ -104,15 +106,21 @@ func gather(o *occurrence, chosen map[any]int, coarse bool) *gathering {
 
 // leave takes what ties the columns of the block's tables to those of the block.
 func (g *gathering) leave(b *block) {
-	if b.derived == nil {
-		return
+	at := b.place.on
+	if b.derived != nil && b.holder == nil {
+		at = innermost(b.parent, b.derived)
 	}
-	if h := b.holder; h != nil && h.item == b.derived {
+	if h := b.holder; h != nil && b.derived != nil && h.item == b.derived {
 		for _, test := range h.tests { // x IN (SELECT y ...): only rows with that y count
 			g.facts = append(g.facts, fact{condition: test, block: b.parent, place: b.place})
 		}
 	}
-	g.link(b, b.passes)
+	for i := range g.facts { // what holds within holds of the rows around where the subquery stands, not above that
+		g.facts[i].around = append(slices.Clone(g.facts[i].around), anchor{b.parent, at})
+	}
+	if b.derived != nil {
+		g.link(b, b.passes)
+	}
 }
 
 func (g *gathering) link(b *block, which func(output) bool) {

@@ -126,8 +126,9 @@ func (b *block) constants(ref *pg_query.ColumnRef, judged, not bool, values []*p
 		if err := timeless(columnType(c.column), k); err != nil {
 			return nil, err
 		}
-		// Across types equality is not that of the texts.
-		judged = judged && (cast == "" || family(cast, 0) == columnFamily(c.column))
+		// Across types equality is not that of the texts. A number that is cast is spelled as PostgreSQL spells it, and not as it stands
+		// here: 1e2::text is '100'.
+		judged = judged && (cast == "" || family(cast, 0) == columnFamily(c.column) && (k.GetSval() != nil || k.GetIval() != nil && counts(cast)))
 		if k.GetIsnull() {
 			judged = judged && !not // x NOT IN (.., NULL) is never TRUE; x IN (.., NULL) only for the others
 			continue
@@ -148,6 +149,11 @@ func (b *block) constants(ref *pg_query.ColumnRef, judged, not bool, values []*p
 		a.filter = filter(c, rule.Condition{Column: c.name, Op: op, Type: t, Values: texts})
 	}
 	return a, nil
+}
+
+// counts reports a type of whole numbers, to which a whole number is cast as it stands.
+func counts(t keytext.Type) bool {
+	return family(t, 0) == family(keytext.Int8, 0) || t == keytext.Numeric
 }
 
 // equation reads left = right.

@@ -14,8 +14,9 @@ import (
 // selectList reads what the block returns. Stars are expanded and every output gets its name.
 func (b *block) selectList() error {
 	targets := b.statement.GetTargetList()
-	if b.exists && len(targets) == 1 && isStar(targets[0]) {
-		// Only whether there is a row counts: the star would read every column for nothing.
+	if b.exists && len(targets) == 1 && isStar(targets[0]) && len(b.statement.GetDistinctClause()) == 0 {
+		// Only whether there is a row counts: the star would read every column for nothing. With DISTINCT they say how many rows there
+		// are, for OFFSET to pass over.
 		b.visits()[targets[0].GetResTarget()] = true
 		b.visits()[targets[0].GetResTarget().GetVal().GetColumnRef()] = true
 		b.edit(func() {

@@ -20,6 +20,7 @@ const (
 	viewInner       = "the outer join of a view is an inner one"
 	viewUnread      = "the columns of a view's own condition do not count"
 	caseUnread      = "the columns of CASE do not count"
+	asItStands      = "a number that is cast to text is spelled as it stands"
 	rowNeeded       = "a subquery beside an aggregate is asked only where there is a row"
 	firstLimits     = "a subquery in LIMIT is asked only where the first side has a row"
 )
@@ -80,6 +81,10 @@ func classes() []watched {
 			firstOfOr, "SELECT a.id, b.id AS other FROM a JOIN b ON b.x = a.x AND a.x = @p AND b.live"),
 		one("SELECT id FROM a WHERE @p IN (x, id) AND NOT (live OR kind = 'y')", firstOfOr, "SELECT id FROM a WHERE x = @p AND NOT live AND kind <> 'y'"),
 		one("SELECT id, kind FROM a WHERE x = @p AND (kind = 'x' AND live OR kind = 'y' OR y IS NULL)"),
+		// constants that are spelled otherwise
+		one("SELECT id FROM a WHERE x = @p AND long = 1e2::text", asItStands, "SELECT id FROM a WHERE x = @p AND long = '1e2'"),
+		one("SELECT id FROM a WHERE x = @p AND long <> 1e2::text AND y <> 2::int8"),
+		one("SELECT id FROM a WHERE x = @p AND x = 1e0::int4 AND EXISTS (SELECT DISTINCT * FROM b WHERE b.x = a.x OFFSET 1)"),
 		two(domain{cast: "int8", values: []string{"0", "1", "2", "NULL"}}, "SELECT id, kind FROM a WHERE x = @p AND (@q IS NULL OR id = @q)",
 			nullForgotten, "SELECT id, kind FROM a WHERE x = @p AND id = @q"),
 		two(domain{cast: "text", values: []string{"x", "z"}}, "SELECT a.id, b.id AS other FROM a JOIN b ON b.x = a.x AND b.kind = 'x' WHERE a.x = @p AND b.kind = @q"),

@@ -163,6 +163,13 @@ func (g *grammar) condition(names, outer []string, depth int) string {
 func (g *grammar) block(outer []string, n, depth int) string {
 	from, names := g.from(outer, depth)
 	where := g.where(names, outer, depth)
+	if len(names) > 1 && g.IntN(6) == 0 { // rows that an outer join did not find
+		and := " AND "
+		if where == "" {
+			and = " WHERE "
+		}
+		where += and + names[len(names)-1] + g.pick(".id IS NULL", ".kind IS NULL", ".x IS NULL")
+	}
 	var list, ordinals []string
 	for i := range n {
 		t := names[g.IntN(len(names))]

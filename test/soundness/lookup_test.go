@@ -264,6 +264,12 @@ func away() []watched {
 		one("SELECT c.id, s.n, s.m FROM c, LATERAL (SELECT count(*) AS n, (SELECT max(b.kind) FROM b WHERE b.id = c.y) AS m FROM a WHERE a.x = c.x AND a.y = @p) s WHERE c.id = @q", integers()),
 		one("SELECT c.id, s.m FROM c, LATERAL (SELECT (SELECT max(b.kind) FROM b WHERE b.x = c.x) AS m FROM a WHERE a.x = c.x AND a.x = @p HAVING count(*) >= 0) s"),
 		one("SELECT kind FROM a WHERE x = @p AND x = 3 UNION ALL SELECT kind FROM b WHERE x = @p ORDER BY 1 OFFSET (SELECT count(*) FROM c WHERE c.y = 1)"),
+		// what holds within the ON of an outer join does not hold above it
+		one("SELECT a.id FROM a LEFT JOIN b ON b.x = a.x AND EXISTS (SELECT 1 FROM c WHERE c.x = b.y) WHERE a.y = @p AND b.id IS NULL"),
+		one("SELECT a.id FROM a LEFT JOIN b ON b.x = a.x AND b.y IN (SELECT c.x FROM c) WHERE a.y = @p AND b.id IS NULL"),
+		one("SELECT a.id FROM a LEFT JOIN (b JOIN LATERAL (SELECT c.kind FROM c WHERE c.x = b.y) s ON true) ON b.x = a.x WHERE a.y = @p AND b.id IS NULL"),
+		one("SELECT a.id FROM a LEFT JOIN b ON b.x = a.x AND NOT EXISTS (SELECT 1 FROM c WHERE c.x = b.y) WHERE a.y = @p AND (b.kind = 'y' OR b.kind IS NULL)"),
+		one("SELECT a.id FROM a LEFT JOIN (b LEFT JOIN d e ON e.x = b.id) ON b.x = a.x AND EXISTS (SELECT 1 FROM c WHERE c.x = e.y) WHERE a.y = @p AND e.kind IS NULL"),
 		one("SELECT id FROM a WHERE x = @p AND id > @q", integers()),
 		one("SELECT kind FROM a WHERE x = @p EXCEPT SELECT kind FROM b"),
 		one("SELECT b.id FROM a_and_b v JOIN b ON b.y = v.id WHERE v.x = @p"),

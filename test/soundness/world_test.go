@@ -147,7 +147,7 @@ func (w writer) maybe(value string) string { return w.pick(value, value, "NULL")
 
 func (w writer) long() string {
 	if w.IntN(4) > 0 {
-		return "'short'"
+		return w.pick("'short'", "'100'", "'1e2'")
 	}
 	// Large and not compressible, so that it moves out of the row.
 	var b strings.Builder
