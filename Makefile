@@ -91,6 +91,10 @@ soundness: install-servers ## random writes against random queries (SOUNDNESS_TI
 chaos: install-servers ## faults under load (CHAOS_TIME=120s SEED= CLUSTER=1: in a Redis Cluster): the tests in test/chaos
 	@./scripts/named_tests.sh chaos -run . ./test/chaos -chaos.time=$(CHAOS_TIME) $(if $(CLUSTER),-chaos.cluster)
 
+.PHONY: flood
+flood: install-servers ## read a hundred thousand keys that are not there
+	@FLOOD=long ./scripts/named_tests.sh flood -run TestNegativeFlood ./internal/fill
+
 .PHONY: fuzz
 fuzz: ## run every fuzz test (FUZZ_TIME=30s)
 	@./scripts/fuzz.sh

@@ -166,13 +166,20 @@ func Count(source Source, options Options) (stop func() error, err error) {
 	meter := options.meter()
 	all := readmetrics.All()
 	counters := make([]metric.Int64ObservableCounter, len(all))
+	times := make([]metric.Float64ObservableCounter, len(all))
 	instruments := make([]metric.Observable, len(all))
 	for i := range all {
 		name := strings.ReplaceAll(strings.TrimSuffix(all[i].Name, "_total"), "_", ".")
-		if counters[i], err = meter.Int64ObservableCounter(name, metric.WithDescription(all[i].Help)); err != nil {
+		if all[i].Micro {
+			times[i], err = meter.Float64ObservableCounter(strings.TrimSuffix(name, ".seconds"), metric.WithDescription(all[i].Help), metric.WithUnit("s"))
+			instruments[i] = times[i]
+		} else {
+			counters[i], err = meter.Int64ObservableCounter(name, metric.WithDescription(all[i].Help))
+			instruments[i] = counters[i]
+		}
+		if err != nil {
 			return nil, fmt.Errorf("freshetotel: %w", err)
 		}
-		instruments[i] = counters[i]
 	}
 	registration, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		stats := source.Stats()
@@ -181,6 +188,10 @@ func Count(source Source, options Options) (stop func() error, err error) {
 				attributes := options.Attributes
 				if all[i].Label != "" {
 					attributes = append([]attribute.KeyValue{attribute.String("freshet."+all[i].Label, label)}, attributes...)
+				}
+				if all[i].Micro {
+					o.ObserveFloat64(times[i], float64(n)/1e6, metric.WithAttributes(attributes...))
+					return
 				}
 				o.ObserveInt64(counters[i], int64(n), metric.WithAttributes(attributes...)) //nolint:gosec // a count since Open
 			})

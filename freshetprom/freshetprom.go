@@ -56,7 +56,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			if m.Label != "" {
 				values = []string{label}
 			}
-			out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), values...)
+			value := float64(n)
+			if m.Micro {
+				value /= 1e6
+			}
+			out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, value, values...)
 		})
 	}
 }

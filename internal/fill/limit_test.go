@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -162,9 +163,8 @@ func TestLoadsAreLimited(t *testing.T) {
 }
 
 // TestNegativeFlood: many keys that are not there cost a load each, a bounded number at a time, and what the process
-// keeps of them does not grow with their number.
-func TestNegativeFlood(t *testing.T) {
-	t.Parallel()
+// keeps of them does not grow with their number. FLOOD=long has it be a hundred thousand.
+func TestNegativeFlood(t *testing.T) { //nolint:paralleltest // the heap is that of all tests that run
 	w := newWorld(t, options{})
 	var now, most atomic.Int64
 	loader := &slow{Loader: w.loader}
@@ -179,8 +179,13 @@ func TestNegativeFlood(t *testing.T) {
 		e.LoadTimeout = time.Minute // it is about how much is loaded, not about how fast that is
 		entries[name] = e
 	}
+	w.batches()
 	r := w.readerOf(nil, loader, entries)
-	const keys, readers = 100_000, 64
+	const alone, together, readers = 10_000, 100, 64
+	keys := 20_000
+	if os.Getenv("FLOOD") == "long" {
+		keys = 100_000
+	}
 	flood := func(from, to int) {
 		var group sync.WaitGroup
 		var next atomic.Int64
@@ -197,6 +202,27 @@ func TestNegativeFlood(t *testing.T) {
 		}
 		group.Wait()
 	}
+	many := func(from, to int) {
+		var group sync.WaitGroup
+		var next atomic.Int64
+		next.Store(int64(from))
+		for range readers {
+			group.Go(func() {
+				for last := next.Add(together); last <= int64(to) && !t.Failed(); last = next.Add(together) {
+					ids := make([]int, together)
+					for i := range ids {
+						ids[i] = int(last) - together + i + 1
+					}
+					for i, a := range r.GetMany(t.Context(), "product", numbered(ids...), &fill.Demand{}) {
+						if a.Err != nil || a.Value.Found {
+							t.Errorf("product %d: %v, %v", ids[i], a.Value.Found, a.Err)
+						}
+					}
+				}
+			})
+		}
+		group.Wait()
+	}
 	heap := func() uint64 {
 		runtime.GC()
 		var m runtime.MemStats
@@ -205,7 +231,8 @@ func TestNegativeFlood(t *testing.T) {
 	}
 	flood(1000, 6000)
 	before := heap()
-	flood(6000, 1000+keys)
+	flood(6000, 1000+alone)
+	many(1000+alone, 1000+keys)
 	after := heap()
 	if most.Load() > 32 {
 		t.Errorf("%d loads at a time", most.Load())
@@ -213,8 +240,8 @@ func TestNegativeFlood(t *testing.T) {
 	if after > before+16<<20 {
 		t.Errorf("the heap grew from %d to %d bytes over %d keys", before, after, keys)
 	}
-	if s := r.Stats(); s.Loads < keys || s.Loads > keys+readers {
-		t.Errorf("%d loads of %d keys", s.Loads, keys)
+	if s := r.Stats(); s.Loads < uint64(alone+(keys-alone)/together) || s.Loads > uint64(keys+readers) || s.Fills != uint64(keys) {
+		t.Errorf("%d loads of %d keys, of which %d are stored", s.Loads, keys, s.Fills)
 	}
 }
 

@@ -9,6 +9,8 @@ type Metric struct {
 	Name, Help string
 	// Label tells the counts of Values apart; empty when there is one.
 	Label string
+	// Micro: what is counted are microseconds, and the name says seconds.
+	Micro bool
 	value func(s *fill.Stats) uint64
 	many  func(s *fill.Stats) map[string]uint64
 }
@@ -32,6 +34,10 @@ func All() []Metric {
 	many := func(name, help, label string, values func(s *fill.Stats) map[string]uint64) Metric {
 		return Metric{Name: name, Help: help, Label: label, many: values}
 	}
+	micro := func(m Metric) Metric {
+		m.Micro = true
+		return m
+	}
 	return []Metric{
 		one("freshet_reads_hit_total", "Reads served from the cache.", func(s *fill.Stats) uint64 { return s.Hits }),
 		one("freshet_reads_miss_total", "Reads that found nothing live, or nothing that was shown to be what they asked for.", func(s *fill.Stats) uint64 { return s.Misses }),
@@ -50,7 +56,10 @@ func All() []Metric {
 		one("freshet_epochs_pinned_total", "Loads whose epochs were looked up, or made.", func(s *fill.Stats) uint64 { return s.Pins }),
 		one("freshet_refreshes_total", "Loads that writers asked for after their commit.", func(s *fill.Stats) uint64 { return s.Refreshes }),
 		one("freshet_refreshes_stored_total", "Of them, stored.", func(s *fill.Stats) uint64 { return s.Refreshed }),
-		one("freshet_stale_age_microseconds_total", "How long ago the stale values that were served had been invalidated, all together.", func(s *fill.Stats) uint64 { return s.StaleMicroseconds }),
+		micro(one(
+			"freshet_stale_age_seconds_total", "How long ago the stale values that were served had been invalidated, all together.",
+			func(s *fill.Stats) uint64 { return s.StaleMicroseconds },
+		)),
 		one("freshet_loads_overloaded_total", "Loads that were not sent since too many were under way.", func(s *fill.Stats) uint64 { return s.Overloaded }),
 		one("freshet_loads_eager_total", "Loads of values whose time was nearly over.", func(s *fill.Stats) uint64 { return s.Eager }),
 		one("freshet_loads_eager_stored_total", "Of them, stored.", func(s *fill.Stats) uint64 { return s.EagerStored }),
