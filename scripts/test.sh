@@ -38,10 +38,10 @@ race) run 'everything with -race' -race $all ;;
 all)
   # Some tests build the program: the C library behind it is compiled here, and not against their time limits.
   go build ./...
-  # Both parts are run also when the first one fails. Those of the second part mostly wait for servers, so that two
+  # Both parts are run also when the first one fails. Tests mostly wait, for servers and for time to pass, so that two
   # processors can do more than two things.
   failed=0
-  run 'with -race' -race $raced || failed=1
+  run 'with -race' -race -parallel 4 $raced || failed=1
   if [ -n "$with_parser$model" ]; then
     run 'without -race: the model, and what links the SQL parser' -p 3 -parallel 4 $model $with_parser || failed=1
   fi
