@@ -228,6 +228,8 @@ func unidentified(t *schema.Table, bind []string, at int) *refusal {
 		why:  "a DELETE, or an UPDATE that changes it, could not be mapped to the key that the row leaves",
 	}
 	switch {
+	case t.Kind == schema.PartitionedTable && !slices.ContainsFunc(missing, func(name string) bool { return !slices.Contains(t.PrimaryKey, name) }):
+		r.do = fmt.Sprintf("Set %s and its partitions to REPLICA IDENTITY DEFAULT: their old rows agree only under that.", t.Name.Name)
 	case t.Kind == schema.PartitionedTable:
 		r.do = fmt.Sprintf("Give %s a primary key that includes %s, and leave it and its partitions at REPLICA IDENTITY DEFAULT (partitions that are created later have it).", t.Name.Name, strings.Join(missing, ", "))
 	case len(t.PrimaryKey) == 0 || len(nullable) > 0:
@@ -256,6 +258,9 @@ func identityName(t *schema.Table) string {
 	case change.IdentityDefault:
 		if len(t.PrimaryKey) == 0 {
 			return "DEFAULT, without a primary key"
+		}
+		if len(t.IdentityCols) == 0 && t.Kind == schema.PartitionedTable {
+			return "of its partitions, which differ"
 		}
 		if len(t.IdentityCols) == 0 && t.Kind == schema.OrdinaryTable {
 			return "DEFAULT, which takes no DEFERRABLE primary key"
