@@ -88,6 +88,10 @@ entries:
     key: weather:{city}
     depends_on: []
     covers: none
+  report:
+    key: report:{id}
+    depends_on: []
+    compress_above: 100B
 `
 
 // newShop makes a shop. It panics where a test would fail, since examples have none.
@@ -217,6 +221,7 @@ func (s *shop) roster() *rule.Roster {
 		"total":   {"", []rule.Param{{Name: "order_id", Type: keytext.Int4}}},
 		"profile": {"", []rule.Param{{Name: "id", Type: keytext.Unknown}}},
 		"weather": {"", []rule.Param{{Name: "city", Type: keytext.Unknown}}},
+		"report":  {"", []rule.Param{{Name: "id", Type: keytext.Unknown}}},
 	}
 	r := &rule.Roster{
 		Format: rule.RosterFormat, Generation: s.head.Generation, Term: string(s.head.Term), Revision: 1, Entries: map[string]*rule.Entry{},

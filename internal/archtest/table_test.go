@@ -85,7 +85,7 @@ func drivers(name string) []string {
 	case "internal/pgsource", "internal/pgcatalog", "internal/pgload", "internal/pggate", "internal/pgurl":
 		return []string{postgres}
 	case "internal/redisstore":
-		return []string{redis}
+		return []string{redis, "github.com/klauspost/compress/zstd"}
 	case "internal/fill", "freshettest", root:
 		return []string{postgres} // the transaction that is handed to a loader written in Go
 	case "internal/pipeline":

@@ -16,7 +16,7 @@ func Entries(c *config.Config) map[string]Entry {
 		e := c.Entries[declared.Name]
 		all[declared.Name] = Entry{
 			Declared: declared, TTL: e.TTL, NegativeTTL: e.NegativeTTL, Jitter: e.TTLJitter.Fraction(), LoadTimeout: e.LoadTimeout,
-			LoadUnproved: e.OnUnproved == config.UnprovedLoad,
+			LoadUnproved: e.OnUnproved == config.UnprovedLoad, CompressAbove: int(e.CompressAbove),
 			Policy: Policy{
 				StaleFor: e.OnChange.For, StaleOnError: e.StaleOnError, SoftTimeout: e.SoftTimeout, Eager: shareOf(e.EagerRefresh),
 				MaxLoads: e.MaxLoads, MaxValue: int(e.MaxValue),

@@ -76,6 +76,8 @@ type Entry struct {
 	// LoadUnproved has a read load a cached value anew that it cannot be shown to meet its demand, instead of comparing it with
 	// the database's.
 	LoadUnproved bool
+	// CompressAbove has values of more bytes than that compressed, where the store does so. 0: none are.
+	CompressAbove int
 	Policy
 }
 

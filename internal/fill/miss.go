@@ -445,7 +445,7 @@ func (r *Reader) fill(ctx context.Context, w *want, f *flight, token fence.Token
 func (w *want) request(f *flight, token fence.Token) store.FillRequest {
 	request := store.FillRequest{
 		Token: token, Coverage: f.loaded.Coverage, State: fence.Live, Payload: f.loaded.Payload, TTL: w.e.shorten(w.e.TTL),
-		RowVersion: f.loaded.Version, Keep: w.e.Keep(),
+		RowVersion: f.loaded.Version, Keep: w.e.Keep(), CompressAbove: w.e.CompressAbove,
 	}
 	if !f.loaded.Found {
 		request.State, request.Payload, request.TTL = fence.Negative, nil, w.e.shorten(w.e.NegativeTTL)

@@ -41,6 +41,7 @@ func parseTied(reply rueidis.RedisResult, epochs int) (Tied, error) {
 	if held.Text, err = values[0].AsBytes(); err != nil && !rueidis.IsRedisNil(err) {
 		return Tied{}, err
 	}
+	held.Text = unpack(held.Text)
 	for i := range held.IDs {
 		if held.IDs[i], err = values[1+i].ToString(); err != nil && !rueidis.IsRedisNil(err) {
 			return Tied{}, err

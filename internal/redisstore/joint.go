@@ -148,8 +148,8 @@ func (j *joint) answer(to *route, at int) (head fence.Head, found bool, held Tie
 	}
 	if epochs := j.asks[at].epochs; len(epochs) > 0 {
 		held, err = parseTied(j.records[at], len(epochs))
-	} else if held.Text, err = j.records[at].AsBytes(); rueidis.IsRedisNil(err) {
-		err = nil
+	} else {
+		held.Text, err = textOf(j.records[at])
 	}
 	if err != nil {
 		return fence.Head{}, false, Tied{}, fmt.Errorf("get record: %w", to.typed(err))

@@ -143,7 +143,7 @@ func (one *portion) read(replies []rueidis.RedisResult, all []Reading, found []F
 	texts, err := parseTexts(replies[0], len(plain))
 	for n, i := range plain {
 		if found[i].Err = failed(err); err == nil {
-			found[i].Text = texts[n]
+			found[i].Text = unpack(texts[n])
 		}
 	}
 	return replies[1:]

@@ -18,11 +18,11 @@ func (s *Store) Read(ctx context.Context, name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("get record: %w", err)
 	}
-	text, err := to.client.Do(ctx, s.readPlain(name)).AsBytes()
-	if err == nil || rueidis.IsRedisNil(err) {
-		return text, nil
+	text, err := textOf(to.client.Do(ctx, s.readPlain(name)))
+	if err != nil {
+		return nil, fmt.Errorf("get record: %w", to.typed(err))
 	}
-	return nil, fmt.Errorf("get record: %w", to.typed(err))
+	return text, nil
 }
 
 // readPlain is a GET. The client's own works out the key's cluster slot, which is most of what sending it costs and of no use with
@@ -100,7 +100,7 @@ func parseLease(to *route, answered rueidis.RedisResult) (reply LeaseReply, err 
 	if err != nil {
 		return LeaseReply{}, fmt.Errorf("lease key: %w", typed(err))
 	}
-	if reply.Record, err = fence.ParseRecord(text); err != nil {
+	if reply.Record, err = leasedRecord(text); err != nil {
 		return LeaseReply{}, fmt.Errorf("lease key: %w", err)
 	}
 	if reply.Now, err = clock(answer[2]); err != nil {
@@ -133,9 +133,10 @@ func fillArgs(f *FillRequest) ([]string, error) {
 	if !f.State.Live() {
 		return nil, fmt.Errorf("fill key: a value of state %q cannot be filled", f.State)
 	}
+	payload, flag := pack(f)
 	args := []string{
 		string(f.Token), f.Coverage.String(), string(rune(f.State.Letter())), fence.EscapeVersion(f.RowVersion),
-		rueidis.BinaryString(f.Payload), millis(f.TTL), fence.KeepText(f.Keep.Microseconds()),
+		rueidis.BinaryString(payload), millis(f.TTL), fence.KeepText(f.Keep.Microseconds()), flag,
 	}
 	if len(f.Epochs) > 0 {
 		args = append(args, fence.EpochsText(f.Epochs))

@@ -200,7 +200,13 @@ func walk(ctx context.Context, client rueidis.CoreClient, pattern string, visit 
 func (v *Survey) Read(ctx context.Context, names []string) ([]Held, error) {
 	b := v.servers[0].client.B()
 	return v.read(ctx, names, func(name string) rueidis.Completed { return b.Get().Key(name).Build() },
-		func(reply rueidis.RedisResult) ([]byte, error) { return reply.AsBytes() })
+		func(reply rueidis.RedisResult) ([]byte, error) {
+			text, err := reply.AsBytes()
+			if v.store == nil {
+				return text, err
+			}
+			return unpack(text), err
+		})
 }
 
 // ReadHashes reads hashes, in the order of the names, each as the text of a JSON object with its fields in order.

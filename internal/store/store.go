@@ -101,6 +101,8 @@ type FillRequest struct {
 	Epochs     []fence.Epoch
 	Payload    []byte
 	TTL        time.Duration
+	// CompressAbove has a payload of more bytes than that compressed, by a store that does so. 0: none is.
+	CompressAbove int
 }
 
 // RenewRequest says that the value over which a lease was granted is the one that the database has.

@@ -21,24 +21,28 @@ local function read(key)
       local head = string.sub(text, 1, at - 1)
       local state, lease, fences, coverage, version, filled =
         string.match(head, '^f1 ([-VNvn]) %- (%S+) (%S+) (%S+) (%S+) (%x+)$')
-      local keep, epochs
+      local keep, epochs, packed
       if not state then
         local flags, more
         state, flags, lease, fences, coverage, version, filled, more =
-          string.match(head, '^f1 ([VNvn]) (k?t?) (%S+) (%S+) (%S+) (%S+) (%x+) (.*)$')
+          string.match(head, '^f1 ([VNvn]) (k?t?z?) (%S+) (%S+) (%S+) (%S+) (%x+)(.*)$')
+        packed = flags and string.sub(flags, -1) == 'z'
+        if packed then flags = string.sub(flags, 1, -2) end
         if flags == 'k' then
-          keep = string.match(more, '^%x+$')
+          keep = string.match(more, '^ (%x+)$')
         elseif flags == 't' then
-          epochs = string.match(more, '^%S+$')
+          epochs = string.match(more, '^ (%S+)$')
         elseif flags == 'kt' then
-          keep, epochs = string.match(more, '^(%x+) (%S+)$')
+          keep, epochs = string.match(more, '^ (%x+) (%S+)$')
+        elseif not packed or more ~= '' then
+          state = nil
         end
-        if not keep and not epochs or keep == '0000000000000000' then state = nil end
+        if flags ~= '' and not keep and not epochs or keep == '0000000000000000' then state = nil end
       end
       if state then
         local token, ends = string.match(lease, '^(%x+)%.(%x+)$')
         return { state = state, token = token, ends = ends, fences = fences, coverage = coverage, version = version,
-          filled = filled, keep = keep, epochs = epochs, payload = string.sub(text, at + 1), text = text }
+          filled = filled, keep = keep, epochs = epochs, packed = packed, payload = string.sub(text, at + 1), text = text }
       end
     end
   end
@@ -47,7 +51,7 @@ end
 
 -- empty takes the value out of a record, and leaves lease and fences.
 local function empty(r)
-  r.state, r.coverage, r.version, r.filled, r.keep, r.epochs, r.payload = '-', '-', '-', '0000000000000000', nil, nil, ''
+  r.state, r.coverage, r.version, r.filled, r.keep, r.epochs, r.packed, r.payload = '-', '-', '-', '0000000000000000', nil, nil, nil, ''
 end
 
 local function write(r)
@@ -55,6 +59,7 @@ local function write(r)
   if r.token then lease = r.token .. '.' .. r.ends end
   if r.keep then flags, more = 'k', ' ' .. r.keep end
   if r.epochs then flags, more = flags .. 't', more .. ' ' .. r.epochs end
+  if r.packed then flags = flags .. 'z' end
   if flags == '' then flags = '-' end
   return table.concat({ 'f1', r.state, flags, lease, r.fences, r.coverage, r.version, r.filled }, ' ') .. more .. '\n' .. r.payload
 end

@@ -7,5 +7,5 @@ if refused then return { refused, now } end
 if r.state ~= 'V' and r.state ~= 'N' then return { 'no_value', now } end
 
 redis.call('SET', KEYS[1], write({ state = r.state, fences = '-', coverage = ARGV[2],
-  version = ARGV[3], filled = now, keep = ARGV[5] ~= '-' and ARGV[5] or nil, epochs = ARGV[6], payload = r.payload }), 'PX', ARGV[4])
+  version = ARGV[3], filled = now, keep = ARGV[5] ~= '-' and ARGV[5] or nil, packed = r.packed, epochs = ARGV[6], payload = r.payload }), 'PX', ARGV[4])
 return { 'renewed', now }
