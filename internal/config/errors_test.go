@@ -153,6 +153,12 @@ func TestErrors(t *testing.T) {
 			"f.yaml:6:3: entries.product.max_value: 1B is not between 64B and 256MiB",
 			"f.yaml:9:23: defaults.max_value: 1B is not between 64B and 256MiB",
 		}},
+		{"compress_above what is cached", minimal + "    max_value: 1MiB\n    compress_above: 1MiB\n", []string{
+			"f.yaml:10:21: entries.product.compress_above: 1MiB is not less than 1MiB, and no larger value is compressed and cached: none would be compressed",
+		}},
+		{"compress_above what is compressed", minimal + "    max_value: 256MiB\n    compress_above: 100MiB\n", []string{
+			"f.yaml:10:21: entries.product.compress_above: 100MiB is not less than 64MiB, and no larger value is compressed and cached: none would be compressed",
+		}},
 		{"jitter", minimal + "    ttl_jitter: 110%\n", []string{"f.yaml:9:17: entries.product.ttl_jitter: 110% is not between 0% and 90%"}},
 		{"tags and covers of a query", minimal + "    tags: by_hand\n    covers: none\n", []string{
 			"f.yaml:9:11: entries.product.tags: tags is for entries with depends_on: the tags of a query's values are derived from it",

@@ -10,6 +10,7 @@ const (
 	minMaxValue        = 64        // bytes
 	maxMaxValue        = 256 << 20 // Redis holds 512 MiB in one string
 	maxEntryLoads      = 100_000
+	maxCompressed      = Size(64 << 20) // no reader makes more of a compressed value
 )
 
 // policies judges what the file says of how an entry is loaded and what is served meanwhile. A file that says two things of which
@@ -32,6 +33,10 @@ func (j *judge) policies(path string, e Entry) {
 		j.fail(path+".max_loads", "remove it for no limit but that of all entries", "%d is not between 1 and %d", e.MaxLoads, maxEntryLoads)
 	}
 	j.maxValue(path, e.MaxValue)
+	if most := min(e.MaxValue, maxCompressed); e.CompressAbove >= most && most >= minMaxValue {
+		j.fail(path+".compress_above", "compress_above: 4KiB", "%s is not less than %s, and no larger value is compressed and cached: none would be compressed",
+			e.CompressAbove, most)
+	}
 }
 
 func (j *judge) maxValue(path string, size Size) {

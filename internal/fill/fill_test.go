@@ -276,9 +276,23 @@ func TestCorruptRecordIsAMiss(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
 	r := w.reader(nil, nil)
-	w.put(w.name("product", "1"), []byte("\x00 not a record"))
-	read(t, r, 1, fill.Miss, price(1, 10))
-	read(t, r, 1, fill.Hit, price(1, 10))
+	for n, text := range []string{
+		"\x00 not a record",
+		"f1 V y - - s:0000000000000002:0000000000000002: - 0000000000000001\n" + price(1, 9), // a flag of a later freshet
+		"f1 V ky - - s:0000000000000002:0000000000000002: - 0000000000000001 0000000000000001\n" + price(1, 9),
+		"f1 v ky - - s:0000000000000002:0000000000000002: - 0000000000000001 0000000000000001\n" + price(1, 9),
+	} {
+		w.put(w.name("product", "1"), []byte(text))
+		read(t, r, 1, fill.Miss, price(1, 10))
+		read(t, r, 1, fill.Hit, price(1, 10))
+		w.put(w.name("product", "1"), []byte(text))
+		if a := r.GetMany(t.Context(), "product", [][]keytext.Arg{arg("1")}, &fill.Demand{})[0]; a.Err != nil || a.Value.Status != fill.Miss {
+			t.Errorf("%q, of many: %v %v", text, a.Value.Status, a.Err)
+		}
+		if s := r.Stats(); s.Corrupt < uint64(2*(n+1)) {
+			t.Errorf("%q was not counted: %+v", text, s)
+		}
+	}
 }
 
 func TestFailedLoadGivesItsLeaseBack(t *testing.T) {

@@ -1,6 +1,8 @@
 package fill_test
 
 import (
+	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -11,11 +13,11 @@ import (
 )
 
 // compressing is a reader whose values of more than 100 bytes are compressed.
-func (w *world) compressing() *fill.Reader {
+func (w *world) compressing(p fill.Policy) *fill.Reader {
 	w.t.Helper()
 	entries := map[string]fill.Entry{}
 	for name, d := range declarations() {
-		entries[name] = fill.Entry{Declared: d, TTL: time.Minute, NegativeTTL: time.Minute, LoadTimeout: 2 * time.Second, CompressAbove: 100}
+		entries[name] = fill.Entry{Declared: d, TTL: time.Minute, NegativeTTL: time.Minute, LoadTimeout: 2 * time.Second, CompressAbove: 100, Policy: p}
 	}
 	return w.readerOf(nil, nil, entries)
 }
@@ -37,7 +39,7 @@ func (w *world) isPacked(name string, want bool) []byte {
 func TestCompressedValuesAreReadLikeAnyOther(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
-	with, without := w.compressing(), w.reader(nil, nil)
+	with, without := w.compressing(fill.Policy{}), w.reader(nil, nil)
 	name := w.name("cheaper", "1000")
 	read := func(r *fill.Reader, d *fill.Demand, status fill.Status) string {
 		t.Helper()
@@ -66,7 +68,7 @@ func TestCompressedValuesAreReadLikeAnyOther(t *testing.T) {
 		if got := read(r, &fill.Demand{Revalidate: true}, fill.Revalidated); got != loaded {
 			t.Errorf("%s, compared: %s, want %s", what, got, loaded)
 		}
-		if renewed := w.isPacked(name, true); string(renewed) == string(first) {
+		if renewed := w.isPacked(name, true); bytes.Equal(renewed, first) {
 			t.Errorf("%s: it was not renewed", what)
 		}
 	}
@@ -94,11 +96,60 @@ func TestCompressedValuesAreReadLikeAnyOther(t *testing.T) {
 	}
 }
 
+// TestCompressedValuesAreKeptStale: one that is invalidated is served, compressed as it is, by readers with the setting and without, until
+// another replaces it; and one that cannot be read is not served in any state.
+func TestCompressedValuesAreKeptStale(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	policy := fill.Policy{StaleFor: time.Minute}
+	loader, held := &slow{Loader: w.loader}, newValve()
+	with, without := w.compressing(policy), w.under(loader, policy)
+	name := w.name("cheaper", "1000")
+	read := func(r *fill.Reader, status fill.Status, rows int) {
+		t.Helper()
+		v, err := r.Get(t.Context(), "cheaper", arg("1000"), nil)
+		if err != nil || v.Status != status || strings.Count(string(v.Payload), `"id":`) != rows {
+			t.Fatalf("%v %s, %v, want %v with %d rows", v.Status, v.Payload, err, status, rows)
+		}
+	}
+	read(with, fill.Miss, 99)
+	w.isPacked(name, true)
+	w.update(name, "UPDATE product SET price = 1001 WHERE id = 1")
+	if header, _, _ := fence.Packed(w.isPacked(name, true)); !strings.HasPrefix(string(header), "f1 v k ") {
+		t.Fatalf("what is kept is %q", header)
+	}
+	loader.before = held.pass
+	read(without, fill.Stale, 99)
+	<-held.reached
+	read(with, fill.Stale, 99)
+	if header, _, _ := fence.Packed(w.isPacked(name, true)); !strings.HasPrefix(string(header), "f1 v k ") {
+		t.Fatalf("under a lease it is %q", header)
+	}
+	close(held.open)
+	eventually(t, func() error {
+		text, err := w.raw.Do(t.Context(), w.raw.B().Get().Key(name).Build()).ToString()
+		if err == nil && !strings.HasPrefix(text, "f1 V ") {
+			err = fmt.Errorf("it is %q", text)
+		}
+		return err
+	})
+	read(with, fill.Hit, 98)
+	w.isPacked(name, false)
+
+	w.confirm(name)
+	read(with, fill.Miss, 98)
+	w.update(name, "UPDATE product SET price = 1001 WHERE id = 2")
+	text := w.isPacked(name, true)
+	w.put(name, text[:len(text)-1])
+	read(with, fill.Miss, 97)
+	read(without, fill.Hit, 97)
+}
+
 // TestDamagedCompressedValueIsAMiss: it is loaded anew, counted, and replaced.
 func TestDamagedCompressedValueIsAMiss(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
-	r := w.compressing()
+	r := w.compressing(fill.Policy{})
 	name := w.name("cheaper", "1000")
 	read := func(d *fill.Demand) fill.Value {
 		t.Helper()

@@ -80,7 +80,7 @@ defaults: {ttl: 1h, negative_ttl: 5s, load_timeout: 3s, ttl_jitter: 20%}
 entries:
   product: {key: "product:{id}", query: SELECT id FROM products WHERE id = @id, ttl: 10m}
   code: {key: "code:{id}", depends_on: [{table: products, key: "{id}"}], result: many, on_unproved: load, on_change: {serve_stale: {for: 2s}},
-    serve_stale_on_error: 10s, soft_timeout: 1s, eager_refresh: 20%, max_loads: 4, max_value: 1MiB}
+    serve_stale_on_error: 10s, soft_timeout: 1s, eager_refresh: 20%, max_loads: 4, max_value: 1MiB, compress_above: 4KiB}
 `), func(string) (string, bool) { return "", false })
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ entries:
 	code := fill.Entry{Declared: rule.Declared{
 		Name: "code", Key: "code:{id}", Result: rule.Many, DependsOn: []rule.Dependency{{Table: "products", Key: "{id}"}},
 	}}
-	product.TTL, code.TTL, code.LoadUnproved = 10*time.Minute, 60*time.Minute, true
+	product.TTL, code.TTL, code.LoadUnproved, code.CompressAbove = 10*time.Minute, 60*time.Minute, true, 4<<10
 	for _, e := range []*fill.Entry{&product, &code} {
 		e.NegativeTTL, e.LoadTimeout, e.Jitter = 5*time.Second, 3*time.Second, 0.2
 	}

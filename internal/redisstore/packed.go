@@ -16,6 +16,11 @@ import (
 // more than it says, is no record: whoever can write to Redis cannot have readers allocate what they like.
 const maxPacked = 64 << 20
 
+// maxGrowth is what a byte of a frame becomes at most: a block holds up to 128 KiB, and takes 4 bytes at least. It keeps a few bytes that say
+// 64 MiB of themselves from having that much allocated before they are found to hold nothing.
+const maxGrowth = 128 << 10 / 4
+
+//nolint:gochecknoglobals // made once, since they keep buffers, and safe for all
 var (
 	packer = sync.OnceValue(func() *zstd.Encoder {
 		const window = 1 << 20 // each encoder keeps some of these; values are smaller, mostly
@@ -54,7 +59,7 @@ func unpack(text []byte) []byte {
 		return text
 	}
 	var said zstd.Header
-	if err := said.Decode(frame); err != nil || !said.HasFCS || said.FrameContentSize > maxPacked {
+	if err := said.Decode(frame); err != nil || !said.HasFCS || said.FrameContentSize > min(maxPacked, uint64(len(frame))*maxGrowth) {
 		return text[:0]
 	}
 	whole := len(header) + int(said.FrameContentSize) //nolint:gosec // bounded

@@ -3,9 +3,10 @@ package redisstore
 import (
 	"bytes"
 	"embed"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -108,18 +109,28 @@ func TestFramesAreBounded(t *testing.T) { //nolint:paralleltest // allocations a
 	for range 1000 {
 		bomb = append(bomb, large...)
 	}
+	boast := func(size uint32) []byte { // a frame of one block of 300 equal bytes that says another size of itself
+		return append(binary.LittleEndian.AppendUint32([]byte{0x28, 0xb5, 0x2f, 0xfd, 0b1010_0000}, size), 0b0110_0011, 0b1001, 0, 'x')
+	}
+	if got := unpack(append([]byte(packedHeader), boast(300)...)); string(got) != plainHeader+strings.Repeat("x", 300) {
+		t.Fatalf("of a frame made by hand came %q", got)
+	}
 	for what, frame := range map[string][]byte{
+		"a few bytes say 64 MiB": boast(maxPacked), "a few bytes say 4 GiB": boast(1<<32 - 1), "one byte less than it says": boast(301), "one more": boast(299),
 		"more than the bound": enormous, "it does not say": silent, "another frame behind it": append(small, large...), "many frames": bomb,
 		"skippable": append([]byte{0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 'x'}, small...), "none": nil, "no frame": []byte(`{"id":1}`),
 	} {
 		text := append([]byte(packedHeader), frame...)
 		var got []byte
-		allocated := testing.Benchmark(func(b *testing.B) {
-			b.ReportAllocs()
-			for range b.N {
-				got = unpack(text)
-			}
-		}).AllocedBytesPerOp()
+		unpack(text) // once for a decoder's own buffers, which stay
+		const times = 10
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range times {
+			got = unpack(text)
+		}
+		runtime.ReadMemStats(&after)
+		allocated := (after.TotalAlloc - before.TotalAlloc) / times
 		if _, err := fence.ParseRecord(got); err == nil || allocated > 4<<20 {
 			t.Errorf("%s: %.40q, %d bytes allocated", what, got, allocated)
 		}
@@ -129,13 +140,22 @@ func TestFramesAreBounded(t *testing.T) { //nolint:paralleltest // allocations a
 	}
 }
 
-// FuzzUnpack holds that no bytes of a record make a reader fail: they are a record, or none.
+// FuzzUnpack holds that no bytes of a record make a reader fail: they are a record, or none, and have no more memory taken than they can become.
 func FuzzUnpack(f *testing.F) {
 	f.Add([]byte(packedHeader + string(packer().EncodeAll([]byte("{}{}{}{}{}{}{}{}"), nil))))
+	f.Add([]byte(packedHeader + "\x28\xb5\x2f\xfd\xa0\x00\x00\x00\x04\x63\x09\x00x"))     // says 64 MiB
+	f.Add([]byte(packedHeader + "\x28\xb5\x2f\xfd\x80\x88\x00\x00\x00\x04\x63\x09\x00x")) // and a window
 	f.Add([]byte(strings.Replace(packedHeader, " z ", " tz ", 1)))
 	f.Add([]byte(packedHeader))
 	f.Fuzz(func(t *testing.T, text []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		got := unpack(text)
+		runtime.ReadMemStats(&after)
+		const others = 8 << 20 // a decoder's own buffers, and whatever else runs
+		if took := after.TotalAlloc - before.TotalAlloc; took > min(maxPacked, uint64(len(text))*maxGrowth)+others {
+			t.Errorf("unpack of %d bytes allocated %d: %q", len(text), took, text)
+		}
 		if _, _, packed := fence.Packed(text); !packed && !bytes.Equal(got, text) {
 			t.Errorf("unpack(%q) = %q", text, got)
 		}
@@ -175,18 +195,18 @@ func (w *twins) look(t *rapid.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.Filled, r.Lease.End = 0, 0
+		r.Filled, r.Lease.End, r.Marked = 0, 0, min(r.Marked, 1)
 		seen[i] = fmt.Sprintf("%+v", r)
 		text, err := w.client.Do(t.Context(), w.client.B().Get().Key(name).Build()).AsBytes()
 		if err != nil && !rueidis.IsRedisNil(err) {
 			t.Fatal(err)
 		}
 		_, _, packed := fence.Packed(text)
-		if want := i == 1 && r.State.Live() && len(r.Payload) > 0; packed != want {
+		if want := i == 1 && (r.State == fence.Live || r.State == fence.Stale); packed != want {
 			t.Fatalf("%q is compressed: %t, want %t", text, packed, want)
 		}
 		if packed {
-			w.met["compressed"]++
+			w.met["compressed and "+r.State.String()]++
 			w.everyWay(t, name)
 		}
 	}
@@ -244,18 +264,22 @@ func TestCompressionChangesNoDecision(t *testing.T) {
 		w := &twins{s: s, plain: s.testName(fmt.Sprintf("plain%d", run)), packed: s.testName(fmt.Sprintf("packed%d", run)), client: client, survey: survey, met: met}
 		tokens := rapid.SampledFrom([]fence.Token{token('a'), token('a'), token('a'), token('b')})
 		epochs := rapid.SampledFrom([][]fence.Epoch{nil, {{Name: "~0", ID: string(token('d'))}}})
+		keeps := rapid.SampledFrom([]time.Duration{0, time.Hour})
 		covers := rapid.Map(rapid.Uint64Range(2, 12), func(x uint64) fence.Coverage { return fence.Coverage{Snapshot: sees(mvcc.XID(x))} })
 		rt.Repeat(map[string]func(*rapid.T){
 			"lease": func(t *rapid.T) {
 				tok, dead := tokens.Draw(t, "token"), rapid.SampledFrom([]string{"", "~0=" + string(token('d'))}).Draw(t, "dead")
 				w.both(t, "LEASE", func(name string, _ int) (string, error) {
 					reply, err := s.LeaseOver(t.Context(), name, dead, tok, time.Minute)
-					reply.Record.Filled, reply.Record.Lease.End = 0, 0
+					reply.Record.Filled, reply.Record.Lease.End, reply.Record.Marked = 0, 0, min(reply.Record.Marked, 1)
 					return fmt.Sprintf("%t %s %+v", reply.Granted, reply.Holder, reply.Record), err
 				})
 			},
 			"fill": func(t *rapid.T) {
-				f := FillRequest{Token: tokens.Draw(t, "token"), Coverage: covers.Draw(t, "coverage"), State: fence.Live, TTL: time.Minute, Epochs: epochs.Draw(t, "epochs")}
+				f := FillRequest{
+					Token: tokens.Draw(t, "token"), Coverage: covers.Draw(t, "coverage"), State: fence.Live, TTL: time.Minute,
+					Epochs: epochs.Draw(t, "epochs"), Keep: keeps.Draw(t, "keep"),
+				}
 				f.Payload = []byte(strings.Repeat(rapid.SampledFrom([]string{"{}", "\n\x00"}).Draw(t, "payload"), 40))
 				if rapid.IntRange(0, 4).Draw(t, "negative") == 0 {
 					f.State, f.Payload = fence.Negative, nil
@@ -268,7 +292,10 @@ func TestCompressionChangesNoDecision(t *testing.T) {
 				})
 			},
 			"renew": func(t *rapid.T) {
-				q := RenewRequest{Token: tokens.Draw(t, "token"), Coverage: covers.Draw(t, "coverage"), TTL: time.Minute, Epochs: epochs.Draw(t, "epochs"), RowVersion: "7"}
+				q := RenewRequest{
+					Token: tokens.Draw(t, "token"), Coverage: covers.Draw(t, "coverage"), TTL: time.Minute, Epochs: epochs.Draw(t, "epochs"),
+					RowVersion: "7", Keep: keeps.Draw(t, "keep"),
+				}
 				w.both(t, "RENEW", func(name string, _ int) (string, error) {
 					outcome, err := s.Renew(t.Context(), name, q)
 					met[outcome.String()]++
@@ -276,7 +303,10 @@ func TestCompressionChangesNoDecision(t *testing.T) {
 				})
 			},
 			"put": func(t *rapid.T) {
-				f := FillRequest{Token: token('a'), Coverage: fence.Coverage{Snapshot: sees(5)}, State: fence.Live, TTL: time.Minute, Epochs: epochs.Draw(t, "epochs")}
+				f := FillRequest{
+					Token: token('a'), Coverage: fence.Coverage{Snapshot: sees(5)}, State: fence.Live, TTL: time.Minute,
+					Epochs: epochs.Draw(t, "epochs"), Keep: keeps.Draw(t, "keep"),
+				}
 				f.Payload = bytes.Repeat([]byte("put"), 50)
 				w.both(t, "a FILL of what is not there", func(name string, above int) (string, error) {
 					if err := client.Do(t.Context(), client.B().Del().Key(name).Build()).Error(); err != nil {
@@ -301,6 +331,12 @@ func TestCompressionChangesNoDecision(t *testing.T) {
 					return fmt.Sprint(did.Removed, did.Kept), err
 				})
 			},
+			"strict early": func(t *rapid.T) {
+				x := mvcc.XID(rapid.Uint64Range(2, 12).Draw(t, "x"))
+				w.both(t, "a writer's EARLY", func(name string, _ int) (string, error) {
+					return "", s.Early(t.Context(), Stamped{Name: name, Stamps: []fence.Stamp{{XID: x, End: mvcc.LSN(x)}}})
+				})
+			},
 			"confirm": func(t *rapid.T) {
 				x := mvcc.XID(rapid.Uint64Range(2, 12).Draw(t, "x"))
 				w.both(t, "CONFIRM", func(name string, _ int) (string, error) {
@@ -314,7 +350,7 @@ func TestCompressionChangesNoDecision(t *testing.T) {
 			"": w.look,
 		})
 	})
-	for _, what := range []string{"compressed", "filled", "renewed", "not_newer", "removed"} {
+	for _, what := range []string{"compressed and live", "compressed and stale", "filled", "renewed", "not_newer", "removed"} {
 		if met[what] == 0 {
 			t.Errorf("%s did not happen: the commands are not random enough", what)
 		}
@@ -366,7 +402,7 @@ func TestCompressedValuesAmongOlderPrograms(t *testing.T) {
 	head := begin(t, daemon, fence.NewTerm(1, 10))
 	payload := []byte(strings.Repeat(`{"id":1}`, 100))
 	name := s.testName("k")
-	put := func() {
+	put := func(keep time.Duration, epochs ...fence.Epoch) {
 		t.Helper()
 		if err := s.client.Do(t.Context(), s.client.B().Del().Key(name).Build()).Error(); err != nil {
 			t.Fatal(err)
@@ -374,6 +410,7 @@ func TestCompressedValuesAmongOlderPrograms(t *testing.T) {
 		leased(t, s, name, token('a'))
 		outcome, err := s.Fill(t.Context(), name, FillRequest{
 			Token: token('a'), Coverage: fence.Coverage{Snapshot: sees(10)}, State: fence.Live, Payload: payload, TTL: time.Minute, CompressAbove: 100,
+			Keep: keep, Epochs: epochs,
 		})
 		if err != nil || outcome != fence.Filled {
 			t.Fatalf("Fill = %v, %v", outcome, err)
@@ -381,9 +418,20 @@ func TestCompressedValuesAmongOlderPrograms(t *testing.T) {
 		if r, err := s.Get(t.Context(), name); err != nil || !bytes.Equal(r.Payload, payload) {
 			t.Fatalf("%+v, %v", r, err)
 		}
+		// An older reader's GET: what it has is judged by the same functions as today, without unpack before them.
+		text, err := s.client.Do(t.Context(), s.client.B().Get().Key(name).Build()).AsBytes()
+		if _, _, packed := fence.Packed(text); err != nil || !packed {
+			t.Fatalf("what is stored is %q, %v", text, err)
+		}
+		if _, _, hit := fence.Hit(text); hit {
+			t.Errorf("an older reader takes %q for a hit", text)
+		}
+		if r, err := fence.ParseRecord(text); !errors.Is(err, fence.ErrFormat) {
+			t.Errorf("an older reader reads %q as %+v, %v", text, r, err)
+		}
 	}
 	// An older reader's lease is granted over nothing, and what it stores is everybody's.
-	put()
+	put(0)
 	if reply := leased(t, old, name, token('b')); reply.Record.State != fence.None {
 		t.Errorf("an older reader finds %+v", reply.Record)
 	}
@@ -396,55 +444,39 @@ func TestCompressedValuesAmongOlderPrograms(t *testing.T) {
 	if r, err := s.Get(t.Context(), name); err != nil || string(r.Payload) != `{"seen":11}` {
 		t.Errorf("of an older reader: %+v, %v", r, err)
 	}
-	// An older daemon's, and an older strict writer's, take it away for what it lacks, and for what it does not.
-	change := []Stamped{{Name: name, Stamps: []fence.Stamp{{XID: 30, End: 30}}}}
-	for what, do := range map[string]func() error{
-		"CONFIRM": func() error {
-			_, err := daemon.Apply(t.Context(), Batch{Expect: expect(head), Wi: 100, Si: sees(40), Keys: change})
-			return err
-		},
-		"EARLY": func() error {
-			_, err := daemon.Early(t.Context(), change)
-			return err
-		},
-		"strict": func() error { return old.Early(t.Context(), change[0]) },
-	} {
-		put()
-		if err := do(); err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-		if r, err := s.Get(t.Context(), name); err != nil || r.State != fence.None {
-			t.Errorf("after an older program's %s there is %+v, %v", what, r, err)
-		}
+	// One that had its lease before finds it gone: it stores nothing, and does not fail.
+	leased(t, old, name, token('c'))
+	put(0)
+	args[0] = string(token('c'))
+	if answer, err := old.eval(t.Context(), old.scripts.fill, name, args); err != nil {
+		t.Fatal(err)
+	} else if got, _, err := fillOutcome("fill key", answer); err != nil || got != fence.NoLease {
+		t.Errorf("FILL of an older reader that came too late = %v, %v", got, err)
 	}
-}
-
-func BenchmarkUnpack(b *testing.B) {
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same each time
-	for _, rows := range []int{40, 400, 4000} {
-		var text bytes.Buffer
-		for i := range rows {
-			fmt.Fprintf(&text, `{"id": %d, "name": "product number %d", "price": %d, "stock": %d},`, i, i, random.IntN(10_000), random.IntN(100))
-		}
-		frame, flag := pack(&FillRequest{Payload: text.Bytes(), CompressAbove: 1})
-		if flag != "z" {
-			b.Fatal("it is not compressed")
-		}
-		record := append([]byte(packedHeader), frame...)
-		b.Run(fmt.Sprintf("bytes=%d/stored=%d", text.Len(), len(frame)), func(b *testing.B) {
-			b.SetBytes(int64(text.Len()))
-			b.ReportAllocs()
-			for range b.N {
-				if got := unpack(record); len(got) <= text.Len() {
-					b.Fatal("it does not come back")
+	// An older daemon's, and an older strict writer's, take it away for what it lacks, and for what it does not.
+	for what, do := range map[string]func(Stamped) error{
+		"CONFIRM": func(change Stamped) error {
+			_, err := daemon.Apply(t.Context(), Batch{Expect: expect(head), Wi: 100, Si: sees(40), Keys: []Stamped{change}})
+			return err
+		},
+		"EARLY": func(change Stamped) error {
+			_, err := daemon.Early(t.Context(), []Stamped{change})
+			return err
+		},
+		"strict": func(change Stamped) error { return old.Early(t.Context(), change) },
+	} {
+		for _, x := range []uint64{3, 30} { // covered, and not
+			for _, keep := range []time.Duration{0, time.Hour} {
+				for _, epochs := range [][]fence.Epoch{nil, {{Name: "~0", ID: string(token('d'))}}} {
+					put(keep, epochs...)
+					if err := do(Stamped{Name: name, Stamps: []fence.Stamp{{XID: mvcc.XID(x), End: mvcc.LSN(x)}}}); err != nil {
+						t.Fatalf("%s: %v", what, err)
+					}
+					if r, err := s.Get(t.Context(), name); err != nil || r.State != fence.None {
+						t.Errorf("after an older program's %s of %d there is %+v, %v", what, x, r, err)
+					}
 				}
 			}
-		})
-		b.Run(fmt.Sprintf("pack/bytes=%d", text.Len()), func(b *testing.B) {
-			b.SetBytes(int64(text.Len()))
-			for range b.N {
-				pack(&FillRequest{Payload: text.Bytes(), CompressAbove: 1})
-			}
-		})
+		}
 	}
 }
