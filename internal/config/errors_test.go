@@ -123,7 +123,8 @@ func TestErrors(t *testing.T) {
 		{"columns of depends_on", replace(query, "    depends_on: [{table: t, key: \"{a}:{b}\"}]\n"), []string{`f.yaml:8:34: entries.product.depends_on.0.key: "{a}:{b}" has 2 columns, and the entry's key has 1 parameters`}},
 		{"depends_on without a table", replace(query, "    depends_on: [{key: \"{a}\"}]\n"), []string{"f.yaml:8:18: entries.product.depends_on.0.table: the table is missing"}},
 		{"unsafe_ignore", minimal + "    unsafe_ignore: [views]\n", []string{`f.yaml:9:21: entries.product.unsafe_ignore.0: "views" does not name a column`}},
-		{"on_change", minimal + "    on_change: renew\n", []string{`f.yaml:9:16: entries.product.on_change: "renew": it is one of: drop, refresh`}},
+		{"on_change", minimal + "    on_change: renew\n", []string{`f.yaml:9:16: entries.product.on_change: "renew": it is one of: drop, refresh, {serve_stale: {for: 2s}}`}},
+		{"on_change without its form", minimal + "    on_change: serve_stale\n", []string{`f.yaml:9:16: entries.product.on_change: "serve_stale": it is one of: drop, refresh, {serve_stale: {for: 2s}}`}},
 		{"refresh of code", replace(query, "    depends_on: []\n    on_change: refresh\n"), []string{
 			"f.yaml:9:16: entries.product.on_change: the daemon cannot refresh what only application code can load and encode (depends_on)",
 		}},

@@ -266,6 +266,9 @@ func scalar(text string, target any) (known bool, err error) {
 		*v, err = oneOf(text, UnprovedRevalidate, UnprovedLoad)
 	case *OnChange:
 		v.Kind, err = oneOf(text, Drop, Refresh)
+		if err != nil {
+			err = noneOf(text, Drop, Refresh, OnChange{Kind: ServeStale, For: 2 * time.Second}.String())
+		}
 	default:
 		return false, nil
 	}
@@ -276,10 +279,14 @@ var errPositive = errors.New("it must be greater than 0")
 
 var errDuration = errors.New("write it like 500ms, 30s, 10m or 1h30m")
 
-// choiceError says which words are allowed.
+// choiceError says which words are allowed. It is an error of its own for what may not show the value beside it.
 type choiceError struct{ allowed string }
 
 func (e *choiceError) Error() string { return "it is one of: " + e.allowed }
+
+func noneOf(text string, allowed ...string) error {
+	return fmt.Errorf("%q: %w", text, &choiceError{allowed: strings.Join(allowed, ", ")})
+}
 
 func oneOf[T ~string](text string, allowed ...T) (T, error) {
 	names := make([]string, len(allowed))
@@ -289,5 +296,5 @@ func oneOf[T ~string](text string, allowed ...T) (T, error) {
 		}
 		names[i] = string(a)
 	}
-	return "", fmt.Errorf("%q: %w", text, &choiceError{allowed: strings.Join(names, ", ")})
+	return "", noneOf(text, names...)
 }
