@@ -49,9 +49,6 @@ type Cache struct {
 	observers observers
 }
 
-// Stats are counts since Open.
-type Stats = fill.Stats
-
 // Open opens a cache. Neither the daemon nor Redis needs to be there; and the database only when the file does not set
 // namespace, which is derived from the database then. Close ends it.
 func Open(ctx context.Context, o Options) (*Cache, error) {
@@ -189,6 +186,3 @@ func (c *Cache) Close() {
 	}
 	c.loader.Close()
 }
-
-// Stats returns what the cache has counted.
-func (c *Cache) Stats() Stats { return c.reader.Stats() }

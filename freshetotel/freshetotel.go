@@ -182,7 +182,7 @@ func Count(source Source, options Options) (stop func() error, err error) {
 		}
 	}
 	registration, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		stats := source.Stats()
+		stats := readmetrics.Stats(source.Stats())
 		for i := range all {
 			all[i].Values(&stats, func(label string, n uint64) {
 				attributes := options.Attributes

@@ -48,7 +48,7 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(out chan<- prometheus.Metric) {
-	stats := c.source.Stats()
+	stats := readmetrics.Stats(c.source.Stats())
 	for _, m := range readmetrics.All() {
 		desc := c.desc(&m)
 		m.Values(&stats, func(label string, n uint64) {

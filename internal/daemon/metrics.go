@@ -36,7 +36,7 @@ func (m *metrics) applied(committed time.Time) {
 type reads struct{ d *daemon }
 
 // Stats implements freshetprom.Source.
-func (r reads) Stats() freshet.Stats { return r.d.status().Reads }
+func (r reads) Stats() freshet.Stats { return freshet.Stats(r.d.status().Reads) }
 
 // collector turns the status into metrics.
 type collector struct{ d *daemon }

@@ -33,8 +33,8 @@ type breaker struct {
 	refused  uint64
 }
 
-// BreakerStats says whether the database is asked.
-type BreakerStats struct {
+// BreakerStats says whether the database is asked. It has no name of its own, so that Stats can become a type of another package.
+type BreakerStats = struct {
 	Open    bool   `json:"open"`    // loads are refused but for one now and then
 	Opened  uint64 `json:"opened"`  // how often that began
 	Refused uint64 `json:"refused"` // loads that were not sent

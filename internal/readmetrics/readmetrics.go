@@ -4,6 +4,9 @@ package readmetrics
 
 import "github.com/freshet/freshet/internal/fill"
 
+// Stats are what a reader counts. The root package's convert to them.
+type Stats = fill.Stats
+
 // Metric is one of them, by its name in Prometheus.
 type Metric struct {
 	Name, Help string
@@ -16,7 +19,7 @@ type Metric struct {
 }
 
 // Values yields the counts by the label's value, which is empty when there is no label.
-func (m *Metric) Values(s *fill.Stats, yield func(label string, n uint64)) {
+func (m *Metric) Values(s *Stats, yield func(label string, n uint64)) {
 	if m.Label == "" {
 		yield("", m.value(s))
 		return
