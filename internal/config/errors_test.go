@@ -128,6 +128,9 @@ func TestErrors(t *testing.T) {
 		{"refresh of code", replace(query, "    depends_on: []\n    on_change: refresh\n"), []string{
 			"f.yaml:9:16: entries.product.on_change: the daemon cannot refresh what only application code can load and encode (depends_on)",
 		}},
+		{"refresh of tags by hand", replace(query, "    depends_on: []\n    tags: by_hand\n    on_change: refresh\n"), []string{
+			"f.yaml:10:16: entries.product.on_change: the daemon cannot refresh what only application code can load and encode (depends_on)",
+		}},
 		{"serve_stale without for", minimal + "    on_change: {serve_stale: {}}\n", []string{"f.yaml:9:16: entries.product.on_change: for how long a stale value is served is missing"}},
 		{"serve_stale longer than tolerated", minimal + "    max_staleness: 1s\n    on_change: {serve_stale: {for: 2s}}\n", []string{
 			"f.yaml:10:36: entries.product.on_change.serve_stale.for: 2s is not shorter than max_staleness, 1s, which its readers tolerate",
