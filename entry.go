@@ -26,6 +26,7 @@ type Typed[K, V any] struct {
 	codec Codec
 	shape string // of V, in the cache
 	memo  *memo[V]
+	near  *recalled[V] // nil: nothing is held in memory
 
 	requests sync.Pool // of *request[K], so that a hit need not allocate one
 }
@@ -73,6 +74,9 @@ func Entry[K, V any](cache *Cache, name string, options ...Option[K, V]) (*Typed
 		return nil, fmt.Errorf("entry %s: %w", name, err)
 	}
 	t := &Typed[K, V]{cache: cache, name: name, memo: newMemo[V]()}
+	if cache.near {
+		t.near = newRecalled[V]()
+	}
 	for _, option := range options {
 		option(t)
 	}
@@ -95,7 +99,18 @@ func Entry[K, V any](cache *Cache, name string, options ...Option[K, V]) (*Typed
 // than a value that is kept fresh. It returns ErrNotFound when there is no such row. What the value points to is shared
 // with other readers and is not to be changed.
 func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V, error) {
-	var value V
+	var (
+		value V
+		plain plainKey
+		known bool
+	)
+	if t.near != nil && len(options) == 0 {
+		if plain, known = plainOf(&key); known {
+			if hit := t.near.find(t.cache.reader, &plain); hit != nil {
+				return hit.result()
+			}
+		}
+	}
 	r, ok := t.requests.Get().(*request[K])
 	if !ok {
 		r = &request[K]{codec: t.keys}
@@ -114,6 +129,9 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 	if err != nil {
 		return value, public(err)
 	}
+	if known {
+		t.near.note(&plain, &got)
+	}
 	if !got.Found {
 		return value, ErrNotFound
 	}
@@ -122,14 +140,25 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 
 // valueOf is the value that was read, which may be one that was read before.
 func (t *Typed[K, V]) valueOf(got *fill.Value) (V, error) {
-	if value, ok := t.memo.get(got.Name, got.Payload); ok {
-		return value, nil
+	held := got.Held()
+	if held != nil {
+		if value, ok := held.Decoded().(*V); ok {
+			return *value, nil
+		}
 	}
-	value, err := t.decode(got.Payload)
-	if err == nil {
+	value, ok := t.memo.get(got.Name, got.Payload)
+	if !ok {
+		var err error
+		if value, err = t.decode(got.Payload); err != nil {
+			return value, err
+		}
 		t.memo.put(got.Name, got.Payload, value)
 	}
-	return value, err
+	if held != nil {
+		shared := value
+		held.Decode(&shared)
+	}
+	return value, nil
 }
 
 // loadFunc is the code that loads one key, as the read path runs it.

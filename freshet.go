@@ -11,6 +11,7 @@ import (
 
 	"github.com/freshet/freshet/internal/config"
 	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/near"
 	"github.com/freshet/freshet/internal/parts"
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/redisstore"
@@ -47,6 +48,7 @@ type Cache struct {
 	logger   *slog.Logger
 
 	observers observers
+	near      bool // something is held in memory
 }
 
 // Open opens a cache. Neither the daemon nor Redis needs to be there; and the database only when the file does not set
@@ -126,34 +128,41 @@ func (c *Cache) open(ctx context.Context, o Options, given parts.Parts) error {
 	for i, r := range c.replicas {
 		replicas[i] = r
 	}
-	var err error
-	store := given.Store
-	if store == nil {
-		if c.store, err = openRegion(ctx, c.config, o, namespace); err != nil {
+	reading := fill.Options{
+		Namespace: namespace, Store: given.Store, Loader: c.loader, Entries: fill.Entries(c.config), Logger: o.Logger, MaxLoads: o.MaxLoads,
+		Replicas: replicas,
+	}
+	if reading.Store == nil { // one that is given is in this process's memory: nothing is held twice
+		if size := c.config.L1.Size.Bytes(); size > 0 {
+			reading.Near, c.near = near.New(size), true
+		}
+		var err error
+		if c.store, err = openRegion(ctx, c.config, o, namespace, reading.Near); err != nil {
 			return err
 		}
-		store = c.store
-	}
-	reading := fill.Options{
-		Namespace: namespace, Store: store, Loader: c.loader, Entries: fill.Entries(c.config), Logger: o.Logger, MaxLoads: o.MaxLoads,
-		Replicas: replicas,
+		reading.Store = c.store
 	}
 	if len(c.observers) > 0 {
 		reading.Observer = c.observers
 	}
+	var err error
 	c.reader, err = fill.New(reading)
 	return err
 }
 
-func openRegion(ctx context.Context, file *config.Config, o Options, namespace string) (*redisstore.Store, error) {
+func openRegion(ctx context.Context, file *config.Config, o Options, namespace string, held *near.Store) (*redisstore.Store, error) {
 	region, err := choose(file, o.Region)
 	if err != nil {
 		return nil, err
 	}
-	return redisstore.Open(ctx, redisstore.Options{
+	options := redisstore.Options{
 		URL: region.Redis.URL.Reveal(), SentinelUsername: region.Redis.Sentinel.Username,
 		SentinelPassword: region.Redis.Sentinel.Password.Reveal(), Namespace: namespace, Logger: o.Logger,
-	})
+	}
+	if held != nil {
+		options.Near = held
+	}
+	return redisstore.Open(ctx, options)
 }
 
 func (c *Cache) openReplicas(ctx context.Context, o Options) error {

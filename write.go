@@ -51,7 +51,8 @@ func Refresh() KeyOption { return func(k *Key) { k.refresh = true } }
 // Strict has Commit fence the key before COMMIT, and again after it: what is cached of it is removed, and nothing can be
 // stored that does not contain the transaction, so that no read that begins after Commit has returned gets an older value
 // from the cache. (GUARANTEES.md has the exceptions: the second after names moved, and, when a fence ends before the daemon has
-// applied the commit, loads from a standby that lags.) When the store
+// applied the commit, loads from a standby that lags.) Commit returns a second after the last fence, when no process can hold
+// an older value in its memory, unless the entry says l1: off. When the store
 // cannot be reached in time, the transaction is rolled back and the error is ErrNotFenced. From the fence to the end of
 // the transaction, readers of the key load from the database, each for itself.
 func Strict() KeyOption { return func(k *Key) { k.strict = true } }
@@ -393,8 +394,12 @@ func (c *Cache) fenceAgain(ctx context.Context, token Token, keys []fill.Written
 	if len(keys) == 0 {
 		return
 	}
-	if err := c.reader.FenceAgain(context.WithoutCancel(ctx), token.XID, keys); err != nil {
-		c.logger.WarnContext(ctx, "fences of a strict commit were not put up again; until the daemon has applied it, somebody may read an older value",
+	err := c.reader.FenceAgain(context.WithoutCancel(ctx), token.XID, keys)
+	if err == nil {
+		err = c.reader.Forgotten(ctx, keys)
+	}
+	if err != nil {
+		c.logger.WarnContext(ctx, "a strict commit is not known to have reached everybody; until the daemon has applied it, somebody may read an older value",
 			slog.Any("err", err))
 	}
 }

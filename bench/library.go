@@ -25,10 +25,15 @@ type item struct {
 
 // configuration writes the file that both sides of the library's measurements read.
 func (s *subject) configuration(dir string) (string, error) {
+	size := "off"
+	if s.namespace == memoryPart {
+		size = "64MiB"
+	}
 	text := fmt.Sprintf(`namespace: %s
 database: {url: %q}
 source: {postgres: {slot: %s}}
 regions: [{name: local, redis: {url: %q}}]
+l1: {size: %s}
 entries:
   %s:
     key: %s:{id}
@@ -40,7 +45,7 @@ entries:
   %s:
     key: %s:{id}
     depends_on: []
-%s`, s.namespace, s.url, s.slot, s.b.servers.redis.URL(), table, table, slowTable, slowTable, intentEntry, intentEntry, s.more)
+%s`, s.namespace, s.url, s.slot, s.b.servers.redis.URL(), size, table, table, slowTable, slowTable, intentEntry, intentEntry, s.more)
 	path := filepath.Join(dir, "freshet.yaml")
 	return path, os.WriteFile(path, []byte(text), 0o600) //nolint:gosec // a folder of the benchmark's own
 }

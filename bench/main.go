@@ -99,6 +99,7 @@ func parts() []part {
 		{"drain", drain},
 		{"latency", latency},
 		{"hit", hit},
+		{memoryPart, memory},
 		{"demand", demand},
 		{"revalidate", revalidate},
 		{"many", many},

@@ -17,7 +17,7 @@ func layers() [][]string {
 		},
 		2: {"internal/fence", "internal/plan", "internal/route", "internal/watermark"},
 		3: {
-			"internal/config", "internal/localserver", "internal/memstore", "internal/pgcatalog", "internal/pggate", "internal/pgload",
+			"internal/config", "internal/localserver", "internal/memstore", "internal/near", "internal/pgcatalog", "internal/pggate", "internal/pgload",
 			"internal/pgsource", "internal/pgurl", "internal/redisstore", "internal/store",
 		},
 		4: {"internal/apply", "internal/byhand", "internal/configschema", "internal/fill", "internal/mend", "internal/starter", "internal/whatif"},
@@ -84,6 +84,8 @@ func drivers(name string) []string {
 		return []string{"github.com/invopop/jsonschema"}
 	case "internal/pgsource", "internal/pgcatalog", "internal/pgload", "internal/pggate", "internal/pgurl":
 		return []string{postgres}
+	case "internal/near":
+		return []string{"github.com/maypok86/otter/v2"}
 	case "internal/redisstore":
 		return []string{redis, "github.com/klauspost/compress/zstd"}
 	case "internal/fill", "freshettest", root:

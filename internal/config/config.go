@@ -30,6 +30,7 @@ type Config struct {
 	Listen    string           `yaml:"listen,omitempty"     jsonschema:"default=127.0.0.1:7780"    jsonschema_description:"Address of the gateway, the status and the metrics. Any address but loopback needs auth."`
 	Auth      Auth             `yaml:"auth,omitempty"                                              jsonschema_description:"The bearer token that requests must carry. Required unless listen is a loopback address."`
 	TLS       TLS              `yaml:"tls,omitempty"                                               jsonschema_description:"The certificate with which the gateway speaks TLS. Without it the gateway speaks plain HTTP."`
+	L1        L1               `yaml:"l1,omitempty"                                                jsonschema_description:"What each process that reads through the Go library holds in its own memory, so that a read needs no Redis."`
 	Defaults  Defaults         `yaml:"defaults,omitempty"                                          jsonschema_description:"What entries use that do not say otherwise."`
 	Entries   map[string]Entry `yaml:"entries"              jsonschema:"required"                  jsonschema_description:"The kinds of cached things, by name: a letter, then letters, digits, '_' and '-'."`
 
@@ -143,6 +144,11 @@ type TLS struct {
 	KeyFile  string `yaml:"key_file,omitempty"  jsonschema:"example=/run/secrets/freshet.key" jsonschema_description:"Its key in PEM."`
 }
 
+// L1 is what is held in a process's memory.
+type L1 struct {
+	Size Room `yaml:"size,omitempty" jsonschema:"default=64MiB" jsonschema_description:"How much memory, or off. Redis tells of changes (CLIENT TRACKING, RESP3), and where it does not, nothing is held."`
+}
+
 // Defaults apply to entries that do not say otherwise.
 type Defaults struct {
 	TTL         time.Duration `yaml:"ttl,omitempty"          jsonschema:"default=1h"  jsonschema_description:"How long a value may stay cached at most."`
@@ -167,6 +173,7 @@ type Entry struct {
 	LoadTimeout   time.Duration       `yaml:"load_timeout,omitempty"  jsonschema:"example=2s" jsonschema_description:"How long a load may take. Default: that of defaults."`
 	MaxStaleness  time.Duration       `yaml:"max_staleness,omitempty" jsonschema:"example=5s" jsonschema_description:"What its readers tolerate: an objective. freshet check says what meets it, the daemon exports whether it is met. Reads that must not exceed it say so themselves."`
 	OnUnproved    OnUnproved          `yaml:"on_unproved,omitempty"   jsonschema:"example=load" jsonschema_description:"What a read does that asks for more than the cached value can be shown to be. Default: that of defaults."`
+	L1            Switch              `yaml:"l1,omitempty"            jsonschema:"default=on" jsonschema_description:"With off its values are not held in any process's memory. For entries that are written with freshet.Strict, which otherwise waits until every process has dropped what it held, for a second."`
 	OnChange      OnChange            `yaml:"on_change,omitempty"     jsonschema:"default=drop" jsonschema_description:"What an invalidation does. drop: the next read loads. refresh: the daemon loads the value again at once, if it is hot (entries with a query only). {serve_stale: {for: 2s}}: the old value is served for so long after it, marked as stale, while one load replaces it. See docs/policies.md."`
 	StaleOnError  time.Duration       `yaml:"serve_stale_on_error,omitempty" jsonschema:"example=2s" jsonschema_description:"For how long after its invalidation a value is served, marked as stale, when the database fails or takes longer than soft_timeout. Without it, never."`
 	SoftTimeout   time.Duration       `yaml:"soft_timeout,omitempty"  jsonschema:"example=200ms" jsonschema_description:"How long a read waits for a load before it takes a stale value that serve_stale_on_error allows; the load goes on."`

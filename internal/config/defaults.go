@@ -21,6 +21,7 @@ const (
 	defaultRewindTime  = 30 * time.Second
 	defaultRewindWAL   = Size(256 << 20)
 	defaultMemory      = Size(256 << 20)
+	defaultL1          = Room(64 << 20)
 )
 
 // withDefaults is a copy in which nothing is left open.
@@ -40,6 +41,7 @@ func (c *Config) withDefaults() *Config {
 		pg.Rewind.WAL = cmp.Or(pg.Rewind.WAL, defaultRewindWAL)
 		full.Source.Postgres = &pg
 	}
+	full.L1.Size = cmp.Or(full.L1.Size, defaultL1)
 	d := &full.Defaults
 	d.TTL = cmp.Or(d.TTL, defaultTTL)
 	d.NegativeTTL = cmp.Or(d.NegativeTTL, defaultNegativeTTL)
@@ -58,6 +60,7 @@ func (c *Config) withDefaults() *Config {
 		e.OnUnproved = cmp.Or(e.OnUnproved, d.OnUnproved)
 		e.MaxValue = cmp.Or(e.MaxValue, d.MaxValue)
 		e.TTLJitter = orPercent(e.TTLJitter, d.TTLJitter)
+		e.L1 = cmp.Or(e.L1, On)
 		e.Result = cmp.Or(e.Result, rule.One)
 		e.OnChange.Kind = cmp.Or(e.OnChange.Kind, Drop)
 		full.Entries[name] = e

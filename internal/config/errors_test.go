@@ -173,6 +173,8 @@ func TestErrors(t *testing.T) {
 		{"row_version of code", replace(query, "    depends_on: []\n    row_version: p.updated_at\n"), []string{
 			"f.yaml:9:18: entries.product.row_version: row_version is for entries with a query: what code loads is compared byte by byte",
 		}},
+		{"l1", minimal + "l1: {size: 0B}\n", []string{`f.yaml:9:12: l1.size: size "0B": it must be greater than 0, or off`}},
+		{"l1 of an entry", minimal + "    l1: 5MiB\n", []string{`f.yaml:9:9: entries.product.l1: "5MiB": it is one of: on, off`}},
 		{"on_unproved", minimal + "    on_unproved: reload\n", []string{`f.yaml:9:18: entries.product.on_unproved: "reload": it is one of: revalidate, load`}},
 		{"cache_control in quotes only", minimal + "    cache_control: 'private=\"a, b\"'\n", []string{`f.yaml:9:20: entries.product.cache_control: "private=\"a" is no directive of Cache-Control`}},
 		{"cache_control with another header", minimal + "    cache_control: \"private\\r\\nX: y\"\n", []string{`f.yaml:9:20: entries.product.cache_control: "private\r\nX: y" is no directive of Cache-Control`}},

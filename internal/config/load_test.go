@@ -58,6 +58,7 @@ func TestDefaults(t *testing.T) {
 		}},
 		Regions: []Region{{Name: "local", Redis: Redis{URL: "redis://127.0.0.1:6379"}}},
 		Listen:  "127.0.0.1:7780",
+		L1:      L1{Size: 64 << 20},
 		Defaults: Defaults{
 			TTL: time.Hour, TTLJitter: new(Percent(10)), NegativeTTL: 30 * time.Second, LoadTimeout: 2 * time.Second,
 			OnUnproved: UnprovedRevalidate, MaxValue: 64 << 20,
@@ -65,7 +66,7 @@ func TestDefaults(t *testing.T) {
 		Entries: map[string]Entry{"product": {
 			Key: "product:{id}", Query: "SELECT id FROM products WHERE id = @id", Result: rule.One,
 			TTL: time.Hour, TTLJitter: new(Percent(10)), NegativeTTL: 30 * time.Second, LoadTimeout: 2 * time.Second,
-			OnUnproved: UnprovedRevalidate, OnChange: OnChange{Kind: Drop}, MaxValue: 64 << 20,
+			OnUnproved: UnprovedRevalidate, L1: On, OnChange: OnChange{Kind: Drop}, MaxValue: 64 << 20,
 		}},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Config{})); diff != "" {

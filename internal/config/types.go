@@ -172,6 +172,46 @@ func (s Size) String() string {
 // MarshalText is String.
 func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// Room is a Size of which there may be none: "64MiB", or "off".
+type Room int64
+
+// none is "off": 0 is what was not said.
+const none Room = -1
+
+// Bytes is the size, 0 when it is off.
+func (r Room) Bytes() uint64 { return uint64(max(r, 0)) } //nolint:gosec // not negative
+
+// String is the form of the file.
+func (r Room) String() string {
+	if r == none {
+		return string(Off)
+	}
+	return Size(r).String()
+}
+
+// MarshalText is String.
+func (r Room) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+func parseRoom(text string) (Room, error) {
+	if text == string(Off) {
+		return none, nil
+	}
+	size, err := ParseSize(text)
+	if err == nil && size <= 0 {
+		err = fmt.Errorf("size %q: %w, or off", text, errPositive)
+	}
+	return Room(size), err
+}
+
+// Switch is on or off.
+type Switch string
+
+// The positions of a Switch.
+const (
+	On  Switch = "on"
+	Off Switch = "off"
+)
+
 // formatDuration is Go's form without zero minutes and seconds at its end: "10m", not "10m0s".
 func formatDuration(d time.Duration) string {
 	s := d.String()
@@ -254,6 +294,10 @@ func scalar(text string, target any) (known bool, err error) {
 		if *v, err = ParseSize(text); err == nil && *v <= 0 {
 			err = fmt.Errorf("size %q: %w", text, errPositive)
 		}
+	case *Room:
+		*v, err = parseRoom(text)
+	case *Switch:
+		*v, err = oneOf(text, On, Off)
 	case *rule.Result:
 		*v, err = oneOf(text, rule.One, rule.Many)
 	case *RuleKind:

@@ -90,6 +90,10 @@ func form(f field, path string) string {
 		return "percentage"
 	case reflect.TypeFor[config.Size]():
 		return "size"
+	case reflect.TypeFor[config.Room]():
+		return "size, or `off`"
+	case reflect.TypeFor[config.Switch]():
+		return "`on`, `off`"
 	case reflect.TypeFor[config.URL]():
 		return "connection string"
 	case reflect.TypeFor[config.Secret]():

@@ -51,6 +51,10 @@ func scalarSchema(t reflect.Type) *jsonschema.Schema {
 		return text(`[0-9]*\.?[0-9]+%`)
 	case reflect.TypeFor[config.Size]():
 		return text(`[0-9]+(B|KiB|MiB|GiB|TiB)`)
+	case reflect.TypeFor[config.Room]():
+		return text(`[0-9]+(B|KiB|MiB|GiB|TiB)|off`)
+	case reflect.TypeFor[config.Switch]():
+		return word(string(config.On), string(config.Off))
 	case reflect.TypeFor[config.URL](), reflect.TypeFor[config.Secret]():
 		return &jsonschema.Schema{Type: "string"}
 	case reflect.TypeFor[rule.Result]():

@@ -174,7 +174,7 @@ func TestSampleLoads(t *testing.T) {
 // must not be unknown. Contradictions (url and url_file) are left to the reader.
 func TestSampleOptionsDecode(t *testing.T) {
 	t.Parallel()
-	option := regexp.MustCompile(`(?m)^( *)# ( *)([a-z_]+:( .*)?)$`)
+	option := regexp.MustCompile(`(?m)^( *)# ( *)([a-z_0-9]+:( .*)?)$`)
 	text := option.ReplaceAllString(Sample(), "$1$2$3")
 	if strings.Count(text, "\n") < 50 || text == Sample() {
 		t.Fatal("the sample has no options")

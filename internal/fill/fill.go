@@ -17,6 +17,7 @@ import (
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/near"
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/store"
@@ -78,6 +79,8 @@ type Entry struct {
 	LoadUnproved bool
 	// CompressAbove has values of more bytes than that compressed, where the store does so. 0: none are.
 	CompressAbove int
+	// Near has values held in the process's memory, where the Reader has room for any.
+	Near bool
 	Policy
 }
 
@@ -96,6 +99,8 @@ type Options struct {
 	Followed time.Duration
 	// Clock is what staleness is bounded by: monotonic, and going on while the machine sleeps. nil: the system's.
 	Clock func() time.Duration
+	// Near holds values in memory. Store has to be one that Tells, and to tell it of changes. nil: every read asks Store.
+	Near *near.Store
 }
 
 const (
@@ -149,6 +154,9 @@ type Value struct {
 	record    []byte         // of a hit
 
 	StaleBy time.Duration // how long ago a Stale one was invalidated
+	held      *near.Held     // of a hit that is held in memory
+	under     *confirmation  // of such a hit
+	lane      int
 }
 
 // Stamp says when the value was loaded, by the clock of the store or, just now, of this process, and what it covers.
@@ -203,6 +211,8 @@ type Reader struct {
 	lanesOf    int // the store
 	batches    Batches
 	many       ManyLoader
+	near       *near.Store // nil: nothing is held
+	tells      Tells       // of the store; nil where near is
 
 	confirmed atomic.Pointer[confirmation]
 	asking    chan struct{} // held by whoever confirms the roster
@@ -255,6 +265,9 @@ func New(o Options) (*Reader, error) {
 	r.remembered.seed, r.eager.seed = maphash.MakeSeed(), maphash.MakeSeed()
 	r.eager.slots = make(chan struct{}, max(cap(r.loads)/eagerShare, 1))
 	r.batches, r.many = batchesOf(o.Store), manyOf(o.Loader)
+	if tells, ok := o.Store.(Tells); ok && o.Near != nil {
+		r.near, r.tells = o.Near, tells
+	}
 	if r.logger == nil {
 		r.logger = slog.New(slog.DiscardHandler)
 	}
@@ -353,8 +366,11 @@ func (r *Reader) plain(ctx context.Context, entry string, key Key, load LoadFunc
 		if unusable != 0 {
 			return r.bypass(ctx, &want{e: e, l: live, args: slices.Clone(args), load: load, came: began, began: began}, unusable)
 		}
+		if v, ok := r.recall(c, e, spelled, lane); ok {
+			return v, nil
+		}
 		name := string(spelled)
-		seen, err := r.first(ctx, c, live, name, args)
+		seen, err := r.first(ctx, c, e, live, name, args)
 		if err != nil {
 			if ctx.Err() != nil {
 				return Value{}, fmt.Errorf("entry %s: %w", entry, ctx.Err())
@@ -376,7 +392,9 @@ func (r *Reader) plain(ctx context.Context, entry string, key Key, load LoadFunc
 			if e.Eager > 0 {
 				r.ahead(ctx, &want{e: e, l: live, c: c, name: name, at: seen.at, args: args, load: load}, seen.text)
 			}
-			return Value{Found: seen.found, Payload: seen.payload, Status: Hit, Name: name, record: seen.text}, nil
+			return Value{
+				Found: seen.found, Payload: seen.payload, Status: Hit, Name: name, record: seen.text, held: seen.held, under: c, lane: lane,
+			}, nil
 		}
 		r.stats.dropped.Add(1)
 	}
@@ -389,15 +407,19 @@ type first struct {
 	hit, found    bool
 	at            *place // of an entry with epochs
 	dead          string // what is there and tied to epochs that do not hold
+	held          *near.Held
 }
 
-func (r *Reader) first(ctx context.Context, c *confirmation, l *live, name string, args []keytext.Arg) (f first, err error) {
+func (r *Reader) first(ctx context.Context, c *confirmation, e *declared, l *live, name string, args []keytext.Arg) (f first, err error) {
 	if l.ties != nil {
 		f.at = l.ties.place(name, c.keyFrom(l), args)
+		f.at.e = e
 		p, err := r.peek(ctx, f.at)
-		f.text, f.payload, f.hit, f.found, f.dead = p.text, p.record.Payload, p.hit, p.record.State == fence.Live, p.dead
+		f.text, f.payload, f.hit, f.found, f.dead, f.held = p.text, p.record.Payload, p.hit, p.record.State == fence.Live, p.dead, p.held
 		return f, err
 	}
+	x := r.expect(e, name)
+	defer x.cancel()
 	if f.text, err = r.store.Read(ctx, name); err != nil || f.text == nil {
 		return f, err
 	}
@@ -405,7 +427,9 @@ func (r *Reader) first(ctx context.Context, c *confirmation, l *live, name strin
 		if _, err := fence.ParseRecord(f.text); err != nil {
 			r.stats.corrupt.Add(1) // a LEASE puts a record in its place
 		}
+		return f, nil
 	}
+	f.held = x.keepPlain(name, f.text)
 	return f, nil
 }
 

@@ -22,6 +22,8 @@ const (
 	fillTimeout = 500 * time.Millisecond
 	// Between looks at a key that another process loads.
 	firstPause, longestPause = 2 * time.Millisecond, 50 * time.Millisecond
+	// toldPause is the same where the store says when it has changed.
+	toldPause = 250 * time.Millisecond
 )
 
 // flight is a load under a lease that this process holds.
@@ -265,29 +267,34 @@ func (f *flight) knows(fences []fence.Stamp) bool {
 	return true
 }
 
-// poll looks at the key until it is live, or until its holder's lease is gone: then the next LEASE may be granted. Or until
+// poll looks at the key, at once when the store says that it has changed, until it is live, or until its holder's lease is gone: then the next LEASE may be granted. Or until
 // the holder turns out to be a flight of this process, whose reader had its answer later than we had ours.
 func (r *Reader) poll(ctx context.Context, w *want, holder fence.Token) (fence.Record, *flight, error) {
 	pause := firstPause
 	look := time.NewTimer(pause)
 	defer look.Stop()
+	var told *listener
 	for {
 		select {
 		case <-look.C:
+		case <-told.heard():
 		case <-ctx.Done():
+			told.cancel()
 			return fence.Record{}, nil, ctx.Err()
 		}
+		told.cancel()
 		if f := r.flight(holder); f != nil {
 			return fence.Record{}, f, nil
 		}
+		told = r.listen(w.name)
 		record, err := r.glance(ctx, w)
-		if err != nil {
-			return fence.Record{}, nil, err
+		if err != nil || record.State.Live() || record.Lease.Token != holder {
+			told.cancel()
+			return record, nil, err
 		}
-		if record.State.Live() || record.Lease.Token != holder {
-			return record, nil, nil
+		if pause = min(2*pause, longestPause); told != nil {
+			pause = toldPause
 		}
-		pause = min(2*pause, longestPause)
 		look.Reset(pause)
 	}
 }
@@ -461,6 +468,7 @@ func (r *Reader) filled(ctx context.Context, w *want, outcome fence.FillOutcome,
 		r.logger.DebugContext(ctx, "fill failed", slog.String("entry", w.e.name), slog.String("error", err.Error()))
 	case outcome == fence.Filled:
 		r.stats.fills.Add(1)
+		r.dropOwn(w.name)
 		return 0, false
 	case outcome == fence.NoLease:
 		why = refusedNoLease

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/near"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/store"
 )
@@ -37,6 +39,9 @@ type confirmation struct {
 	names *names    // nil: none are to be used, for why
 	why   bypassReason
 	parts *parts // of a cluster; nil: the store is one server
+
+	wires []*near.Wire  // by lane, on which it was confirmed, if what is read on them is held; nil: nothing is
+	until *atomic.Int64 // of a clock that is cheaper: fresh as far as that is known
 }
 
 // names are a roster's live entries, with what a reader needs of each.
@@ -47,6 +52,7 @@ type names struct {
 	entries    map[string]*live   // the version of each declared entry that its declaration agrees with, if there is one
 	versions   map[string][]*live // every version of every entry
 	retained   []use              // of entries, those that are served only while somebody registers that they are used
+	head       fence.Head         // whose they are
 }
 
 type live struct {
@@ -209,7 +215,7 @@ func (r *Reader) confirm(ctx context.Context) *confirmation {
 	timeout, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	before := r.confirmed.Load()
-	next := &confirmation{sent: awake(), began: time.Now()}
+	next := &confirmation{sent: awake(), began: time.Now(), until: new(atomic.Int64)}
 	err := r.confirmNames(timeout, before, next)
 	for look := 1; err == nil && next.moving() && look < movingLooks; look++ {
 		select {
@@ -240,6 +246,9 @@ func (r *Reader) confirm(ctx context.Context) *confirmation {
 
 func (r *Reader) confirmNames(ctx context.Context, before, next *confirmation) error {
 	heads := r.store.Heads(ctx)
+	if r.near != nil {
+		next.wires = wiresOf(heads)
+	}
 	head, found, err := store.JoinHeads(heads)
 	switch {
 	case errors.Is(err, store.ErrSplit):
@@ -291,6 +300,7 @@ func (r *Reader) confirmNames(ctx context.Context, before, next *confirmation) e
 		return nil
 	}
 	next.names = r.compile(roster)
+	next.names.head = headOf(&head)
 	return nil
 }
 

@@ -1,6 +1,10 @@
 package fill
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/freshet/freshet/internal/near"
+)
 
 // bypassReason says why the cache was not used.
 type bypassReason int
@@ -123,6 +127,8 @@ type counters struct {
 
 	stale [staleCauses]atomic.Uint64
 
+	near striped
+
 	refused  [refusals]atomic.Uint64
 	bypassed [bypassReasons]atomic.Uint64
 	replicas [replicaOutcomes]atomic.Uint64
@@ -131,6 +137,7 @@ type counters struct {
 // Stats are counts since the Reader was made.
 type Stats struct {
 	Hits       uint64 `json:"hits"`
+	HitsL1     uint64 `json:"hits_l1"`     // of them, of values that were held in the process's memory
 	Misses     uint64 `json:"misses"`      // reads that found nothing live, or nothing that was shown to be what they asked for
 	Loads      uint64 `json:"loads"`       // statements sent to the database
 	LoadErrors uint64 `json:"load_errors"` // of them, failed
@@ -162,13 +169,15 @@ type Stats struct {
 	Refused   map[string]uint64 `json:"refused"`   // loads under a lease that were not stored, by reason
 	Bypassed  map[string]uint64 `json:"bypassed"`  // reads without the cache, by reason
 	Replicas  map[string]uint64 `json:"replicas"`  // loads that a replica might have had, by what became of that
+	L1        *near.Stats       `json:"l1,omitempty"` // what is held in the process's memory; nil: nothing is to be
 }
 
 // Stats returns the counts. Every reason is in the maps, also with zero.
 func (r *Reader) Stats() Stats {
 	c := &r.stats
+	inMemory := c.near.load()
 	s := Stats{
-		Hits: c.hits.Load(), Misses: c.misses.Load(), Loads: c.loads.Load(), LoadErrors: c.loadErrors.Load(), Fills: c.fills.Load(),
+		Hits: c.hits.Load() + inMemory, HitsL1: inMemory, Misses: c.misses.Load(), Loads: c.loads.Load(), LoadErrors: c.loadErrors.Load(), Fills: c.fills.Load(),
 		Waits: c.waits.Load(), Joins: c.joins.Load(), Dropped: c.dropped.Load(), Unproven: c.unproven.Load(), Corrupt: c.corrupt.Load(),
 		Refreshes: c.refreshes.Load(), Refreshed: c.refreshed.Load(),
 		Revalidations: c.revalidations.Load(), Unchanged: c.unchanged.Load(), Renewals: c.renewals.Load(),
@@ -178,6 +187,10 @@ func (r *Reader) Stats() Stats {
 		Database: r.breaker.stats(), Stale: map[string]uint64{},
 		Refused: map[string]uint64{}, Bypassed: map[string]uint64{},
 		Replicas: map[string]uint64{},
+	}
+	if r.near != nil {
+		held := r.near.Stats()
+		s.L1 = &held
 	}
 	for f := refusedLoad; f < refusals; f++ {
 		s.Refused[f.String()] = c.refused[f].Load()

@@ -27,6 +27,8 @@ type Written struct {
 const (
 	// fencePatience bounds how long a writer waits for the store, before its COMMIT and once more after it.
 	fencePatience = time.Second
+	// forgetMargin is for clocks of different rates, and for what has been asked of one when it was last looked at.
+	forgetMargin = 20 * time.Millisecond
 	// fencing is how many keys are fenced at a time.
 	fencing = 64
 	// unknownEnd is for a transaction of which nobody knows yet where its commit will end.
@@ -66,11 +68,31 @@ func (r *Reader) Fence(ctx context.Context, x mvcc.XID, keys []Written) error {
 					r.failed(c, r.laneOf(name), err) // readers are to know
 					return fmt.Errorf("entry %s: %w: %w", k.Entry, ErrNotFenced, err)
 				}
+				r.dropOwn(name)
 				return nil
 			})
 		}
 	}
 	return group.Wait()
+}
+
+// Forgotten waits until no process can hold in memory what a strict commit's fences have removed, which was before the call. A
+// process that holds a value has heard from the store within T_r, or does not use it; one that has, has heard of this. Of keys whose entry
+// says l1: off nobody holds anything. An error is that of ctx.
+func (r *Reader) Forgotten(ctx context.Context, keys []Written) error {
+	if !slices.ContainsFunc(keys, func(k Written) bool { e := r.entries[k.Entry]; return e != nil && e.Near }) {
+		return nil
+	}
+	timer := time.NewTimer(trust + forgetMargin)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-r.closing:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // spelled are the names of a key in all live versions of its entry: other processes may read other versions than this one.

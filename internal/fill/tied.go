@@ -11,6 +11,7 @@ import (
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/near"
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/store"
@@ -142,6 +143,7 @@ type place struct {
 	name    string // of the record
 	base    string // what the names of its epochs begin with
 	certain []string
+	e       *declared // nil: it is not to be held in memory
 }
 
 // place is that of a key, of which name is the record's and from where the key begins in it.
@@ -208,6 +210,9 @@ type peeked struct {
 	record fence.Record
 	hit    bool   // it is live, and its epochs hold
 	dead   string // of a live value whose epochs do not: what they are (fence.EpochsText)
+
+	held   *near.Held
+	proved bool // to meet the need of the read
 }
 
 // looks is how often a record is asked for, when each time it names other epochs than were asked for with it.
@@ -217,21 +222,31 @@ const looks = 4
 func (r *Reader) peek(ctx context.Context, p *place) (found peeked, err error) {
 	asked := r.remembered.of(p)
 	for range looks {
-		held, err := r.store.ReadTied(ctx, p.name, p.full(asked))
+		full := p.full(asked)
+		x := r.expect(p.e, p.name, full...)
+		held, err := r.store.ReadTied(ctx, p.name, full)
 		if err != nil {
+			x.cancel()
 			return peeked{}, err
 		}
 		if found, asked = r.seen(p, asked, held); asked == nil {
+			if found.hit {
+				found.held = x.keep(p.name, found.text, &found.record, full)
+			}
+			x.cancel()
 			return found, nil
 		}
+		x.cancel()
 	}
 	return found, nil // it does not hold still: no hit
 }
 
 // peekUnder reads HEAD, and then a record together with its epochs, if it has any, all on one connection: what one server says of
 // an epoch is nothing that another one's HEAD vouches for.
-func (r *Reader) peekUnder(ctx context.Context, name string, p *place) (head fence.Head, headFound bool, found peeked, err error) {
+func (r *Reader) peekUnder(ctx context.Context, e *declared, name string, p *place) (head fence.Head, headFound bool, found peeked, err error) {
 	if p == nil {
+		x := r.expect(e, name)
+		defer x.cancel()
 		head, headFound, held, err := r.store.ReadWithHead(ctx, name, nil)
 		if err != nil {
 			return fence.Head{}, false, peeked{}, err
@@ -240,15 +255,25 @@ func (r *Reader) peekUnder(ctx context.Context, name string, p *place) (head fen
 		if found.record, err = fence.ParseRecord(held.Text); err == nil {
 			found.hit = found.record.State.Live() && len(found.record.Epochs) == 0
 		}
+		if found.hit {
+			found.held = x.keep(name, found.text, &found.record, nil)
+		}
 		return head, headFound, found, nil
 	}
 	asked := r.remembered.of(p)
 	for range looks {
+		full := p.full(asked)
+		x := r.expect(p.e, name, full...)
 		var held store.Tied
-		if head, headFound, held, err = r.store.ReadWithHead(ctx, name, p.full(asked)); err != nil {
+		if head, headFound, held, err = r.store.ReadWithHead(ctx, name, full); err != nil {
+			x.cancel()
 			return fence.Head{}, false, peeked{}, err
 		}
-		if found, asked = r.seen(p, asked, held); asked == nil {
+		if found, asked = r.seen(p, asked, held); asked == nil && found.hit {
+			found.held = x.keep(name, found.text, &found.record, full)
+		}
+		x.cancel()
+		if asked == nil {
 			break
 		}
 	}

@@ -103,6 +103,7 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 		name = string(spelled)
 		if live.ties != nil {
 			at = live.ties.place(name, c.keyFrom(live), args)
+			at.e = e
 		}
 		if n.asksNothingOfHead() {
 			v, again, err := r.miss(ctx, want())
@@ -114,14 +115,21 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 		if n.bounded && !n.verify {
 			r.count(ctx, lane)
 		}
-		head, found, seen, err := r.peekUnder(ctx, name, at)
+		head, found, known, err := r.consult(ctx, c, n, e, name, lane)
+		var seen peeked
+		switch {
+		case known != nil:
+			seen = *known
+		case err == nil:
+			head, found, seen, err = r.peekUnder(ctx, e, name, at)
+		}
 		if err != nil {
 			if ctx.Err() != nil {
 				return Value{}, fmt.Errorf("entry %s: %w", e.name, ctx.Err())
 			}
 			return r.bypass(ctx, want(), r.failed(c, lane, err))
 		}
-		if !c.agrees(lane, &head, found) {
+		if !seen.proved && !c.agrees(lane, &head, found) {
 			r.expire(c)
 			r.stats.dropped.Add(1)
 			continue
@@ -132,10 +140,14 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 				r.stats.dropped.Add(1)
 				continue
 			}
-			if r.vouched(n, lane, &head, seen.record.Coverage) {
-				r.stats.hits.Add(1)
+			if seen.proved || r.vouched(n, lane, &head, seen.record.Coverage) {
+				if known == nil {
+					r.stats.hits.Add(1)
+				} else {
+					r.counted(known.held)
+				}
 				return Value{
-					Found: seen.record.State == fence.Live, Payload: seen.record.Payload, Status: Hit, Name: name, record: seen.text,
+					Found: seen.record.State == fence.Live, Payload: seen.record.Payload, Status: Hit, Name: name, record: seen.text, held: seen.held,
 					coverage: seen.record.Coverage, server: pgload.Server{System: head.System, Timeline: head.Timeline}, confirmed: head.Si,
 				}, nil
 			}

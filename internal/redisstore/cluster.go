@@ -34,6 +34,7 @@ const (
 type cluster struct {
 	option rueidis.ClientOption // the readers', without an address
 	seeds  []string
+	near   Near
 	logger *slog.Logger
 
 	table  atomic.Pointer[table]
@@ -45,6 +46,7 @@ type cluster struct {
 
 	mu      sync.Mutex // held while nodes are asked
 	clients map[string]rueidis.Client
+	tracked map[rueidis.Client]*tracker
 	turn    int
 }
 
@@ -59,7 +61,8 @@ type table struct {
 type owner struct {
 	member
 
-	client rueidis.Client
+	client  rueidis.Client
+	tracker *tracker
 }
 
 // member is a node of a cluster as others describe it.
@@ -72,10 +75,11 @@ type member struct {
 	slots       int
 }
 
-func openCluster(ctx context.Context, option rueidis.ClientOption, logger *slog.Logger) *cluster {
+func openCluster(ctx context.Context, option rueidis.ClientOption, near Near, logger *slog.Logger) *cluster {
 	c := &cluster{
-		option: option, seeds: option.InitAddress, logger: logger, clients: map[string]rueidis.Client{},
-		hurry: make(chan struct{}, 1), done: make(chan struct{}),
+		option: option, seeds: option.InitAddress, near: near, logger: logger, clients: map[string]rueidis.Client{},
+		tracked: map[rueidis.Client]*tracker{},
+		hurry:   make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	c.table.Store(&table{})
 	for i := 0; i < len(c.seeds) && c.table.Load().members == nil; i += clusterAsked {
@@ -161,11 +165,12 @@ func (c *cluster) client(address string) (rueidis.Client, error) {
 	if option.TLSConfig != nil {
 		option.TLSConfig = withServerName(option.TLSConfig, address)
 	}
+	tracker := trackWith(&option, c.near, c.logger)
 	client, err := rueidis.NewClient(option)
 	if client == nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	c.clients[address] = client
+	c.clients[address], c.tracked[client] = client, tracker
 	return client, nil
 }
 
@@ -248,7 +253,7 @@ func (c *cluster) adopt(before, next *table) {
 		if err != nil {
 			next.why = err
 		}
-		now.client = client
+		now.client, now.tracker = client, c.tracked[client]
 		if was := before.lanes[lane]; was.id != "" && was.id != now.id {
 			c.logger.Warn("a lane of the cluster has another owner", slog.Int("lane", lane), slog.Int("slot", fence.Slot(lane)),
 				slog.String("was", was.address), slog.String("is", now.address))
@@ -262,6 +267,7 @@ func (c *cluster) adopt(before, next *table) {
 		if !used {
 			client.Close() // whoever still waits for it gets an error, and looks anew
 			delete(c.clients, address)
+			delete(c.tracked, client)
 		}
 	}
 }

@@ -90,8 +90,8 @@ func (s *Store) Pin(ctx context.Context, epochs []string, life time.Duration) (P
 		head = replies[len(replies)-1]
 	}
 	var p Pinned
-	var wrong []string
-	if p.IDs, wrong, err = pinnedIDs(&to, epochs, own, replies); err != nil {
+	var wrong, short []string
+	if p.IDs, wrong, short, err = pinnedIDs(&to, epochs, own, life, replies); err != nil {
 		return Pinned{}, err
 	}
 	if len(wrong) > 0 {
@@ -100,22 +100,27 @@ func (s *Store) Pin(ctx context.Context, epochs []string, life time.Duration) (P
 	if p.Head, p.HeadFound, err = parseHead(head, fields); err != nil {
 		return Pinned{}, fmt.Errorf("pin epochs: %w", to.typed(err))
 	}
-	return p, nil
+	return p, s.prolong(ctx, &to, short, life)
 }
 
-// pin are the commands that read the ids of epochs, make those that are not there, and have all of them live long enough.
+// longevity is how many times as long as the value that it is made for an epoch lives. Until what is left is too little for another value
+// its end is not put off: a key whose end is put off has changed, and whoever holds a value that is tied to it in memory drops it.
+const longevity = 2
+
+// pin are the commands that read the ids of epochs and how long they will live, and make those that are not there.
 func (s *Store) pin(epochs []string, own string, life time.Duration) []rueidis.Completed {
 	commands := make([]rueidis.Completed, 0, 2*len(epochs)+1)
 	for _, name := range epochs {
 		commands = append(commands,
-			s.client.B().Set().Key(name).Value(own).Nx().Get().PxMilliseconds(life.Milliseconds()).Build(),
-			s.client.B().Pexpire().Key(name).Milliseconds(life.Milliseconds()).Gt().Build())
+			s.client.B().Set().Key(name).Value(own).Nx().Get().PxMilliseconds(longevity*life.Milliseconds()).Build(),
+			s.client.B().Pttl().Key(name).Build())
 	}
 	return commands
 }
 
-// pinnedIDs are the ids in the replies to pin, of which there may be more. wrong are the names that hold something else.
-func pinnedIDs(to *route, epochs []string, own string, replies []rueidis.RedisResult) (ids, wrong []string, err error) {
+// pinnedIDs are the ids in the replies to pin, of which there may be more. wrong are the names that hold something else, short those that
+// do not live for long enough.
+func pinnedIDs(to *route, epochs []string, own string, life time.Duration, replies []rueidis.RedisResult) (ids, wrong, short []string, err error) {
 	ids = make([]string, len(epochs))
 	for i, name := range epochs {
 		id, err := replies[2*i].ToString()
@@ -125,14 +130,36 @@ func pinnedIDs(to *route, epochs []string, own string, replies []rueidis.RedisRe
 		case isWrongType(err), err == nil && !fence.ValidEpochID(id):
 			wrong = append(wrong, name)
 		case err != nil:
-			return nil, nil, fmt.Errorf("pin epochs: %w", to.typed(err))
+			return nil, nil, nil, fmt.Errorf("pin epochs: %w", to.typed(err))
 		}
-		if err := replies[2*i+1].Error(); err != nil {
-			return nil, nil, fmt.Errorf("pin epochs: %w", to.typed(err))
+		left, err := replies[2*i+1].AsInt64()
+		switch {
+		case err == nil && (left < 0 || left >= life.Milliseconds()): // it has no end, or one that is far off
+		case err == nil, errors.Is(typed(err), ErrNoPermission): // of a user who was given fewer commands
+			short = append(short, name)
+		default:
+			return nil, nil, nil, fmt.Errorf("pin epochs: %w", to.typed(err))
 		}
 		ids[i] = id
 	}
-	return ids, wrong, nil
+	return ids, wrong, short, nil
+}
+
+// prolong puts off the end of epochs. One that has ended meanwhile stays so: what is tied to it is no hit.
+func (s *Store) prolong(ctx context.Context, to *route, epochs []string, life time.Duration) error {
+	if len(epochs) == 0 {
+		return nil
+	}
+	commands := make([]rueidis.Completed, len(epochs))
+	for i, name := range epochs {
+		commands[i] = s.client.B().Pexpire().Key(name).Milliseconds(longevity * life.Milliseconds()).Gt().Build()
+	}
+	for _, reply := range to.client.DoMulti(ctx, commands...) {
+		if err := reply.Error(); err != nil {
+			return fmt.Errorf("pin epochs: %w", to.typed(err))
+		}
+	}
+	return nil
 }
 
 // pinFields are those by which it is judged whether a load may be stored with its epochs, without their buckets'.

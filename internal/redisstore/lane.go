@@ -43,12 +43,13 @@ var errNoLane = errors.New("the name is of no lane of the cluster")
 type route struct {
 	client  rueidis.Client
 	cluster *cluster
+	tracker *tracker
 	lane    int
 }
 
 func (s *Store) to(name string) (route, error) {
 	if s.cluster == nil {
-		return route{client: s.client}, nil
+		return route{client: s.client, tracker: s.tracker}, nil
 	}
 	lane, ok := fence.LaneIn(s.namespace, name)
 	if !ok {
@@ -59,13 +60,13 @@ func (s *Store) to(name string) (route, error) {
 
 func (s *Store) toLane(lane int) (route, error) {
 	if s.cluster == nil {
-		return route{client: s.client}, nil
+		return route{client: s.client, tracker: s.tracker}, nil
 	}
 	o, err := s.cluster.at(lane)
 	if err != nil {
 		return route{}, err
 	}
-	return route{client: o.client, cluster: s.cluster, lane: lane}, nil
+	return route{client: o.client, cluster: s.cluster, tracker: o.tracker, lane: lane}, nil
 }
 
 // typed is an error of the client as one of this package's.
@@ -81,23 +82,37 @@ func (r *route) typed(err error) error {
 func (s *Store) Heads(ctx context.Context) []LaneHead {
 	heads := make([]LaneHead, s.lanes)
 	if s.cluster == nil {
+		s.tracker.begin(ctx, s.client, s.echoKey(0))
+		wire := s.tracker.current()
 		heads[0].Head, heads[0].Found, heads[0].Err = parseHead(s.client.Do(ctx, s.readHead(0, wholeHead())), wholeHead())
+		if s.tracker.current() == wire {
+			heads[0].Wire = wire.known()
+		}
 		return heads
 	}
 	lanes := map[rueidis.Client][]int{}
+	trackers := map[rueidis.Client]*tracker{}
 	for lane := range heads {
 		to, err := s.toLane(lane)
 		if err != nil {
 			heads[lane].Err = err
 			continue
 		}
-		lanes[to.client] = append(lanes[to.client], lane)
+		lanes[to.client], trackers[to.client] = append(lanes[to.client], lane), to.tracker
 	}
 	var asking sync.WaitGroup
 	for client, some := range lanes {
 		asking.Go(func() {
-			for i, reply := range s.look(ctx, client, some) {
+			tracker := trackers[client]
+			tracker.begin(ctx, client, s.echoKey(some[0]))
+			wire := tracker.current()
+			replies := s.look(ctx, client, some)
+			if tracker.current() != wire {
+				wire = nil
+			}
+			for i, reply := range replies {
 				to, at := route{cluster: s.cluster, lane: some[i]}, &heads[some[i]]
+				at.Wire = wire.known()
 				if at.Head, at.Found, at.Err = parseHead(reply, laneHead()); at.Err != nil {
 					_ = to.typed(reply.Error())
 				}

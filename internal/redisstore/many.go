@@ -3,6 +3,7 @@ package redisstore
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -371,6 +372,8 @@ func (s *Store) pinPortions(ctx context.Context, portions []*portion, all [][]st
 	if unknown {
 		replies, _ = send(s.sendRead)
 	}
+	var late []int
+	ending := map[string]bool{}
 	for n, one := range portions {
 		count := 0
 		for _, i := range one.some {
@@ -379,9 +382,15 @@ func (s *Store) pinPortions(ctx context.Context, portions []*portion, all [][]st
 		head, found, err := parseHead(replies[count], fields[n])
 		for _, i := range one.some {
 			p := &pinned[i]
-			var wrong []string
-			if p.IDs, wrong, p.Err = pinnedIDs(&one.to, all[i], own[i], replies); p.Err == nil && len(wrong) > 0 {
+			var wrong, short []string
+			if p.IDs, wrong, short, p.Err = pinnedIDs(&one.to, all[i], own[i], life, replies); p.Err == nil && len(wrong) > 0 {
 				p.Err = s.unpin(ctx, &one.to, wrong)
+			}
+			if len(short) > 0 {
+				late = append(late, i)
+			}
+			for _, name := range short {
+				ending[name] = true
 			}
 			if p.Err == nil && err != nil {
 				p.Err = fmt.Errorf("pin epochs: %w", one.to.typed(err))
@@ -390,6 +399,13 @@ func (s *Store) pinPortions(ctx context.Context, portions []*portion, all [][]st
 			replies = replies[2*len(all[i]):]
 		}
 		replies = replies[1:]
+	}
+	if err := s.prolong(ctx, &portions[0].to, slices.Sorted(maps.Keys(ending)), life); err != nil {
+		for _, i := range late {
+			if pinned[i].Err == nil {
+				pinned[i].Err = err
+			}
+		}
 	}
 }
 

@@ -46,6 +46,7 @@ type Options struct {
 	SentinelPassword string
 	Namespace        string
 	Logger           *slog.Logger // nil: none
+	Near             Near         // is told of changes of what was read; nil: nobody is
 }
 
 // Store is one namespace in one Redis.
@@ -53,6 +54,7 @@ type Store struct {
 	client    rueidis.Client // the readers'; in a cluster not for keys
 	sentinels *sentinels     // nil: the address is the server's own
 	cluster   *cluster       // nil: it is one server
+	tracker   *tracker       // of client; nil in a cluster, or when nobody is to be told
 	namespace string
 	lanes     int // 1, or those of a cluster
 	scripts   *scripts
@@ -104,6 +106,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s.option = timed(option, reply, dialTimeout, time.Second)
 	option = timed(option, readTimeout, readTimeout, pingGap)
+	whole := option
+	if seeds == nil {
+		s.tracker = trackWith(&option, o.Near, logger)
+	}
 	s.client, err = rueidis.NewClient(option)
 	if s.client == nil {
 		if s.sentinels != nil {
@@ -113,8 +119,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	// An error together with a client is a server that is away now; the client dials again with the next command.
 	if seeds != nil {
-		option.InitAddress = seeds
-		s.cluster = openCluster(ctx, option, logger)
+		whole.InitAddress = seeds
+		s.cluster = openCluster(ctx, whole, o.Near, logger)
 	}
 	return s, nil
 }

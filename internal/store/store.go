@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/freshet/freshet/internal/fence"
@@ -120,6 +121,9 @@ type LaneHead struct {
 	Head  fence.Head
 	Found bool
 	Err   error // it could not be asked
+	// Wire is the connection on which it has answered, set when that is lost; nil unless the store says on it when something changes that
+	// was read on it.
+	Wire *atomic.Bool
 }
 
 // JoinHeads is what the HEADs of all lanes say together. It fails when none answered, or with ErrSplit.

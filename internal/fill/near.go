@@ -1,0 +1,293 @@
+package fill
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/near"
+	"github.com/freshet/freshet/internal/store"
+)
+
+const (
+	// glimpse is for how long a hit in memory takes it that the machine was not suspended, once a clock that would show it was
+	// asked: the one that is asked each time shows every other stop, and costs a tenth.
+	glimpse = 100 * time.Microsecond
+	// stripes of the counter of hits in memory, which are more than one counter can take.
+	stripes = 64
+	// touchOneOf hits that were found without the store of what is held tells it of its use.
+	touchOneOf = 64
+)
+
+// Tells is a Store that says, of what was read on a connection, when it changes. One that is in this process's memory does not: nothing is
+// gained by holding its records twice.
+type Tells interface {
+	// Wire is the connection on which a lane's records are read now, set when it is lost, and nil when nothing is to be held of them.
+	Wire(lane int) *near.Wire
+	// HeadOn reads what HEAD vouches for, and says on which Wire: what was said of records before has been heard when it returns.
+	HeadOn(ctx context.Context, lane int) (head fence.Head, found bool, wire *near.Wire, err error)
+}
+
+type striped [stripes]struct {
+	n atomic.Uint64
+	_ [56]byte // a cache line each
+}
+
+func (s *striped) load() (n uint64) {
+	for i := range s {
+		n += s[i].n.Load()
+	}
+	return n
+}
+
+// holding is a record that is being read, to be held in memory if nothing is heard of it meanwhile. A nil one is not to be held.
+type holding struct {
+	r    *Reader
+	e    *declared
+	lane int
+	wire *near.Wire
+	x    *near.Expectation
+}
+
+// expect is called before a record is asked for, with its name and those of the epochs that are asked for with it.
+func (r *Reader) expect(e *declared, name string, epochs ...string) *holding {
+	if r.near == nil || e == nil || !e.Near {
+		return nil
+	}
+	lane := r.laneOf(name)
+	wire := r.tells.Wire(lane)
+	if wire == nil {
+		return nil
+	}
+	return &holding{r: r, e: e, lane: lane, wire: wire, x: r.near.Expect(wire, append(epochs[:len(epochs):len(epochs)], name)...)}
+}
+
+// cancel ends the expectation, unless the record is held.
+func (h *holding) cancel() {
+	if h != nil {
+		h.x.Cancel()
+	}
+}
+
+// listener waits for a key that is looked at to change. A nil one hears nothing.
+type listener struct{ x *near.Expectation }
+
+// listen is called before the key is looked at: what was not looked at is not told of.
+func (r *Reader) listen(name string) *listener {
+	if r.near == nil {
+		return nil
+	}
+	wire := r.tells.Wire(r.laneOf(name))
+	if wire == nil {
+		return nil
+	}
+	return &listener{x: r.near.Expect(wire, name)}
+}
+
+// heard is closed when the key has changed, or may have.
+func (l *listener) heard() <-chan struct{} {
+	if l == nil {
+		return nil
+	}
+	return l.x.Heard()
+}
+
+func (l *listener) cancel() {
+	if l != nil {
+		l.x.Cancel()
+	}
+}
+
+// keep holds a live record that was read since expect. Its epochs held at that moment.
+func (h *holding) keep(name string, text []byte, record *fence.Record, epochs []string) *near.Held {
+	if h == nil {
+		return nil
+	}
+	if h.r.tells.Wire(h.lane) != h.wire {
+		h.x.Cancel() // it may have come over another connection
+		return nil
+	}
+	ttl := h.e.TTL
+	if record.State == fence.Negative {
+		ttl = h.e.NegativeTTL
+	}
+	// The store ends it, and says so. This is for when it takes its time, and only as exact as two machines' clocks agree.
+	age := min(max(time.Since(time.UnixMicro(record.Filled)), 0), ttl)
+	return h.x.Put(near.Value{Name: name, Text: text, Found: record.State == fence.Live, Payload: record.Payload}, epochs, ttl-age)
+}
+
+// keepPlain is keep of a record that is a hit, and has no epochs.
+func (h *holding) keepPlain(name string, text []byte) *near.Held {
+	if h == nil {
+		return nil
+	}
+	record, err := fence.ParseRecord(text)
+	if err != nil {
+		h.x.Cancel()
+		return nil
+	}
+	return h.keep(name, text, &record, nil)
+}
+
+// wiresOf are the connections by which HEADs were confirmed.
+func wiresOf(heads []store.LaneHead) []*near.Wire {
+	wires := make([]*near.Wire, len(heads))
+	for lane := range heads {
+		wires[lane] = heads[lane].Wire
+	}
+	return wires
+}
+
+// fresh reports whether a confirmation is within T_r at now, a time of near.Now that was asked for by this very read (R0). It is
+// asked of a clock that stands still while the machine is suspended, and of the one that does not every now and then.
+func (r *Reader) fresh(c *confirmation, now time.Duration) bool {
+	if int64(now) < c.until.Load() {
+		return true
+	}
+	age := c.age()
+	if age >= refreshAfter {
+		r.refresh()
+	}
+	if age >= trust {
+		return false
+	}
+	c.until.Store(int64(now + min(glimpse, trust-age)))
+	return true
+}
+
+// upholds reports whether a record that is held is a hit under names that are confirmed: what is held is as the server had it when the
+// confirmation was asked for, or later, since what the server had said by then was heard before its answer. So the confirmation comes
+// first, and what was heard after it.
+func (r *Reader) upholds(c *confirmation, h *near.Held, lane int) bool {
+	now := r.confirmed.Load()
+	if now.wires == nil || now.wires[lane] == nil || now.wires[lane] != h.Wire() || !c.same(now) || !now.agreesOn(c, lane) {
+		return false
+	}
+	at := near.Now()
+	return r.fresh(now, at) && !h.Over(at) && h.Alive()
+}
+
+// agreesOn reports whether a lane's names are the same in two confirmations of one roster.
+func (c *confirmation) agreesOn(d *confirmation, lane int) bool {
+	if c.parts == nil || d.parts == nil {
+		return c.parts == d.parts
+	}
+	return c.parts.prefixes[lane] == d.parts.prefixes[lane]
+}
+
+// recall finds a record in memory that is a hit for a read without a demand.
+func (r *Reader) recall(c *confirmation, e *declared, name []byte, lane int) (Value, bool) {
+	if r.near == nil || !e.Near {
+		return Value{}, false
+	}
+	h := r.near.GetBytes(name)
+	if h == nil || !r.upholds(c, h, lane) {
+		return Value{}, false
+	}
+	r.counted(h)
+	return c.value(h, lane), true
+}
+
+// value is what is held, as a hit.
+func (c *confirmation) value(h *near.Held, lane int) Value {
+	return Value{Found: h.Found, Payload: h.Payload, Status: Hit, Name: h.Name, record: h.Text, held: h, under: c, lane: lane}
+}
+
+// Memory is a hit that is held in memory, to be had again without its name.
+type Memory struct {
+	held   *near.Held
+	names  *names
+	prefix string // of the names of its lane, in a cluster
+	lane   int
+}
+
+// Memory is what a value can be had by again; nil when it is not held.
+func (v *Value) Memory() *Memory {
+	if v.held == nil || v.under == nil {
+		return nil
+	}
+	m := &Memory{held: v.held, names: v.under.names, lane: v.lane}
+	if p := v.under.parts; p != nil {
+		m.prefix = p.prefixes[v.lane]
+	}
+	return m
+}
+
+// Alive reports whether it is not known to be over.
+func (m *Memory) Alive() bool { return m.held.Alive() }
+
+// Len is how long the record is.
+func (m *Memory) Len() int { return len(m.held.Text) }
+
+// Held is what a value is held as; nil when it is not.
+func (v *Value) Held() *near.Held { return v.held }
+
+// Again reports whether a hit would be one now, for a read without a demand that begins with this call, and counts it as one if so. All
+// that is cheap is asked, in the order that upholds needs.
+func (r *Reader) Again(m *Memory) bool {
+	now := r.confirmed.Load()
+	if now == nil || now.names != m.names || now.wires[m.lane] != m.held.Wire() || now.parts != nil && now.parts.prefixes[m.lane] != m.prefix {
+		return false
+	}
+	at := near.Now()
+	if !r.fresh(now, at) || m.held.Over(at) || !m.held.Alive() {
+		return false
+	}
+	draw := rand.Uint32() //nolint:gosec // spread, no secret
+	r.stats.near[draw%stripes].n.Add(1)
+	if draw/stripes%touchOneOf == 0 {
+		r.near.Touch(m.held)
+	}
+	return true
+}
+
+// consult judges what is held by a read's need. What a record covers itself proves what it proves, wherever it is held. Otherwise HEAD is
+// asked, on the connection that the record was read on: what HEAD vouches for was heard of before its answer, so a record that is held still
+// is one that HEAD speaks of. seen is nil when nothing is held, and found then says nothing.
+func (r *Reader) consult(ctx context.Context, c *confirmation, n *need, e *declared, name string, lane int) (
+	head fence.Head, found bool, seen *peeked, err error,
+) {
+	if r.near == nil || !e.Near {
+		return fence.Head{}, false, nil, nil
+	}
+	h := r.near.Get(name)
+	if h == nil || !r.upholds(c, h, lane) {
+		return fence.Head{}, false, nil, nil
+	}
+	record, err := h.Record()
+	if err != nil {
+		return fence.Head{}, false, nil, nil //nolint:nilerr // as if it were not held
+	}
+	own := c.names.head
+	if !record.Coverage.Standby() && r.vouched(n, lane, &own, record.Coverage) && r.upholds(c, h, lane) {
+		return own, true, &peeked{text: h.Text, record: record, hit: true, held: h, proved: true}, nil
+	}
+	head, found, wire, err := r.tells.HeadOn(ctx, lane)
+	if err != nil || wire == nil || wire != h.Wire() || !h.Alive() {
+		return fence.Head{}, false, nil, err
+	}
+	return head, found, &peeked{text: h.Text, record: record, hit: true, held: h}, nil
+}
+
+// counted counts a hit, by where it was found.
+func (r *Reader) counted(h *near.Held) {
+	if h != nil {
+		r.stats.near[rand.Uint32()%stripes].n.Add(1) //nolint:gosec // spread, no secret
+		return
+	}
+	r.stats.hits.Add(1)
+}
+
+// headOf is what is known of HEAD without asking it again: whose it is.
+func headOf(h *fence.Head) fence.Head {
+	return fence.Head{Generation: h.Generation, Revision: h.Revision, System: h.System, Timeline: h.Timeline}
+}
+
+// dropOwn drops what this process holds of a key that it has changed itself, before it hears of that.
+func (r *Reader) dropOwn(name string) {
+	if r.near != nil {
+		r.near.Invalidate(name)
+	}
+}

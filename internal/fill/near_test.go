@@ -1,0 +1,533 @@
+package fill_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/near"
+	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/testkit/faultproxy"
+)
+
+// slack is what a busy machine takes for the rest of a read.
+const (
+	slack = 100 * time.Millisecond
+)
+
+// memory is a process that holds values in its memory, behind a network that the test decides of.
+type memory struct {
+	*world
+	*fill.Reader
+	near  *near.Store
+	store *redisstore.Store
+	proxy *faultproxy.Proxy
+}
+
+func (w *world) memory(user string, wrap func(*redisstore.Store) fill.Store) *memory {
+	w.t.Helper()
+	m := &memory{world: w, near: near.New(1 << 20), proxy: faultproxy.Start(w.t, w.redis.Addr)}
+	var err error
+	m.store, err = redisstore.Open(w.t.Context(), redisstore.Options{URL: "redis://" + user + m.proxy.Addr, Namespace: w.namespace, Near: m.near})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(m.store.Close)
+	var store fill.Store = m.store
+	if wrap != nil {
+		if store = wrap(m.store); !tells(store) {
+			store = &telling{Store: store, Tells: m.store}
+		}
+	}
+	entries := map[string]fill.Entry{}
+	for name, d := range declarations() {
+		entries[name] = fill.Entry{Declared: d, TTL: time.Minute, NegativeTTL: 10 * time.Second, LoadTimeout: 2 * time.Second, LoadUnproved: true, Near: true}
+	}
+	if m.Reader, err = fill.New(fill.Options{
+		Namespace: w.namespace, Store: store, Loader: w.loader, Entries: entries, Clock: w.clock, Near: m.near,
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(m.Close)
+	return m
+}
+
+// telling is a Store that tells as another one does.
+type telling struct {
+	fill.Store
+	fill.Tells
+}
+
+func tells(s fill.Store) bool { _, ok := s.(fill.Tells); return ok }
+
+// holds has the process hold product id, which costs 10 each.
+func (m *memory) holds(id int) {
+	m.t.Helper()
+	eventually(m.t, func() error {
+		before := m.Stats().HitsL1
+		if _, err := m.Get(m.t.Context(), "product", arg(strconv.Itoa(id)), nil); err != nil {
+			return err
+		}
+		if m.Stats().HitsL1 == before {
+			return fmt.Errorf("it is not held: %+v", *m.Stats().L1)
+		}
+		return nil
+	})
+}
+
+// sees has the process read the price eventually.
+func (m *memory) sees(id, p int) {
+	m.t.Helper()
+	eventually(m.t, func() error {
+		v, err := m.Get(m.t.Context(), "product", arg(strconv.Itoa(id)), nil)
+		if err == nil && string(v.Payload) != price(id, p) {
+			err = fmt.Errorf("%s", v.Payload)
+		}
+		return err
+	})
+}
+
+// TestHeldInMemory: what is held is read without the store, until it changes, by whomever; "no such row" is held as well.
+func TestHeldInMemory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	calls := new(atomic.Int64)
+	m := w.memory("", func(s *redisstore.Store) fill.Store {
+		return &hooks{Store: s, afterGet: func(string) { calls.Add(1) }}
+	})
+	m.holds(1)
+	m.holds(1000)
+	before := calls.Load()
+	for range 10 {
+		read(t, m.Reader, 1, fill.Hit, price(1, 10))
+		read(t, m.Reader, 1000, fill.Hit, "")
+	}
+	if n := calls.Load() - before; n != 0 {
+		t.Errorf("%d GETs", n)
+	}
+	w.change()
+	m.sees(1, 11)
+	m.holds(1)
+	if s := m.Stats(); s.HitsL1 < 21 || s.Hits <= s.HitsL1 || s.L1.Pushed == 0 {
+		t.Errorf("Stats = %+v, %+v", s, *s.L1)
+	}
+	w.raw.Do(t.Context(), w.raw.B().Del().Key(w.name("product", "1")).Build())
+	eventually(t, func() error {
+		if s := m.near.Stats(); s.Records != 1 {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	w.begin() // names move, and nobody says anything of the old ones
+	pause(t, trust+slack)
+	read(t, m.Reader, 1, fill.Miss, price(1, 11))
+}
+
+// TestHungConnection: what is held is not served for longer than T_r when nothing is heard any more, and nobody says so; neither when
+// the server hangs. Then it is the database's turn.
+func TestHungConnection(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		what string
+		hang func(m *memory)
+	}{
+		{"network", func(m *memory) { m.proxy.Hold(faultproxy.ToClient) }},
+		{"network, both ways", func(m *memory) { m.proxy.Hold(faultproxy.Both) }},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, options{})
+			m := w.memory("", nil)
+			m.holds(1)
+			tt.hang(m)
+			w.change()
+			changed := time.Now()
+			old := 0
+			for time.Since(changed) < 2*trust {
+				began := time.Now()
+				v, err := m.Get(t.Context(), "product", arg("1"), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if string(v.Payload) == price(1, 11) {
+					continue
+				}
+				if old++; began.Sub(changed) > trust {
+					t.Fatalf("old after %v, as %v", began.Sub(changed), v.Status)
+				}
+			}
+			if old == 0 {
+				t.Error("nothing was served in the dark: the test does not show what it is about")
+			}
+			m.proxy.Heal()
+			m.holds(1)
+		})
+	}
+}
+
+// TestServerThatHangs: a server that is stopped vouches for nothing, T_r after it last did.
+func TestServerThatHangs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{ownRedis: true})
+	m := w.memory("", nil)
+	m.holds(1)
+	w.redis.Freeze(t)
+	pause(t, trust)
+	if v, err := m.Get(t.Context(), "product", arg("1"), nil); err != nil || v.Status != fill.Bypass {
+		t.Errorf("%+v, %v", v, err)
+	}
+	w.redis.Thaw(t)
+	m.holds(1)
+}
+
+// TestLostConnection: each way in which the server gives up what it kept of the connection, or the connection ends. What is held is
+// dropped, and what changes meanwhile is not missed.
+func TestLostConnection(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		what  string
+		lose  func(m *memory)
+		moves bool // the daemon has to begin anew as well
+	}{
+		{"reset", func(m *memory) { m.proxy.Reset() }, false},
+		{"cut", func(m *memory) { m.proxy.Cut() }, false},
+		{"killed by the server", func(m *memory) { m.redis.Do(m.t, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") }, true},
+		{"emptied", func(m *memory) { m.redis.FlushAll(m.t) }, true},
+		{"restarted", func(m *memory) { m.redis.Restart(m.t) }, true},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, options{ownRedis: true})
+			m := w.memory("", nil)
+			m.holds(1)
+			tt.lose(m)
+			eventually(t, func() error {
+				if s := m.near.Stats(); s.Records != 0 || s.Dropped == 0 {
+					return fmt.Errorf("%+v", s)
+				}
+				return nil
+			})
+			if tt.moves {
+				w.reprice()
+				w.begin()
+				pause(t, trust+slack) // until then the names are those from before
+			} else {
+				w.change()
+			}
+			m.proxy.Heal()
+			lost := time.Now()
+			for time.Since(lost) < trust/2 {
+				if v, err := m.Get(t.Context(), "product", arg("1"), nil); err != nil || string(v.Payload) != price(1, 11) {
+					t.Fatalf("%s %v, %v", v.Payload, v.Status, err)
+				}
+			}
+			m.holds(1)
+		})
+	}
+}
+
+// TestChangedWhileItIsRead: the key changes after the server has answered and before the reader has put the answer anywhere, and that is
+// heard of.
+func TestChangedWhileItIsRead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	var once atomic.Bool
+	var m *memory
+	m = w.memory("", func(s *redisstore.Store) fill.Store {
+		return &hooks{Store: s, afterGet: func(string) {
+			if w.recorded() && once.CompareAndSwap(false, true) {
+				w.change()
+				eventually(t, func() error {
+					if _, err := s.Read(t.Context(), "f:"+w.namespace+":nothing"); err != nil { // what was said before has been heard
+						return err
+					}
+					return nil
+				})
+			}
+		}}
+	})
+	read(t, m.Reader, 1, fill.Miss, price(1, 10))
+	read(t, m.Reader, 1, fill.Hit, price(1, 10)) // and it is true as of when it was read
+	if s := m.near.Stats(); s.Refused != 1 || s.Puts != 0 {
+		t.Errorf("%+v", s)
+	}
+	read(t, m.Reader, 1, fill.Miss, price(1, 11))
+}
+
+func (w *world) recorded() bool {
+	r, _ := w.record(w.name("product", "1"))
+	return r.State.Live()
+}
+
+// TestTableOverflows: a server that keeps account of a few keys only says of the others that they have changed.
+func TestTableOverflows(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{ownRedis: true})
+	w.redis.Do(t, "CONFIG", "SET", "tracking-table-max-keys", "10")
+	m := w.memory("", nil)
+	for range 3 {
+		for id := range 100 {
+			read2(t, m.Reader, id+1)
+		}
+	}
+	eventually(t, func() error {
+		if s := m.near.Stats(); s.Pushed < 100 || s.Records > 50 {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	w.change()
+	m.sees(1, 11)
+}
+
+func read2(t *testing.T, r *fill.Reader, id int) {
+	t.Helper()
+	if v, err := r.Get(t.Context(), "product", arg(strconv.Itoa(id)), nil); err != nil || string(v.Payload) != price(id, 10*id) {
+		t.Fatalf("%s, %v", v.Payload, err)
+	}
+}
+
+// TestServerThatDoesNotTell: where CLIENT TRACKING is refused everything is as without memory.
+func TestServerThatDoesNotTell(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{ownRedis: true})
+	w.redis.Do(t, "ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-client|tracking")
+	m := w.memory("plain:secret@", nil)
+	read(t, m.Reader, 1, fill.Miss, price(1, 10))
+	for range 5 {
+		read(t, m.Reader, 1, fill.Hit, price(1, 10))
+	}
+	w.change()
+	read(t, m.Reader, 1, fill.Miss, price(1, 11))
+	if s := m.Stats(); s.HitsL1 != 0 || s.L1.Puts != 0 {
+		t.Errorf("Stats = %+v, %+v", s, *s.L1)
+	}
+	if err := m.store.Tracks(t.Context()); err == nil || !strings.Contains(err.Error(), "client|tracking") {
+		t.Errorf("Tracks = %v", err)
+	}
+}
+
+// crossed asks for HEAD over another connection than the one that tells of changes: what T26 is about.
+type crossed struct {
+	telling
+
+	other *redisstore.Store
+}
+
+func (c *crossed) HeadOn(ctx context.Context, lane int) (fence.Head, bool, *near.Wire, error) {
+	head, found, _, err := c.other.HeadOn(ctx, lane)
+	return head, found, c.Wire(lane), err
+}
+
+// TestHeadOnTheConnectionThatTells is T26: HEAD vouches for a change whose push waits. A read that has to contain it does not get what is
+// held, since HEAD is asked for where the push is; asked for elsewhere, it would.
+func TestHeadOnTheConnectionThatTells(t *testing.T) {
+	t.Parallel()
+	for _, planted := range []bool{false, true} {
+		w := newWorld(t, options{})
+		m := w.memory("", func(s *redisstore.Store) fill.Store {
+			if planted {
+				return &crossed{telling: telling{Store: s, Tells: s}, other: w.store}
+			}
+			return s
+		})
+		m.holds(1)
+		token := w.after(w.write(1, 12))
+		m.proxy.Hold(faultproxy.ToClient)
+		w.confirm(w.name("product", "1"))
+		v, err := m.GetUnder(t.Context(), "product", arg("1"), nil, after(token))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if old := string(v.Payload) == price(1, 10); old != planted {
+			t.Errorf("planted %t: %s as %v", planted, v.Payload, v.Status)
+		}
+	}
+}
+
+// TestDemandsInMemory: what a value that is held covers itself needs nobody's word; what it does not, HEAD's, without the record.
+func TestDemandsInMemory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	heads := new(atomic.Int64)
+	m := w.memory("", func(s *redisstore.Store) fill.Store {
+		return &hooks{Store: s, afterHead: func(string) { heads.Add(1) }}
+	})
+	token := w.write(1, 12)
+	m.holds(1)
+	later := w.after(w.write(2, 12)) // which product 1 does not depend on
+	w.confirm(w.name("product", "2"))
+	var session fill.Session
+	before := m.Stats()
+	for _, d := range []*fill.Demand{after(token), {Session: &session}, {Session: &session}} {
+		under(t, m.Reader, 1, d, fill.Hit, price(1, 12))
+	}
+	m.proxy.Hold(faultproxy.Both) // and that is true without a network
+	under(t, m.Reader, 1, after(token), fill.Hit, price(1, 12))
+	m.proxy.Heal()
+	under(t, m.Reader, 1, after(later), fill.Hit, price(1, 12))
+	if s := m.Stats(); s.HitsL1-before.HitsL1 != 5 || heads.Load() != 0 {
+		t.Errorf("%d hits in memory, %d records read with HEAD", s.HitsL1-before.HitsL1, heads.Load())
+	}
+	unconfirmed := w.write(1, 13)
+	under(t, m.Reader, 1, after(unconfirmed), fill.Miss, price(1, 13))
+	w.write(1, 14)
+	under(t, m.Reader, 1, &fill.Demand{Revalidate: true}, fill.Miss, price(1, 14))
+	w.write(1, 15)
+	under(t, m.Reader, 1, &fill.Demand{Past: true}, fill.Bypass, price(1, 15))
+	under(t, m.Reader, 1, &fill.Demand{Bounded: true}, fill.Miss, price(1, 15))
+}
+
+// TestTiedValuesInMemory: a value that is held goes with an epoch that it is tied to, and not with a fill that is tied to the same one.
+func TestTiedValuesInMemory(t *testing.T) {
+	t.Parallel()
+	w := newTied(t, options{})
+	held := near.New(1 << 20)
+	store, err := redisstore.Open(t.Context(), redisstore.Options{URL: w.redis.URL, Namespace: w.namespace, Near: held})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	entries := map[string]fill.Entry{}
+	for _, d := range tiedDeclarations() {
+		entries[d.Name] = fill.Entry{Declared: d, TTL: time.Minute, LoadTimeout: 2 * time.Second, Near: true}
+	}
+	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: store, Loader: w.loader, Entries: entries, Near: held})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	hits := func(user string) {
+		t.Helper()
+		eventually(t, func() error {
+			before := r.Stats().HitsL1
+			get(t, r, "teams", user)
+			if r.Stats().HitsL1 == before {
+				return fmt.Errorf("not held: %+v", held.Stats())
+			}
+			return nil
+		})
+	}
+	hits("1")
+	before := held.Stats()
+	other := w.tiedReader(nil, nil)
+	for user := 2; user <= 4; user++ {
+		get(t, other, "teams", strconv.Itoa(user)) // of which some have a team in common with the first, and all the rule's own epoch
+	}
+	if _, err := store.Read(t.Context(), "f:"+w.namespace+":nothing"); err != nil { // what was said has been heard
+		t.Fatal(err)
+	}
+	if s := held.Stats(); s.Pushed != before.Pushed || s.Records != 1 {
+		t.Errorf("another fill has ended it: %+v", s)
+	}
+	hits("1")
+	w.end(w.epoch("teams", "~1"))
+	eventually(t, func() error {
+		if v := get(t, r, "teams", "1"); v.Status != fill.Miss {
+			return fmt.Errorf("%v", v.Status)
+		}
+		return nil
+	})
+	hits("1")
+}
+
+// TestWaiterIsTold: whoever waits for another process's load is told when it is there, and does not look again and again.
+func TestWaiterIsTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	looks := new(atomic.Int64)
+	m := w.memory("", func(s *redisstore.Store) fill.Store {
+		return &hooks{Store: s, afterGet: func(string) { looks.Add(1) }}
+	})
+	m.holds(2) // the connection tells
+	other := fence.Token(strings.Repeat("0", 32))
+	w.lease(other, "1")
+	looks.Store(0)
+	late := background(t.Context(), m.Reader, "1")
+	eventually(t, waiting(m.Reader, 1))
+	pause(t, 400*time.Millisecond)
+	if n := looks.Load(); n > 4 {
+		t.Errorf("%d looks in 400 ms", n)
+	}
+	w.fill(other, "1")
+	filled := time.Now()
+	a := <-late
+	if a.err != nil || a.value.Status != fill.Hit || string(a.value.Payload) != price(1, 10) {
+		t.Errorf("got %+v, %v", a.value, a.err)
+	}
+	if took := time.Since(filled); took > 100*time.Millisecond {
+		t.Errorf("told after %v", took)
+	}
+}
+
+// TestMemoryUnderFaults: prices that only rise, confirmed one after the other, and a process that reads them through a network that
+// fails as networks do. No read that begins T_r after a change was confirmed misses it.
+func TestMemoryUnderFaults(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{ownRedis: true})
+	m := w.memory("", nil)
+	m.holds(1)
+	type confirmed struct {
+		price int
+		at    time.Time
+	}
+	var log atomic.Pointer[[]confirmed]
+	log.Store(&[]confirmed{{10, time.Now()}})
+	ctx, stop := context.WithTimeout(t.Context(), 6*time.Second)
+	defer stop()
+	reads := make(chan error, 1)
+	go func() {
+		for ctx.Err() == nil {
+			began := time.Now()
+			v, err := m.Get(t.Context(), "product", arg("1"), nil)
+			var id, got int
+			if err == nil {
+				_, err = fmt.Sscanf(string(v.Payload), `{"id":%d,"price":%d}`, &id, &got)
+			}
+			least := 0
+			for _, c := range *log.Load() {
+				if began.Sub(c.at) > trust {
+					least = c.price
+				}
+			}
+			if err == nil && got < least {
+				err = fmt.Errorf("read %d as %v, and %d was confirmed more than %v before it began", got, v.Status, least, trust)
+			}
+			if err != nil {
+				reads <- err
+				return
+			}
+		}
+		reads <- nil
+	}()
+	for p := 11; ctx.Err() == nil; p++ {
+		switch rand.IntN(12) {
+		case 0:
+			m.proxy.Hold(faultproxy.ToClient)
+		case 1:
+			m.proxy.Reset()
+		case 2:
+			m.proxy.Delay(time.Duration(rand.IntN(30)) * time.Millisecond)
+		case 3, 4:
+			m.proxy.Heal()
+		}
+		w.write(1, p)
+		w.confirm(w.name("product", "1"))
+		next := append(append([]confirmed(nil), *log.Load()...), confirmed{p, time.Now()})
+		log.Store(&next)
+		pause(t, time.Duration(rand.IntN(60))*time.Millisecond)
+	}
+	if err := <-reads; err != nil {
+		t.Error(err)
+	}
+	if s := m.Stats(); s.HitsL1 < 100 || s.L1.Dropped == 0 || s.L1.Pushed == 0 {
+		t.Errorf("Stats = %+v, %+v", s, *s.L1)
+	}
+}

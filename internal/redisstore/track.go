@@ -1,0 +1,280 @@
+package redisstore
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"github.com/redis/rueidis"
+
+	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/store"
+)
+
+// Near is told what the server says of keys that were read, in its order: before any answer that the server gave later. It
+// must be quick, since the answers wait for it.
+type Near interface {
+	Invalidate(name string)       // the key has changed, or is gone
+	Drop(connection *atomic.Bool) // nothing will be heard any more of what was read on the connection
+}
+
+// wire is a connection of the readers' on which the server says what becomes of keys that were read on it. When the
+// connection is lost, or the server has forgotten what was read on it, the wire is lost, and never comes back. To others it is known by lost.
+type wire struct {
+	lost   atomic.Bool
+	conn   *watched    // nil: it was never made
+	tracks atomic.Bool // the server was seen to say so
+	vain   atomic.Bool // it does not: there is no use in asking again
+}
+
+// tracker knows the one connection that a readers' client has at a time. The client makes another one only when it has given
+// the last up, and asks for it here: so whoever finds the same wire before a command is sent and after its answer has come
+// knows that the command went over its connection.
+type tracker struct {
+	near   Near
+	logger *slog.Logger
+	dialer func(ctx context.Context, address string, d *net.Dialer, config *tls.Config) (net.Conn, error)
+	wire   atomic.Pointer[wire]
+	echo   atomic.Pointer[string] // a key that a push is waited for of
+	why    atomic.Pointer[error]  // a server does not tell
+
+	mu sync.Mutex // held while a connection is tried
+}
+
+// trackWith has a client's connections tell of what is read on them. Without near it does nothing.
+func trackWith(option *rueidis.ClientOption, near Near, logger *slog.Logger) *tracker {
+	if near == nil {
+		return nil
+	}
+	t := &tracker{near: near, logger: logger, dialer: dialOf(*option)}
+	option.DialCtxFn = t.dial //nolint:forbidigo // the client's name for it
+	option.DialFn = nil
+	option.OnInvalidations = t.pushed
+	// A pipeline of any length goes over the one connection.
+	option.BlockingPipeline = -1
+	return t
+}
+
+// dialOf is how the client would dial.
+func dialOf(o rueidis.ClientOption) func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
+	switch {
+	case o.DialCtxFn != nil:
+		return o.DialCtxFn
+	case o.DialFn != nil: //nolint:staticcheck // an address of a socket has it
+		dial := o.DialFn //nolint:staticcheck // see above
+		return func(_ context.Context, address string, d *net.Dialer, config *tls.Config) (net.Conn, error) {
+			return dial(address, d, config)
+		}
+	}
+	return func(ctx context.Context, address string, d *net.Dialer, config *tls.Config) (net.Conn, error) {
+		if config != nil {
+			return (&tls.Dialer{NetDialer: d, Config: config}).DialContext(ctx, "tcp", address)
+		}
+		return d.DialContext(ctx, "tcp", address)
+	}
+}
+
+func (t *tracker) dial(ctx context.Context, address string, d *net.Dialer, config *tls.Config) (net.Conn, error) {
+	c := &watched{by: t}
+	t.lose(t.wire.Swap(&wire{conn: c}))
+	var err error
+	if c.Conn, err = t.dialer(ctx, address, d, config); err != nil {
+		c.ended()
+		return nil, err
+	}
+	return c, nil
+}
+
+// lose ends a wire: first for those who hold what was read on it, then for what they hold.
+func (t *tracker) lose(w *wire) {
+	if w != nil && w.lost.CompareAndSwap(false, true) {
+		t.near.Drop(&w.lost)
+	}
+}
+
+// watched is a connection whose end is noticed when it is read, before the client does anything about it.
+type watched struct {
+	net.Conn
+
+	by *tracker
+}
+
+// ended loses what is the connection's. Whatever it was before the server last forgot what was read on it is lost already.
+func (c *watched) ended() {
+	if w := c.by.wire.Load(); w != nil && w.conn == c {
+		c.by.lose(w)
+	}
+}
+
+// Read reads, and takes note of an end.
+func (c *watched) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		c.ended()
+	}
+	return n, err
+}
+
+// Close ends the connection.
+func (c *watched) Close() error {
+	c.ended()
+	return c.Conn.Close()
+}
+
+// pushed is called with what the server says, in the goroutine that reads the connection; without keys when it has forgotten
+// all of them, which is also what the client says when the connection has ended.
+func (t *tracker) pushed(keys []rueidis.RedisMessage) {
+	if keys == nil {
+		if w := t.wire.Load(); w != nil && !w.lost.Load() {
+			next := &wire{conn: w.conn}
+			next.tracks.Store(w.tracks.Load())
+			if t.wire.CompareAndSwap(w, next) {
+				t.lose(w)
+			}
+		}
+		return
+	}
+	for i := range keys {
+		name, err := keys[i].ToString()
+		if err != nil {
+			continue // not a key
+		}
+		t.near.Invalidate(name)
+		if echo := t.echo.Load(); echo != nil && *echo == name {
+			t.echo.Store(nil)
+		}
+	}
+}
+
+// current is the wire on which something can be read to be held; nil when there is none.
+func (t *tracker) current() *wire {
+	if t == nil {
+		return nil
+	}
+	if w := t.wire.Load(); w != nil && w.tracks.Load() && !w.lost.Load() {
+		return w
+	}
+	return nil
+}
+
+// errSilent says that a server takes CLIENT TRACKING and sends nothing.
+var errSilent = errors.New("it does not say when a key has changed: what stands between does not let it, or the connection does not speak RESP3")
+
+// begin has the server say what becomes of the keys that are read, and sees whether it does: a key is read and written, and
+// what is to be heard of that has come before the answer to a command after it. echo is a key for this in a slot of the node.
+func (t *tracker) begin(ctx context.Context, client rueidis.Client, echo string) {
+	if t == nil {
+		return
+	}
+	w := t.wire.Load()
+	if w != nil && (w.tracks.Load() || w.vain.Load()) && !w.lost.Load() {
+		return
+	}
+	if !t.mu.TryLock() {
+		return // somebody is at it
+	}
+	defer t.mu.Unlock()
+	if w == nil || w.lost.Load() {
+		_ = client.Do(ctx, client.B().Ping().Build()) // connects; an error is the next command's as well
+	}
+	if w = t.wire.Load(); w == nil || w.lost.Load() || w.tracks.Load() || w.vain.Load() {
+		return
+	}
+	t.echo.Store(&echo)
+	defer t.echo.Store(nil)
+	const life = 1000
+	replies := client.DoMulti(ctx,
+		client.B().Arbitrary("CLIENT", "TRACKING", "ON").Build(), client.B().Get().Key(echo).Build(),
+		client.B().Set().Key(echo).Value("").PxMilliseconds(life).Build(), client.B().Ping().Build())
+	if t.wire.Load() != w {
+		return // another one is tried with the next
+	}
+	for _, r := range replies {
+		switch err := r.Error(); {
+		case err == nil || rueidis.IsRedisNil(err):
+		case errors.Is(typed(err), ErrNoPermission), errors.Is(typed(err), ErrRefused):
+			t.refuse(w, typed(err))
+			return
+		default: // it may be otherwise with the next
+			return
+		}
+	}
+	if t.echo.Load() != nil {
+		t.refuse(w, errSilent)
+		return
+	}
+	w.tracks.Store(true)
+}
+
+// refuse says once why nothing is held in memory.
+func (t *tracker) refuse(w *wire, why error) {
+	w.vain.Store(true)
+	if t.why.Swap(&why) == nil {
+		t.logger.Warn("nothing is held in this process's memory (l1): redis does not tell of changes by CLIENT TRACKING", slog.Any("err", why))
+	}
+}
+
+// known is a wire as others know it.
+func (w *wire) known() *atomic.Bool {
+	if w == nil {
+		return nil
+	}
+	return &w.lost
+}
+
+// Wire is the connection on which a lane's records can be read to be held in memory; nil when there is none. It is set when the connection
+// is lost.
+func (s *Store) Wire(lane int) *atomic.Bool {
+	if s.cluster == nil {
+		return s.tracker.current().known()
+	}
+	return s.cluster.table.Load().lanes[lane].tracker.current().known()
+}
+
+// Tracks says why nothing can be held of what is read; nil when it can, or when nobody has asked for it.
+func (s *Store) Tracks(ctx context.Context) error {
+	for lane, h := range s.Heads(ctx) {
+		if h.Err != nil || h.Wire != nil {
+			continue
+		}
+		to, err := s.toLane(lane)
+		if err != nil || to.tracker == nil {
+			continue
+		}
+		if why := to.tracker.why.Load(); why != nil {
+			return *why
+		}
+	}
+	return nil
+}
+
+// echoKey is a key by which it is seen whether a node tells of changes. It lives for a second, and is named like a key of a generation
+// that nobody has, so that whoever may fill may write it.
+func (s *Store) echoKey(lane int) string { return s.laneKey(lane, store.Draw()+":echo") }
+
+// HeadOn reads what HEAD vouches for, and says on which connection: what the server said of keys before is done with when it returns.
+func (s *Store) HeadOn(ctx context.Context, lane int) (head fence.Head, found bool, wire *atomic.Bool, err error) {
+	to, err := s.toLane(lane)
+	if err != nil {
+		return fence.Head{}, false, nil, fmt.Errorf("read head: %w", err)
+	}
+	on := to.tracker.current()
+	fields := s.vouched
+	reply := to.client.Do(ctx, s.headFor(lane, fields, s.callRead))
+	if isNoScript(reply.Error()) {
+		reply = to.client.Do(ctx, s.headFor(lane, fields, s.sendRead))
+	}
+	if head, found, err = parseHead(reply, fields); err != nil {
+		_ = to.typed(reply.Error())
+		return fence.Head{}, false, nil, err
+	}
+	if to.tracker.current() != on {
+		on = nil
+	}
+	return head, found, on.known(), nil
+}
