@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"runtime/debug"
 	"slices"
 	"sync"
+	"unsafe"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/freshet/freshet/internal/config"
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
@@ -26,7 +29,10 @@ type Typed[K, V any] struct {
 	codec Codec
 	shape string // of V, in the cache
 	memo  *memo[V]
-	near  *recalled[V] // nil: nothing is held in memory
+
+	near  *recalled[V] // nil: nothing is held in memory, or keys are not plain
+	plain plainKind
+	size  uintptr // of a key
 
 	requests sync.Pool // of *request[K], so that a hit need not allocate one
 }
@@ -74,7 +80,7 @@ func Entry[K, V any](cache *Cache, name string, options ...Option[K, V]) (*Typed
 		return nil, fmt.Errorf("entry %s: %w", name, err)
 	}
 	t := &Typed[K, V]{cache: cache, name: name, memo: newMemo[V]()}
-	if cache.near {
+	if t.plain, t.size = plainKindOf(reflect.TypeFor[K]()); t.plain != notPlain && cache.near && declared.L1 != config.Off {
 		t.near = newRecalled[V]()
 	}
 	for _, option := range options {
@@ -102,13 +108,12 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 	var (
 		value V
 		plain plainKey
-		known bool
 	)
-	if t.near != nil && len(options) == 0 {
-		if plain, known = plainOf(&key); known {
-			if hit := t.near.find(t.cache.reader, &plain); hit != nil {
-				return hit.result()
-			}
+	recalls := t.near != nil && len(options) == 0 && len(t.cache.observers) == 0 // who hear of what passes through watched
+	if recalls {
+		plain = t.plain.plain(unsafe.Pointer(&key), t.size)
+		if hit := t.near.find(t.cache.reader, &plain); hit != nil {
+			return hit.result()
 		}
 	}
 	r, ok := t.requests.Get().(*request[K])
@@ -129,7 +134,7 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 	if err != nil {
 		return value, public(err)
 	}
-	if known {
+	if recalls {
 		t.near.note(&plain, &got)
 	}
 	if !got.Found {

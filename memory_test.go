@@ -125,7 +125,7 @@ func TestStrictWaitsForMemories(t *testing.T) {
 	if err := s.publish(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	deaf := faultproxy.Start(t, strings.TrimPrefix(servers.redis.URL(), "redis://"))
+	deaf := faultproxy.Start(t, servers.redis.Addr())
 	other := openCache(t, freshet.Options{Config: s.write("deaf.yaml", "redis://"+deaf.Addr)})
 	writer := openCache(t, freshet.Options{Config: s.file})
 	read, err := freshet.Entry[int64, Product](other, "product")

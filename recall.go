@@ -2,29 +2,39 @@ package freshet
 
 import (
 	"hash/maphash"
+	"reflect"
+	"strings"
+	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/freshet/freshet/internal/fill"
 )
 
 const (
-	recallSlots = 1 << 11 // a power of two
-	// recallBytes bounds the records that are found this way, and with them what is kept of those that are over by now: 8 MiB for an
-	// entry at most, besides what is held.
-	recallBytes = 4 << 10
+	// recallWays are the places that a key may be in.
+	recallWays = 8
+	// recallLeast and recallMost bound the number of places, powers of two. Keys for which there is none are found the longer way.
+	recallLeast, recallMost = 1 << 7, 1 << 22
+	// recallSwept places are looked at whenever one is taken, so that nothing is kept for long of what is over.
+	recallSwept = 16
 )
 
-// recalled are the hits in memory that were used last, by their keys as the application has them: a read of one of them spells no key and
-// decodes nothing. What is held is not here; this only finds it. A table without chains or locks: two keys that meet in a slot replace
-// each other, and then the longer way is taken to what is held.
+// recalled are the hits in memory by their keys as the application has them: a read of one of them spells no name and decodes
+// nothing. What is held is not here; this only finds it. It is read without a lock.
 type recalled[V any] struct {
-	seed  maphash.Seed
-	slots [recallSlots]atomic.Pointer[recall[V]]
+	seed   maphash.Seed
+	places atomic.Pointer[[]atomic.Pointer[recall[V]]]
+
+	mu   sync.Mutex // held to change places
+	used int        // places that are taken
+	hand int        // of the sweep
 }
 
+// recall is not changed once it is in a place.
 type recall[V any] struct {
 	key    plainKey
-	memory *fill.Memory
+	memory fill.Memory
 	value  *V // nil: there is no such row
 }
 
@@ -35,79 +45,162 @@ func (r *recall[V]) result() (value V, err error) {
 	return *r.value, nil
 }
 
-// plainKey is a key that is compared as it is. Only keys of the usual types have one.
+// plainKey is a key as the bits that it consists of: keys with the same bits are the same. Not all that are the same have the same bits; such
+// a key is found the longer way.
 type plainKey struct {
-	number int64
+	number uint64
 	text   string
 }
 
-// plainOf gives a key its plainKey. It fails for structs, and for types that have a text of their own.
-func plainOf[K any](key *K) (p plainKey, ok bool) {
-	switch k := any(key).(type) {
-	case *int64:
-		p.number = *k
-	case *int:
-		p.number = int64(*k)
-	case *int32:
-		p.number = int64(*k)
-	case *int16:
-		p.number = int64(*k)
-	case *uint32:
-		p.number = int64(*k)
-	case *string:
-		p.text = *k
-	default:
-		return plainKey{}, false
+// plainKind says how the keys of a type are made plain.
+type plainKind uint8
+
+const (
+	notPlain   plainKind = iota
+	plainWord            // of eight bytes
+	plainHalf            // of four
+	plainText            // a string
+	plainBytes           // of any other length
+)
+
+// plainKindOf is notPlain where a key consists of more than its own bytes.
+func plainKindOf(t reflect.Type) (plainKind, uintptr) {
+	if t.Kind() == reflect.String {
+		return plainText, 0
 	}
-	return p, true
+	if t.Size() == 0 || bitsOf(t) != t.Size() {
+		return notPlain, 0
+	}
+	switch {
+	case t.Size() == 8 && t.Align() == 8:
+		return plainWord, 8
+	case t.Size() == 4 && t.Align() == 4:
+		return plainHalf, 4
+	}
+	return plainBytes, t.Size()
 }
 
-func newRecalled[V any]() *recalled[V] { return &recalled[V]{seed: maphash.MakeSeed()} }
-
-// places are the two slots that a key may be in.
-func (t *recalled[V]) places(k *plainKey) (first, second *atomic.Pointer[recall[V]]) {
-	var hash uint64
-	if k.text != "" {
-		hash = maphash.String(t.seed, k.text)
-	} else {
-		hash = maphash.Comparable(t.seed, k.number)
+// bitsOf is of how many bytes a type's values are that say all about them. Where it is less than their size, there is something else.
+func bitsOf(t reflect.Type) (n uintptr) {
+	switch t.Kind() {
+	case reflect.Bool, reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return t.Size()
+	case reflect.Array:
+		return uintptr(t.Len()) * bitsOf(t.Elem()) //nolint:gosec // not negative
+	case reflect.Struct:
+		for field := range t.Fields() {
+			n += bitsOf(field.Type)
+		}
+	default:
 	}
-	return &t.slots[hash%recallSlots], &t.slots[hash/recallSlots%recallSlots]
+	return n
+}
+
+// plain makes a key plain. What it returns is as long-lived as the key.
+func (k plainKind) plain(key unsafe.Pointer, size uintptr) (p plainKey) {
+	switch k {
+	case plainWord:
+		p.number = *(*uint64)(key)
+	case plainHalf:
+		p.number = uint64(*(*uint32)(key))
+	case plainText:
+		p.text = *(*string)(key)
+	case plainBytes:
+		p.text = unsafe.String((*byte)(key), size)
+	case notPlain:
+	}
+	return p
+}
+
+func newRecalled[V any]() *recalled[V] {
+	t := &recalled[V]{seed: maphash.MakeSeed()}
+	places := make([]atomic.Pointer[recall[V]], recallLeast)
+	t.places.Store(&places)
+	return t
+}
+
+func (t *recalled[V]) hash(k *plainKey) uint64 {
+	if k.text != "" {
+		return maphash.String(t.seed, k.text)
+	}
+	return maphash.Comparable(t.seed, k.number)
 }
 
 // find returns the hit of a key, if that is one now.
 func (t *recalled[V]) find(r *fill.Reader, k *plainKey) *recall[V] {
-	slot, other := t.places(k)
-	hit := slot.Load()
-	if hit == nil || hit.key != *k {
-		slot, hit = other, other.Load()
-		if hit == nil || hit.key != *k {
+	places := *t.places.Load()
+	for at, way := t.hash(k), 0; way < recallWays; at, way = at+1, way+1 {
+		hit := places[at&uint64(len(places)-1)].Load()
+		if hit == nil || hit.key.number != k.number || hit.key.text != k.text {
+			continue
+		}
+		if !r.Again(&hit.memory) {
 			return nil
 		}
+		return hit
 	}
-	if !r.Again(hit.memory) {
-		slot.CompareAndSwap(hit, nil) // it is not to keep the value from being collected
-		return nil
-	}
-	return hit
+	return nil
 }
 
 // note takes note of a read that found what is held.
 func (t *recalled[V]) note(k *plainKey, got *fill.Value) {
-	memory := got.Memory()
-	if memory == nil || memory.Len() > recallBytes {
+	memory, ok := got.Memory()
+	if !ok {
 		return
 	}
-	hit := &recall[V]{key: *k, memory: memory}
+	hit := &recall[V]{key: plainKey{number: k.number, text: strings.Clone(k.text)}, memory: memory}
 	if got.Found {
-		var ok bool
 		if hit.value, ok = got.Held().Decoded().(*V); !ok {
 			return // somebody has decoded it into another type
 		}
 	}
-	slot, other := t.places(k)
-	if was := slot.Load(); was != nil && was.key != *k && was.memory.Alive() {
-		slot = other
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	places := *t.places.Load()
+	for range recallSwept {
+		t.hand = (t.hand + 1) & (len(places) - 1)
+		if was := places[t.hand].Load(); was != nil && !was.memory.Alive() {
+			places[t.hand].Store(nil)
+			t.used--
+		}
 	}
-	slot.Store(hit)
+	if 2*t.used >= len(places) && len(places) < recallMost {
+		t.grow(places)
+		places = *t.places.Load()
+	}
+	t.place(places, hit)
+}
+
+// place puts a hit where its key is already, or where there is nothing, or in the place of another.
+func (t *recalled[V]) place(places []atomic.Pointer[recall[V]], hit *recall[V]) {
+	hash := t.hash(&hit.key)
+	best := &places[(hash+hash>>32%recallWays)&uint64(len(places)-1)]
+	free := false
+	for way := range uint64(recallWays) {
+		at := &places[(hash+way)&uint64(len(places)-1)]
+		was := at.Load()
+		if was != nil && was.key == hit.key {
+			at.Store(hit)
+			return
+		}
+		if was == nil && !free {
+			best, free = at, true
+		}
+	}
+	if best.Swap(hit) == nil {
+		t.used++
+	}
+}
+
+// grow doubles the places, for what is not over.
+func (t *recalled[V]) grow(before []atomic.Pointer[recall[V]]) {
+	places := make([]atomic.Pointer[recall[V]], 2*len(before))
+	t.used = 0
+	for i := range before {
+		if hit := before[i].Load(); hit != nil && hit.memory.Alive() {
+			t.place(places, hit)
+		}
+	}
+	t.places.Store(&places)
 }

@@ -213,6 +213,7 @@ type Reader struct {
 	many       ManyLoader
 	near       *near.Store // nil: nothing is held
 	tells      Tells       // of the store; nil where near is
+	gauge      near.Gauge
 
 	confirmed atomic.Pointer[confirmation]
 	asking    chan struct{} // held by whoever confirms the roster

@@ -2,7 +2,6 @@ package fill
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -12,8 +11,8 @@ import (
 )
 
 const (
-	// glimpse is for how long a hit in memory takes it that the machine was not suspended, once a clock that would show it was
-	// asked: the one that is asked each time shows every other stop, and costs a tenth.
+	// glimpse is for how long a hit in memory takes it, by near.Ticks, that a confirmation is fresh which a clock has shown to be that then:
+	// to ask the clock costs more than all the rest of a hit. Ticks are at least so many in that time.
 	glimpse = 100 * time.Microsecond
 	// stripes of the counter of hits in memory, which are more than one counter can take.
 	stripes = 64
@@ -34,6 +33,12 @@ type striped [stripes]struct {
 	n atomic.Uint64
 	_ [56]byte // a cache line each
 }
+
+// add counts one. Those who count at about the same time have different draws.
+func (s *striped) add(draw uint32) { s[draw%stripes].n.Add(1) }
+
+// draw spreads what is read one after the other, or at the same time by several.
+func draw(ticks uint64) uint32 { return uint32(ticks * 0x9E3779B97F4A7C15 >> 32) } //nolint:gosec // its upper half
 
 func (s *striped) load() (n uint64) {
 	for i := range s {
@@ -140,22 +145,43 @@ func wiresOf(heads []store.LaneHead) []*near.Wire {
 	return wires
 }
 
-// fresh reports whether a confirmation is within T_r at now, a time of near.Now that was asked for by this very read (R0). It is
-// asked of a clock that stands still while the machine is suspended, and of the one that does not every now and then.
-func (r *Reader) fresh(c *confirmation, now time.Duration) bool {
-	if int64(now) < c.until.Load() {
-		return true
-	}
-	age := c.age()
+// glance is when a clock last showed a confirmation to be fresh for a glimpse at least.
+type glance struct {
+	ticks atomic.Uint64
+	clock atomic.Int64 // of near.Now
+}
+
+// newGlance is one of which nothing is known yet.
+func newGlance() *glance {
+	g := &glance{}
+	g.ticks.Store(near.Ticks() - uint64(glimpse))
+	return g
+}
+
+// fresh reports whether a confirmation is within T_r at ticks, which were read by this very read (R0).
+func (r *Reader) fresh(c *confirmation, ticks uint64) bool {
+	// A counter that began anew is far behind, which as a difference is far ahead.
+	return ticks-c.seen.ticks.Load() < uint64(glimpse) || r.freshByClock(c, ticks)
+}
+
+func (r *Reader) freshByClock(c *confirmation, ticks uint64) bool {
+	now := awake()
+	age := now - c.sent
 	if age >= refreshAfter {
 		r.refresh()
 	}
 	if age >= trust {
 		return false
 	}
-	c.until.Store(int64(now + min(glimpse, trust-age)))
+	c.seen.clock.Store(int64(near.Now()))
+	if age < trust-glimpse && r.gauge.Holds(ticks, now) {
+		c.seen.ticks.Store(ticks)
+	}
 	return true
 }
+
+// over reports whether the time of what is held is over, as far as is known without asking a clock.
+func (c *confirmation) over(h *near.Held) bool { return h.Over(time.Duration(c.seen.clock.Load())) }
 
 // upholds reports whether a record that is held is a hit under names that are confirmed: what is held is as the server had it when the
 // confirmation was asked for, or later, since what the server had said by then was heard before its answer. So the confirmation comes
@@ -165,8 +191,7 @@ func (r *Reader) upholds(c *confirmation, h *near.Held, lane int) bool {
 	if now.wires == nil || now.wires[lane] == nil || now.wires[lane] != h.Wire() || !c.same(now) || !now.agreesOn(c, lane) {
 		return false
 	}
-	at := near.Now()
-	return r.fresh(now, at) && !h.Over(at) && h.Alive()
+	return r.fresh(now, near.Ticks()) && !now.over(h) && h.Alive()
 }
 
 // agreesOn reports whether a lane's names are the same in two confirmations of one roster.
@@ -203,41 +228,38 @@ type Memory struct {
 	lane   int
 }
 
-// Memory is what a value can be had by again; nil when it is not held.
-func (v *Value) Memory() *Memory {
+// Memory is what a value can be had by again, if it is held.
+func (v *Value) Memory() (m Memory, ok bool) {
 	if v.held == nil || v.under == nil {
-		return nil
+		return Memory{}, false
 	}
-	m := &Memory{held: v.held, names: v.under.names, lane: v.lane}
+	m = Memory{held: v.held, names: v.under.names, lane: v.lane}
 	if p := v.under.parts; p != nil {
 		m.prefix = p.prefixes[v.lane]
 	}
-	return m
+	return m, true
 }
 
 // Alive reports whether it is not known to be over.
 func (m *Memory) Alive() bool { return m.held.Alive() }
 
-// Len is how long the record is.
-func (m *Memory) Len() int { return len(m.held.Text) }
-
 // Held is what a value is held as; nil when it is not.
 func (v *Value) Held() *near.Held { return v.held }
 
-// Again reports whether a hit would be one now, for a read without a demand that begins with this call, and counts it as one if so. All
-// that is cheap is asked, in the order that upholds needs.
+// Again reports whether a hit would be one now, for a read without a demand that begins with this call, and counts it as one if so: it is
+// upholds, of a value that was found under names of which it need only be known that they are the same.
 func (r *Reader) Again(m *Memory) bool {
 	now := r.confirmed.Load()
 	if now == nil || now.names != m.names || now.wires[m.lane] != m.held.Wire() || now.parts != nil && now.parts.prefixes[m.lane] != m.prefix {
 		return false
 	}
-	at := near.Now()
-	if !r.fresh(now, at) || m.held.Over(at) || !m.held.Alive() {
+	ticks := near.Ticks()
+	if !r.fresh(now, ticks) || now.over(m.held) || !m.held.Alive() {
 		return false
 	}
-	draw := rand.Uint32() //nolint:gosec // spread, no secret
-	r.stats.near[draw%stripes].n.Add(1)
-	if draw/stripes%touchOneOf == 0 {
+	lot := draw(ticks)
+	r.stats.near.add(lot)
+	if lot/stripes%touchOneOf == 0 {
 		r.near.Touch(m.held)
 	}
 	return true
@@ -274,7 +296,7 @@ func (r *Reader) consult(ctx context.Context, c *confirmation, n *need, e *decla
 // counted counts a hit, by where it was found.
 func (r *Reader) counted(h *near.Held) {
 	if h != nil {
-		r.stats.near[rand.Uint32()%stripes].n.Add(1) //nolint:gosec // spread, no secret
+		r.stats.near.add(draw(near.Ticks()))
 		return
 	}
 	r.stats.hits.Add(1)

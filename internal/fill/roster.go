@@ -40,8 +40,8 @@ type confirmation struct {
 	why   bypassReason
 	parts *parts // of a cluster; nil: the store is one server
 
-	wires []*near.Wire  // by lane, on which it was confirmed, if what is read on them is held; nil: nothing is
-	until *atomic.Int64 // of a clock that is cheaper: fresh as far as that is known
+	wires []*near.Wire // by lane, on which it was confirmed, if what is read on them is held; nil: nothing is
+	seen  *glance      // where there are wires
 }
 
 // names are a roster's live entries, with what a reader needs of each.
@@ -215,7 +215,7 @@ func (r *Reader) confirm(ctx context.Context) *confirmation {
 	timeout, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	before := r.confirmed.Load()
-	next := &confirmation{sent: awake(), began: time.Now(), until: new(atomic.Int64)}
+	next := &confirmation{sent: awake(), began: time.Now()}
 	err := r.confirmNames(timeout, before, next)
 	for look := 1; err == nil && next.moving() && look < movingLooks; look++ {
 		select {
@@ -247,7 +247,7 @@ func (r *Reader) confirm(ctx context.Context) *confirmation {
 func (r *Reader) confirmNames(ctx context.Context, before, next *confirmation) error {
 	heads := r.store.Heads(ctx)
 	if r.near != nil {
-		next.wires = wiresOf(heads)
+		next.wires, next.seen = wiresOf(heads), newGlance()
 	}
 	head, found, err := store.JoinHeads(heads)
 	switch {

@@ -24,8 +24,9 @@ func Now() time.Duration { return time.Since(started) }
 // Wire is a connection as far as what is held depends on it: whether it is lost. A connection never becomes another.
 type Wire = atomic.Bool
 
-// overhead is what a record costs beside its bytes: the entry of the table, Held itself, a decoded value's header.
-const overhead = 320
+// overhead is what a record costs beside its bytes: the entry of the table, Held itself, a decoded value's header, and whatever else it is
+// found by.
+const overhead = 448
 
 // tieOverhead is what one tie of a record costs, when no other record shares it.
 const tieOverhead = 160
