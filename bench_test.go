@@ -3,12 +3,14 @@ package freshet_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/maypok86/otter/v2"
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet"
@@ -95,6 +97,70 @@ func BenchmarkHit(b *testing.B) {
 	if stats := cache.Stats(); stats.Loads != 1 {
 		b.Errorf("these were not hits: %+v", stats)
 	}
+}
+
+// BenchmarkHitInMemory compares a hit that is held in memory with otter's GetIfPresent of the same decoded values, by the same keys and by
+// the names that they have in the store. Rounds alternate, and the least of each counts, which is what a busy machine spoils last.
+func BenchmarkHitInMemory(b *testing.B) {
+	s := newShop(b.Context(), "benchmemory")
+	if err := s.publish(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	cache, err := freshet.Open(b.Context(), freshet.Options{Config: s.file})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer cache.Close()
+	products, err := freshet.Entry[int64, *Product](cache, "product")
+	if err != nil {
+		b.Fatal(err)
+	}
+	const keys = 64
+	byKey := otter.Must(&otter.Options[int64, *Product]{MaximumSize: 1 << 16})
+	byName := otter.Must(&otter.Options[string, *Product]{MaximumSize: 1 << 16})
+	var names [keys]string
+	for id := range int64(keys) {
+		names[id] = fmt.Sprintf("f:shop:0123456789abcdef:product.0123456789abcdef.0123456789abcdef:product:%d", id)
+		p, err := products.Get(b.Context(), id)
+		if err != nil && !errors.Is(err, freshet.ErrNotFound) {
+			b.Fatal(err)
+		}
+		byKey.Set(id, p)
+		byName.Set(names[id], p)
+		for range 2 {
+			_, _ = products.Get(b.Context(), id)
+		}
+	}
+	const each = 2000
+	var least [3]time.Duration
+	before := cache.Stats()
+	for b.Loop() {
+		for i := range least {
+			began := time.Now()
+			for n := range int64(each) {
+				switch id := n % keys; i {
+				case 0:
+					byKey.GetIfPresent(id)
+				case 1:
+					byName.GetIfPresent(names[id])
+				default:
+					_, _ = products.Get(b.Context(), id)
+				}
+			}
+			if took := time.Since(began); least[i] == 0 || took < least[i] {
+				least[i] = took
+			}
+		}
+	}
+	if after, reads := cache.Stats(), uint64(b.N*each); after.HitsL1-before.HitsL1 < reads-reads/100 { //nolint:gosec // not negative
+		b.Errorf("of %d reads not all were hits in memory: %+v", reads, after)
+	}
+	ns := func(i int) float64 { return float64(least[i].Nanoseconds()) / each }
+	b.ReportMetric(ns(0), "otter-ns")
+	b.ReportMetric(ns(1), "otter-by-name-ns")
+	b.ReportMetric(ns(2), "hit-ns")
+	b.ReportMetric(ns(2)/ns(0), "ratio")
+	b.ReportMetric(ns(2)/ns(1), "ratio-by-name")
 }
 
 // BenchmarkHitAllocs is for -benchmem.

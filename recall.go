@@ -2,6 +2,7 @@ package freshet
 
 import (
 	"hash/maphash"
+	"math/rand/v2"
 	"reflect"
 	"strings"
 	"sync"
@@ -24,6 +25,7 @@ const (
 // nothing. What is held is not here; this only finds it. It is read without a lock.
 type recalled[V any] struct {
 	seed   maphash.Seed
+	salt   uint64
 	places atomic.Pointer[[]atomic.Pointer[recall[V]]]
 
 	mu   sync.Mutex // held to change places
@@ -114,7 +116,7 @@ func (k plainKind) plain(key unsafe.Pointer, size uintptr) (p plainKey) {
 }
 
 func newRecalled[V any]() *recalled[V] {
-	t := &recalled[V]{seed: maphash.MakeSeed()}
+	t := &recalled[V]{seed: maphash.MakeSeed(), salt: rand.Uint64()} //nolint:gosec // spread, no secret
 	places := make([]atomic.Pointer[recall[V]], recallLeast)
 	t.places.Store(&places)
 	return t
@@ -124,15 +126,18 @@ func (t *recalled[V]) hash(k *plainKey) uint64 {
 	if k.text != "" {
 		return maphash.String(t.seed, k.text)
 	}
-	return maphash.Comparable(t.seed, k.number)
+	// Who has his own numbers meet in one place gains that they are found the longer way.
+	mixed := (k.number ^ t.salt) * 0x9E3779B97F4A7C15
+	return mixed ^ mixed>>32
 }
 
 // find returns the hit of a key, if that is one now.
 func (t *recalled[V]) find(r *fill.Reader, k *plainKey) *recall[V] {
 	places := *t.places.Load()
-	for at, way := t.hash(k), 0; way < recallWays; at, way = at+1, way+1 {
-		hit := places[at&uint64(len(places)-1)].Load()
-		if hit == nil || hit.key.number != k.number || hit.key.text != k.text {
+	at := t.hash(k)
+	for way := range uint64(recallWays) {
+		hit := places[(at+way)&uint64(len(places)-1)].Load()
+		if hit == nil || hit.key != *k {
 			continue
 		}
 		if !r.Again(&hit.memory) {
@@ -175,7 +180,7 @@ func (t *recalled[V]) note(k *plainKey, got *fill.Value) {
 // place puts a hit where its key is already, or where there is nothing, or in the place of another.
 func (t *recalled[V]) place(places []atomic.Pointer[recall[V]], hit *recall[V]) {
 	hash := t.hash(&hit.key)
-	best := &places[(hash+hash>>32%recallWays)&uint64(len(places)-1)]
+	best := &places[(hash+hash>>48%recallWays)&uint64(len(places)-1)]
 	free := false
 	for way := range uint64(recallWays) {
 		at := &places[(hash+way)&uint64(len(places)-1)]

@@ -17,7 +17,7 @@ const (
 	// stripes of the counter of hits in memory, which are more than one counter can take.
 	stripes = 64
 	// touchOneOf hits that were found without the store of what is held tells it of its use.
-	touchOneOf = 64
+	touchOneOf = 128
 )
 
 // Tells is a Store that says, of what was read on a connection, when it changes. One that is in this process's memory does not: nothing is
