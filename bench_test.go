@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -23,7 +24,15 @@ func BenchmarkHit(b *testing.B) {
 	if err := s.publish(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	cache, err := freshet.Open(b.Context(), freshet.Options{Config: s.file})
+	text, err := os.ReadFile(s.file)
+	if err != nil {
+		b.Fatal(err)
+	}
+	file := s.file + ".l2"
+	if err := os.WriteFile(file, append([]byte("l1: {size: off}\n"), text...), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	cache, err := freshet.Open(b.Context(), freshet.Options{Config: file})
 	if err != nil {
 		b.Fatal(err)
 	}

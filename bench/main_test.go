@@ -109,9 +109,9 @@ func TestParse(t *testing.T) {
 		seed        uint64
 		fails       string
 	}{
-		{name: "everything", chosen: "drain,latency,hit,demand,revalidate,many,gateway,stampede,tags,hot,standby,killed,peers", seed: 1},
+		{name: "everything", chosen: "drain,latency,hit,l1,demand,revalidate,many,gateway,stampede,tags,hot,standby,killed,peers", seed: 1},
 		{name: "by environment", environment: map[string]string{"BENCH": "hit,hot", "SEED": "7"}, chosen: "hit,hot", seed: 7},
-		{name: "empty environment", environment: map[string]string{"BENCH": "", "SEED": ""}, chosen: "drain,latency,hit,demand,revalidate,many,gateway,stampede,tags,hot,standby,killed,peers", seed: 1},
+		{name: "empty environment", environment: map[string]string{"BENCH": "", "SEED": ""}, chosen: "drain,latency,hit,l1,demand,revalidate,many,gateway,stampede,tags,hot,standby,killed,peers", seed: 1},
 		{name: "a flag wins", args: []string{"-parts", "drain"}, environment: map[string]string{"BENCH": "hit"}, chosen: "drain", seed: 1},
 		{name: "short", args: []string{"-short", "-parts", "hit"}, chosen: "hit," + unjudged, seed: 1},
 		{name: "no such part", args: []string{"-parts", "drian"}, fails: `no part is called "drian"`},

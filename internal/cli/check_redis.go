@@ -66,6 +66,7 @@ func (r *checked) checkRedis(ctx context.Context) {
 	if store.Clustered() {
 		r.checkCluster(ctx, store, namespace)
 		r.judgeDatabase(ctx, store)
+		r.judgeTracking(ctx, namespace)
 		return
 	}
 	info, err := store.Info(ctx)
@@ -101,6 +102,7 @@ func (r *checked) checkRedis(ctx context.Context) {
 	r.judgeLosses("", settings)
 	r.judgeSentinels(store.Sentinels(ctx))
 	r.judgeDatabase(ctx, store)
+	r.judgeTracking(ctx, namespace)
 }
 
 const useNewer = "use Redis 7.0 or Valkey 7.2, or newer: one server, a master that Sentinels watch, or a Redis Cluster"

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -114,6 +115,14 @@ func TestCheckRefusesServers(t *testing.T) {
 	says(t, "problem", r.Problems, "NOPERM")
 	if do := r.Problems[0].Do; !strings.Contains(do, "docs/operations.md") {
 		t.Errorf("a user without INFO is told: %s", do)
+	}
+
+	master.Do(t, "ACL", "SETUSER", "untold", "on", ">pw", "~*", "&*", "+@all", "-client|tracking")
+	r = looked(t, strings.Replace(master.URL, "redis://", "redis://untold:pw@", 1))
+	says(t, "problem", r.Problems)
+	if i := slices.IndexFunc(r.Notes, func(f finding) bool { return strings.Contains(f.What, "does not tell this user of changes") }); i < 0 ||
+		!strings.Contains(r.Notes[i].What, "client|tracking") {
+		t.Errorf("a user without CLIENT TRACKING is told: %+v", r.Notes)
 	}
 }
 

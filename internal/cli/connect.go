@@ -134,15 +134,19 @@ func namespaceOf(ctx context.Context, c *config.Config, loader *pgload.Loader) (
 }
 
 func openStore(ctx context.Context, c *config.Config, namespace string, logger *slog.Logger) (*redisstore.Store, error) {
-	region := c.Regions[0]
-	store, err := redisstore.Open(ctx, redisstore.Options{
-		URL: region.Redis.URL.Reveal(), SentinelUsername: region.Redis.Sentinel.Username,
-		SentinelPassword: region.Redis.Sentinel.Password.Reveal(), Namespace: namespace, Logger: logger,
-	})
+	store, err := redisstore.Open(ctx, storeOptions(c, namespace, logger))
 	if err != nil {
-		return nil, fmt.Errorf("region %s: %w", region.Name, err)
+		return nil, fmt.Errorf("region %s: %w", c.Regions[0].Name, err)
 	}
 	return store, nil
+}
+
+func storeOptions(c *config.Config, namespace string, logger *slog.Logger) redisstore.Options {
+	region := c.Regions[0]
+	return redisstore.Options{
+		URL: region.Redis.URL.Reveal(), SentinelUsername: region.Redis.Sentinel.Username,
+		SentinelPassword: region.Redis.Sentinel.Password.Reveal(), Namespace: namespace, Logger: logger,
+	}
 }
 
 // planned is one entry of the file as the database has it.

@@ -154,9 +154,9 @@ type Value struct {
 	record    []byte         // of a hit
 
 	StaleBy time.Duration // how long ago a Stale one was invalidated
-	held      *near.Held     // of a hit that is held in memory
-	under     *confirmation  // of such a hit
-	lane      int
+	held    *near.Held    // of a hit that is held in memory
+	under   *confirmation // of such a hit
+	lane    int
 }
 
 // Stamp says when the value was loaded, by the clock of the store or, just now, of this process, and what it covers.

@@ -96,6 +96,7 @@ func (r *Reader) lost(lane int, err error) {
 	next, p := *now, *now.parts
 	p.prefixes[lane], p.why[lane], p.down = "", storeDown, true
 	next.parts = &p
+	next.settle(nil)
 	if r.confirmed.CompareAndSwap(now, &next) {
 		r.logger.Warn("a lane of the cluster is away, reading its keys from the database",
 			slog.Int("lane", lane), slog.String("error", err.Error()))

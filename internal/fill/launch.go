@@ -322,9 +322,17 @@ func (b *batch) watch(ctx context.Context, items []*item) {
 	defer look.Stop()
 	limit := time.NewTimer(b.e.LoadTimeout/2 - time.Since(b.began))
 	defer limit.Stop()
+	var told *listener
+	defer func() { told.cancel() }()
 	for len(items) > 0 {
 		select {
 		case <-look.C:
+		case <-told.heard():
+			// One of them is there; the others of its load are so soon.
+			told.cancel()
+			told = nil
+			look.Reset(firstPause)
+			continue
 		case <-limit.C:
 			for _, it := range items {
 				it.why = busyElsewhere
@@ -336,6 +344,8 @@ func (b *batch) watch(ctx context.Context, items []*item) {
 			return
 		}
 		var rest []*item
+		told.cancel()
+		told = b.listenMany(items)
 		for i, f := range b.batches.ReadMany(ctx, readings(items), false) {
 			it := items[i]
 			p, others := b.peeked(it, f.Tied)
@@ -354,9 +364,23 @@ func (b *batch) watch(ctx context.Context, items []*item) {
 			}
 		}
 		items = rest
-		pause = min(2*pause, longestPause)
+		if pause = min(2*pause, longestPause); told != nil {
+			pause = toldPause
+		}
 		look.Reset(pause)
 	}
+}
+
+// listenMany is listen for items, where all are of one lane.
+func (b *batch) listenMany(items []*item) *listener {
+	if b.lanesOf > 1 {
+		return nil
+	}
+	names := make([]string, len(items))
+	for i, it := range items {
+		names[i] = it.w.name
+	}
+	return b.listen(names...)
 }
 
 // bypassMany loads past a cache that cannot be used, for the items' own reasons, and ends the items. Keys that somebody is

@@ -83,13 +83,15 @@ type item struct {
 	w      *want
 	lane   int
 	asked  []string // epochs
-	why    bypassReason
-	token  fence.Token
-	reply  store.LeaseReply
-	flight *flight // of our own, or of somebody else in this process
-	joined bool    // it is somebody else's
-	ended  bool    // by a stale value; the flight is nobody's to wait for
-	trip   *trip
+	// holding is nil where nothing is to be held of it.
+	holding *holding
+	why     bypassReason
+	token   fence.Token
+	reply   store.LeaseReply
+	flight  *flight // of our own, or of somebody else in this process
+	joined  bool    // it is somebody else's
+	ended   bool    // by a stale value; the flight is nobody's to wait for
+	trip    *trip
 }
 
 // answer is the end of an item.
@@ -220,9 +222,12 @@ func (b *batch) look(ctx context.Context, items []*item) (missing, lost []*item)
 			b.count(ctx, it.lane) // which it does seldom
 		}
 	}
+	items = b.recallMany(ctx, items)
 	var head *fence.Head
 	for round := 0; len(items) > 0; round++ {
-		found := b.batches.ReadMany(ctx, readings(items), b.n != nil)
+		asked := readings(items)
+		forget := b.expectMany(items, asked)
+		found := b.batches.ReadMany(ctx, asked, b.n != nil)
 		var again []*item
 		for i, it := range items {
 			f := &found[i]
@@ -252,6 +257,7 @@ func (b *batch) look(ctx context.Context, items []*item) (missing, lost []*item)
 				missing = append(missing, it)
 			}
 		}
+		forget()
 		items = again
 	}
 	if head != nil && b.n != nil && len(b.n.tokens) > 0 {
@@ -315,7 +321,10 @@ func (b *batch) hit(ctx context.Context, it *item, f *store.Found, p *peeked) bo
 	}
 	b.stats.hits.Add(1)
 	b.refresh(ctx, it, p.text)
-	v := Value{Found: p.record.State == fence.Live, Payload: p.record.Payload, Status: Hit, Name: it.w.name, record: p.text}
+	v := Value{
+		Found: p.record.State == fence.Live, Payload: p.record.Payload, Status: Hit, Name: it.w.name, record: p.text,
+		held: it.keep(p), under: b.c, lane: it.lane,
+	}
 	if b.n != nil {
 		v.coverage, v.confirmed = p.record.Coverage, f.Head.Si
 		v.server = pgload.Server{System: f.Head.System, Timeline: f.Head.Timeline}

@@ -2,11 +2,13 @@ package fill
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/near"
+	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/store"
 )
 
@@ -76,19 +78,19 @@ func (h *holding) cancel() {
 	}
 }
 
-// listener waits for a key that is looked at to change. A nil one hears nothing.
+// listener waits for one of the keys that are looked at to change. A nil one hears nothing.
 type listener struct{ x *near.Expectation }
 
-// listen is called before the key is looked at: what was not looked at is not told of.
-func (r *Reader) listen(name string) *listener {
+// listen is called before keys of one lane are looked at: what was not looked at is not told of.
+func (r *Reader) listen(names ...string) *listener {
 	if r.near == nil {
 		return nil
 	}
-	wire := r.tells.Wire(r.laneOf(name))
+	wire := r.tells.Wire(r.laneOf(names[0]))
 	if wire == nil {
 		return nil
 	}
-	return &listener{x: r.near.Expect(wire, name)}
+	return &listener{x: r.near.Expect(wire, names...)}
 }
 
 // heard is closed when the key has changed, or may have.
@@ -194,6 +196,28 @@ func (r *Reader) upholds(c *confirmation, h *near.Held, lane int) bool {
 	return r.fresh(now, near.Ticks()) && !now.over(h) && h.Alive()
 }
 
+// ground is the same for confirmations that agree in their names, in those of every lane, and in their wires.
+type ground struct{ _ byte }
+
+// settle gives a confirmation its ground: that of the one before, if that is the same.
+func (c *confirmation) settle(before *confirmation) {
+	switch {
+	case c.names == nil || c.wires == nil:
+		c.ground = nil
+	case before != nil && before.names == c.names && slices.Equal(before.wires, c.wires) && c.agreesOnAll(before):
+		c.ground = before.ground
+	default:
+		c.ground = &ground{}
+	}
+}
+
+func (c *confirmation) agreesOnAll(d *confirmation) bool {
+	if c.parts == nil || d.parts == nil {
+		return c.parts == d.parts
+	}
+	return c.parts.prefixes == d.parts.prefixes
+}
+
 // agreesOn reports whether a lane's names are the same in two confirmations of one roster.
 func (c *confirmation) agreesOn(d *confirmation, lane int) bool {
 	if c.parts == nil || d.parts == nil {
@@ -223,21 +247,15 @@ func (c *confirmation) value(h *near.Held, lane int) Value {
 // Memory is a hit that is held in memory, to be had again without its name.
 type Memory struct {
 	held   *near.Held
-	names  *names
-	prefix string // of the names of its lane, in a cluster
-	lane   int
+	ground *ground
 }
 
 // Memory is what a value can be had by again, if it is held.
 func (v *Value) Memory() (m Memory, ok bool) {
-	if v.held == nil || v.under == nil {
+	if v.held == nil || v.under == nil || v.under.ground == nil || v.under.wires[v.lane] != v.held.Wire() {
 		return Memory{}, false
 	}
-	m = Memory{held: v.held, names: v.under.names, lane: v.lane}
-	if p := v.under.parts; p != nil {
-		m.prefix = p.prefixes[v.lane]
-	}
-	return m, true
+	return Memory{held: v.held, ground: v.under.ground}, true
 }
 
 // Alive reports whether it is not known to be over.
@@ -247,10 +265,10 @@ func (m *Memory) Alive() bool { return m.held.Alive() }
 func (v *Value) Held() *near.Held { return v.held }
 
 // Again reports whether a hit would be one now, for a read without a demand that begins with this call, and counts it as one if so: it is
-// upholds, of a value that was found under names of which it need only be known that they are the same.
+// upholds, of a value of whose ground it need only be known that it is the same.
 func (r *Reader) Again(m *Memory) bool {
 	now := r.confirmed.Load()
-	if now == nil || now.names != m.names || now.wires[m.lane] != m.held.Wire() || now.parts != nil && now.parts.prefixes[m.lane] != m.prefix {
+	if now == nil || now.ground != m.ground {
 		return false
 	}
 	ticks := near.Ticks()
@@ -312,4 +330,68 @@ func (r *Reader) dropOwn(name string) {
 	if r.near != nil {
 		r.near.Invalidate(name)
 	}
+}
+
+// recallMany ends the items that are hits in memory, and returns the others. Under a demand these are the ones that show by themselves what
+// is asked for: the others are asked for together with HEAD anyway.
+func (b *batch) recallMany(ctx context.Context, items []*item) (rest []*item) {
+	if b.near == nil || !b.e.Near {
+		return items
+	}
+	for _, it := range items {
+		h := b.near.Get(it.w.name)
+		if h == nil || !b.shown(it, h) || !b.upholds(b.c, h, it.lane) {
+			rest = append(rest, it)
+			continue
+		}
+		b.counted(h)
+		v := b.c.value(h, it.lane)
+		if b.n != nil {
+			record, _ := h.Record() // which shown has read
+			v.coverage, v.server = record.Coverage, pgload.Server{System: b.c.names.head.System, Timeline: b.c.names.head.Timeline}
+		}
+		b.settle(ctx, it, v, nil)
+	}
+	return rest
+}
+
+// shown reports whether what is held meets the need by what it covers itself.
+func (b *batch) shown(it *item, h *near.Held) bool {
+	if b.n == nil {
+		return true
+	}
+	record, err := h.Record()
+	own := b.c.names.head
+	return err == nil && !record.Coverage.Standby() && b.vouched(b.n, it.lane, &own, record.Coverage)
+}
+
+// expectMany is expect for what is asked for of items. forget ends it for those that are not held by then.
+func (b *batch) expectMany(items []*item, all []store.Reading) (forget func()) {
+	if b.near == nil || !b.e.Near {
+		return func() {}
+	}
+	for i, it := range items {
+		it.holding = b.expect(b.e, it.w.name, all[i].Epochs...)
+	}
+	return func() {
+		for _, it := range items {
+			it.holding.cancel()
+			it.holding = nil
+		}
+	}
+}
+
+// keep holds what was read of an item, if it was read to be held.
+func (it *item) keep(p *peeked) *near.Held {
+	if it.holding == nil {
+		return nil
+	}
+	if p.record.Filled == 0 { // only its payload was looked for
+		return it.holding.keepPlain(it.w.name, p.text)
+	}
+	epochs := make([]string, len(p.record.Epochs))
+	for i := range epochs {
+		epochs[i] = it.w.at.base + p.record.Epochs[i].Name
+	}
+	return it.holding.keep(it.w.name, p.text, &p.record, epochs)
 }

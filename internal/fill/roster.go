@@ -40,8 +40,9 @@ type confirmation struct {
 	why   bypassReason
 	parts *parts // of a cluster; nil: the store is one server
 
-	wires []*near.Wire // by lane, on which it was confirmed, if what is read on them is held; nil: nothing is
-	seen  *glance      // where there are wires
+	wires  []*near.Wire // by lane, on which it was confirmed, if what is read on them is held; nil: nothing is
+	seen   *glance      // where there are wires
+	ground *ground      // what a hit in memory rests on; nil where there are no wires, or no names
 }
 
 // names are a roster's live entries, with what a reader needs of each.
@@ -238,6 +239,7 @@ func (r *Reader) confirm(ctx context.Context) *confirmation {
 		r.logger.InfoContext(ctx, "store is back")
 	}
 	r.refuseElsewhere(ctx, before, next)
+	next.settle(before)
 	r.announce(ctx, before, next)
 	r.confirmed.Store(next)
 	r.register(before, next)

@@ -164,11 +164,11 @@ type Stats struct {
 	EagerSkipped      uint64       `json:"eager_skipped"` // and those that were not begun since too many were under way
 	Database          BreakerStats `json:"database"`
 
-	Refreshes uint64            `json:"refreshes"` // loads that writers asked for after their commit
-	Refreshed uint64            `json:"refreshed"` // of them, stored
-	Refused   map[string]uint64 `json:"refused"`   // loads under a lease that were not stored, by reason
-	Bypassed  map[string]uint64 `json:"bypassed"`  // reads without the cache, by reason
-	Replicas  map[string]uint64 `json:"replicas"`  // loads that a replica might have had, by what became of that
+	Refreshes uint64            `json:"refreshes"`    // loads that writers asked for after their commit
+	Refreshed uint64            `json:"refreshed"`    // of them, stored
+	Refused   map[string]uint64 `json:"refused"`      // loads under a lease that were not stored, by reason
+	Bypassed  map[string]uint64 `json:"bypassed"`     // reads without the cache, by reason
+	Replicas  map[string]uint64 `json:"replicas"`     // loads that a replica might have had, by what became of that
 	L1        *near.Stats       `json:"l1,omitempty"` // what is held in the process's memory; nil: nothing is to be
 }
 

@@ -123,6 +123,14 @@ type Stats struct {
 	Records uint64 `json:"records"` // held
 }
 
+// Events are what has become of records, by name.
+func (s *Stats) Events() map[string]uint64 {
+	if s == nil {
+		s = &Stats{}
+	}
+	return map[string]uint64{"put": s.Puts, "refused": s.Refused, "pushed": s.Pushed, "evicted": s.Evicted, "dropped": s.Dropped}
+}
+
 // New makes a Store of so many bytes.
 func New(size uint64) *Store {
 	s := &Store{expected: map[string]*expectation{}, ties: map[string]*tie{}}
@@ -258,7 +266,7 @@ func (e *Expectation) over() {
 }
 
 // Put holds the record that was read, for so long at most, and ends the Expectation. It returns nil, and holds nothing, if
-// anything was heard about it, or about an epoch that it is tied to, since Expect, or if its connection is lost. Each of
+// anything was heard about it, or about an epoch that it is tied to, since Expect, if its connection is lost, or if the Expectation is over. Each of
 // the epochs must be one of the names that were given to Expect: otherwise nothing would be heard about it.
 func (e *Expectation) Put(v Value, epochs []string, longest time.Duration) *Held {
 	s := e.store
@@ -266,7 +274,7 @@ func (e *Expectation) Put(v Value, epochs []string, longest time.Duration) *Held
 	defer s.mu.Unlock()
 	defer s.release()
 	defer e.over()
-	if e.heard || e.wire.Load() || longest <= 0 {
+	if e.parts == nil || e.heard || e.wire.Load() || longest <= 0 {
 		s.counts.refused.Add(1)
 		return nil
 	}

@@ -43,6 +43,7 @@ func All() []Metric {
 	}
 	return []Metric{
 		one("freshet_reads_hit_total", "Reads served from the cache.", func(s *fill.Stats) uint64 { return s.Hits }),
+		one("freshet_reads_hit_l1_total", "Of them, served from the memory of the process.", func(s *fill.Stats) uint64 { return s.HitsL1 }),
 		one("freshet_reads_miss_total", "Reads that found nothing live, or nothing that was shown to be what they asked for.", func(s *fill.Stats) uint64 { return s.Misses }),
 		one("freshet_loads_total", "Statements sent to the database.", func(s *fill.Stats) uint64 { return s.Loads }),
 		one("freshet_load_errors_total", "Of them, failed.", func(s *fill.Stats) uint64 { return s.LoadErrors }),
@@ -72,6 +73,10 @@ func All() []Metric {
 		many("freshet_reads_stale_total", "Reads that were given a stale value, by cause.", "cause", func(s *fill.Stats) map[string]uint64 { return s.Stale }),
 		many("freshet_fills_refused_total", "Loaded values that were not stored, by reason.", "reason", func(s *fill.Stats) map[string]uint64 { return s.Refused }),
 		many("freshet_reads_bypass_total", "Reads that went to the database past the cache, by reason.", "reason", func(s *fill.Stats) map[string]uint64 { return s.Bypassed }),
+		many(
+			"freshet_l1_records_total", "Records in the memory of the process: put there, refused since they had changed meanwhile, and what ended them.",
+			"event", func(s *fill.Stats) map[string]uint64 { return s.L1.Events() },
+		),
 		many(
 			"freshet_replica_loads_total", "Loads that a replica might have had, by what became of that: used, or loaded from the primary after all.",
 			"outcome", func(s *fill.Stats) map[string]uint64 { return s.Replicas },

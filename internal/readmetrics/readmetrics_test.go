@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/near"
 )
 
 // counts are the paths of the counts in a struct, those of the structs in it included. What is true or false is a state, and none.
@@ -32,6 +33,8 @@ func TestEveryCountIsExported(t *testing.T) {
 		switch field.Kind() {
 		case reflect.Uint64:
 			field.SetUint(7)
+		case reflect.Pointer: // of what is in memory
+			field.Set(reflect.ValueOf(&near.Stats{Puts: 7, Bytes: 7}))
 		case reflect.Map:
 			field.Set(reflect.ValueOf(map[string]uint64{"why": 7}))
 		default:
@@ -40,7 +43,7 @@ func TestEveryCountIsExported(t *testing.T) {
 		var moved []string
 		for _, m := range All() {
 			m.Values(&s, func(label string, n uint64) {
-				if n == 7 && (label == "why") == (m.Label != "") {
+				if n == 7 && (label == "why" || label == "put") == (m.Label != "") {
 					moved = append(moved, m.Name)
 				}
 			})

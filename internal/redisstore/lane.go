@@ -112,8 +112,9 @@ func (s *Store) Heads(ctx context.Context) []LaneHead {
 			}
 			for i, reply := range replies {
 				to, at := route{cluster: s.cluster, lane: some[i]}, &heads[some[i]]
-				at.Wire = wire.known()
-				if at.Head, at.Found, at.Err = parseHead(reply, laneHead()); at.Err != nil {
+				if at.Head, at.Found, at.Err = parseHead(reply, laneHead()); at.Err == nil {
+					at.Wire = wire.known()
+				} else {
 					_ = to.typed(reply.Error())
 				}
 			}
