@@ -30,7 +30,7 @@ type Typed[K, V any] struct {
 	shape string // of V, in the cache
 	memo  *memo[V]
 
-	near  *recalled[V] // nil: nothing is held in memory, or keys are not plain
+	near  *recalled[V] // nil: nothing is held in memory, keys are not plain, or there are observers, who hear of what passes through watched
 	plain plainKind
 	size  uintptr // of a key
 
@@ -80,7 +80,7 @@ func Entry[K, V any](cache *Cache, name string, options ...Option[K, V]) (*Typed
 		return nil, fmt.Errorf("entry %s: %w", name, err)
 	}
 	t := &Typed[K, V]{cache: cache, name: name, memo: newMemo[V]()}
-	if t.plain, t.size = plainKindOf(reflect.TypeFor[K]()); t.plain != notPlain && cache.near && declared.L1 != config.Off {
+	if t.plain, t.size = plainKindOf(reflect.TypeFor[K]()); t.plain != notPlain && cache.near && declared.L1 != config.Off && len(cache.observers) == 0 {
 		t.near = newRecalled[V]()
 	}
 	for _, option := range options {
@@ -109,9 +109,13 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 		value V
 		plain plainKey
 	)
-	recalls := t.near != nil && len(options) == 0 && len(t.cache.observers) == 0 // who hear of what passes through watched
+	recalls := t.near != nil && len(options) == 0
 	if recalls {
-		plain = t.plain.plain(unsafe.Pointer(&key), t.size)
+		if t.plain == plainWord {
+			plain.number = *(*uint64)(unsafe.Pointer(&key))
+		} else {
+			plain = t.plain.plain(unsafe.Pointer(&key), t.size)
+		}
 		if hit := t.near.find(t.cache.reader, &plain); hit != nil {
 			return hit.result()
 		}

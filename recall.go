@@ -99,18 +99,16 @@ func bitsOf(t reflect.Type) (n uintptr) {
 	return n
 }
 
-// plain makes a key plain. What it returns is as long-lived as the key.
+// plain makes a key of any kind plain but plainWord, which is the usual one. What it returns is as long-lived as the key.
 func (k plainKind) plain(key unsafe.Pointer, size uintptr) (p plainKey) {
 	switch k {
-	case plainWord:
-		p.number = *(*uint64)(key)
 	case plainHalf:
 		p.number = uint64(*(*uint32)(key))
 	case plainText:
 		p.text = *(*string)(key)
 	case plainBytes:
 		p.text = unsafe.String((*byte)(key), size)
-	case notPlain:
+	case notPlain, plainWord:
 	}
 	return p
 }
@@ -137,7 +135,7 @@ func (t *recalled[V]) find(r *fill.Reader, k *plainKey) *recall[V] {
 	at := t.hash(k)
 	for way := range uint64(recallWays) {
 		hit := places[(at+way)&uint64(len(places)-1)].Load()
-		if hit == nil || hit.key != *k {
+		if hit == nil || hit.key.number != k.number || len(hit.key.text) != len(k.text) || len(k.text) > 0 && hit.key.text != k.text {
 			continue
 		}
 		if !r.Again(&hit.memory) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/near"
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/testkit/faultproxy"
@@ -314,6 +315,53 @@ func TestServerThatDoesNotTell(t *testing.T) {
 	}
 }
 
+// TestManyInMemory: a read of many keys takes those that are held from memory, and holds the others; under a demand those that show it.
+func TestManyInMemory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	m := w.memory("", nil)
+	m.holds(1)
+	w.confirm() // later than what is held
+	keys := [][]keytext.Arg{arg("1"), arg("2"), arg("3"), arg("1"), arg("1000")}
+	want := []string{price(1, 10), price(2, 20), price(3, 30), price(1, 10), ""}
+	many := func(d *fill.Demand) (inMemory uint64) {
+		t.Helper()
+		before := m.Stats().HitsL1
+		for i, a := range m.GetMany(t.Context(), "product", keys, d) {
+			if a.Err != nil || string(a.Value.Payload) != want[i] {
+				t.Errorf("%d: %s, %v", i, a.Value.Payload, a.Err)
+			}
+		}
+		return m.Stats().HitsL1 - before
+	}
+	if n := many(&fill.Demand{}); n != 1 {
+		t.Errorf("%d hits in memory, of one that is held", n)
+	}
+	eventually(t, func() error {
+		if n := many(&fill.Demand{}); n != 4 {
+			return fmt.Errorf("%d hits in memory", n)
+		}
+		return nil
+	})
+	var session fill.Session
+	many(&fill.Demand{Session: &session})
+	if n := many(&fill.Demand{Session: &session}); n == 0 {
+		t.Error("nothing that is held shows what a session has seen")
+	}
+	want[1] = price(2, 21)
+	token := w.write(2, 21)
+	if n := many(after(token)); n != 0 {
+		t.Errorf("%d hits in memory do not contain the transaction", n)
+	}
+	w.confirm(w.name("product", "2"))
+	eventually(t, func() error {
+		if n := many(&fill.Demand{}); n != 4 {
+			return fmt.Errorf("%d hits in memory", n)
+		}
+		return nil
+	})
+}
+
 // crossed asks for HEAD over another connection than the one that tells of changes: what T26 is about.
 type crossed struct {
 	telling
@@ -527,6 +575,15 @@ func TestMemoryUnderFaults(t *testing.T) {
 	if err := <-reads; err != nil {
 		t.Error(err)
 	}
+	m.proxy.Heal()
+	m.holds(1)
+	m.proxy.Reset() // if it was not while something was held
+	eventually(t, func() error {
+		if s := m.near.Stats(); s.Dropped == 0 {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
 	if s := m.Stats(); s.HitsL1 < 100 || s.L1.Dropped == 0 || s.L1.Pushed == 0 {
 		t.Errorf("Stats = %+v, %+v", s, *s.L1)
 	}

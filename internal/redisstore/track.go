@@ -194,13 +194,13 @@ func (t *tracker) begin(ctx context.Context, client rueidis.Client, echo string)
 	if t.wire.Load() != w {
 		return // another one is tried with the next
 	}
-	for _, r := range replies {
+	for i, r := range replies {
 		switch err := r.Error(); {
 		case err == nil || rueidis.IsRedisNil(err):
-		case errors.Is(typed(err), ErrNoPermission), errors.Is(typed(err), ErrRefused):
+		case errors.Is(typed(err), ErrNoPermission), i == 0 && errors.Is(typed(err), ErrRefused):
 			t.refuse(w, typed(err))
 			return
-		default: // it may be otherwise with the next
+		default: // a server that is full, say, or on its way up: it may be otherwise with the next
 			return
 		}
 	}
