@@ -21,7 +21,7 @@ func Entries(c *config.Config) map[string]Entry {
 				StaleFor: e.OnChange.For, StaleOnError: e.StaleOnError, SoftTimeout: e.SoftTimeout, Eager: shareOf(e.EagerRefresh),
 				MaxLoads: e.MaxLoads, MaxValue: int(e.MaxValue),
 			},
-			Near: e.L1 != config.Off && c.L1.Size.Bytes() > 0,
+			Near: e.L1 != config.Off,
 		}
 	}
 	return all

@@ -80,6 +80,7 @@ type Entry struct {
 	// CompressAbove has values of more bytes than that compressed, where the store does so. 0: none are.
 	CompressAbove int
 	// Near has values held in the process's memory, where the Reader has room for any.
+	// Near has values held in the memory of this process, where the Reader has room for any, and of others.
 	Near bool
 	Policy
 }
@@ -212,7 +213,7 @@ type Reader struct {
 	batches    Batches
 	many       ManyLoader
 	near       *near.Store // nil: nothing is held
-	tells      Tells       // of the store; nil where near is
+	tells      Tells       // of the store; nil: of what is in it nobody holds anything
 	gauge      near.Gauge
 
 	confirmed atomic.Pointer[confirmation]
@@ -266,8 +267,10 @@ func New(o Options) (*Reader, error) {
 	r.remembered.seed, r.eager.seed = maphash.MakeSeed(), maphash.MakeSeed()
 	r.eager.slots = make(chan struct{}, max(cap(r.loads)/eagerShare, 1))
 	r.batches, r.many = batchesOf(o.Store), manyOf(o.Loader)
-	if tells, ok := o.Store.(Tells); ok && o.Near != nil {
-		r.near, r.tells = o.Near, tells
+	if tells, ok := o.Store.(Tells); ok {
+		if r.tells = tells; o.Near != nil {
+			r.near = o.Near
+		}
 	}
 	if r.logger == nil {
 		r.logger = slog.New(slog.DiscardHandler)

@@ -78,9 +78,10 @@ func (r *Reader) Fence(ctx context.Context, x mvcc.XID, keys []Written) error {
 
 // Forgotten waits until no process can hold in memory what a strict commit's fences have removed, which was before the call. A
 // process that holds a value has heard from the store within T_r, or does not use it; one that has, has heard of this. Of keys whose entry
-// says l1: off nobody holds anything. An error is that of ctx.
+// says l1: off nobody holds anything; whether others do otherwise is not known here, where this process may hold nothing at all. An error
+// is that of ctx.
 func (r *Reader) Forgotten(ctx context.Context, keys []Written) error {
-	if !slices.ContainsFunc(keys, func(k Written) bool { e := r.entries[k.Entry]; return e != nil && e.Near }) {
+	if r.tells == nil || !slices.ContainsFunc(keys, func(k Written) bool { e := r.entries[k.Entry]; return e != nil && e.Near }) {
 		return nil
 	}
 	timer := time.NewTimer(trust + forgetMargin)

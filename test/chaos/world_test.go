@@ -166,8 +166,7 @@ func newWorldOn(t *testing.T, seed uint64, cluster *nodes) *world {
 	for file, text := range map[string]string{
 		w.daemonFile:  w.configure(w.links.daemonRedis, w.links.daemonDatabase, w.links.daemonReplica),
 		w.readerFile:  w.configure(w.links.readerRedis, w.links.readerDatabase, w.links.readerReplica),
-		// Of two readers one holds nothing in its memory.
-		w.primaryFile: "l1: {size: off}\n" + w.configure(w.links.readerRedis, w.links.readerDatabase),
+		w.primaryFile: w.configure(w.links.readerRedis, w.links.readerDatabase),
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
