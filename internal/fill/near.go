@@ -120,6 +120,9 @@ func (h *holding) keep(name string, text []byte, record *fence.Record, epochs []
 	if record.State == fence.Negative {
 		ttl = h.e.NegativeTTL
 	}
+	if h.e.Eager > 0 { // from then on reads of it have it refreshed (due)
+		ttl = time.Duration(float64(ttl) * (1 - h.e.Jitter) * (1 - h.e.Eager))
+	}
 	// The store ends it, and says so. This is for when it takes its time, and only as exact as two machines' clocks agree.
 	age := min(max(time.Since(time.UnixMicro(record.Filled)), 0), ttl)
 	return h.x.Put(near.Value{Name: name, Text: text, Found: record.State == fence.Live, Payload: record.Payload}, epochs, ttl-age)
@@ -340,14 +343,14 @@ func (b *batch) recallMany(ctx context.Context, items []*item) (rest []*item) {
 	}
 	for _, it := range items {
 		h := b.near.Get(it.w.name)
-		if h == nil || !b.shown(it, h) || !b.upholds(b.c, h, it.lane) {
+		if h == nil || !b.showsAlone(it, h) || !b.upholds(b.c, h, it.lane) {
 			rest = append(rest, it)
 			continue
 		}
 		b.counted(h)
 		v := b.c.value(h, it.lane)
 		if b.n != nil {
-			record, _ := h.Record() // which shown has read
+			record, _ := h.Record() // which showsAlone has read
 			v.coverage, v.server = record.Coverage, pgload.Server{System: b.c.names.head.System, Timeline: b.c.names.head.Timeline}
 		}
 		b.settle(ctx, it, v, nil)
@@ -355,8 +358,8 @@ func (b *batch) recallMany(ctx context.Context, items []*item) (rest []*item) {
 	return rest
 }
 
-// shown reports whether what is held meets the need by what it covers itself.
-func (b *batch) shown(it *item, h *near.Held) bool {
+// showsAlone reports whether what is held meets the need by what it covers itself.
+func (b *batch) showsAlone(it *item, h *near.Held) bool {
 	if b.n == nil {
 		return true
 	}
