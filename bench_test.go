@@ -161,7 +161,7 @@ func BenchmarkHitInMemory(b *testing.B) {
 			}
 		}
 	}
-	if after, reads := cache.Stats(), uint64(b.N*each); after.HitsL1-before.HitsL1 < reads-reads/100 { //nolint:gosec // not negative
+	if after, reads := cache.Stats(), uint64(b.N*each); after.HitsL1-before.HitsL1 < reads-reads/100 {
 		b.Errorf("of %d reads not all were hits in memory: %+v", reads, after)
 	}
 	ns := func(i int) float64 { return float64(least[i].Nanoseconds()) / each }

@@ -112,9 +112,9 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 	recalls := t.near != nil && len(options) == 0
 	if recalls {
 		if t.plain == plainWord {
-			plain.number = *(*uint64)(unsafe.Pointer(&key))
+			plain.number = *(*uint64)(unsafe.Pointer(&key)) //nolint:gosec // its kind says that it is one
 		} else {
-			plain = t.plain.plain(unsafe.Pointer(&key), t.size)
+			plain = t.plain.plain(unsafe.Pointer(&key), t.size) //nolint:gosec // by its kind
 		}
 		if hit := t.near.find(t.cache.reader, &plain); hit != nil {
 			return hit.result()
@@ -139,7 +139,7 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 		return value, public(err)
 	}
 	if recalls {
-		t.near.note(&plain, &got)
+		t.note(&plain, &got)
 	}
 	if !got.Found {
 		return value, ErrNotFound
@@ -151,8 +151,8 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 func (t *Typed[K, V]) valueOf(got *fill.Value) (V, error) {
 	held := got.Held()
 	if held != nil {
-		if value, ok := held.Decoded().(*V); ok {
-			return *value, nil
+		if m, ok := held.Decoded().(*made[V]); ok && t.made(m) {
+			return m.value, nil
 		}
 	}
 	value, ok := t.memo.get(got.Name, got.Payload)
@@ -164,11 +164,19 @@ func (t *Typed[K, V]) valueOf(got *fill.Value) (V, error) {
 		t.memo.put(got.Name, got.Payload, value)
 	}
 	if held != nil {
-		shared := value
-		held.Decode(&shared)
+		held.Decode(&made[V]{codec: t.codec.Name(), shape: t.shape, value: value})
 	}
 	return value, nil
 }
+
+// made is a value that was decoded, and by what: another codec of the same type decodes the same bytes otherwise, or not at all.
+type made[V any] struct {
+	codec, shape string
+	value        V
+}
+
+// made reports whether a value was decoded as this entry would.
+func (t *Typed[K, V]) made(m *made[V]) bool { return m.codec == t.codec.Name() && m.shape == t.shape }
 
 // loadFunc is the code that loads one key, as the read path runs it.
 func (t *Typed[K, V]) loadFunc(key K) fill.LoadFunc {

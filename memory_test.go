@@ -28,6 +28,8 @@ func eventuallyHeld(t *testing.T, cache *freshet.Cache, get func()) {
 }
 
 // TestValuesInMemory: values that are held are decoded once, whatever the key's type, and "no such row" is held as well; off is off.
+//
+//nolint:paralleltest // it counts allocations
 func TestValuesInMemory(t *testing.T) {
 	s := newShop(t.Context(), "memory")
 	if err := s.publish(t.Context()); err != nil {
@@ -54,7 +56,7 @@ func TestValuesInMemory(t *testing.T) {
 		return p
 	}
 	eventuallyHeld(t, cache, func() { get() })
-	if get() != get() {
+	if first := get(); get() != first {
 		t.Error("decoded twice")
 	}
 	line := func() *struct{ SKU string } {
@@ -65,7 +67,7 @@ func TestValuesInMemory(t *testing.T) {
 		return l
 	}
 	eventuallyHeld(t, cache, func() { line() })
-	if line() != line() {
+	if first := line(); line() != first {
 		t.Error("decoded twice")
 	}
 	eventuallyHeld(t, cache, func() {
@@ -121,6 +123,7 @@ func openCache(t *testing.T, o freshet.Options) *freshet.Cache {
 // TestStrictWaitsForMemories: when a strict commit has returned, another process that hears nothing does not get the old value from its
 // memory. Of an entry that nobody holds the commit does not wait.
 func TestStrictWaitsForMemories(t *testing.T) {
+	t.Parallel()
 	s := newShop(t.Context(), "strictmemory")
 	if err := s.publish(t.Context()); err != nil {
 		t.Fatal(err)

@@ -66,7 +66,7 @@ const (
 )
 
 // plainKindOf is notPlain where a key consists of more than its own bytes.
-func plainKindOf(t reflect.Type) (plainKind, uintptr) {
+func plainKindOf(t reflect.Type) (kind plainKind, size uintptr) {
 	if t.Kind() == reflect.String {
 		return plainText, 0
 	}
@@ -89,7 +89,7 @@ func bitsOf(t reflect.Type) (n uintptr) {
 		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		return t.Size()
 	case reflect.Array:
-		return uintptr(t.Len()) * bitsOf(t.Elem()) //nolint:gosec // not negative
+		return uintptr(t.Len()) * bitsOf(t.Elem())
 	case reflect.Struct:
 		for field := range t.Fields() {
 			n += bitsOf(field.Type)
@@ -107,7 +107,7 @@ func (k plainKind) plain(key unsafe.Pointer, size uintptr) (p plainKey) {
 	case plainText:
 		p.text = *(*string)(key)
 	case plainBytes:
-		p.text = unsafe.String((*byte)(key), size)
+		p.text = unsafe.String((*byte)(key), size) //nolint:gosec // a key of that size
 	case notPlain, plainWord:
 	}
 	return p
@@ -134,8 +134,8 @@ func (t *recalled[V]) find(r *fill.Reader, k *plainKey) *recall[V] {
 	places := *t.places.Load()
 	at := t.hash(k)
 	for way := range uint64(recallWays) {
-		hit := places[(at+way)&uint64(len(places)-1)].Load()
-		if hit == nil || hit.key.number != k.number || len(hit.key.text) != len(k.text) || len(k.text) > 0 && hit.key.text != k.text {
+		hit := places[(at+way)&uint64(len(places)-1)].Load() //nolint:gosec // there are some
+		if hit == nil || hit.key.number != k.number || len(hit.key.text) != len(k.text) || k.text != "" && hit.key.text != k.text {
 			continue
 		}
 		if !r.Again(&hit.memory) {
@@ -147,17 +147,24 @@ func (t *recalled[V]) find(r *fill.Reader, k *plainKey) *recall[V] {
 }
 
 // note takes note of a read that found what is held.
-func (t *recalled[V]) note(k *plainKey, got *fill.Value) {
+func (t *Typed[K, V]) note(k *plainKey, got *fill.Value) {
 	memory, ok := got.Memory()
 	if !ok {
 		return
 	}
 	hit := &recall[V]{key: plainKey{number: k.number, text: strings.Clone(k.text)}, memory: memory}
 	if got.Found {
-		if hit.value, ok = got.Held().Decoded().(*V); !ok {
-			return // somebody has decoded it into another type
+		m, ok := got.Held().Decoded().(*made[V])
+		if !ok || !t.made(m) {
+			return // somebody has decoded it into another type, or by another codec
 		}
+		hit.value = &m.value
 	}
+	t.near.take(hit)
+}
+
+// take puts a hit in a place.
+func (t *recalled[V]) take(hit *recall[V]) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	places := *t.places.Load()
@@ -178,10 +185,10 @@ func (t *recalled[V]) note(k *plainKey, got *fill.Value) {
 // place puts a hit where its key is already, or where there is nothing, or in the place of another.
 func (t *recalled[V]) place(places []atomic.Pointer[recall[V]], hit *recall[V]) {
 	hash := t.hash(&hit.key)
-	best := &places[(hash+hash>>48%recallWays)&uint64(len(places)-1)]
+	best := &places[(hash+hash>>48%recallWays)&uint64(len(places)-1)] //nolint:gosec // there are some
 	free := false
 	for way := range uint64(recallWays) {
-		at := &places[(hash+way)&uint64(len(places)-1)]
+		at := &places[(hash+way)&uint64(len(places)-1)] //nolint:gosec // there are some
 		was := at.Load()
 		if was != nil && was.key == hit.key {
 			at.Store(hit)

@@ -80,7 +80,7 @@ func memory(ctx context.Context, b *bench) error {
 		}
 	}
 	runtime.ReadMemStats(&mallocs)
-	b.report("l1/allocations", float64((mallocs.Mallocs-count)/reads), "a read")
+	b.report("l1/allocations", float64(mallocs.Mallocs-count)/reads, "a read")
 	b.footprint()
 	return nil
 }

@@ -165,15 +165,19 @@ type Source interface {
 func Count(source Source, options Options) (stop func() error, err error) {
 	meter := options.meter()
 	all := readmetrics.All()
-	counters := make([]metric.Int64ObservableCounter, len(all))
+	counters := make([]metric.Int64Observable, len(all))
 	times := make([]metric.Float64ObservableCounter, len(all))
 	instruments := make([]metric.Observable, len(all))
 	for i := range all {
 		name := strings.ReplaceAll(strings.TrimSuffix(all[i].Name, "_total"), "_", ".")
-		if all[i].Micro {
+		switch {
+		case all[i].Micro:
 			times[i], err = meter.Float64ObservableCounter(strings.TrimSuffix(name, ".seconds"), metric.WithDescription(all[i].Help), metric.WithUnit("s"))
 			instruments[i] = times[i]
-		} else {
+		case all[i].Gauge:
+			counters[i], err = meter.Int64ObservableGauge(name, metric.WithDescription(all[i].Help))
+			instruments[i] = counters[i]
+		default:
 			counters[i], err = meter.Int64ObservableCounter(name, metric.WithDescription(all[i].Help))
 			instruments[i] = counters[i]
 		}

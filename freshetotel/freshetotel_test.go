@@ -16,6 +16,7 @@ import (
 
 	"github.com/freshet/freshet"
 	"github.com/freshet/freshet/freshetotel"
+	"github.com/freshet/freshet/internal/near"
 )
 
 type counts freshet.Stats
@@ -87,7 +88,7 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop, err := freshetotel.Count(counts{Hits: 3, Bypassed: map[string]uint64{"no_head": 2, "no_roster": 1}}, options)
+	stop, err := freshetotel.Count(counts{Hits: 3, L1: &near.Stats{Bytes: 4096}, Bypassed: map[string]uint64{"no_head": 2, "no_roster": 1}}, options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +111,9 @@ func TestMetrics(t *testing.T) {
 	found := collect()
 	if hits, ok := found["freshet.reads.hit"].(metricdata.Sum[int64]); !ok || !hits.IsMonotonic || len(hits.DataPoints) != 1 || hits.DataPoints[0].Value != 3 {
 		t.Errorf("freshet.reads.hit = %+v", found["freshet.reads.hit"])
+	}
+	if bytes, ok := found["freshet.l1.held.bytes"].(metricdata.Gauge[int64]); !ok || len(bytes.DataPoints) != 1 || bytes.DataPoints[0].Value != 4096 {
+		t.Errorf("freshet.l1.held.bytes = %+v", found["freshet.l1.held.bytes"])
 	}
 	if bypasses, ok := found["freshet.reads.bypass"].(metricdata.Sum[int64]); !ok || len(bypasses.DataPoints) != 2 {
 		t.Errorf("freshet.reads.bypass = %+v", found["freshet.reads.bypass"])

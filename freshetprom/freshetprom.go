@@ -56,11 +56,14 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			if m.Label != "" {
 				values = []string{label}
 			}
-			value := float64(n)
+			value, kind := float64(n), prometheus.CounterValue
 			if m.Micro {
 				value /= 1e6
 			}
-			out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, value, values...)
+			if m.Gauge {
+				kind = prometheus.GaugeValue
+			}
+			out <- prometheus.MustNewConstMetric(desc, kind, value, values...)
 		})
 	}
 }

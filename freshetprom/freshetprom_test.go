@@ -12,6 +12,7 @@ import (
 
 	"github.com/freshet/freshet"
 	"github.com/freshet/freshet/freshetprom"
+	"github.com/freshet/freshet/internal/near"
 )
 
 type counts freshet.Stats
@@ -25,16 +26,29 @@ func TestCollector(t *testing.T) {
 	for name, hits := range map[string]uint64{"a": 3, "b": 5} {
 		registry.MustRegister(freshetprom.Collector(counts{Hits: hits, Refused: map[string]uint64{"below_floor": 2}}, prometheus.Labels{"cache": name}))
 	}
+	registry.MustRegister(freshetprom.Collector(counts{HitsL1: 2, L1: &near.Stats{Records: 4, Bytes: 4096}}, prometheus.Labels{"cache": "c"}))
 	want := `# HELP freshet_fills_refused_total Loaded values that were not stored, by reason.
 # TYPE freshet_fills_refused_total counter
 freshet_fills_refused_total{cache="a",reason="below_floor"} 2
 freshet_fills_refused_total{cache="b",reason="below_floor"} 2
+# HELP freshet_l1_held_bytes What they take, by an estimate that counts decoded values in.
+# TYPE freshet_l1_held_bytes gauge
+freshet_l1_held_bytes{cache="a"} 0
+freshet_l1_held_bytes{cache="b"} 0
+freshet_l1_held_bytes{cache="c"} 4096
+# HELP freshet_reads_hit_l1_total Of them, served from the memory of the process.
+# TYPE freshet_reads_hit_l1_total counter
+freshet_reads_hit_l1_total{cache="a"} 0
+freshet_reads_hit_l1_total{cache="b"} 0
+freshet_reads_hit_l1_total{cache="c"} 2
 # HELP freshet_reads_hit_total Reads served from the cache.
 # TYPE freshet_reads_hit_total counter
 freshet_reads_hit_total{cache="a"} 3
 freshet_reads_hit_total{cache="b"} 5
+freshet_reads_hit_total{cache="c"} 0
 `
-	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "freshet_fills_refused_total", "freshet_reads_hit_total"); err != nil {
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "freshet_fills_refused_total", "freshet_reads_hit_total",
+		"freshet_reads_hit_l1_total", "freshet_l1_held_bytes"); err != nil {
 		t.Error(err)
 	}
 	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {

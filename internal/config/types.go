@@ -179,7 +179,7 @@ type Room int64
 const none Room = -1
 
 // Bytes is the size, 0 when it is off.
-func (r Room) Bytes() uint64 { return uint64(max(r, 0)) } //nolint:gosec // not negative
+func (r Room) Bytes() uint64 { return uint64(max(r, 0)) }
 
 // String is the form of the file.
 func (r Room) String() string {

@@ -40,7 +40,7 @@ type striped [stripes]struct {
 func (s *striped) add(draw uint32) { s[draw%stripes].n.Add(1) }
 
 // draw spreads what is read one after the other, or at the same time by several.
-func draw(ticks uint64) uint32 { return uint32(ticks * 0x9E3779B97F4A7C15 >> 32) } //nolint:gosec // its upper half
+func draw(ticks uint64) uint32 { return uint32(ticks * 0x9E3779B97F4A7C15 >> 32) }
 
 func (s *striped) load() (n uint64) {
 	for i := range s {
@@ -68,7 +68,7 @@ func (r *Reader) expect(e *declared, name string, epochs ...string) *holding {
 	if wire == nil {
 		return nil
 	}
-	return &holding{r: r, e: e, lane: lane, wire: wire, x: r.near.Expect(wire, append(epochs[:len(epochs):len(epochs)], name)...)}
+	return &holding{r: r, e: e, lane: lane, wire: wire, x: r.near.Expect(wire, append(slices.Clip(epochs), name)...)}
 }
 
 // cancel ends the expectation, unless the record is held.
@@ -193,7 +193,7 @@ func (c *confirmation) over(h *near.Held) bool { return h.Over(time.Duration(c.s
 // first, and what was heard after it.
 func (r *Reader) upholds(c *confirmation, h *near.Held, lane int) bool {
 	now := r.confirmed.Load()
-	if now.wires == nil || now.wires[lane] == nil || now.wires[lane] != h.Wire() || !c.same(now) || !now.agreesOn(c, lane) {
+	if len(now.wires) <= lane || now.wires[lane] == nil || now.wires[lane] != h.Wire() || !c.same(now) || !now.agreesOn(c, lane) {
 		return false
 	}
 	return r.fresh(now, near.Ticks()) && !now.over(h) && h.Alive()

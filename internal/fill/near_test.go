@@ -160,7 +160,8 @@ func TestHungConnection(t *testing.T) {
 				if string(v.Payload) == price(1, 11) {
 					continue
 				}
-				if old++; began.Sub(changed) > trust {
+				old++
+				if began.Sub(changed) > trust {
 					t.Fatalf("old after %v, as %v", began.Sub(changed), v.Status)
 				}
 			}
@@ -240,8 +241,7 @@ func TestChangedWhileItIsRead(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
 	var once atomic.Bool
-	var m *memory
-	m = w.memory("", func(s *redisstore.Store) fill.Store {
+	m := w.memory("", func(s *redisstore.Store) fill.Store {
 		return &hooks{Store: s, afterGet: func(string) {
 			if w.recorded() && once.CompareAndSwap(false, true) {
 				w.change()
@@ -369,8 +369,8 @@ type crossed struct {
 	other *redisstore.Store
 }
 
-func (c *crossed) HeadOn(ctx context.Context, lane int) (fence.Head, bool, *near.Wire, error) {
-	head, found, _, err := c.other.HeadOn(ctx, lane)
+func (c *crossed) HeadOn(ctx context.Context, lane int) (head fence.Head, found bool, wire *near.Wire, err error) {
+	head, found, _, err = c.other.HeadOn(ctx, lane)
 	return head, found, c.Wire(lane), err
 }
 
@@ -515,6 +515,43 @@ func TestWaiterIsTold(t *testing.T) {
 	}
 }
 
+// TestWaiterLooksWhereNobodyTells: where the store does not tell of changes, or nothing is to be held, whoever waits for another process's
+// load looks for it, after pauses that grow to 50 ms.
+func TestWaiterLooksWhereNobodyTells(t *testing.T) {
+	t.Parallel()
+	for _, silent := range []bool{false, true} {
+		w := newWorld(t, options{ownRedis: true})
+		looks := new(atomic.Int64)
+		wrap := func(s *redisstore.Store) fill.Store { return &hooks{Store: s, afterGet: func(string) { looks.Add(1) }} }
+		var r *fill.Reader
+		if silent {
+			w.redis.Do(t, "ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-client|tracking")
+			r = w.memory("plain:secret@", wrap).Reader
+		} else {
+			r = w.reader(wrap(w.store), nil)
+		}
+		other := fence.Token(strings.Repeat("0", 32))
+		w.lease(other, "1")
+		late := background(t.Context(), r, "1")
+		eventually(t, waiting(r, 1))
+		eventually(t, func() error {
+			if n := looks.Load(); n < 8 { // by then it has paused for as long as it ever does
+				return fmt.Errorf("%d looks", n)
+			}
+			return nil
+		})
+		w.fill(other, "1")
+		filled := time.Now()
+		a := <-late
+		if a.err != nil || a.value.Status != fill.Hit || string(a.value.Payload) != price(1, 10) {
+			t.Errorf("silent %t: got %+v, %v", silent, a.value, a.err)
+		}
+		if took := time.Since(filled); took > 50*time.Millisecond+slack {
+			t.Errorf("silent %t: seen after %v", silent, took)
+		}
+	}
+}
+
 // TestMemoryUnderFaults: prices that only rise, confirmed one after the other, and a process that reads them through a network that
 // fails as networks do. No read that begins T_r after a change was confirmed misses it.
 func TestMemoryUnderFaults(t *testing.T) {
@@ -534,7 +571,7 @@ func TestMemoryUnderFaults(t *testing.T) {
 	go func() {
 		for ctx.Err() == nil {
 			began := time.Now()
-			v, err := m.Get(t.Context(), "product", arg("1"), nil)
+			v, err := m.Get(context.WithoutCancel(ctx), "product", arg("1"), nil)
 			var id, got int
 			if err == nil {
 				_, err = fmt.Sscanf(string(v.Payload), `{"id":%d,"price":%d}`, &id, &got)

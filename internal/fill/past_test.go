@@ -81,12 +81,14 @@ entries:
   product: {key: "product:{id}", query: SELECT id FROM products WHERE id = @id, ttl: 10m}
   code: {key: "code:{id}", depends_on: [{table: products, key: "{id}"}], result: many, on_unproved: load, on_change: {serve_stale: {for: 2s}},
     serve_stale_on_error: 10s, soft_timeout: 1s, eager_refresh: 20%, max_loads: 4, max_value: 1MiB, compress_above: 4KiB}
+    serve_stale_on_error: 10s, soft_timeout: 1s, eager_refresh: 20%, max_loads: 4, max_value: 1MiB, l1: off}
 `), func(string) (string, bool) { return "", false })
 	if err != nil {
 		t.Fatal(err)
 	}
 	product := fill.Entry{
 		Declared: rule.Declared{Name: "product", Key: "product:{id}", Query: "SELECT id FROM products WHERE id = @id", Result: rule.One},
+		Near:     true,
 	}
 	code := fill.Entry{Declared: rule.Declared{
 		Name: "code", Key: "code:{id}", Result: rule.Many, DependsOn: []rule.Dependency{{Table: "products", Key: "{id}"}},

@@ -16,7 +16,7 @@ import (
 )
 
 // started is when the process was, or little later.
-var started = time.Now()
+var started = time.Now() //nolint:gochecknoglobals // never changed
 
 // Now is the time since then, by a clock that goes on while the process is stopped, and stands still while the machine is suspended.
 func Now() time.Duration { return time.Since(started) }
@@ -139,7 +139,7 @@ func New(size uint64) *Store {
 		Weigher: func(_ string, h *Held) uint32 {
 			// Twice the bytes: what they are decoded to is as large, or will be.
 			weight := overhead + 2*len(h.Name) + 2*cap(h.Text) + tieOverhead*len(h.ties)
-			return uint32(min(weight, 1<<31)) //nolint:gosec // bounded
+			return uint32(min(weight, 1<<31))
 		},
 		OnAtomicDeletion: s.end,
 		// No goroutines: what the cache does beside reading and writing is little, and whoever calls it does it.
@@ -180,7 +180,7 @@ func (s *Store) GetBytes(name []byte) *Held {
 	if len(name) == 0 {
 		return nil
 	}
-	return s.Get(unsafe.String(unsafe.SliceData(name), len(name))) // looked up, and not kept
+	return s.Get(unsafe.String(unsafe.SliceData(name), len(name))) //nolint:gosec // looked up, and not kept
 }
 
 // Touch notes that a record is used, for whoever has it in hand: otherwise it would be among the first for which there is no room.
@@ -304,7 +304,8 @@ func (s *Store) release() {
 	s.freeing.Unlock()
 	for _, h := range freed {
 		for _, t := range h.ties {
-			if t.uses--; t.uses == 0 && s.ties[t.name] == t {
+			t.uses--
+			if t.uses == 0 && s.ties[t.name] == t {
 				delete(s.ties, t.name)
 			}
 		}
@@ -369,6 +370,6 @@ func (s *Store) Stats() Stats {
 	c := &s.counts
 	return Stats{
 		Puts: c.puts.Load(), Refused: c.refused.Load(), Pushed: c.pushed.Load(), Evicted: c.evicted.Load(), Dropped: c.dropped.Load(),
-		Bytes: s.cache.WeightedSize(), Records: uint64(max(s.cache.EstimatedSize(), 0)), //nolint:gosec // not negative
+		Bytes: s.cache.WeightedSize(), Records: uint64(max(s.cache.EstimatedSize(), 0)),
 	}
 }

@@ -3,6 +3,7 @@ package near_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -168,7 +169,7 @@ func TestNothingOldIsHeld(t *testing.T) {
 					mu.Lock()
 					now := versions[i]
 					mu.Unlock()
-					x.Put(value(name(i), fmt.Sprint(now)), []string{"e" + name(i)}, time.Hour)
+					x.Put(value(name(i), strconv.Itoa(now)), []string{"e" + name(i)}, time.Hour)
 				default:
 					mu.Lock()
 					least := pushed[i]

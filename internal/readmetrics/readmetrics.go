@@ -2,7 +2,10 @@
 // whoever exports it.
 package readmetrics
 
-import "github.com/freshet/freshet/internal/fill"
+import (
+	"github.com/freshet/freshet/internal/fill"
+	"github.com/freshet/freshet/internal/near"
+)
 
 // Stats are what a reader counts. The root package's convert to them.
 type Stats = fill.Stats
@@ -14,6 +17,8 @@ type Metric struct {
 	Label string
 	// Micro: what is counted are microseconds, and the name says seconds.
 	Micro bool
+	// Gauge: it is what there is now, and not a count since the reader was made.
+	Gauge bool
 	value func(s *fill.Stats) uint64
 	many  func(s *fill.Stats) map[string]uint64
 }
@@ -40,6 +45,14 @@ func All() []Metric {
 	micro := func(m Metric) Metric {
 		m.Micro = true
 		return m
+	}
+	held := func(name, help string, value func(s *near.Stats) uint64) Metric {
+		return Metric{Name: name, Help: help, Gauge: true, value: func(s *fill.Stats) uint64 {
+			if s.L1 == nil {
+				return 0
+			}
+			return value(s.L1)
+		}}
 	}
 	return []Metric{
 		one("freshet_reads_hit_total", "Reads served from the cache.", func(s *fill.Stats) uint64 { return s.Hits }),
@@ -77,6 +90,8 @@ func All() []Metric {
 			"freshet_l1_records_total", "Records in the memory of the process: put there, refused since they had changed meanwhile, and what ended them.",
 			"event", func(s *fill.Stats) map[string]uint64 { return s.L1.Events() },
 		),
+		held("freshet_l1_held_records", "Records in the memory of the process now.", func(s *near.Stats) uint64 { return s.Records }),
+		held("freshet_l1_held_bytes", "What they take, by an estimate that counts decoded values in.", func(s *near.Stats) uint64 { return s.Bytes }),
 		many(
 			"freshet_replica_loads_total", "Loads that a replica might have had, by what became of that: used, or loaded from the primary after all.",
 			"outcome", func(s *fill.Stats) map[string]uint64 { return s.Replicas },

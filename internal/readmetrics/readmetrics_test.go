@@ -27,6 +27,7 @@ func counts(of reflect.Type, path ...int) (all [][]int) {
 func TestEveryCountIsExported(t *testing.T) {
 	t.Parallel()
 	of := reflect.TypeFor[fill.Stats]()
+	all := 0
 	for _, path := range counts(of) {
 		var s fill.Stats
 		name, field := of.FieldByIndex(path).Name, reflect.ValueOf(&s).Elem().FieldByIndex(path)
@@ -34,7 +35,7 @@ func TestEveryCountIsExported(t *testing.T) {
 		case reflect.Uint64:
 			field.SetUint(7)
 		case reflect.Pointer: // of what is in memory
-			field.Set(reflect.ValueOf(&near.Stats{Puts: 7, Bytes: 7}))
+			field.Set(reflect.ValueOf(&near.Stats{Puts: 7, Records: 7, Bytes: 7}))
 		case reflect.Map:
 			field.Set(reflect.ValueOf(map[string]uint64{"why": 7}))
 		default:
@@ -48,11 +49,23 @@ func TestEveryCountIsExported(t *testing.T) {
 				}
 			})
 		}
-		if len(moved) != 1 {
+		want := 1
+		if field.Kind() == reflect.Pointer { // what became of records, and how many there are, of how many bytes
+			want = 3
+		}
+		if len(moved) != want {
 			t.Errorf("Stats.%s is exported as %q", name, moved)
 		}
+		all += want
 	}
-	if got, want := len(All()), len(counts(of)); got != want {
-		t.Errorf("%d metrics, %d counts", got, want)
+	if got := len(All()); got != all {
+		t.Errorf("%d metrics, %d counts", got, all)
+	}
+	for _, m := range All() {
+		m.Values(&fill.Stats{}, func(label string, n uint64) { // of a process that holds nothing
+			if n != 0 {
+				t.Errorf("%s{%s} = %d", m.Name, label, n)
+			}
+		})
 	}
 }

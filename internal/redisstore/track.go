@@ -53,7 +53,7 @@ func trackWith(option *rueidis.ClientOption, near Near, logger *slog.Logger) *tr
 	}
 	t := &tracker{near: near, logger: logger, dialer: dialOf(*option)}
 	option.DialCtxFn = t.dial //nolint:forbidigo // the client's name for it
-	option.DialFn = nil
+	option.DialFn = nil       //nolint:forbidigo // see above
 	option.OnInvalidations = t.pushed
 	// A pipeline of any length goes over the one connection.
 	option.BlockingPipeline = -1
@@ -63,10 +63,10 @@ func trackWith(option *rueidis.ClientOption, near Near, logger *slog.Logger) *tr
 // dialOf is how the client would dial.
 func dialOf(o rueidis.ClientOption) func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
 	switch {
-	case o.DialCtxFn != nil:
-		return o.DialCtxFn
-	case o.DialFn != nil: //nolint:staticcheck // an address of a socket has it
-		dial := o.DialFn //nolint:staticcheck // see above
+	case o.DialCtxFn != nil: //nolint:forbidigo // see above
+		return o.DialCtxFn //nolint:forbidigo // see above
+	case o.DialFn != nil: //nolint:forbidigo // an address of a socket has it
+		dial := o.DialFn //nolint:forbidigo // see above
 		return func(_ context.Context, address string, d *net.Dialer, config *tls.Config) (net.Conn, error) {
 			return dial(address, d, config)
 		}
@@ -187,10 +187,11 @@ func (t *tracker) begin(ctx context.Context, client rueidis.Client, echo string)
 	}
 	t.echo.Store(&echo)
 	defer t.echo.Store(nil)
-	const life = 1000
+	const life = 1                                 // it has done what it is for when it is written
+	empty := string((&fence.Record{}).Append(nil)) // whoever looks through the records may meet it
 	replies := client.DoMulti(ctx,
 		client.B().Arbitrary("CLIENT", "TRACKING", "ON").Build(), client.B().Get().Key(echo).Build(),
-		client.B().Set().Key(echo).Value("").PxMilliseconds(life).Build(), client.B().Ping().Build())
+		client.B().Set().Key(echo).Value(empty).PxMilliseconds(life).Build(), client.B().Ping().Build())
 	if t.wire.Load() != w {
 		return // another one is tried with the next
 	}
@@ -253,8 +254,8 @@ func (s *Store) Tracks(ctx context.Context) error {
 	return nil
 }
 
-// echoKey is a key by which it is seen whether a node tells of changes. It lives for a second, and is named like a key of a generation
-// that nobody has, so that whoever may fill may write it.
+// echoKey is a key by which it is seen whether a node tells of changes. It lives for a millisecond, and is named like a key of a
+// generation that nobody has, so that whoever may fill may write it.
 func (s *Store) echoKey(lane int) string { return s.laneKey(lane, store.Draw()+":echo") }
 
 // HeadOn reads what HEAD vouches for, and says on which connection: what the server said of keys before is done with when it returns.

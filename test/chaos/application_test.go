@@ -315,7 +315,7 @@ func (w *world) heard(r *report) error {
 		}
 		return nil
 	}
-	w.judge(w.t.Context(), "application's library", r.Entry, r.ID, r.Value, promise{at: r.Began, after: r.After})
+	w.judge(w.t.Context(), "application's library", r.Entry, r.ID, r.Value, promise{at: r.Began, after: r.After, memory: true})
 	return nil
 }
 

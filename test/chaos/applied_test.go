@@ -35,6 +35,8 @@ type look struct {
 const (
 	// trust is how long a reader believes names that it has confirmed, and a margin.
 	trust = 1500 * time.Millisecond
+	// memory is for how long a process may hold in its memory what something that was applied has superseded.
+	memory = time.Second
 	// remembered is how long looks are kept, for reads of processes that stood still in the midst of them.
 	remembered = 30 * time.Second
 )

@@ -177,6 +177,7 @@ func (w *world) unseen() (none []string) {
 		"values judged by what they claim": c.witnessed.Load(), "values of the replica": c.witnessedReplica.Load(), "reads by token": c.byToken.Load(),
 		"reads by a bound": c.byBound.Load(), "conditional reads": c.byDatabase.Load(), "renewals": int64(stats.Renewals), "reads held against strict commits": c.byStrict.Load(), "reads through sessions": c.bySession.Load(),
 		"sessions": c.chapters.Load(), "refused fills": int64(refusedFills(stats.Refused)),
+		"hits in memory": int64(stats.HitsL1), "hits without memory": int64(w.bare.cache.Stats().Hits), "values that memory was told of": int64(stats.L1.Pushed),
 	} {
 		if n == 0 {
 			none = append(none, name)
@@ -207,8 +208,8 @@ func (w *world) summary() {
 	w.t.Logf("transactions %d, of psql %d, rolled back %d, in two phases %d, strict %d; undone by faults or deadlocks %d, known only from the database %d, cached and lost by a crash %d; "+
 		"of all %d stayed open a while, %d truncated", c.committed.Load(), c.psql.Load(), c.rolledBack.Load(), c.prepared.Load(), c.strict.Load(),
 		c.undone.Load(), c.settled.Load(), c.lost.Load(), c.long.Load(), c.truncates.Load())
-	w.t.Logf("reads %d, failed %d; library: hits %d, loads %d, fills %d, refused fills %d (%v), replicas %v; gateway: hits %d, others %d",
-		c.reads.Load(), c.failedReads.Load(), stats.Hits, stats.Loads, stats.Fills, refusedFills(stats.Refused), stats.Refused, stats.Replicas, c.gatewayHits.Load(), c.gatewayOthers.Load())
+	w.t.Logf("reads %d, failed %d; library: hits %d (%d in memory), loads %d, fills %d, refused fills %d (%v), replicas %v; gateway: hits %d, others %d",
+		c.reads.Load(), c.failedReads.Load(), stats.Hits, stats.HitsL1, stats.Loads, stats.Fills, refusedFills(stats.Refused), stats.Refused, stats.Replicas, c.gatewayHits.Load(), c.gatewayOthers.Load())
 	w.t.Logf("judged: by what was applied %d, by a bound of %v while nothing was broken %d, by what they claim to contain %d, from a replica %d, "+
 		"by token %d, by a bound %d, conditional reads %d (%d unchanged, %d renewed), by strict commits %d, through sessions %d (%d)", c.judgedApplied.Load(), bound, c.judged.Load(), c.witnessed.Load(),
 		c.witnessedReplica.Load(), c.byToken.Load(), c.byBound.Load(), c.byDatabase.Load(), stats.Unchanged, stats.Renewals, c.byStrict.Load(),

@@ -256,9 +256,12 @@ func patiently(ctx context.Context, r reader, entry string, id int64) (string, e
 	}
 }
 
-// compareReads reads every key through library and gateway.
+// compareReads reads every key through libraries and gateway.
 func (w *world) compareReads(ctx context.Context, expected truth) error {
-	for name, r := range map[string]reader{"library": w.library, "library on the primary": w.onPrimary, "gateway": &gateway{w}} {
+	wait(ctx, memory)
+	for name, r := range map[string]reader{
+		"library": w.library, "library on the primary": w.onPrimary, "library without memory": w.bare, "gateway": &gateway{w},
+	} {
 		seen := map[string]bool{}
 		for _, entry := range r.entries() {
 			if seen[entry] {

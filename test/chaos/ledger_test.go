@@ -139,6 +139,7 @@ type promise struct {
 	bounded bool          // what was committed longer before than stale
 	stale   time.Duration // 0: everything that was committed
 	again   bool          // since it was compared with the database
+	memory  bool          // what was applied need be known for as long as processes may hold values
 }
 
 // sees reports whether the read must see the change, and by which promise.

@@ -69,6 +69,7 @@ func (a *ask) headers() http.Header {
 // library reads through the Go library, in this process.
 type library struct {
 	cache *freshet.Cache
+	holds bool     // values in this process's memory
 	reads []string // entries that it can read, some more often than others
 	typed map[string]*freshet.Typed[int64, json.RawMessage]
 	coded *freshet.Typed[int64, coded]
@@ -76,6 +77,7 @@ type library struct {
 
 func openLibrary(ctx context.Context, file string, logger *slog.Logger) (*library, error) {
 	l := &library{
+		holds: true,
 		reads: []string{"item", "item", "person", "category", "rate", "coded", "coded"},
 		typed: map[string]*freshet.Typed[int64, json.RawMessage]{},
 	}
@@ -194,6 +196,7 @@ func (w *world) wants(source *rand.Rand, seconds bool) (id int64, a ask, after i
 func (w *world) readOn(ctx context.Context, name string, r reader, source *rand.Rand) {
 	all := r.entries()
 	_, seconds := r.(*gateway)
+	l, _ := r.(*library)
 	for ctx.Err() == nil {
 		entry := all[source.IntN(len(all))]
 		var (
@@ -206,6 +209,7 @@ func (w *world) readOn(ctx context.Context, name string, r reader, source *rand.
 			id, a, p.after = w.wants(source, seconds)
 			p.bounded, p.stale, p.again = a.bounded || a.past || a.again, a.stale, a.again
 		}
+		p.memory = l != nil && l.holds
 		p.at = time.Now()
 		value, err := r.read(ctx, entry, id, &a)
 		if ctx.Err() != nil {
@@ -243,7 +247,7 @@ func (w *world) crowd(ctx context.Context, l *library, source *rand.Rand) {
 					return
 				}
 				if err == nil {
-					w.judge(ctx, "library, in a crowd", "coded", id, value, promise{at: began})
+					w.judge(ctx, "library, in a crowd", "coded", id, value, promise{at: began, memory: l.holds})
 				} else if w.wholeSince(began) {
 					w.violation("while nothing was broken, reading %s in a crowd failed: %v", keyOf("coded", id), err)
 				}
@@ -261,6 +265,9 @@ func (w *world) judge(ctx context.Context, name, entry string, id int64, value s
 		return
 	}
 	seen, believed := w.applied.before(p.at)
+	if believed && p.memory {
+		seen, believed = w.applied.before(p.at.Add(-memory))
+	}
 	if believed {
 		p.applied = seen.wc
 		// The others are loaded also from a replica, which may lag behind a fence that has ended.

@@ -45,6 +45,7 @@ type world struct {
 	// The configurations of daemons and of applications, which reach the servers by ways of their own.
 	daemonFile, readerFile string
 	primaryFile            string // of applications that do not load from the replica
+	bareFile               string // of applications that hold nothing in their memory
 	links                  *links
 	clocks                 *clocks
 	replica                *pgtest.StandbyServer // of the goroutine that breaks things
@@ -63,6 +64,7 @@ type world struct {
 	truncated   atomic.Int64 // when, as UnixNano
 	library     *library
 	onPrimary   *library // does not load from the replica
+	bare        *library // holds nothing in memory
 	psql        *psql
 	application *application
 
@@ -163,10 +165,12 @@ func newWorldOn(t *testing.T, seed uint64, cluster *nodes) *world {
 	w.follow()
 	dir := t.TempDir()
 	w.daemonFile, w.readerFile, w.primaryFile = filepath.Join(dir, "daemon.yaml"), filepath.Join(dir, "application.yaml"), filepath.Join(dir, "primary.yaml")
+	w.bareFile = filepath.Join(dir, "bare.yaml")
 	for file, text := range map[string]string{
 		w.daemonFile:  w.configure(w.links.daemonRedis, w.links.daemonDatabase, w.links.daemonReplica),
 		w.readerFile:  w.configure(w.links.readerRedis, w.links.readerDatabase, w.links.readerReplica),
 		w.primaryFile: w.configure(w.links.readerRedis, w.links.readerDatabase),
+		w.bareFile:    w.configure(w.links.readerRedis, w.links.readerDatabase, w.links.readerReplica) + "l1: {size: off}\n",
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -340,23 +344,13 @@ func (w *world) whole(ctx context.Context) error {
 func (w *world) load() (stop func()) {
 	w.t.Helper()
 	const writers, libraryReaders, gatewayReaders, witnesses, sessions = 3, 1, 2, 1, 1
-	lib, err := openLibrary(w.t.Context(), w.readerFile, nil)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	onPrimary, err := openLibrary(w.t.Context(), w.primaryFile, nil)
-	if err != nil {
-		lib.close()
-		w.t.Fatal(err)
-	}
-	onPrimary.reads = []string{"sure"}
+	closeLibraries := w.openLibraries()
+	lib := w.library
 	x, err := openWitness(w.t.Context(), w)
 	if err != nil {
-		onPrimary.close()
-		lib.close()
+		closeLibraries()
 		w.t.Fatal(err)
 	}
-	w.library, w.onPrimary = lib, onPrimary
 	ctx, cancel := context.WithCancel(w.t.Context())
 	var working sync.WaitGroup
 	source := func(kind, n int) *rand.Rand { return rand.New(rand.NewPCG(w.seed, uint64(kind*100+n))) }
@@ -370,7 +364,8 @@ func (w *world) load() (stop func()) {
 	for n := range libraryReaders {
 		working.Go(func() { w.readOn(ctx, "library", lib, source(2, n)) })
 	}
-	working.Go(func() { w.readOn(ctx, "library on the primary", onPrimary, source(2, libraryReaders)) })
+	working.Go(func() { w.readOn(ctx, "library on the primary", w.onPrimary, source(2, libraryReaders)) })
+	working.Go(func() { w.readOn(ctx, "library without memory", w.bare, source(2, libraryReaders+1)) })
 	working.Go(func() { w.crowd(ctx, lib, source(2, 50)) })
 	for n := range gatewayReaders {
 		working.Go(func() { w.readOn(ctx, "gateway", &gateway{w}, source(3, n)) })
@@ -392,9 +387,31 @@ func (w *world) load() (stop func()) {
 		working.Wait()
 		w.application.stop()
 		x.close()
-		onPrimary.close()
-		lib.close()
+		closeLibraries()
 	})
+}
+
+// openLibraries opens those that read in this process.
+func (w *world) openLibraries() (closeAll func()) {
+	w.t.Helper()
+	var all []*library
+	closeAll = func() {
+		for _, l := range all {
+			l.close()
+		}
+	}
+	for _, file := range []string{w.readerFile, w.primaryFile, w.bareFile} {
+		l, err := openLibrary(w.t.Context(), file, nil)
+		if err != nil {
+			closeAll()
+			w.t.Fatal(err)
+		}
+		all = append(all, l)
+	}
+	w.library, w.onPrimary, w.bare = all[0], all[1], all[2]
+	w.onPrimary.reads = []string{"sure"}
+	w.bare.holds = false
+	return closeAll
 }
 
 // kept says whether the database may have forgotten a commit.
