@@ -15,6 +15,7 @@ import (
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/near"
 	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/internal/testkit/faultproxy"
 )
 
@@ -147,12 +148,20 @@ func TestHungConnection(t *testing.T) {
 			w := newWorld(t, options{})
 			m := w.memory("", nil)
 			m.holds(1)
+			held, err := m.Get(t.Context(), "product", arg("1"), nil)
+			memory, ok := held.Memory()
+			if err != nil || !ok {
+				t.Fatalf("%+v, %v", held, err)
+			}
 			tt.hang(m)
 			w.change()
 			changed := time.Now()
 			old := 0
 			for time.Since(changed) < 2*trust {
 				began := time.Now()
+				if again := m.Again(&memory); again && began.Sub(changed) > trust {
+					t.Fatalf("old after %v, had again", began.Sub(changed))
+				}
 				v, err := m.Get(t.Context(), "product", arg("1"), nil)
 				if err != nil {
 					t.Fatal(err)
@@ -171,6 +180,51 @@ func TestHungConnection(t *testing.T) {
 			m.proxy.Heal()
 			m.holds(1)
 		})
+	}
+}
+
+// stuck is a store whose confirmations stop on their way, as where nothing in this process but the reader goes on.
+type stuck struct {
+	telling
+
+	gate atomic.Pointer[chan struct{}]
+}
+
+func (s *stuck) Heads(ctx context.Context) []store.LaneHead {
+	if gate := s.gate.Load(); gate != nil {
+		<-*gate
+	}
+	return s.telling.Heads(ctx)
+}
+
+// TestConfirmationsEndByThemselves: what is held is not served for longer than T_r after the last confirmation was sent, though nobody
+// has noticed that there is no other: each hit looks itself.
+func TestConfirmationsEndByThemselves(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	s := &stuck{}
+	m := w.memory("", func(kept *redisstore.Store) fill.Store {
+		s.telling = telling{Store: kept, Tells: kept}
+		return s
+	})
+	m.holds(1)
+	v, err := m.Get(t.Context(), "product", arg("1"), nil)
+	held, ok := v.Memory()
+	if err != nil || !ok {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	gate := make(chan struct{})
+	s.gate.Store(&gate)
+	defer close(gate)
+	last := time.Now() // no confirmation is sent later
+	before := m.Stats().HitsL1
+	for began := last; began.Sub(last) < 2*trust; began = time.Now() {
+		if m.Again(&held) && began.Sub(last) > trust {
+			t.Fatalf("served %v after the last confirmation", began.Sub(last))
+		}
+	}
+	if m.Stats().HitsL1 == before {
+		t.Error("nothing was served without a confirmation on its way: the test does not show what it is about")
 	}
 }
 
