@@ -79,7 +79,6 @@ type Entry struct {
 	LoadUnproved bool
 	// CompressAbove has values of more bytes than that compressed, where the store does so. 0: none are.
 	CompressAbove int
-	// Near has values held in the process's memory, where the Reader has room for any.
 	// Near has values held in the memory of this process, where the Reader has room for any, and of others.
 	Near bool
 	Policy

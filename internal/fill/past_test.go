@@ -80,8 +80,7 @@ defaults: {ttl: 1h, negative_ttl: 5s, load_timeout: 3s, ttl_jitter: 20%}
 entries:
   product: {key: "product:{id}", query: SELECT id FROM products WHERE id = @id, ttl: 10m}
   code: {key: "code:{id}", depends_on: [{table: products, key: "{id}"}], result: many, on_unproved: load, on_change: {serve_stale: {for: 2s}},
-    serve_stale_on_error: 10s, soft_timeout: 1s, eager_refresh: 20%, max_loads: 4, max_value: 1MiB, compress_above: 4KiB}
-    serve_stale_on_error: 10s, soft_timeout: 1s, eager_refresh: 20%, max_loads: 4, max_value: 1MiB, l1: off}
+    serve_stale_on_error: 10s, soft_timeout: 1s, eager_refresh: 20%, max_loads: 4, max_value: 1MiB, compress_above: 4KiB, l1: off}
 `), func(string) (string, bool) { return "", false })
 	if err != nil {
 		t.Fatal(err)
