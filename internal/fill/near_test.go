@@ -15,7 +15,6 @@ import (
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/near"
 	"github.com/freshet/freshet/internal/redisstore"
-	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/internal/testkit/faultproxy"
 )
 
@@ -190,7 +189,7 @@ type stuck struct {
 	gate atomic.Pointer[chan struct{}]
 }
 
-func (s *stuck) Heads(ctx context.Context) []store.LaneHead {
+func (s *stuck) Heads(ctx context.Context) []redisstore.LaneHead {
 	if gate := s.gate.Load(); gate != nil {
 		<-*gate
 	}
