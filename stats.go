@@ -1,10 +1,11 @@
 package freshet
 
-// Stats are counts since Open: of this Cache, of no other process. Every count but Database.Open only grows, and each reason is
+// Stats are counts since Open: of this Cache, of no other process. Every count but Database.Open, L1.Bytes and L1.Records only grows, and each reason is
 // in its map, also with zero.
 type Stats struct {
-	Hits   uint64 `json:"hits"`   // reads that were served a live value of the cache
-	Misses uint64 `json:"misses"` // reads that found nothing live, or nothing that was shown to be what they asked for
+	Hits   uint64 `json:"hits"`    // reads that were served a live value of the cache
+	HitsL1 uint64 `json:"hits_l1"` // of them, those that were served from the memory of this process (l1)
+	Misses uint64 `json:"misses"`  // reads that found nothing live, or nothing that was shown to be what they asked for
 	// Loads are the statements that were sent to the database, and the runs of code that loads; LoadErrors, of them, those that failed.
 	Loads      uint64 `json:"loads"`
 	LoadErrors uint64 `json:"load_errors"`
@@ -53,6 +54,17 @@ type Stats struct {
 	// or "unfollowed" (no daemon is known to follow); asked in vain, since it was "behind", "foreign", "failed" or gave what may not be stored ("refused"). All but
 	// the used went to the primary.
 	Replicas map[string]uint64 `json:"replicas"`
+
+	// L1 is what is held in the memory of this process: counts, and in Bytes and Records what there is now. nil: nothing is to be held.
+	L1 *struct {
+		Puts    uint64 `json:"puts"`    // values that were put there
+		Refused uint64 `json:"refused"` // values that were not, since they had changed while they were read
+		Pushed  uint64 `json:"pushed"`  // values, and tags and the like that values are tied to, that Redis has said have changed
+		Evicted uint64 `json:"evicted"` // values for which there was no room
+		Dropped uint64 `json:"dropped"` // values that were dropped with the connection on which they were read
+		Bytes   uint64 `json:"bytes"`   // by an estimate that counts decoded values in
+		Records uint64 `json:"records"` // values
+	} `json:"l1,omitempty"`
 }
 
 // Stats returns what the cache has counted.

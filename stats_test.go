@@ -20,6 +20,9 @@ func fillStats(v reflect.Value, n *uint64) {
 		switch f.Kind() {
 		case reflect.Struct:
 			fillStats(f, n)
+		case reflect.Pointer:
+			f.Set(reflect.New(f.Type().Elem()))
+			fillStats(f.Elem(), n)
 		case reflect.Map:
 			f.Set(reflect.ValueOf(map[string]uint64{"reason": *n}))
 		case reflect.Bool:

@@ -112,8 +112,9 @@ type counts struct {
 	puts, refused, pushed, evicted, dropped atomic.Uint64
 }
 
-// Stats are counts since the Store was made, and what it holds now.
-type Stats struct {
+// Stats are counts since the Store was made, and what it holds now. It has no name of its own, so that what has it can become a type of another
+// package.
+type Stats = struct {
 	Puts    uint64 `json:"puts"`    // records that were taken
 	Refused uint64 `json:"refused"` // records that something was heard about while they were read
 	Pushed  uint64 `json:"pushed"`  // records, and epochs that records are tied to, that the server has said were over
@@ -123,8 +124,8 @@ type Stats struct {
 	Records uint64 `json:"records"` // held
 }
 
-// Events are what has become of records, by name.
-func (s *Stats) Events() map[string]uint64 {
+// Events are what has become of records, by name. s may be nil.
+func Events(s *Stats) map[string]uint64 {
 	if s == nil {
 		s = &Stats{}
 	}

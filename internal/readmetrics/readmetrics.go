@@ -88,7 +88,7 @@ func All() []Metric {
 		many("freshet_reads_bypass_total", "Reads that went to the database past the cache, by reason.", "reason", func(s *fill.Stats) map[string]uint64 { return s.Bypassed }),
 		many(
 			"freshet_l1_records_total", "Records in the memory of the process: put there, refused since they had changed meanwhile, and what ended them.",
-			"event", func(s *fill.Stats) map[string]uint64 { return s.L1.Events() },
+			"event", func(s *fill.Stats) map[string]uint64 { return near.Events(s.L1) },
 		),
 		held("freshet_l1_held_records", "Records in the memory of the process now.", func(s *near.Stats) uint64 { return s.Records }),
 		held("freshet_l1_held_bytes", "What they take, by an estimate that counts decoded values in.", func(s *near.Stats) uint64 { return s.Bytes }),
