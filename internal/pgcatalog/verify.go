@@ -33,7 +33,7 @@ func (e *DisagreementError) Error() string {
 // Verify asks the database for its own reading of an entry's canonical query. PREPARE tells the types of the
 // parameters, which have to be the planned ones. A temporary view, in a transaction that is rolled back, tells the
 // columns that are read: each has to be in the rules or among the ignored ones (schema.table.column). The same holds of the
-// queries of its TAG rules. It also tells whether an operator, a cast or a function of a user came in, which a plan never means. Verify needs the privilege to
+// queries of its TAG rules. Those of its LOOKUP rules have to be ones that PREPARE takes. It also tells whether an operator, a cast or a function of a user came in, which a plan never means. Verify needs the privilege to
 // create temporary tables, on a primary. Entries that code loads have no query to verify. Of row versions it also sees that
 // they are text, beside the entry's own columns; physical ones are given up where a table keeps its rows in something else
 // than PostgreSQL's heap. And the form of the query in which one statement loads many keys is given up where PostgreSQL does not
@@ -55,6 +55,14 @@ func Verify(ctx context.Context, conn *pgx.Conn, e *rule.Entry, ignored ...strin
 	for _, query := range queries {
 		if err := verifyReads(ctx, conn, e, query, types, ignored); err != nil {
 			return err
+		}
+	}
+	for _, r := range e.Rules {
+		if r.Lookup == nil {
+			continue
+		}
+		if _, err := conn.PgConn().Prepare(ctx, "", r.Lookup.SQL, nil); err != nil {
+			return fmt.Errorf("prepare the look-up of entry %s for %s.%s: %w", e.Name, r.Schema, r.Table, err)
 		}
 	}
 	if err := verifyRowVersion(ctx, conn, e); err != nil {

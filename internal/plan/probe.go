@@ -72,7 +72,7 @@ func (c *compiler) through(d *decision) []*schema.Column {
 		column := &d.of.table.Columns[i]
 		root := d.equal.root(columnRef{occurrence: d.of, name: column.Name}.node())
 		element := slices.ContainsFunc(d.facts, func(f fact) bool { return f.member > 0 && d.equal.root(f.element()) == root })
-		if !column.Generated && (element || slices.ContainsFunc(d.path, func(s step) bool { return c.columnOf(s.to, root, d.equal) != "" })) {
+		if !column.Generated && (element || slices.ContainsFunc(d.path, func(s step) bool { return d.tied(s.to)[root] != "" })) {
 			own(column, root)
 		}
 	}

@@ -14,9 +14,8 @@ import (
 // selectList reads what the block returns. Stars are expanded and every output gets its name.
 func (b *block) selectList() error {
 	targets := b.statement.GetTargetList()
-	if b.exists && len(targets) == 1 && isStar(targets[0]) && len(b.statement.GetDistinctClause()) == 0 {
-		// Only whether there is a row counts: the star would read every column for nothing. With DISTINCT they say how many rows there
-		// are, for OFFSET to pass over.
+	if b.exists && len(targets) == 1 && isStar(targets[0]) && !b.looksAtOutputs() {
+		// Only whether there is a row counts: the star would read every column for nothing.
 		b.visits()[targets[0].GetResTarget()] = true
 		b.visits()[targets[0].GetResTarget().GetVal().GetColumnRef()] = true
 		b.edit(func() {
@@ -49,6 +48,14 @@ func (b *block) selectList() error {
 	}
 	b.edit(func() { b.statement.TargetList = expanded })
 	return nil
+}
+
+// looksAtOutputs reports whether it matters to how many rows there are what the select list has: DISTINCT tells rows apart by it, and GROUP BY
+// and ORDER BY may name its columns by number.
+func (b *block) looksAtOutputs() bool {
+	s := b.statement
+	return len(s.GetDistinctClause()) > 0 || len(s.GetGroupClause()) > 0 ||
+		slices.ContainsFunc(s.GetSortClause(), func(n *pg_query.Node) bool { return n.GetSortBy().GetNode().GetAConst() != nil })
 }
 
 func isStar(target *pg_query.Node) bool {

@@ -85,6 +85,7 @@ func classes() []watched {
 		one("SELECT id FROM a WHERE x = @p AND long = 1e2::text", asItStands, "SELECT id FROM a WHERE x = @p AND long = '1e2'"),
 		one("SELECT id FROM a WHERE x = @p AND long <> 1e2::text AND y <> 2::int8"),
 		one("SELECT id FROM a WHERE x = @p AND x = 1e0::int4 AND EXISTS (SELECT DISTINCT * FROM b WHERE b.x = a.x OFFSET 1)"),
+		one("SELECT id FROM a WHERE x = @p AND EXISTS (SELECT * FROM (SELECT b.y FROM b WHERE b.x = a.x) s GROUP BY 1 HAVING count(*) > 1)"),
 		two(domain{cast: "int8", values: []string{"0", "1", "2", "NULL"}}, "SELECT id, kind FROM a WHERE x = @p AND (@q IS NULL OR id = @q)",
 			nullForgotten, "SELECT id, kind FROM a WHERE x = @p AND id = @q"),
 		two(domain{cast: "text", values: []string{"x", "z"}}, "SELECT a.id, b.id AS other FROM a JOIN b ON b.x = a.x AND b.kind = 'x' WHERE a.x = @p AND b.kind = @q"),

@@ -270,6 +270,9 @@ func away() []watched {
 		one("SELECT a.id FROM a LEFT JOIN (b JOIN LATERAL (SELECT c.kind FROM c WHERE c.x = b.y) s ON true) ON b.x = a.x WHERE a.y = @p AND b.id IS NULL"),
 		one("SELECT a.id FROM a LEFT JOIN b ON b.x = a.x AND NOT EXISTS (SELECT 1 FROM c WHERE c.x = b.y) WHERE a.y = @p AND (b.kind = 'y' OR b.kind IS NULL)"),
 		one("SELECT a.id FROM a LEFT JOIN (b LEFT JOIN d e ON e.x = b.id) ON b.x = a.x AND EXISTS (SELECT 1 FROM c WHERE c.x = e.y) WHERE a.y = @p AND e.kind IS NULL"),
+		// a generated column on the way is not in the log, and the database knows it
+		one("SELECT a.id FROM a JOIN made ON made.twice = a.y WHERE made.id = @p"),
+		one("SELECT a.id, made.id AS other FROM a LEFT JOIN made ON made.twice = a.id WHERE a.x = @p"),
 		one("SELECT id FROM a WHERE x = @p AND id > @q", integers()),
 		one("SELECT kind FROM a WHERE x = @p EXCEPT SELECT kind FROM b"),
 		one("SELECT b.id FROM a_and_b v JOIN b ON b.y = v.id WHERE v.x = @p"),

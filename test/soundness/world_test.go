@@ -17,6 +17,7 @@ CREATE TABLE a (id int PRIMARY KEY, x int NOT NULL, y int, kind text, live boole
 CREATE TABLE b (id int PRIMARY KEY, x int NOT NULL, y int, kind text, live boolean, long text);
 CREATE TABLE c (id bigint PRIMARY KEY, x bigint NOT NULL, y int, kind text, live boolean, long text);
 CREATE TABLE d (id smallint NOT NULL, x int NOT NULL, y int, kind varchar(20), live boolean, long text, PRIMARY KEY (x, id));
+CREATE TABLE made (id int PRIMARY KEY, x int NOT NULL, twice int GENERATED ALWAYS AS (x * 2) STORED);
 CREATE TABLE parent (id int PRIMARY KEY, name text, deleted_at timestamptz);
 CREATE TABLE child (id int PRIMARY KEY, parent_id int NOT NULL REFERENCES parent ON DELETE CASCADE ON UPDATE CASCADE, note text);
 CREATE TABLE typed (id int PRIMARY KEY, n numeric NOT NULL, s text NOT NULL, u uuid NOT NULL, d date NOT NULL, e state NOT NULL, ok boolean NOT NULL, tz timestamptz NOT NULL, note text);
@@ -41,7 +42,7 @@ CREATE CONSTRAINT TRIGGER at_commit_c AFTER UPDATE ON c DEFERRABLE INITIALLY DEF
 const identityFull = `
 ALTER TABLE a REPLICA IDENTITY FULL; ALTER TABLE b REPLICA IDENTITY FULL; ALTER TABLE c REPLICA IDENTITY FULL;
 ALTER TABLE d REPLICA IDENTITY FULL; ALTER TABLE parent REPLICA IDENTITY FULL; ALTER TABLE child REPLICA IDENTITY FULL;
-ALTER TABLE typed REPLICA IDENTITY FULL;
+ALTER TABLE typed REPLICA IDENTITY FULL; ALTER TABLE made REPLICA IDENTITY FULL;
 `
 
 // identityMinimal has it carry as little as the rules need: the primary key, or an index as plan's errors propose it.
@@ -171,6 +172,8 @@ func (w writer) columns(table string) []column {
 	switch table {
 	case "parent":
 		return []column{{"id", small}, {"name", kind}, {"deleted_at", func() string { return w.maybe("'2026-01-01 00:00:00+00'") }}}
+	case "made":
+		return []column{{"id", small}, {"x", small}}
 	case "child":
 		return []column{{"id", small}, {"parent_id", small}, {"note", kind}}
 	case "parts":
@@ -195,7 +198,7 @@ func (w writer) columns(table string) []column {
 
 // statement is a random write.
 func (w writer) statement() string {
-	table := w.pick("a", "a", "a", "b", "b", "b", "c", "c", "d", "parent", "child", "typed", "typed", "parts")
+	table := w.pick("a", "a", "a", "b", "b", "b", "c", "c", "d", "parent", "child", "typed", "typed", "parts", "made")
 	columns := w.columns(table)
 	where := func() string {
 		c := columns[w.IntN(2)] // the first two are numbers
