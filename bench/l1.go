@@ -122,35 +122,36 @@ func (b *bench) memories(ctx context.Context, a *application, names []string) (r
 		}
 		return nil
 	}
-	return []*reader{
-			{name: "freshet", read: func(ctx context.Context, id int) error {
-				_, err := a.items.Get(ctx, id)
-				return err
-			}},
-			{name: "otter", read: func(_ context.Context, id int) error {
-				_, ok := byKey.GetIfPresent(id)
-				return found(ok)
-			}},
-			{name: "otter by name", read: func(_ context.Context, id int) error {
-				_, ok := byName.GetIfPresent(names[id])
-				return found(ok)
-			}},
-			{name: "sturdyc", read: func(_ context.Context, id int) error {
-				_, ok := sturdy.Get(names[id])
-				return found(ok)
-			}},
-			{name: "rueidis DoCache", read: func(ctx context.Context, id int) error {
-				_, err := tracking.DoCache(ctx, tracking.B().Get().Key(names[id]).Cache(), time.Hour).AsBytes()
-				return err
-			}},
-			{name: "go-redis cache", read: func(ctx context.Context, id int) error {
-				var v item
-				return local.Get(ctx, names[id]+":copy", &v)
-			}},
-		}, func() {
-			tracking.Close()
-			_ = client.Close()
-		}, nil
+	readers = []*reader{
+		{name: "freshet", read: func(ctx context.Context, id int) error {
+			_, err := a.items.Get(ctx, id)
+			return err
+		}},
+		{name: "otter", read: func(_ context.Context, id int) error {
+			_, ok := byKey.GetIfPresent(id)
+			return found(ok)
+		}},
+		{name: "otter by name", read: func(_ context.Context, id int) error {
+			_, ok := byName.GetIfPresent(names[id])
+			return found(ok)
+		}},
+		{name: "sturdyc", read: func(_ context.Context, id int) error {
+			_, ok := sturdy.Get(names[id])
+			return found(ok)
+		}},
+		{name: "rueidis DoCache", read: func(ctx context.Context, id int) error {
+			_, err := tracking.DoCache(ctx, tracking.B().Get().Key(names[id]).Cache(), time.Hour).AsBytes()
+			return err
+		}},
+		{name: "go-redis cache", read: func(ctx context.Context, id int) error {
+			var v item
+			return local.Get(ctx, names[id]+":copy", &v)
+		}},
+	}
+	return readers, func() {
+		tracking.Close()
+		_ = client.Close()
+	}, nil
 }
 
 // footprint measures what records take that are held, of 100 bytes each, not decoded.
