@@ -336,6 +336,7 @@ func (h *follower) run(limit time.Duration, missed map[string]int) {
 		return slices.ContainsFunc(h.variants[1:], func(v *following) bool { return missed[v.name] == 0 })
 	}
 	h.hidden(missed)
+	h.cascade(missed)
 	begun := time.Now()
 	for elapsed := time.Duration(0); elapsed < limit || elapsed < limit+grace && unnoticed(); elapsed = time.Since(begun) {
 		h.window(missed, nil)
@@ -365,6 +366,16 @@ func (h *follower) hidden(missed map[string]int) {
 	}
 	h.window(missed, [][]string{{before}})
 	h.window(missed, script)
+}
+
+// cascade deletes a row together with the row that leads to its key, which a look-up for the first one then does not find.
+func (h *follower) cascade(missed map[string]int) {
+	h.t.Helper()
+	h.window(missed, [][]string{{
+		"DELETE FROM child WHERE id = 3", "INSERT INTO parent (id, name) VALUES (3, 'x') ON CONFLICT (id) DO UPDATE SET name = 'x'",
+		"INSERT INTO child (id, parent_id) VALUES (3, 3)",
+	}})
+	h.window(missed, [][]string{{"DELETE FROM parent WHERE id = 3"}})
 }
 
 // follow makes the product's way to apply the rules, and mistaken ones.
