@@ -118,7 +118,7 @@ func (a *application) heat(ctx context.Context, slow *freshet.Typed[int, item], 
 			}
 			w.at = time.Now()
 			var text string
-			if err := conn.QueryRow(ctx, `SELECT pg_current_wal_insert_lsn()::text`).Scan(&text); err != nil {
+			if err := conn.QueryRow(ctx, `SELECT pg_current_wal_flush_lsn()::text`).Scan(&text); err != nil {
 				return err
 			}
 			var err error

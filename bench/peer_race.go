@@ -322,7 +322,7 @@ func (a *arena) write(ctx context.Context, conn *pgx.Conn, e *entrant, c cache, 
 
 func logEnd(ctx context.Context, conn *pgx.Conn) (mvcc.LSN, error) {
 	var text string
-	if err := conn.QueryRow(ctx, `SELECT pg_current_wal_insert_lsn()::text`).Scan(&text); err != nil {
+	if err := conn.QueryRow(ctx, `SELECT pg_current_wal_flush_lsn()::text`).Scan(&text); err != nil {
 		return 0, err
 	}
 	return mvcc.ParseLSN(text)

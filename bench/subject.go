@@ -123,7 +123,7 @@ func (s *subject) cached(ctx context.Context, prefix string, n int) (int64, erro
 	return total, nil
 }
 
-// position is where the log ends now.
+// position is where the log ends now, with all that was committed.
 func (s *subject) position(ctx context.Context) (mvcc.LSN, error) {
-	return s.lsn(ctx, `SELECT pg_current_wal_insert_lsn()::text`)
+	return s.lsn(ctx, `SELECT pg_current_wal_flush_lsn()::text`)
 }

@@ -188,6 +188,7 @@ func TestReloadBySignal(t *testing.T) {
 	w.overwrite(entries + strings.Replace(profile, "user_profile", "other", 1))
 	signals <- syscall.SIGHUP
 	w.until("/v1/entries/other/1", bodyIs(`{"id":1,"name":"Ada"}`))
+	w.until("/v1/entries/other/1", hit) // it has planned anew and has the slot again, which the other one would take
 	first := w.base
 	w.startReloading(nil)
 	w.until("/v1/status", func(a answer) bool { return strings.Contains(a.body, `"phase":"standby"`) })

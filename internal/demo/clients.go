@@ -76,10 +76,10 @@ func (s *stage) record(ctx context.Context, entry, key string) (fence.Record, er
 	return s.store.Get(ctx, rule.KeyPrefix(namespace, roster.Generation, e)+key)
 }
 
-// position is where PostgreSQL's log ends now.
+// position is where PostgreSQL's log ends now, with all that was committed; the next record may begin behind the header of another page.
 func (s *stage) position(ctx context.Context) (mvcc.LSN, error) {
 	var text string
-	if err := s.pool.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&text); err != nil {
+	if err := s.pool.QueryRow(ctx, "SELECT pg_current_wal_flush_lsn()::text").Scan(&text); err != nil {
 		return 0, fmt.Errorf("ask PostgreSQL for its position: %w", err)
 	}
 	return mvcc.ParseLSN(text)

@@ -38,7 +38,8 @@ func (w *world) rest(ctx context.Context) error {
 	if _, err := conn.Exec(ctx, "SELECT pg_logical_emit_message(true, 'chaos', '')"); err != nil {
 		return fmt.Errorf("flush the log: %w", err)
 	}
-	target, err := endOfLog(ctx, conn)
+	// Not where the next record will begin: that may be behind the header of a page which nobody reads before it has a record.
+	target, err := lsn(ctx, conn, "SELECT pg_current_wal_flush_lsn()::text")
 	if err != nil {
 		return err
 	}
@@ -89,9 +90,13 @@ func (w *world) rest(ctx context.Context) error {
 
 // endOfLog is a position at or after the end of everything that was committed.
 func endOfLog(ctx context.Context, conn *pgx.Conn) (mvcc.LSN, error) {
+	return lsn(ctx, conn, "SELECT pg_current_wal_insert_lsn()::text")
+}
+
+func lsn(ctx context.Context, conn *pgx.Conn, question string) (mvcc.LSN, error) {
 	var text string
-	if err := conn.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&text); err != nil {
-		return 0, fmt.Errorf("ask for the end of the log: %w", err)
+	if err := conn.QueryRow(ctx, question).Scan(&text); err != nil {
+		return 0, fmt.Errorf("ask for a position of the log: %w", err)
 	}
 	return mvcc.ParseLSN(text)
 }

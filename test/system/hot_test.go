@@ -44,7 +44,7 @@ func TestHotKeyInTwoProcesses(t *testing.T) {
 	var fresh []committed
 	for n := 1; n <= writes; n++ {
 		w.exec(conn, "UPDATE products SET price = $1 WHERE id = 1", n)
-		end, err := lsn(t.Context(), conn, "SELECT pg_current_wal_insert_lsn()::text")
+		end, err := lsn(t.Context(), conn, "SELECT pg_current_wal_flush_lsn()::text")
 		if err != nil {
 			t.Fatal(err)
 		}

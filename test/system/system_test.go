@@ -172,7 +172,7 @@ func TestGracefulStop(t *testing.T) {
 	for n := range writes {
 		w.exec(conn, "UPDATE products SET price = price + 1 WHERE id = $1", n%100+1)
 	}
-	last, err := lsn(t.Context(), conn, "SELECT pg_current_wal_insert_lsn()::text")
+	last, err := lsn(t.Context(), conn, "SELECT pg_current_wal_flush_lsn()::text")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +280,7 @@ func TestKilledAgainAndAgain(t *testing.T) {
 		d = w.serve(strconv.Itoa(round))
 	}
 	w.live(d)
-	last, err := lsn(t.Context(), conn, "SELECT pg_current_wal_insert_lsn()::text")
+	last, err := lsn(t.Context(), conn, "SELECT pg_current_wal_flush_lsn()::text")
 	if err != nil {
 		t.Fatal(err)
 	}
