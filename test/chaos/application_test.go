@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -51,6 +52,9 @@ type report struct {
 
 // writing is how many in an application write at a time. A strict commit takes a second.
 const writing = 8
+
+// applicationName is what an application's writers call their sessions.
+const applicationName = "application"
 
 // quietLock is held by an application's transactions, shared, and by whoever wants none.
 const quietLock = -1
@@ -236,7 +240,7 @@ func (w *world) startApplication() *application {
 	number := w.applications
 	w.mu.Unlock()
 	a, err := w.launch(&job{
-		Config: w.readerFile, Primary: w.primaryFile, Seed: w.seed, Number: number, Database: w.throughProxy(w.links.readerDatabase),
+		Config: w.readerFile, Primary: w.primaryFile, Seed: w.seed, Number: number, Database: w.throughProxy(w.links.readerDatabase) + "&application_name=" + applicationName,
 	})
 	if err != nil {
 		w.t.Fatalf("start application: %v", err)
@@ -376,6 +380,10 @@ func sleepThroughMove(w *world, r *rand.Rand) error {
 		if w.nodes != nil { // where each lane has its HEAD
 			move = dropSlot
 		}
+		// Tables that are new in the stream wait for every transaction that is open, and it would keep its own for as long as it stands still.
+		if err := w.endTransactions(applicationName); err != nil {
+			return err
+		}
 		if err := move(w, r); err != nil {
 			return err
 		}
@@ -388,6 +396,18 @@ func sleepThroughMove(w *world, r *rand.Rand) error {
 		})
 		err = errors.Join(err, w.settled())
 		wait(w.t.Context(), 2*time.Second)
+		return err
+	})
+}
+
+// endTransactions ends the sessions of a name that have a transaction open and ask for nothing, or wait in vain, until there is none.
+func (w *world) endTransactions(name string) error {
+	return until(w.t.Context(), func(ctx context.Context) error {
+		open, err := w.query(ctx, `SELECT CASE WHEN state LIKE 'idle in transaction%' OR pg_blocking_pids(pid) <> '{}' THEN pg_terminate_backend(pid)::text ELSE state END
+			FROM pg_stat_activity WHERE application_name = $1 AND xact_start IS NOT NULL`, name)
+		if err == nil && len(open) > 0 {
+			err = fmt.Errorf("%d sessions of %s have a transaction open", len(open), name)
+		}
 		return err
 	})
 }
