@@ -21,7 +21,8 @@ CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (1) TO (2);
 CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM (2) TO (3);
 INSERT INTO events VALUES (1, 1, 'one'), (1, 2, 'two');
 CREATE TABLE events_3 (id int8, day int4, what text, PRIMARY KEY (id, day));
-INSERT INTO events_3 VALUES (1, 3, 'three')`
+INSERT INTO events_3 VALUES (1, 3, 'three');
+CREATE FUNCTION greeting(whom text) RETURNS text LANGUAGE sql STABLE AS 'SELECT ''hello '' || whom'`
 
 const moodEntries = `
 defaults: {ttl: 1h, load_timeout: 2s}
@@ -29,7 +30,11 @@ entries:
   person: {key: 'person:{id}', query: 'SELECT name, mood, home FROM people WHERE id = @id'}
   team: {key: 'team:{team}', result: many, query: 'SELECT name FROM people WHERE team = @team ORDER BY name'}
   event: {key: 'event:{id}', result: many, query: 'SELECT what FROM events WHERE id = @id ORDER BY day'}
+  greeted: {key: 'greeted:{id}', query: 'SELECT greeting(name) AS said FROM people WHERE id = @id', functions: {greeting: {reads: []}}}
 `
+
+// replaced has what moodEntries say of a person otherwise.
+const replaced = `CREATE OR REPLACE FUNCTION greeting(whom text) RETURNS text LANGUAGE sql STABLE AS 'SELECT ''bye '' || whom'`
 
 // shownWithin is how soon a schema change shows at the latest.
 const shownWithin = 10 * time.Second
@@ -79,6 +84,8 @@ func TestValuesThatDDLChanges(t *testing.T) {
 			name: "TRUNCATE of a partition", path: "event/1", before: events, statement: `TRUNCATE events_2`,
 			after: `[{"what":"one"}]`,
 		},
+		{name: "function", path: "greeted/1", before: `{"said":"hello a"}`, statement: replaced, after: `{"said":"bye a"}`},
+		{name: "function without a daemon", path: "greeted/1", down: true, before: `{"said":"hello a"}`, statement: replaced, after: `{"said":"bye a"}`},
 		{
 			name: "rewrite without a daemon", path: "person/1", down: true, before: person,
 			statement: `ALTER TABLE people ALTER name TYPE text COLLATE "C" USING name || '?'`,
@@ -118,5 +125,28 @@ func TestValuesThatDDLChanges(t *testing.T) {
 			})
 			w.until(path, func(a answer) bool { return hit(a) && a.body == tt.after })
 		})
+	}
+}
+
+// TestFunctionsThatChange: an entry that calls a function leaves the cache when the function is not what it must be any more, says
+// why, and returns with it; the others stay.
+func TestFunctionsThatChange(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	w.pg.Exec(t, w.url, strings.Split(moods, ";")...)
+	w.configure(moodEntries)
+	w.start()
+	w.ready()
+	const path = "/v1/entries/greeted/1"
+	w.until(path, hit)
+	for _, tt := range []struct{ statement, problem string }{
+		{`ALTER FUNCTION greeting(text) VOLATILE`, "greeting() is VOLATILE"},
+		{`ALTER FUNCTION greeting(text) RENAME TO greetings`, "the function greeting()"},
+	} {
+		w.pg.Exec(t, w.url, tt.statement)
+		w.until("/v1/status", func(a answer) bool { return strings.Contains(a.body, tt.problem) })
+		w.until("/v1/entries/person/1", hit)
+		w.pg.Exec(t, w.url, `DROP FUNCTION IF EXISTS greetings`, replaced)
+		w.until(path, func(a answer) bool { return hit(a) && a.body == `{"said":"bye a"}` })
 	}
 }

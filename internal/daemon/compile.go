@@ -70,6 +70,7 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn, retained []rule.
 		c.logger.ErrorContext(ctx, "entry is out of the cache: its query cannot be planned", slog.Any("err", err))
 	}
 	retained = slices.DeleteFunc(retained, func(d rule.Declared) bool { return own[d.Digest()] })
+	result.Called, result.Functions = called(catalog, slices.Concat(file.Declared(), retained))
 	result.Retained, err = c.retained(ctx, conn, catalog, retained)
 	return &result, err
 }
@@ -94,6 +95,26 @@ func mentioned(catalog *schema.Catalog, d *rule.Declared) (names []schema.Name) 
 		}
 	}
 	return names
+}
+
+// called are the functions that entries may call, by their names without schemas, and what is there of these names.
+func called(catalog *schema.Catalog, declared []rule.Declared) (names []string, made map[schema.Name]string) {
+	for i := range declared {
+		for name := range declared[i].Functions {
+			for _, name := range []string{name, name[strings.LastIndexByte(name, '.')+1:]} { // a dot may be part of the name
+				if !slices.Contains(names, name) {
+					names = append(names, name)
+				}
+			}
+		}
+	}
+	made = map[schema.Name]string{}
+	for name, f := range catalog.Functions {
+		if slices.Contains(names, name.Name) {
+			made[name] = f.Definition
+		}
+	}
+	return names, made
 }
 
 // retained plans versions that the configuration does not declare. Nobody is asked to mend what stands in no file: one

@@ -75,12 +75,13 @@ WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 
   AND cn.nspname NOT LIKE 'pg\_temp\_%'
 ORDER BY a.attrelid, a.attnum`
 
-// Functions of one name are taken together: which of them a call means depends on its arguments.
+// Functions of one name are taken together: which of them a call means depends on its arguments. $1 are names without their
+// schemas; NULL are all.
 const functionsQuery = `
 SELECT n.nspname::text, p.proname::text, max(p.provolatile::text),
        md5(string_agg(concat_ws(' ', p.oid, p.proargtypes, p.prolang, p.provolatile, p.prosrc, p.probin, p.proconfig, p.prosqlbody), ',' ORDER BY p.oid))
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE p.prokind = 'f' AND NOT p.proretset
+WHERE p.prokind = 'f' AND NOT p.proretset AND ($1::text[] IS NULL OR p.proname = ANY ($1::text[]))
   AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp\_%'
 GROUP BY 1, 2`
 
@@ -99,7 +100,7 @@ func Read(ctx context.Context, conn *pgx.Conn) (*schema.Catalog, error) {
 }
 
 func read(ctx context.Context, tx pgx.Tx) (*schema.Catalog, error) {
-	catalog := &schema.Catalog{Tables: map[schema.Name]*schema.Table{}, Functions: map[schema.Name]*schema.Function{}}
+	catalog := &schema.Catalog{Tables: map[schema.Name]*schema.Table{}}
 	const settings = `SELECT current_setting('server_version_num')::int, current_schemas(false)::text[]`
 	if err := tx.QueryRow(ctx, settings).Scan(&catalog.ServerVersion, &catalog.SearchPath); err != nil {
 		return nil, err
@@ -144,16 +145,6 @@ func read(ctx context.Context, tx pgx.Tx) (*schema.Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
-	if rows, err = tx.Query(ctx, functionsQuery); err != nil {
-		return nil, err
-	}
-	var f schema.Function
-	var volatility string
-	_, err = pgx.ForEachRow(rows, []any{&f.Schema, &f.Name.Name, &volatility, &f.Definition}, func() error {
-		made := f
-		made.Volatility = volatility[0]
-		catalog.Functions[made.Name] = &made
-		return nil
-	})
+	catalog.Functions, err = readFunctions(ctx, tx, nil)
 	return catalog, err
 }

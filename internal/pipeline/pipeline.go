@@ -30,6 +30,10 @@ type Compiled struct {
 	Refused map[string]string
 	// Mentioned are tables and views that refused entries may read: once they look otherwise, the entries are planned anew.
 	Mentioned []schema.Name
+	// Called are names, without schemas, of functions of users that entries call, refused ones too, and Functions what those of
+	// these names were made of when the entries were planned: once they are made otherwise, the entries are planned anew.
+	Called    []string
+	Functions map[schema.Name]string
 	// Retained are the versions that were asked for besides, less those that the configuration declares itself, and those
 	// that cannot be planned any more.
 	Retained []*rule.Entry

@@ -101,8 +101,8 @@ func (s *session) know(ctx context.Context) error {
 	return nil
 }
 
-// errShape ends a session whose tables are not those that were planned any more.
-var errShape = errors.New("the tables that entries read have changed")
+// errShape ends a session whose tables, or functions, are not those that were planned any more.
+var errShape = errors.New("the tables that entries read, or functions that they call, have changed")
 
 // sameShapes reports whether what was planned of the tables still holds. A table that was swapped for another by renaming
 // never shows in the stream.
@@ -146,7 +146,11 @@ func (s *session) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !sameShapes(s.p.tables, looks, s.looks) {
+	functions, err := pgcatalog.Functions(ctx, s.conn, s.compiled.Called)
+	if err != nil {
+		return err
+	}
+	if !sameShapes(s.p.tables, looks, s.looks) || !maps.Equal(functions, s.compiled.Functions) {
 		return errShape
 	}
 	if !maps.Equal(looks, s.looks) {

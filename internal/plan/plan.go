@@ -256,7 +256,7 @@ func (c *compiler) finish(q *query) (*Compiled, error) {
 	}
 	for _, f := range c.functions {
 		entry.Functions = append(entry.Functions, f.String())
-		c.warn("%s() is a function of your own: replacing it shows when the daemon plans again, at its next start or when a table of the entry is altered", f.Name.Name)
+		c.warn("%s() is a function of your own: replacing it shows within some seconds, replacing what it calls in turn does not", f.Name.Name)
 	}
 	entry.Batch = c.batch(entry)
 	entry.Shape = c.shape(slices.Concat(c.tables(), boxes), c.views...)
