@@ -123,19 +123,8 @@ func (a *Applier) spell(names []string, entry int, r *rule.Rule, rows [][]*strin
 	args := make([]keytext.Arg, len(e.Params))
 	var key []byte
 	for _, row := range rows {
-		for i := range args {
-			switch {
-			case i < len(r.Fixed) && r.Fixed[i] != nil:
-				args[i] = *r.Fixed[i]
-			case i >= len(row) || row[i] == nil:
-				return names, fmt.Sprintf("the look-up for table %s.%s does not tell parameter %s", r.Schema, r.Table, e.Params[i].Name)
-			default:
-				text, err := keytext.AppendCanonicalLog(nil, e.Params[i].Type.Wide(), []byte(*row[i]))
-				if err != nil {
-					return names, fmt.Sprintf("the look-up for table %s.%s: parameter %s: %v", r.Schema, r.Table, e.Params[i].Name, err)
-				}
-				args[i] = keytext.Arg{Text: string(text)}
-			}
+		if err := r.Found(e.Params, row, args); err != nil {
+			return names, err.Error()
 		}
 		key = template.Append(key[:0], args)
 		if prefix := a.opts.Names.prefix(entry, key); prefix != "" {

@@ -28,6 +28,7 @@ func (a *app) explain() *cobra.Command {
 		Long: "explain shows how the changes of each table map to an entry's keys, or why the entry is refused.\n" +
 			"With --event it says which keys one change affects: a table, INSERT, UPDATE, DELETE or TRUNCATE, and columns; col=value has\n" +
 			"one value, col: old -> new two; names and values are quoted as in SQL where need be.\n" +
+			"Keys that the row reaches through other tables are looked up in the database, as they are now.\n" +
 			"It reads the database's catalog and statistics, and changes nothing. Exit code 2 when an entry is refused.",
 		Example:           "  freshet explain\n  freshet explain product --json\n  freshet explain --event 'users UPDATE id=7 team_id: 1 -> 2'",
 		Args:              cobra.MaximumNArgs(1),
@@ -37,14 +38,21 @@ func (a *app) explain() *cobra.Command {
 			if len(args) == 1 {
 				only = args[0]
 			}
-			return a.runExplain(cmd.Context(), only, event)
+			var change *whatif.Event
+			if cmd.Flags().Changed("event") {
+				var err error
+				if change, err = whatif.Parse(event); err != nil {
+					return inEvent(err)
+				}
+			}
+			return a.runExplain(cmd.Context(), only, change)
 		},
 	})
 	cmd.Flags().StringVar(&event, "event", "", "a `change` to answer for, such as 'users UPDATE id=7 team_id: 1 -> 2'")
 	return cmd
 }
 
-func (a *app) runExplain(ctx context.Context, only, event string) error {
+func (a *app) runExplain(ctx context.Context, only string, change *whatif.Event) error {
 	c, err := a.load()
 	if err != nil {
 		return err
@@ -52,12 +60,6 @@ func (a *app) runExplain(ctx context.Context, only, event string) error {
 	if only != "" {
 		if err := noSuchEntry(c, only); err != nil {
 			return err
-		}
-	}
-	var change *whatif.Event
-	if event != "" {
-		if change, err = whatif.Parse(event); err != nil {
-			return inEvent(err)
 		}
 	}
 	conn, err := connect(ctx, c)

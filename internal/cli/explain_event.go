@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgcatalog"
 	"github.com/freshet/freshet/internal/plan"
 	"github.com/freshet/freshet/internal/rule"
@@ -27,11 +29,15 @@ func (a *app) runEvent(ctx context.Context, conn *pgx.Conn, event *whatif.Event,
 		compiled []*rule.Entry
 		refused  []error
 	)
+	looked := map[string]*rule.Entry{}
 	for _, p := range entries {
 		if p.err != nil {
 			refused = append(refused, p.err)
-		} else {
-			compiled = append(compiled, p.compiled.Entry)
+			continue
+		}
+		compiled = append(compiled, p.compiled.Entry)
+		if slices.ContainsFunc(p.compiled.Entry.Rules, func(r rule.Rule) bool { return r.Class == rule.Tag }) {
+			looked[p.name] = p.lookedUp()
 		}
 	}
 	var answer *whatif.Answer
@@ -46,6 +52,10 @@ func (a *app) runEvent(ctx context.Context, conn *pgx.Conn, event *whatif.Event,
 		answer, err = event.Answer(whatif.Options{
 			Catalog: catalog, Entries: compiled,
 			Text: func(column *schema.Column, text string) (string, error) { return logText(ctx, tx, column, text) },
+			Through: func(entry *rule.Entry, index int, values [][]string) (*whatif.Through, error) {
+				return keysThrough(ctx, tx, entry, index, values)
+			},
+			LookedUp: looked,
 		})
 		return err
 	})
@@ -135,16 +145,79 @@ func fanOuts(ctx context.Context, conn *pgx.Conn, entries []planned) (map[string
 	return all, nil
 }
 
+// keysListed is how many keys of one rule an event is answered with.
+const keysListed = 100
+
+// keysThrough looks up the keys that rows with the values lead to through other tables now. What the database refuses, or takes too
+// long for, is part of the answer.
+func keysThrough(ctx context.Context, tx pgx.Tx, entry *rule.Entry, index int, values [][]string) (*whatif.Through, error) {
+	r := &entry.Rules[index]
+	columns := make([]any, len(r.Lookup.From))
+	for n := range columns {
+		column := make([]string, len(values))
+		for i := range values {
+			column[i] = values[i][n]
+		}
+		columns[n] = column
+	}
+	template, err := rule.ParseTemplate(entry.Key)
+	if err != nil {
+		return nil, err
+	}
+	through := &whatif.Through{Keys: []string{}}
+	err = pgx.BeginFunc(ctx, tx, func(point pgx.Tx) error { // an error must not end the transaction
+		if _, err := point.Exec(ctx, `SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '1s'`); err != nil {
+			return err
+		}
+		places := make([]string, len(entry.Params))
+		for i := range places {
+			places[i] = strconv.Itoa(i + 1)
+		}
+		rows, err := point.Query(ctx, fmt.Sprintf("%s ORDER BY %s LIMIT %d", r.Lookup.SQL, strings.Join(places, ", "), keysListed+1), columns...)
+		if err != nil {
+			return err
+		}
+		found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) ([]*string, error) {
+			texts := make([]*string, len(row.RawValues())) // all of them text, or NULL
+			for i, raw := range row.RawValues() {
+				if raw != nil {
+					text := string(raw)
+					texts[i] = &text
+				}
+			}
+			return texts, nil
+		})
+		if err != nil {
+			return err
+		}
+		args := make([]keytext.Arg, len(entry.Params))
+		for i, row := range found {
+			if i == keysListed {
+				through.More = true
+				break
+			}
+			if err := r.Found(entry.Params, row, args); err != nil {
+				return err
+			}
+			through.Keys = append(through.Keys, string(template.Append(nil, args)))
+		}
+		return nil
+	})
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
+		through.Problem = "the database does not say: " + refused.Message
+		err = nil
+	}
+	return through, err
+}
+
 // reach estimates how many keys a row leads to through other tables: as many as PostgreSQL itself expects of the query that would
 // look them up. Only those of them that are cached are dropped by a TAG rule.
 func (p *planned) reach(ctx context.Context, conn *pgx.Conn, index int, f *fanOut) error {
-	declared := p.declared
-	declared.Rules = nil
-	looked, err := plan.Compile(p.catalog, declared, rule.Lookup, rule.Group, rule.Broad)
-	if err != nil || len(looked.Entry.Rules) != len(p.compiled.Entry.Rules) || looked.Entry.Rules[index].Lookup == nil {
-		return nil //nolint:nilerr // the entry is planned; how far this rule reaches is not known
+	looked := p.lookedUp()
+	if looked == nil || looked.Rules[index].Lookup == nil {
+		return nil // the entry is planned; how far this rule reaches is not known
 	}
-	l := looked.Entry.Rules[index].Lookup
+	l := looked.Rules[index].Lookup
 	top, err := explainLookUp(ctx, conn, l)
 	if err != nil {
 		return fmt.Errorf("estimate how far changes of %s reach: %w", f.Table, err)
@@ -154,6 +227,17 @@ func (p *planned) reach(ctx context.Context, conn *pgx.Conn, index int, f *fanOu
 		f.Text = fmt.Sprintf("about %d keys for a changed row, through %s", f.Keys, strings.Join(l.From, ", "))
 	}
 	return nil
+}
+
+// lookedUp is the entry as it would be with LOOKUP rules in the place of TAG ones; nil where it could not.
+func (p *planned) lookedUp() *rule.Entry {
+	declared := p.declared
+	declared.Rules = nil
+	looked, err := plan.Compile(p.catalog, declared, rule.Lookup, rule.Group, rule.Broad)
+	if err != nil || len(looked.Entry.Rules) != len(p.compiled.Entry.Rules) {
+		return nil
+	}
+	return looked.Entry
 }
 
 // querier is a connection or a transaction.

@@ -51,6 +51,16 @@ type RuleAnswer struct {
 	Name    []string `json:"name,omitempty"`
 	// Assumed are conditions that cannot be judged by what the event says.
 	Assumed []string `json:"assumed,omitempty"`
+	// Through are the keys that the row leads to through other tables, where that is asked.
+	Through *Through `json:"through,omitempty"`
+}
+
+// Through are keys that other tables lead to as they are now. A TAG rule drops those of them that are cached; of a value that was
+// filled earlier it knows what was noted then.
+type Through struct {
+	Keys    []string `json:"keys"`
+	More    bool     `json:"more,omitempty"`    // than are listed
+	Problem string   `json:"problem,omitempty"` // why the database does not say
 }
 
 // ImageAnswer is what one image of the row does.
@@ -69,6 +79,10 @@ type Options struct {
 	Entries []*rule.Entry
 	// Text is a value as the log has it. An error says that the column cannot have it.
 	Text func(column *schema.Column, text string) (string, error)
+	// Through has the database find keys by a LOOKUP rule, which need not be how the entry is served: LookedUp has it, for entries
+	// with TAG rules, by their names. values has a slice for each image.
+	Through  func(entry *rule.Entry, index int, values [][]string) (*Through, error)
+	LookedUp map[string]*rule.Entry
 }
 
 // Answer has the router say what the event does.
@@ -84,7 +98,11 @@ func (e *Event) Answer(o Options) (*Answer, error) {
 	}
 	a.Old, a.New, a.Lost = w.fields(w.old), w.fields(w.row.New), w.lost
 	for _, entry := range o.Entries {
-		if one := w.entry(e, entry); len(one.Rules) > 0 {
+		one := w.entry(e, entry)
+		if err := w.through(&one, entry, &o); err != nil {
+			return nil, err
+		}
+		if len(one.Rules) > 0 {
 			a.Entries = append(a.Entries, one)
 		} else {
 			a.Others = append(a.Others, entry.Name)
@@ -294,6 +312,28 @@ func (w *worker) rule(answer *RuleAnswer, entry *rule.Entry, index int) {
 	}
 }
 
+// through has the database find the keys that the row leads to through other tables.
+func (w *worker) through(one *EntryAnswer, entry *rule.Entry, o *Options) error {
+	if looked := o.LookedUp[entry.Name]; looked != nil {
+		entry = looked
+	}
+	for i := range one.Rules {
+		answer := &one.Rules[i]
+		if o.Through == nil || entry.Rules[answer.Rule-1].Lookup == nil || !answer.Old.further() && !answer.New.further() {
+			continue
+		}
+		s := ask(single(entry, answer.Rule-1), &w.row)
+		if len(s.values) == 0 {
+			continue
+		}
+		var err error
+		if answer.Through, err = o.Through(entry, answer.Rule-1, s.values); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // before is the old row as the router sees it: without an old image the identity's columns are what they were.
 func (w *worker) before() []change.Value {
 	if w.row.Old != nil {
@@ -341,6 +381,7 @@ func single(entry *rule.Entry, index int) *rule.Entry {
 // said is what the router says of a row.
 type said struct {
 	keys, epochs, lookUps []string
+	values                [][]string // of the look-ups
 	moves                 []string
 }
 
@@ -356,6 +397,7 @@ func ask(entry *rule.Entry, row *change.Row) (s said) {
 		number, values, looks := out.LookUp(i)
 		switch {
 		case looks:
+			s.values = append(s.values, values)
 			s.lookUps = append(s.lookUps, strings.Join(entry.Rules[number].Lookup.From, ", ")+" = "+strings.Join(values, ", "))
 		case !out.Epoch(i):
 			s.keys = append(s.keys, string(text))

@@ -24,9 +24,12 @@ func (a *Answer) Text() string {
 	for i := range a.Entries {
 		a.Entries[i].text(&b)
 	}
-	if len(a.Entries) == 0 {
+	switch {
+	case len(a.Entries) == 0 && len(a.Others) == 1: // it may be the only one that was asked for
+		fmt.Fprintf(&b, "entry %s does not read the table\n", a.Others[0])
+	case len(a.Entries) == 0:
 		b.WriteString("no entry reads the table\n")
-	} else if len(a.Others) > 0 {
+	case len(a.Others) > 0:
 		fmt.Fprintf(&b, "entries that do not read it: %s\n", strings.Join(a.Others, ", "))
 	}
 	return b.String()
@@ -82,10 +85,31 @@ func (e *EntryAnswer) text(b *strings.Builder) {
 			b.WriteString(strings.Join(parts, "; "))
 		}
 		b.WriteString("\n")
+		if r.Through != nil {
+			fmt.Fprintf(b, "   keys that other tables lead to, as they are now: %s\n", r.Through.text())
+		}
 		for _, condition := range r.Assumed {
 			fmt.Fprintf(b, "   taken to hold, since the event does not say: %s\n", condition)
 		}
 	}
+}
+
+// shown is how many keys are listed for a terminal.
+const shown = 10
+
+func (t *Through) text() string {
+	list := strings.Join(t.Keys[:min(shown, len(t.Keys))], ", ")
+	switch more := len(t.Keys) - shown; {
+	case t.Problem != "":
+		return t.Problem
+	case list == "":
+		return "no key"
+	case t.More:
+		return list + fmt.Sprintf(", and more than %d others", more)
+	case more > 0:
+		return list + fmt.Sprintf(", and %d others", more)
+	}
+	return list
 }
 
 // further reports that keys are affected which the row does not tell.
