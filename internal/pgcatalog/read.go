@@ -29,6 +29,7 @@ SELECT c.oid, n.nspname::text, c.relname::text,
              FROM pg_index x CROSS JOIN LATERAL unnest(x.indkey::int2[]) WITH ORDINALITY k(num, place)
              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.num
              WHERE x.indrelid = c.oid AND x.indisprimary AND k.place <= x.indnkeyatts ORDER BY k.place),
+       EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisprimary AND NOT x.indimmediate),
        CASE
          WHEN c.relkind = 'p' AND (c.relreplident <> 'd' OR EXISTS (
              SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid WHERE t.isleaf AND l.relreplident <> 'd'))
@@ -113,7 +114,7 @@ func read(ctx context.Context, tx pgx.Tx) (*schema.Catalog, error) {
 	var t schema.Table
 	var kind, persistence, identity string
 	_, err = pgx.ForEachRow(rows, []any{
-		&t.OID, &t.Schema, &t.Name.Name, &kind, &persistence, &t.RowSecurity, &t.HasChildren, &t.IsPartition, &identity, &t.PrimaryKey, &t.IdentityCols,
+		&t.OID, &t.Schema, &t.Name.Name, &kind, &persistence, &t.RowSecurity, &t.HasChildren, &t.IsPartition, &identity, &t.PrimaryKey, &t.DeferrableKey, &t.IdentityCols,
 		&t.Definition,
 	}, func() error {
 		made := t

@@ -211,16 +211,24 @@ func unidentified(t *schema.Table, bind []string, at int) *refusal {
 			nullable = append(nullable, name)
 		}
 	}
-	full := fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL;", quoted(t.Name))
+	alter := fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY ", quoted(t.Name))
+	full, usual := alter+"FULL;", alter+"DEFAULT;"
+	// The primary key has what is missing, and only needs to be the identity.
+	byKey := t.Identity == change.IdentityNothing && len(t.PrimaryKey) > 0 && !t.DeferrableKey &&
+		!slices.ContainsFunc(missing, func(name string) bool { return !slices.Contains(t.PrimaryKey, name) })
 	if len(missing) == 0 {
 		// Of a partitioned table the partitions' identities count, at which whoever publishes it looks.
 		if len(t.IdentityCols) > 0 || t.Identity == change.IdentityFull || t.Kind == schema.PartitionedTable {
 			return nil
 		}
-		return &refusal{
+		r := &refusal{
 			at: at, what: fmt.Sprintf("old rows of %s carry nothing (REPLICA IDENTITY %s)", t.Name.Name, identityName(t)),
 			why: "once it is published, PostgreSQL refuses the application's UPDATE and DELETE on it", do: full,
 		}
+		if byKey {
+			r.do = usual
+		}
+		return r
 	}
 	r := &refusal{
 		at:   at,
@@ -232,7 +240,9 @@ func unidentified(t *schema.Table, bind []string, at int) *refusal {
 		r.do = fmt.Sprintf("Set %s and its partitions to REPLICA IDENTITY DEFAULT: their old rows agree only under that.", t.Name.Name)
 	case t.Kind == schema.PartitionedTable:
 		r.do = fmt.Sprintf("Give %s a primary key that includes %s, and leave it and its partitions at REPLICA IDENTITY DEFAULT (partitions that are created later have it).", t.Name.Name, strings.Join(missing, ", "))
-	case len(t.PrimaryKey) == 0 || len(nullable) > 0:
+	case byKey:
+		r.do = usual
+	case len(t.PrimaryKey) == 0 || t.DeferrableKey || len(nullable) > 0:
 		r.do = full
 	default:
 		// What the identity carries now stays in it: another entry may need it.

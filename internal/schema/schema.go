@@ -42,17 +42,20 @@ const (
 // Table is a relation of the catalog.
 type Table struct {
 	Name
-	OID          uint32
-	Kind         Kind
-	Persistence  byte // pg_class.relpersistence: p, u (unlogged), t (temporary)
-	RowSecurity  bool
-	HasChildren  bool // inheritance children or partitions
-	IsPartition  bool
-	Identity     change.Identity
-	Columns      []Column
-	PrimaryKey   []string // column names, empty without one
-	IdentityCols []string // columns of the old image under the identity; all of them under FULL
-	Definition   string   `json:",omitempty"` //nolint:tagliatelle // of a view: its query
+	OID         uint32
+	Kind        Kind
+	Persistence byte // pg_class.relpersistence: p, u (unlogged), t (temporary)
+	RowSecurity bool
+	HasChildren bool // inheritance children or partitions
+	IsPartition bool
+	Identity    change.Identity
+	Columns     []Column
+	PrimaryKey  []string // column names, empty without one
+	// DeferrableKey says that the primary key may be violated until COMMIT: it is no replica identity, and no unique index, which is
+	// checked at once, is as good.
+	DeferrableKey bool     `json:",omitempty"` //nolint:tagliatelle // as the others
+	IdentityCols  []string // columns of the old image under the identity; all of them under FULL
+	Definition    string   `json:",omitempty"` //nolint:tagliatelle // of a view: its query
 }
 
 // Column is a column of a Table, in order of attnum, dropped ones left out.
