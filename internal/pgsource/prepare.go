@@ -156,23 +156,24 @@ func isSynchronous(names string) bool {
 
 // publication is what pg_publication says.
 type publication struct {
-	oid                           uint32
-	allTables                     bool
-	inserts, updates, deletes     bool
-	truncates, viaRoot            bool
-	schemas, filtered, columnList bool
+	oid                       uint32
+	allTables, schemas        bool
+	inserts, updates, deletes bool
+	truncates, viaRoot        bool
+	narrowed                  []string // tables, quoted, that have a row filter or a column list
 }
 
 func findPublication(ctx context.Context, tx pgx.Tx, name string) (publication, bool, error) {
 	// to_jsonb reads columns and tables that servers before 15 do not have.
 	const query = `
 SELECT oid, puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot,
-       EXISTS (SELECT FROM pg_publication_rel r WHERE prpubid = p.oid AND to_jsonb(r) ->> 'prqual' IS NOT NULL),
-       EXISTS (SELECT FROM pg_publication_rel r WHERE prpubid = p.oid AND to_jsonb(r) ->> 'prattrs' IS NOT NULL)
+       ARRAY(SELECT format('%I.%I', n.nspname, c.relname)
+               FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+              WHERE r.prpubid = p.oid AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NOT NULL ORDER BY 1)
   FROM pg_publication p WHERE pubname = $1`
 	var p publication
 	err := tx.QueryRow(ctx, query, name).Scan(&p.oid, &p.allTables, &p.inserts, &p.updates, &p.deletes, &p.truncates,
-		&p.viaRoot, &p.filtered, &p.columnList)
+		&p.viaRoot, &p.narrowed)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return p, false, nil
 	}
@@ -261,11 +262,12 @@ func (p publication) problems(name string) []Problem {
 			Do:   "run: " + mend, Mend: mend,
 		})
 	}
-	if p.filtered || p.columnList {
+	if len(p.narrowed) > 0 {
+		tables := strings.Join(p.narrowed, ", ")
 		found = append(found, Problem{
-			What: where + " has row filters or column lists",
+			What: where + " has row filters or column lists, of " + tables,
 			Why:  "rows and columns outside them change without a word in the stream",
-			Do:   "run for the tables concerned: ALTER PUBLICATION " + quoteIdent(name) + " DROP TABLE ...; they are added again, whole",
+			Do:   "run: ALTER PUBLICATION " + quoteIdent(name) + " DROP TABLE " + tables + "; what entries read is added again, whole",
 		})
 	}
 	return found

@@ -225,13 +225,14 @@ func TestPrepareRefusesPublications(t *testing.T) {
 		{"schema", `CREATE PUBLICATION %s FOR TABLES IN SCHEMA public WITH (publish_via_partition_root = true)`, "covers tables that are not named in it", "DROP PUBLICATION"},
 		{"operations", `CREATE PUBLICATION %s FOR TABLE t WITH (publish = 'insert, update, delete', publish_via_partition_root = true)`, "does not publish everything", "SET (publish"},
 		{"leaves", `CREATE PUBLICATION %s FOR TABLE t`, "does not publish everything", "publish_via_partition_root"},
-		{"row filter", `CREATE PUBLICATION %s FOR TABLE t WHERE (id > 1) WITH (publish_via_partition_root = true)`, "has row filters or column lists", "DROP TABLE"},
-		{"column list", `CREATE PUBLICATION %s FOR TABLE t (id) WITH (publish_via_partition_root = true)`, "has row filters or column lists", "DROP TABLE"},
+		{"row filter", `CREATE PUBLICATION %s FOR TABLE t WHERE (id > 1) WITH (publish_via_partition_root = true)`, "has row filters or column lists, of public.t", "DROP TABLE public.t; "},
+		{"column list", `CREATE PUBLICATION %s FOR TABLE t (id), "T 2" WITH (publish_via_partition_root = true)`, "has row filters or column lists, of public.t", "DROP TABLE public.t; "},
+		{"both", `CREATE PUBLICATION %s FOR TABLE t (id), "T 2" WHERE (id > 1) WITH (publish_via_partition_root = true)`, "of public.\"T 2\", public.t", "DROP TABLE public.\"T 2\", public.t; "},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			f := newFixture(t, pgtest.Shared(t), []string{`CREATE TABLE t (id int PRIMARY KEY, n int)`})
+			f := newFixture(t, pgtest.Shared(t), []string{`CREATE TABLE t (id int PRIMARY KEY, n int)`, `CREATE TABLE "T 2" (id int PRIMARY KEY)`})
 			f.exec(t, `DROP PUBLICATION `+quoteIdent(f.publication), fmt.Sprintf(tt.statement, quoteIdent(f.publication)))
 			_, err := Prepare(t.Context(), f.sql, PrepareOptions{Slot: f.slot, Publication: f.publication, Tables: names("t")})
 			refused, ok := errors.AsType[*SetupError](err)
