@@ -367,7 +367,7 @@ func (c *compiler) shape(occurrences []*occurrence, views ...*schema.Table) stri
 func (c *compiler) warnAboutPartitions(tables ...*schema.Table) {
 	for _, t := range tables {
 		if t.Kind == schema.PartitionedTable {
-			c.warn("%s is partitioned: TRUNCATE of one partition, ATTACH and DETACH leave nothing in the log, and show within some seconds, not at once", t.Name.Name)
+			c.warn("%s is partitioned: TRUNCATE of one partition leaves nothing in the log, and shows within some seconds; so do ATTACH and DETACH, unless event triggers tell of them", t.Name.Name)
 		}
 	}
 }
