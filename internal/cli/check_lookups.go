@@ -24,7 +24,13 @@ func (r *checked) checkLookUps(ctx context.Context, conn *pgx.Conn, entries []pl
 		if p.err != nil || !slices.ContainsFunc(p.compiled.Entry.Rules, func(one rule.Rule) bool { return one.Lookup != nil }) {
 			continue
 		}
-		r.checkSelect(ctx, conn, r.Roles[at], p, "has keys looked up in it when a row has changed")
+		var statements []string
+		for i := range p.compiled.Entry.Rules {
+			if l := p.compiled.Entry.Rules[i].Lookup; l != nil {
+				statements = append(statements, l.SQL)
+			}
+		}
+		r.checkSelect(ctx, conn, r.Roles[at], p, "has keys looked up in it when a row has changed", statements)
 		for i := range p.compiled.Entry.Rules {
 			if one := &p.compiled.Entry.Rules[i]; one.Lookup != nil {
 				r.checkLookUpIndexes(ctx, conn, p, one)

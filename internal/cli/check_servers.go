@@ -178,47 +178,13 @@ func (r *checked) checkLoader(ctx context.Context, conn *pgx.Conn, role, address
 	r.Roles = append(r.Roles, loads)
 	for _, p := range entries {
 		if p.err == nil && p.compiled.Entry.SQL != "" {
-			r.checkSelect(ctx, conn, loads, p, "loads from it")
+			statements := []string{p.compiled.Entry.SQL}
+			for i := range p.compiled.Entry.Rules {
+				if tag := p.compiled.Entry.Rules[i].Tag; tag != nil {
+					statements = append(statements, tag.SQL)
+				}
+			}
+			r.checkSelect(ctx, conn, loads, p, "loads from it", statements)
 		}
-	}
-}
-
-// checkSelect judges whether a role may read what an entry's query reads.
-func (r *checked) checkSelect(ctx context.Context, conn *pgx.Conn, loads *roleFacts, p planned, does string) {
-	const query = `
-SELECT has_schema_privilege(n.oid, 'USAGE'),
-       has_table_privilege(c.oid, 'SELECT')
-       OR (cardinality($3::text[]) > 0 AND (SELECT bool_and(has_column_privilege(c.oid, name, 'SELECT')) FROM unnest($3::text[]) name))
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2`
-	for _, t := range p.compiled.Tables {
-		var mayUse, maySelect bool
-		columns := t.Columns
-		if columns == nil {
-			columns = []string{}
-		}
-		if err := conn.QueryRow(ctx, query, t.Schema, t.Table, columns).Scan(&mayUse, &maySelect); err != nil {
-			r.problem("postgres", fmt.Sprintf("look at the privileges on %s.%s: %v", t.Schema, t.Table, err), "", "")
-			continue
-		}
-		table := pgx.Identifier{t.Schema, t.Table}.Sanitize()
-		role, to := loads.Role, pgx.Identifier{loads.Role}.Sanitize()
-		why := fmt.Sprintf("entry %s %s", p.name, does)
-		if !mayUse {
-			r.lack(loads, fmt.Sprintf("role %q may not use schema %q", role, t.Schema), why, "GRANT USAGE ON SCHEMA "+pgx.Identifier{t.Schema}.Sanitize()+" TO "+to)
-		}
-		if !maySelect {
-			r.lack(loads, fmt.Sprintf("role %q may not read table \"%s.%s\"", role, t.Schema, t.Table), why, "GRANT SELECT ON "+table+" TO "+to)
-		}
-	}
-}
-
-// lack is a privilege that a role lacks. Several entries may want the same.
-func (r *checked) lack(role *roleFacts, what, why, grant string) {
-	if !slices.Contains(role.Lacks, what) {
-		role.Lacks = append(role.Lacks, what)
-	}
-	r.problem("postgres", what, why, "run: "+grant)
-	if !slices.ContainsFunc(r.Fixes, func(m *mending) bool { return m.What == what }) {
-		r.mend(mending{Area: "privileges", What: what, Why: why}, grant)
 	}
 }
