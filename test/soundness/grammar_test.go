@@ -187,6 +187,7 @@ func (g *grammar) block(outer []string, n, depth int) string {
 		inner, own := g.from(names, 1)
 		list = append(list, "(SELECT "+g.pick("count(*)", "max("+own[0]+".x)", "string_agg("+own[0]+".kind, ',' ORDER BY "+own[0]+".kind)")+
 			" FROM "+inner+g.where(own, names, 1)+") AS scalar")
+		ordinals = append(ordinals, strconv.Itoa(len(list)))
 	}
 	t := names[g.IntN(len(names))]
 	switch g.IntN(7) {
