@@ -66,6 +66,12 @@ func (a *app) runInit(ctx context.Context, f initFlags) error {
 	if err != nil {
 		return err
 	}
+	if file.Entries+file.Refused+file.Keyless == 0 {
+		return &exitError{
+			code: exitUsage, err: errors.New("the database has no table that could be cached; nothing was written"),
+			try: "create its tables first, or name another database or other schemas",
+		}
+	}
 	if f.show {
 		a.out(file.Text)
 		return nil
@@ -79,6 +85,10 @@ func (a *app) runInit(ctx context.Context, f initFlags) error {
 	}
 	if file.Keyless > 0 {
 		a.out(fmt.Sprintf("; %s without a primary key", plural(file.Keyless, "table")))
+	}
+	if file.Entries == 0 {
+		a.out("\nnext: nothing can be cached yet. Do what the comments say, then freshet init --force\n")
+		return nil
 	}
 	a.out("\nnext: export DATABASE_URL, delete the entries that are not wanted, then freshet check\n")
 	return nil

@@ -38,7 +38,7 @@ func (a *app) runReload(ctx context.Context) error {
 	defer cancel()
 	status, body, err := callDaemon(ctx, c, http.MethodPost, "/v1/reload")
 	if err != nil {
-		return &exitError{code: exitFailure, err: err, try: "start a daemon: freshet serve"}
+		return &exitError{code: exitFailure, err: err, try: "freshet serve, unless one runs: it is asked at the address that the file has now"}
 	}
 	if status != http.StatusOK {
 		var said struct {

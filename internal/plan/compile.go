@@ -379,7 +379,7 @@ func (c *compiler) warnAboutOrder(q *query) {
 	case c.declared.Result == rule.Many && !q.ordered && !single:
 		c.warn("the rows come in no particular order: two loads of the same data may differ; add ORDER BY")
 	case c.declared.Result == rule.One && !single:
-		c.warn("result is one, but nothing says that the query returns at most one row; use result: many, or compare with all columns of a primary key")
+		c.warn("result is one, and the primary keys of what is in its FROM do not show that the query returns at most one row; should it not, use result: many, or compare with all columns of a primary key")
 	}
 	for _, b := range c.blocks {
 		s := b.statement

@@ -199,7 +199,7 @@ func (b *block) star(ref *pg_query.ColumnRef, names []string, at int) ([]*pg_que
 	return nodes, nil
 }
 
-// settled refuses a column whose text changes without its row: it names something of the catalog.
+// settled refuses a column whose text changes without its row: it names something of the catalog, or follows a setting.
 func settled(c columnRef, at int) error {
 	if c.column == nil {
 		return nil // of an expression, which has no such type
@@ -207,6 +207,8 @@ func settled(c columnRef, at int) error {
 	switch c.column.TypeName {
 	case "regproc", "regprocedure", "regoper", "regoperator", "regclass", "regtype", "regrole", "regnamespace", "regconfig", "regdictionary", "regcollation":
 		return &refusal{at: at, what: fmt.Sprintf("%s has the type %s", c, c.column.Type), why: "its text follows the catalog and changes without a write to the row", do: "Leave the column out."}
+	case "money":
+		return &refusal{at: at, what: fmt.Sprintf("%s has the type %s", c, c.column.Type), why: "its text follows the session's lc_monetary, which differs from reader to reader", do: "Leave the column out, or keep the amount in a numeric column."}
 	}
 	return nil
 }

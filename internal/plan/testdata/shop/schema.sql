@@ -78,6 +78,7 @@ CREATE VIEW secret_notes AS SELECT id, note FROM secrets;
 CREATE FOREIGN DATA WRAPPER nothing;
 CREATE SERVER elsewhere FOREIGN DATA WRAPPER nothing;
 CREATE FOREIGN TABLE remote (id bigint, note text) SERVER elsewhere;
+CREATE TABLE fees (id bigint PRIMARY KEY, amount money);
 CREATE TABLE "Odd Table" ("select" bigint PRIMARY KEY);
 CREATE TABLE spread (id bigint, note text) PARTITION BY RANGE (id);
 CREATE FOREIGN TABLE spread_1 PARTITION OF spread FOR VALUES FROM (1) TO (100) SERVER elsewhere;
