@@ -18,6 +18,7 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/near"
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/pipeline"
 	"github.com/freshet/freshet/internal/redisstore"
@@ -81,22 +82,26 @@ func newWorldOn(t *testing.T, redis *redistest.Cluster) *world {
 		fmt.Sprintf(`INSERT INTO item SELECT g, 0 FROM generate_series(1, %d) g`, rows))
 	w.standby = pgtest.Standby(t, w.primary, pgtest.Options{})
 	w.system = w.primary.Ask(t, w.url, `SELECT system_identifier::text FROM pg_control_system()`)
-	w.store = w.open()
+	w.store = w.open(nil)
 	w.follow()
 	replica, err := pgload.OpenReplica(t.Context(), w.standby.URL(w.primary.Ask(t, w.url, "SELECT current_database()::text")))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(replica.Close)
-	w.readers = [2]*fill.Reader{w.reader(), w.reader(replica)}
+	w.readers = [2]*fill.Reader{w.reader(near.New(1 << 20)), w.reader(nil, replica)}
 	w.live()
 	return w
 }
 
-// open is a store of its own, as another process has it.
-func (w *world) open() *redisstore.Store {
+// open is a store of its own, as another process has it, which may hold records in its memory.
+func (w *world) open(held *near.Store) *redisstore.Store {
 	w.t.Helper()
-	s, err := redisstore.Open(w.t.Context(), redisstore.Options{URL: w.redis.URL, Namespace: w.namespace})
+	options := redisstore.Options{URL: w.redis.URL, Namespace: w.namespace}
+	if held != nil {
+		options.Near = held
+	}
+	s, err := redisstore.Open(w.t.Context(), options)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -104,7 +109,7 @@ func (w *world) open() *redisstore.Store {
 	return s
 }
 
-func (w *world) reader(replicas ...fill.Replica) *fill.Reader {
+func (w *world) reader(held *near.Store, replicas ...fill.Replica) *fill.Reader {
 	w.t.Helper()
 	loader, err := pgload.Open(w.t.Context(), w.url)
 	if err != nil {
@@ -112,8 +117,8 @@ func (w *world) reader(replicas ...fill.Replica) *fill.Reader {
 	}
 	w.t.Cleanup(loader.Close)
 	r, err := fill.New(fill.Options{
-		Namespace: w.namespace, Store: w.open(), Loader: loader, Replicas: replicas, Followed: -1,
-		Entries: map[string]fill.Entry{"item": {Declared: declared(), TTL: time.Hour, LoadTimeout: 5 * time.Second}},
+		Namespace: w.namespace, Store: w.open(held), Loader: loader, Replicas: replicas, Followed: -1, Near: held,
+		Entries: map[string]fill.Entry{"item": {Declared: declared(), TTL: time.Hour, LoadTimeout: 5 * time.Second, Near: true}},
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -318,6 +323,7 @@ func (w *world) appliedIn(lane int) {
 // compare reads everything through both processes, twice, and wants what the primary has. It returns how many were hits.
 func (w *world) compare() (hits int) {
 	w.t.Helper()
+	w.pause(1100 * time.Millisecond) // T_r: until then what is held in memory may not have heard of the last changes
 	truth := strings.Split(w.primary.Ask(w.t, w.url, `SELECT string_agg(row_to_json(i)::text, ';' ORDER BY id) FROM item i`), ";")
 	for range 2 {
 		for i, r := range w.readers {
@@ -351,12 +357,14 @@ func (w *world) through(happens func()) {
 	w.settle()
 	hits := w.compare()
 	w.verified()
+	held := w.readers[0].Stats()
+	w.t.Logf("%d hits in memory, %+v", held.HitsL1, *held.L1)
 	w.t.Logf("%d reads, %d hits; %d hits when all was settled; lanes begun anew: %d; replicas %v",
 		l.reads.Load(), l.hits.Load(), hits, w.pipeline.Stats().Mended.Load(), w.readers[1].Stats().Replicas)
 	if hits < rows {
 		w.t.Errorf("only %d of %d reads are hits when all is settled", hits, 4*rows)
 	}
-	if l.hits.Load() == 0 {
+	if l.hits.Load() == 0 || held.HitsL1 == 0 {
 		w.t.Error("there were no hits")
 	}
 }
