@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -26,7 +27,7 @@ type Options struct {
 	Database *pgxpool.Pool
 	// Replicas are the application's own pools of hot standbys of that database, used for a load whose row can be proved
 	// recent enough. They are not closed with the Cache. Default: pools of the Cache's own to database.replicas of the
-	// file, or none where Database is given. What code loads (freshet.Load) is always loaded from the primary.
+	// file, or none where Database is given. What code loads (freshet.Load) may run there too, and once more on the primary.
 	Replicas []*pgxpool.Pool
 	// Logger gets what an operator should know: that the store went away, why values are not stored. Default: none.
 	Logger *slog.Logger
@@ -49,6 +50,7 @@ type Cache struct {
 
 	observers observers
 	near      bool // something is held in memory
+	closed    atomic.Bool
 }
 
 // Open opens a cache. Neither the daemon nor Redis needs to be there; and the database only when the file does not set
@@ -184,6 +186,7 @@ func (c *Cache) openReplicas(ctx context.Context, o Options) error {
 
 // Close ends loads that are under way and closes what Open opened.
 func (c *Cache) Close() {
+	c.closed.Store(true)
 	if c.reader != nil {
 		c.reader.Close()
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -249,4 +250,45 @@ func TestOpenErrors(t *testing.T) {
 	write(s.url)
 	cache := open(t, freshet.Options{Config: nameless})
 	get(t, entry[int64, Product](t, cache, "product"), 2, Product{ID: 2, Name: "cup", Price: 3})
+}
+
+// TestClosed: whatever is asked of a Cache that was closed is ErrClosed, also of an entry that it has never read; where its database was closed
+// instead, which is the application's, that is away.
+func TestClosed(t *testing.T) {
+	t.Parallel()
+	s := newShop(t.Context(), "closed")
+	if err := s.publish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	pool, err := pgxpool.New(t.Context(), s.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed, err := freshet.Open(t.Context(), freshet.Options{Config: s.file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	without := openCache(t, freshet.Options{Config: s.file, Database: pool})
+	pool.Close()
+	for _, tt := range []struct {
+		cache *freshet.Cache
+		want  error
+	}{{closed, freshet.ErrClosed}, {without, freshet.ErrUnavailable}} {
+		products, err := freshet.Entry[int64, Product](tt.cache, "product")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, options := range [][]freshet.ReadOption{nil, {freshet.Bypass()}, {freshet.Revalidate()}, {freshet.MaxStale(time.Second)}} {
+			if _, err := products.Get(t.Context(), 1, options...); !errors.Is(err, tt.want) {
+				t.Errorf("Get: %v, want %v", err, tt.want)
+			}
+			if _, err := products.GetMany(t.Context(), []int64{1, 2}, options...); !errors.Is(err, tt.want) {
+				t.Errorf("GetMany: %v, want %v", err, tt.want)
+			}
+		}
+		if _, err := tt.cache.Invalidate(t.Context(), products.Key(1)); !errors.Is(err, tt.want) {
+			t.Errorf("Invalidate: %v, want %v", err, tt.want)
+		}
+	}
 }

@@ -22,8 +22,8 @@ var ErrReadOnly = errors.New("freshet: the database writes no log")
 // It is for what the database does not know of: a value that code loads from elsewhere, or whose code has changed. Within a
 // transaction that changes something, Commit and Intent do the same.
 //
-// The error is ErrKey or ErrUnknownEntry for what is no key, ErrReadOnly on a standby, ErrUnavailable when the database
-// does not answer: then the keys may be invalidated or not, and the call may be repeated. Without keys it does nothing, and
+// The error is ErrKey or ErrUnknownEntry for what is no key, ErrReadOnly on a standby, ErrClosed when the Cache was closed, ErrUnavailable
+// when the database does not answer: then the keys may be invalidated or not, and the call may be repeated. Without keys it does nothing, and
 // the token is zero. Options of the keys, which are Commit's, are refused.
 func (c *Cache) Invalidate(ctx context.Context, keys ...Key) (Token, error) {
 	if err := withoutOptions(keys); err != nil {
@@ -38,6 +38,8 @@ func (c *Cache) Invalidate(ctx context.Context, keys ...Key) (Token, error) {
 	}
 	token, err := c.loader.Emit(ctx, []byte(text))
 	switch {
+	case err != nil && c.closed.Load():
+		return Token{}, fmt.Errorf("invalidate: %w: %w", ErrClosed, err)
 	case errors.Is(err, pgload.ErrReadOnly):
 		return Token{}, fmt.Errorf("invalidate: %w: %w", ErrReadOnly, err)
 	case errors.Is(err, pgload.ErrUnavailable), errors.Is(err, pgload.ErrTimeout):

@@ -507,7 +507,7 @@ func (r *Reader) described(ctx context.Context, began time.Time, e *declared) ([
 		return nil, fmt.Errorf("entry %s: %w: %w", e.name, ErrTimeout, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("entry %s: %w", e.name, untyped(typed(err)))
+		return nil, fmt.Errorf("entry %s: %w", e.name, untyped(typed(r.orClosed(err))))
 	}
 	for i := range min(len(types), len(params)) {
 		params[i].Type = types[i]

@@ -72,12 +72,17 @@ func (r *Reader) failure(w *want, err error) error {
 		err = fmt.Errorf("%w: %w", ErrArguments, err)
 	}
 	r.stats.loadErrors.Add(1)
+	return typed(r.orClosed(err))
+}
+
+// orClosed is ErrClosed in the place of an error that a Reader which was closed may have caused itself.
+func (r *Reader) orClosed(err error) error {
 	select {
 	case <-r.closing:
-		err = ErrClosed
+		return ErrClosed
 	default:
+		return err
 	}
-	return typed(err)
 }
 
 func (r *Reader) ask(ctx context.Context, w *want) (pgload.Loaded, error) {

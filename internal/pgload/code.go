@@ -124,7 +124,7 @@ func (r *Replica) LoadFunc(ctx context.Context, load Func, enough func(*Loaded) 
 	}
 	acquired, err := r.loader.connection(ctx)
 	if err != nil {
-		return Loaded{}, classify(ctx, "connect", err)
+		return Loaded{}, unconnected(ctx, err)
 	}
 	defer acquired.Release()
 	conn := acquired.Conn()

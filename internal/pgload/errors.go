@@ -56,6 +56,17 @@ func classify(ctx context.Context, verb string, err error) error {
 	return fmt.Errorf("%s: %w", verb, err)
 }
 
+// unconnected classifies the error of a connection that could not be had: whatever it was, a pool that its owner has closed, say, or whose own
+// code refuses the connection, there is no database.
+func unconnected(ctx context.Context, err error) error {
+	err = classify(ctx, "connect", err)
+	var answer *QueryError
+	if ctx.Err() != nil || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrTimeout) || errors.As(err, &answer) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
 // unavailable reports error codes that say nothing about the statement: connection exceptions, lack of resources, a
 // server that stops, starts or recovers, a standby's conflict with recovery.
 func unavailable(code string) bool {

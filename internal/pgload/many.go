@@ -427,7 +427,7 @@ func answer(p *pgconn.Pipeline) (rows [][][]byte, refused, err error) {
 func (r *Replica) LoadMany(ctx context.Context, q Query, keys [][]keytext.Arg) ([]Loaded, error) {
 	conn, err := r.loader.connection(ctx)
 	if err != nil {
-		return nil, classify(ctx, "connect", err)
+		return nil, unconnected(ctx, err)
 	}
 	defer conn.Release()
 	statements := []statement{{sql: beginReading}, {sql: positionStatement}}

@@ -156,7 +156,7 @@ const linkKey = "freshet.link"
 func (l *Loader) acquire(ctx context.Context) (*pgxpool.Conn, *link, error) {
 	conn, err := l.connection(ctx)
 	if err != nil {
-		return nil, nil, classify(ctx, "connect", err)
+		return nil, nil, unconnected(ctx, err)
 	}
 	data := conn.Conn().PgConn().CustomData()
 	if known, ok := data[linkKey].(*link); ok && !known.standby() {

@@ -57,7 +57,7 @@ func (r *Replica) Load(ctx context.Context, sql string, result rule.Result, args
 func (r *Replica) LoadTagged(ctx context.Context, q Query, args []keytext.Arg) (Loaded, error) {
 	conn, err := r.loader.connection(ctx)
 	if err != nil {
-		return Loaded{}, classify(ctx, "connect", err)
+		return Loaded{}, unconnected(ctx, err)
 	}
 	defer conn.Release()
 	statements := []statement{{sql: beginReading}, {sql: positionStatement}}
