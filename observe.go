@@ -26,10 +26,10 @@ type Observer interface {
 // ReadDone is what came of a read.
 type ReadDone struct {
 	Entry string
-	// Status is where the value came from: hit, miss, revalidated, bypass, or another word that a later version has. Empty when
-	// there was none.
+	// Status is where the value came from: hit, miss, revalidated, bypass, stale (from the cache, and invalidated: see docs/policies.md), or another
+	// word that a later version has. Empty when there was none.
 	Status string
-	// Reason is why the cache could not be used, or why what was loaded was not stored; empty when neither is so.
+	// Reason is why the cache could not be used, why what was loaded was not stored, or why a stale value was served; empty when none is so.
 	Reason string
 	// Found is false when there is no such row, which is an answer, and no error.
 	Found bool

@@ -275,7 +275,10 @@ func (e *Expectation) Put(v Value, epochs []string, longest time.Duration) *Held
 	defer s.mu.Unlock()
 	defer s.release()
 	defer e.over()
-	if e.parts == nil || e.heard || e.wire.Load() || longest <= 0 {
+	if longest <= 0 { // nothing was heard: it is old
+		return nil
+	}
+	if e.parts == nil || e.heard || e.wire.Load() {
 		s.counts.refused.Add(1)
 		return nil
 	}

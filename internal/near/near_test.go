@@ -99,8 +99,8 @@ func TestOver(t *testing.T) {
 func TestTimeToLive(t *testing.T) {
 	t.Parallel()
 	s, wire := near.New(1<<20), new(near.Wire)
-	if h := s.Expect(wire, "a").Put(value("a", "1"), nil, 0); h != nil {
-		t.Error("held for no time")
+	if h := s.Expect(wire, "a").Put(value("a", "1"), nil, 0); h != nil || s.Stats().Refused != 0 {
+		t.Error("held for no time, or counted as changed")
 	}
 	h := s.Expect(wire, "a").Put(value("a", "1"), nil, 20*time.Millisecond)
 	if h == nil || h.Over(near.Now()) {
