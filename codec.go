@@ -30,8 +30,9 @@ type Shaper interface {
 
 // WithCodec has the values of an entry that code loads stored by a codec. Default: JSON.
 //
-// What another codec has stored, or the same one of a type that has changed, is a miss for this one: it is loaded anew and stored over it. While
-// programs with different types or codecs of one entry run side by side, each does that to the others.
+// What another codec has stored, or the same one of a type that has changed, is a miss for this one: it is loaded anew and stored over it. So is what
+// the codec has stored and does not read, as after a change that its name and the type do not tell of. While programs with different types or codecs
+// of one entry run side by side, each does that to the others.
 func WithCodec[K, V any](codec Codec) Option[K, V] {
 	return func(t *Typed[K, V]) { t.codec = codec }
 }
@@ -45,6 +46,14 @@ func (jsonCodec) Decode(data []byte, into any) error { return json.Unmarshal(dat
 
 // errOther is the error of a value that was stored by another codec, or of another type.
 var errOther = errors.New("it was stored by another codec, or of another type")
+
+// unreadable is the error of a stored value that its own codec does not read. It is errOther: a codec, or a type that decodes itself, may have
+// changed without a new name. Once the value was loaded anew it is an error like any other.
+type unreadable struct{ error }
+
+func (unreadable) Is(target error) bool { return target == errOther }
+
+func (u unreadable) Unwrap() error { return u.error }
 
 // encode is a value that code loaded, as it is stored.
 func (t *Typed[K, V]) encode(value V) ([]byte, error) {
@@ -71,7 +80,11 @@ func (t *Typed[K, V]) decode(payload []byte) (value V, err error) {
 		return value, nil
 	}
 	if err := t.codec.Decode(data, &value); err != nil {
-		return value, fmt.Errorf("entry %s: decode value into %T: %w", t.name, value, err)
+		err = fmt.Errorf("entry %s: decode value into %T: %w", t.name, value, err)
+		if t.load != nil {
+			err = unreadable{err}
+		}
+		return value, err
 	}
 	return value, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -149,3 +150,50 @@ func TestCodecErrors(t *testing.T) {
 	reads(t, "a type that contains itself", deep, loads, 1, func(v tree) bool { return v.Leaves[0].Size == 1 })
 	reads(t, "a type that contains itself, from the cache", deep, loads, 1, func(v tree) bool { return v.Leaves[0].Size == 1 })
 }
+
+// edition is a codec whose format has changed, and whose name has not.
+type edition struct{ mark string }
+
+func (edition) Name() string { return "edition" }
+
+func (e edition) Encode(value any) ([]byte, error) { return fmt.Append(nil, e.mark, value), nil }
+
+func (e edition) Decode(data []byte, into any) error {
+	text, ok := strings.CutPrefix(string(data), e.mark)
+	value, isText := into.(*string)
+	if !ok || !isText {
+		return errors.New("not of this edition")
+	}
+	*value = text
+	return nil
+}
+
+// TestCodecThatChangedUnderItsName: what it has stored before and does not read now is loaded anew and stored over, for a read of one key and of many.
+// One that does not read what it has just stored is an error.
+func TestCodecThatChangedUnderItsName(t *testing.T) {
+	t.Parallel()
+	s := published(t)
+	with := func(mark string) (*freshet.Typed[int, string], *atomic.Int64) {
+		return loading(t, open(t, freshet.Options{Config: s.file}), "tea", freshet.WithCodec[int, string](edition{mark}))
+	}
+	tea := func(v string) bool { return v == "tea" }
+	first, firstLoads := with("1:")
+	second, secondLoads := with("2:")
+	third, thirdLoads := with("3:")
+	reads(t, "first", first, firstLoads, 1, tea)
+	reads(t, "second", second, secondLoads, 1, tea)
+	reads(t, "second again", second, secondLoads, 1, tea)
+	results, err := third.GetMany(t.Context(), []int{7, 8})
+	if err != nil || results[0].Value != "tea" || results[1].Value != "tea" || thirdLoads.Load() != 2 {
+		t.Errorf("GetMany() = %+v, %v, after %d loads", results, err, thirdLoads.Load())
+	}
+	broken, loads := loading(t, open(t, freshet.Options{Config: s.file}), "tea", freshet.WithCodec[int, string](halfCodec{edition{"4:"}}))
+	if _, err := broken.Get(t.Context(), 7); err == nil || !strings.Contains(err.Error(), "not of this edition") || loads.Load() != 1 {
+		t.Errorf("Get() = %v, after %d loads", err, loads.Load())
+	}
+}
+
+// halfCodec encodes and does not decode.
+type halfCodec struct{ edition }
+
+func (halfCodec) Decode([]byte, any) error { return errors.New("not of this edition") }
