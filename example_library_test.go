@@ -55,6 +55,13 @@ func ExampleBypass() {
 	// Output: kettle <nil>
 }
 
+// NoStale is for a read that has no use for what its entry may serve for a while after a change.
+func ExampleNoStale() {
+	p, err := app.products.Get(context.Background(), 1, freshet.NoStale())
+	fmt.Println(p.Name, err)
+	// Output: kettle <nil>
+}
+
 // Through is given with every read of one user, whose pages then never go back in time.
 func ExampleThrough() {
 	ctx := context.Background()
