@@ -20,7 +20,12 @@ import (
 	"github.com/freshet/freshet/internal/testkit/redistest"
 )
 
-func TestMain(m *testing.M) { testkit.Main(m) }
+func TestMain(m *testing.M) {
+	if err := openExample(context.Background()); err != nil {
+		panic(err)
+	}
+	testkit.Main(m)
+}
 
 const patience = 30 * time.Second
 
