@@ -103,7 +103,7 @@ func Entry[K, V any](cache *Cache, name string, options ...Option[K, V]) (*Typed
 
 // Get reads the value of a key: from the cache, or from the database, which then fills the cache. Options ask for more
 // than a value that is kept fresh. It returns ErrNotFound when there is no such row. What the value points to is shared
-// with other readers and is not to be changed.
+// with other readers and is not to be changed. A value that the process holds in memory is returned also when ctx is over.
 func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V, error) {
 	var (
 		value V

@@ -336,6 +336,20 @@ func (s *Store) Invalidate(name string) {
 
 // Drop ends everything that was read on a connection, and all that is being read on it. The connection is lost already.
 func (s *Store) Drop(wire *Wire) {
+	s.endTied(wire)
+	// No reader takes what is left (Alive), whose memory is all that this is about. It may be much, and nobody else waits for it: what was put
+	// meanwhile under a name, on another connection, is dropped with the name.
+	for name := range of(s.cache.All(), wire) {
+		s.cache.Invalidate(name)
+		s.counts.dropped.Add(1)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.release()
+}
+
+// endTied ends what is being read on a connection, and the epochs that were.
+func (s *Store) endTied(wire *Wire) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, first := range s.expected {
@@ -351,11 +365,6 @@ func (s *Store) Drop(wire *Wire) {
 			delete(s.ties, name)
 		}
 	}
-	for name := range of(s.cache.All(), wire) {
-		s.cache.Invalidate(name)
-		s.counts.dropped.Add(1)
-	}
-	s.release()
 }
 
 // of are the names of what was read on a connection.
