@@ -166,6 +166,7 @@ const (
 	causeCancels = "several writes of the transaction cancel out"
 	causePartner = "the row has no partner in a join or subquery, or its partner does not show"
 	causeMerged  = "equal rows are merged, or an aggregate comes to the same"
+	causeSame    = "the log has no whole old row, to tell that an UPDATE changed nothing that is read"
 	causeHolds   = "a column changed that only a condition reads, which holds as it did"
 	causeCutOff  = "the row is beyond the first ones"
 	causeUnknown = "none that is known"
@@ -197,6 +198,10 @@ func (h *follower) cause(i int, class rule.Class, statements []string) string {
 		return causeCancels
 	case slices.ContainsFunc(statements, func(s string) bool { return setsOnlyCondition(s, h.watched[i].query) }):
 		return causeHolds
+	case slices.ContainsFunc(h.partial, func(table string) bool {
+		return slices.ContainsFunc(statements, func(s string) bool { return strings.HasPrefix(s, "UPDATE "+table+" ") })
+	}):
+		return causeSame
 	}
 	return causeUnknown
 }

@@ -40,6 +40,7 @@ type follower struct {
 	earlier  *pgx.Conn             // sees what was committed before the window that is looked up
 	noted    map[string][][]string // by entry and query: what TAG rules noted of each key
 	onTime   bool                  // a key has to be named by the first transaction that changes it, or an earlier one
+	partial  []string              // tables of which the log does not carry whole old rows, where that matters
 }
 
 // following is one way to apply them.

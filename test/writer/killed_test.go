@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +31,25 @@ type bank struct {
 	daemon    *servetest.Daemon
 	cache     *freshet.Cache
 	rates     *freshet.Typed[string, int]
+}
+
+// withRate is another file for the same daemon, with an option for the entry rate.
+func (b *bank) withRate(option string) (file string) {
+	b.t.Helper()
+	text, err := os.ReadFile(b.config)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	const rate = `rate: {key: "rate:{currency}", depends_on: []`
+	other := strings.Replace(string(text), rate, rate+option, 1)
+	if other == string(text) && option != "" {
+		b.t.Fatal("the file has no such entry")
+	}
+	file = filepath.Join(b.t.TempDir(), "other.yaml")
+	if err := os.WriteFile(file, []byte(other), 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	return file
 }
 
 func newBank(t *testing.T) *bank {

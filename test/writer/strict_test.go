@@ -4,6 +4,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/freshet/freshet"
 )
@@ -12,9 +13,35 @@ import (
 // returned gets an older value; and the key is cached in between.
 func TestStrictUnderReaders(t *testing.T) {
 	t.Parallel()
+	for _, tt := range []struct {
+		name, option string
+		commits      int
+	}{
+		{"held in memory", "", 8}, // each waits until nobody holds what it changes any more, which is a second
+		{"in the store alone", ", l1: off", 150},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			strictUnderReaders(t, tt.option, tt.commits)
+		})
+	}
+}
+
+func strictUnderReaders(t *testing.T, option string, commits int) {
+	t.Helper()
 	b := newBank(t)
 	b.exec(`INSERT INTO rates VALUES ('EUR', 0)`)
-	const commits, readers = 150, 3
+	file := b.withRate(option)
+	writer, err := freshet.Open(t.Context(), freshet.Options{Config: file, Database: b.pool})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(writer.Close)
+	written, err := openRates(writer, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const readers = 3
 	var (
 		newest atomic.Int64
 		hits   atomic.Uint64
@@ -22,7 +49,7 @@ func TestStrictUnderReaders(t *testing.T) {
 		group  sync.WaitGroup
 	)
 	for range readers {
-		cache, err := freshet.Open(t.Context(), freshet.Options{Config: b.config, Database: b.pool})
+		cache, err := freshet.Open(t.Context(), freshet.Options{Config: file, Database: b.pool})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -37,7 +64,7 @@ func TestStrictUnderReaders(t *testing.T) {
 				select {
 				case <-done:
 					return
-				default:
+				case <-time.After(100 * time.Microsecond): // the writer is to run as well
 				}
 				want := newest.Load()
 				if got, err := rates.Get(t.Context(), "EUR"); err != nil || int64(got) < want {
@@ -55,7 +82,7 @@ func TestStrictUnderReaders(t *testing.T) {
 		if _, err := tx.Exec(t.Context(), `UPDATE rates SET value = value + 1 WHERE currency = 'EUR'`); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := b.cache.Commit(t.Context(), tx, b.rates.Key("EUR", freshet.Strict())); err != nil {
+		if _, err := writer.Commit(t.Context(), tx, written.Key("EUR", freshet.Strict())); err != nil {
 			t.Fatal(err)
 		}
 		newest.Store(int64(n) + 1)
