@@ -70,7 +70,9 @@ func TestJudgeFindsStaleValues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.reads == 0 || got.hits != got.reads || got.after == 0 || got.after != got.stale || got.fresh != got.hits-got.stale {
+	// A read may begin between a COMMIT and the moment at which the write says that it is applied.
+	between := got.stale - got.after
+	if got.reads == 0 || got.hits != got.reads || got.after == 0 || between < 0 || between > got.stale/100+1 || got.fresh != got.hits-got.stale {
 		t.Errorf("race() = %+v, want hits, some of them older than what is said to be applied", got)
 	}
 }
