@@ -84,16 +84,7 @@ func (r *Reader) Forgotten(ctx context.Context, keys []Written) error {
 	if r.tells == nil || !slices.ContainsFunc(keys, func(k Written) bool { e := r.entries[k.Entry]; return e != nil && e.Near }) {
 		return nil
 	}
-	timer := time.NewTimer(trust + forgetMargin)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-r.closing:
-		return ErrClosed
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return r.pause(ctx, trust+forgetMargin)
 }
 
 // spelled are the names of a key in all live versions of its entry: other processes may read other versions than this one.
