@@ -315,16 +315,18 @@ func (b *batch) store(ctx context.Context, items []*item) (held []*item) {
 }
 
 // watch looks at keys that other processes are loading, at all of them at a time, until they are there. As a read of one key does, it
-// leaves half of the load timeout for a load of our own. What comes differently begins anew, alone.
+// leaves half of the load timeout for a load of our own. What comes differently begins anew, alone, as does that of which the lease is over.
 func (b *batch) watch(ctx context.Context, items []*item) {
-	pause := firstPause
+	pause, began := firstPause, time.Now()
 	look := time.NewTimer(pause)
 	defer look.Stop()
+	over := time.NewTimer(max(leastLeft(items), firstPause))
+	defer over.Stop()
 	limit := time.NewTimer(b.e.LoadTimeout/2 - time.Since(b.began))
 	defer limit.Stop()
 	var told *listener
 	defer func() { told.cancel() }()
-	for len(items) > 0 {
+	for {
 		select {
 		case <-look.C:
 		case <-told.heard():
@@ -333,6 +335,7 @@ func (b *batch) watch(ctx context.Context, items []*item) {
 			told = nil
 			look.Reset(firstPause)
 			continue
+		case <-over.C:
 		case <-limit.C:
 			for _, it := range items {
 				it.why = busyElsewhere
@@ -357,18 +360,30 @@ func (b *batch) watch(ctx context.Context, items []*item) {
 				rest = append(rest, it)
 			case p.hit:
 				b.hit(ctx, it, &f, &p)
-			case p.record.Lease.Token != it.reply.Holder:
+			case p.record.Lease.Token != it.reply.Holder || time.Since(began) >= it.reply.Left():
 				b.alone(ctx, it)
 			default:
 				rest = append(rest, it)
 			}
 		}
-		items = rest
+		if items = rest; len(items) == 0 {
+			return
+		}
 		if pause = min(2*pause, longestPause); told != nil {
 			pause = toldPause
 		}
 		look.Reset(pause)
+		over.Reset(max(leastLeft(items)-time.Since(began), firstPause))
 	}
+}
+
+// leastLeft is when the first of the items' leases is over, from when they were answered for.
+func leastLeft(items []*item) time.Duration {
+	least := items[0].reply.Left()
+	for _, it := range items[1:] {
+		least = min(least, it.reply.Left())
+	}
+	return least
 }
 
 // listenMany is listen for items, where all are of one lane.

@@ -131,7 +131,7 @@ func (r *Reader) missed(ctx context.Context, w *want) (v Value, again bool, err 
 		}
 		if f == nil {
 			var record fence.Record
-			record, f, err = r.poll(patient, w, reply.Holder)
+			record, f, err = r.poll(patient, w, &reply)
 			switch {
 			case err != nil:
 				v, err = r.unasked(ctx, patient, w, err)
@@ -267,9 +267,13 @@ func (f *flight) knows(fences []fence.Stamp) bool {
 	return true
 }
 
-// poll looks at the key, at once when the store says that it has changed, until it is live, or until its holder's lease is gone: then the next LEASE may be granted. Or until
-// the holder turns out to be a flight of this process, whose reader had its answer later than we had ours.
-func (r *Reader) poll(ctx context.Context, w *want, holder fence.Token) (fence.Record, *flight, error) {
+// poll looks at the key, at once when the store says that it has changed, until it is live, or until its holder's lease is gone, or over,
+// since a holder that has died lets go of it in no other way: then the next LEASE may be granted. Or until the holder turns out to be a
+// flight of this process, whose reader had its answer later than we had ours.
+func (r *Reader) poll(ctx context.Context, w *want, reply *store.LeaseReply) (fence.Record, *flight, error) {
+	holder := reply.Holder
+	over := time.NewTimer(max(reply.Left(), firstPause)) // the store judges; two clocks need not go alike
+	defer over.Stop()
 	pause := firstPause
 	look := time.NewTimer(pause)
 	defer look.Stop()
@@ -278,6 +282,9 @@ func (r *Reader) poll(ctx context.Context, w *want, holder fence.Token) (fence.R
 		select {
 		case <-look.C:
 		case <-told.heard():
+		case <-over.C:
+			told.cancel()
+			return fence.Record{}, r.flight(holder), nil
 		case <-ctx.Done():
 			told.cancel()
 			return fence.Record{}, nil, ctx.Err()

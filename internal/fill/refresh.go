@@ -79,7 +79,7 @@ func (r *Reader) refreshNow(ctx context.Context, e *declared, key Key, load Load
 		for err == nil && !reply.Granted {
 			// Whoever is loading may have begun before the change.
 			var f *flight
-			if _, f, err = r.poll(ctx, w, reply.Holder); f != nil {
+			if _, f, err = r.poll(ctx, w, &reply); f != nil {
 				err = f.over(ctx)
 			}
 			if err == nil {

@@ -87,3 +87,44 @@ func TestLeaseOfTheDead(t *testing.T) {
 		t.Errorf("%d loads", n)
 	}
 }
+
+// TestLeaseOfTheDeadEndsBeforeItsRecord: who waits for the load of a process that has died asks for the lease when that is over, also
+// where the record of it stays: for one key, for several, and to refresh it.
+func TestLeaseOfTheDeadEndsBeforeItsRecord(t *testing.T) {
+	t.Parallel()
+	const term = 700 * time.Millisecond
+	for i, get := range []func(r *fill.Reader, id int) fill.Answer{
+		func(r *fill.Reader, id int) fill.Answer {
+			v, err := r.Get(t.Context(), "product", arg(strconv.Itoa(id)), nil)
+			return fill.Answer{Value: v, Err: err}
+		},
+		func(r *fill.Reader, id int) fill.Answer {
+			return r.GetMany(t.Context(), "product", numbered(id, 5), &fill.Demand{})[0]
+		},
+		func(r *fill.Reader, id int) fill.Answer {
+			if err := r.Refresh(t.Context(), "product", number(id), nil); err != nil {
+				return fill.Answer{Err: err}
+			}
+			v, err := r.Get(t.Context(), "product", arg(strconv.Itoa(id)), nil)
+			return fill.Answer{Value: v, Err: err}
+		},
+	} {
+		w := newWorld(t, options{})
+		w.batches()
+		fleet, loader := w.fleet(1)
+		name := w.name("product", strconv.Itoa(i+1))
+		reply, err := w.store.Lease(t.Context(), name, other, term)
+		if err != nil || !reply.Granted {
+			t.Fatalf("Lease = %+v, %v", reply, err)
+		}
+		w.put(name, reply.Record.Append(nil)) // without an end
+		began := time.Now()
+		a := get(fleet[0], i+1)
+		if took := time.Since(began); a.Err != nil || string(a.Value.Payload) != price(i+1, 10*(i+1)) || a.Value.Reason != "" || took > 10*time.Second {
+			t.Errorf("%d: after %s: %+v", i, took, a)
+		}
+		if n, held := loader.count.Load(), fleet[0].Stats().Fills; held == 0 {
+			t.Errorf("%d: %d loads, and none was stored", i, n)
+		}
+	}
+}

@@ -92,6 +92,11 @@ type LeaseReply struct {
 	Now       int64 // the store's clock, in microseconds
 }
 
+// Left is for how long the lease lasts from when the answer was sent, never less than nothing.
+func (l *LeaseReply) Left() time.Duration {
+	return max(time.Duration(l.Record.Lease.End-l.Now)*time.Microsecond, 0)
+}
+
 // FillRequest is a value to store.
 type FillRequest struct {
 	Token      fence.Token
