@@ -349,13 +349,14 @@ func (b *batch) lease(ctx context.Context, missing []*item) (granted, lost []*it
 		it.token = newToken()
 		leasings[i] = store.Leasing{Name: it.w.name, Dead: it.w.dead, Token: it.token, Lasts: b.e.LoadTimeout + leaseMargin}
 	}
-	var back, busy []*item
+	var back, busy, gone []*item
 	for i, leased := range b.batches.LeaseMany(ctx, leasings) {
 		it := missing[i]
 		it.reply = leased.LeaseReply
 		record := &it.reply.Record
 		switch {
 		case leased.Err != nil && ctx.Err() != nil:
+			gone = append(gone, it)
 			b.fail([]*item{it}, ctx.Err())
 		case leased.Err != nil:
 			it.why = b.failed(b.c, it.lane, leased.Err)
@@ -395,6 +396,7 @@ func (b *batch) lease(ctx context.Context, missing []*item) (granted, lost []*it
 		}
 	}
 	b.giveBack(ctx, back)
+	b.abandon(ctx, gone)
 	if len(busy) > 0 {
 		b.apart.Go(func() { b.watch(ctx, busy) })
 	}
@@ -419,10 +421,7 @@ func (b *batch) giveBack(ctx context.Context, items []*item) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fillTimeout)
 	defer cancel()
-	names, tokens := make([]string, len(items)), make([]fence.Token, len(items))
-	for i, it := range items {
-		names[i], tokens[i] = it.w.name, it.token
-	}
+	names, tokens := leases(items)
 	if err := b.batches.ReleaseMany(ctx, names, tokens); err != nil {
 		b.logger.DebugContext(ctx, "release failed", slog.String("error", err.Error()))
 	}

@@ -344,12 +344,17 @@ func (r *Reader) alive(ctx context.Context, w *want, record *fence.Record) (bool
 }
 
 // lease asks for the right to fill the key, over what was found dead.
-func (r *Reader) lease(ctx context.Context, w *want, token fence.Token) (store.LeaseReply, error) {
+func (r *Reader) lease(ctx context.Context, w *want, token fence.Token) (reply store.LeaseReply, err error) {
 	lasts := w.e.LoadTimeout + leaseMargin
 	if w.dead == "" {
-		return r.store.Lease(ctx, w.name, token, lasts)
+		reply, err = r.store.Lease(ctx, w.name, token, lasts)
+	} else {
+		reply, err = r.store.LeaseOver(ctx, w.name, w.dead, token, lasts)
 	}
-	return r.store.LeaseOver(ctx, w.name, w.dead, token, lasts)
+	if err != nil && ctx.Err() != nil {
+		r.abandon(ctx, []string{w.name}, []fence.Token{token})
+	}
+	return reply, err
 }
 
 // pin finds the epochs that a load is to be tied to, makes those that are not there, and asks HEAD whether one of them was
