@@ -34,6 +34,11 @@ type memory struct {
 
 func (w *world) memory(user string, wrap func(*redisstore.Store) fill.Store) *memory {
 	w.t.Helper()
+	return w.memoryOf(user, wrap, policed(fill.Policy{}))
+}
+
+func (w *world) memoryOf(user string, wrap func(*redisstore.Store) fill.Store, entries map[string]fill.Entry) *memory {
+	w.t.Helper()
 	m := &memory{world: w, near: near.New(1 << 20), proxy: faultproxy.Start(w.t, w.redis.Addr)}
 	var err error
 	m.store, err = redisstore.Open(w.t.Context(), redisstore.Options{URL: "redis://" + user + m.proxy.Addr, Namespace: w.namespace, Near: m.near})
@@ -47,9 +52,9 @@ func (w *world) memory(user string, wrap func(*redisstore.Store) fill.Store) *me
 			store = &telling{Store: store, Tells: m.store}
 		}
 	}
-	entries := map[string]fill.Entry{}
-	for name, d := range declarations() {
-		entries[name] = fill.Entry{Declared: d, TTL: time.Minute, NegativeTTL: 10 * time.Second, LoadTimeout: 2 * time.Second, LoadUnproved: true, Near: true}
+	for name, e := range entries {
+		e.Near = true
+		entries[name] = e
 	}
 	if m.Reader, err = fill.New(fill.Options{
 		Namespace: w.namespace, Store: store, Loader: w.loader, Entries: entries, Clock: w.clock, Near: m.near,
