@@ -132,13 +132,17 @@ func (r *Reader) serve(s *standIn, why staleCause) Value {
 // standsIn returns the stale value that a read was shown, if the entry says that it may have it rather than the error.
 func (r *Reader) standsIn(ctx context.Context, w *want, err error) (Value, bool) {
 	s := w.standIn
-	if s == nil || ctx.Err() != nil || s.age+time.Since(s.shown) > w.e.StaleOnError || !r.stillConfirmed(w.c, r.laneOf(w.name)) {
+	if s == nil || ctx.Err() != nil {
 		return Value{}, false
 	}
 	for _, own := range []error{ErrClosed, ErrArguments, ErrNoLoader, ErrUnknownEntry, pgload.ErrManyRows} {
 		if errors.Is(err, own) {
 			return Value{}, false
 		}
+	}
+	r.names(ctx) // a load that fails may have taken longer than a confirmation lasts, in which nobody else has read
+	if s.age+time.Since(s.shown) > w.e.StaleOnError || !r.stillConfirmed(w.c, r.laneOf(w.name)) {
+		return Value{}, false
 	}
 	if errors.Is(err, ErrTimeout) {
 		return r.serve(s, staleSlow), true

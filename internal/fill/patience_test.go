@@ -1,0 +1,152 @@
+package fill_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/freshet/freshet/internal/fill"
+)
+
+// TestTooManyWaitForALoad: whoever would wait behind more loads than could end in time is told so at once; those before him have their values.
+func TestTooManyWaitForALoad(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	open := make(chan struct{})
+	loader := &slow{Loader: w.loader, before: func(ctx context.Context) {
+		select {
+		case <-open:
+		case <-ctx.Done():
+		}
+	}}
+	entries := policed(fill.Policy{})
+	for name, e := range entries {
+		e.LoadTimeout = time.Minute // none waits for so long that this is why
+		entries[name] = e
+	}
+	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: w.store, Loader: loader, Entries: entries, MaxLoads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	const readers, loading, wait = 100, 1, 64
+	var (
+		all             sync.WaitGroup
+		refused, served atomic.Int64
+	)
+	for i := range readers {
+		all.Go(func() {
+			v, err := r.Get(t.Context(), "product", arg(strconv.Itoa(i+1)), nil)
+			switch {
+			case err == nil && string(v.Payload) == price(i+1, 10*(i+1)):
+				served.Add(1)
+			case errors.Is(err, fill.ErrUnavailable) && errors.Is(err, fill.ErrOverloaded):
+				refused.Add(1)
+			default:
+				t.Errorf("product %d: %s, %v", i+1, v.Payload, err)
+			}
+		})
+	}
+	eventually(t, func() error {
+		if n := refused.Load(); n != readers-loading-wait {
+			return fmt.Errorf("%d were refused", n)
+		}
+		return nil
+	})
+	close(open)
+	all.Wait()
+	if n := served.Load(); n != loading+wait {
+		t.Errorf("%d have their values", n)
+	}
+}
+
+// TestManyWaitForHalfOfTheirTime: keys that another process loads without end are waited for, for half of the load timeout, and then loaded;
+// the others are there long before.
+func TestManyWaitForHalfOfTheirTime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	w.batches()
+	loader := &statements{Loader: w.loader}
+	r := w.reader(nil, loader)
+	w.lease(other, "1")
+	w.lease(other, "2")
+	began := time.Now()
+	answers := r.GetMany(t.Context(), "product", numbered(1, 2, 3), &fill.Demand{})
+	if took := time.Since(began); took < 900*time.Millisecond || took > 1900*time.Millisecond {
+		t.Errorf("it took %v of 2 s", took)
+	}
+	for i, a := range answers {
+		status := fill.Bypass
+		if i == 2 {
+			status = fill.Miss
+		}
+		if a.Err != nil || a.Value.Status != status || string(a.Value.Payload) != price(i+1, 10*(i+1)) {
+			t.Errorf("product %d: %v (%s) %s, %v", i+1, a.Value.Status, a.Value.Reason, a.Value.Payload, a.Err)
+		}
+	}
+	if n := loader.sent.Load(); n != 2 {
+		t.Errorf("%d statements, want one for what could be leased and one for the rest", n)
+	}
+}
+
+// TestStandInGrowsOld: a stale value that a read was shown does not stand in for a load that fails once it is older than the entry allows.
+func TestStandInGrowsOld(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	loader := &slow{Loader: w.loader}
+	r := w.under(loader, fill.Policy{StaleOnError: time.Second})
+	read(t, r, 1, fill.Miss, price(1, 10))
+	w.marked()
+	loader.before = func(ctx context.Context) { <-ctx.Done() } // for two seconds
+	v, err := r.Get(t.Context(), "product", arg("1"), nil)
+	if !errors.Is(err, fill.ErrTimeout) {
+		t.Errorf("%v %s, stale by %v, %v", v.Status, v.Payload, v.StaleBy, err)
+	}
+	if s := r.Stats(); s.Stale["load_slow"]+s.Stale["load_failed"] != 0 {
+		t.Errorf("Stats = %+v", s)
+	}
+}
+
+// TestStandInAfterALongWait: a load that fails after longer than a confirmation of the names lasts has the stale value stand in for it all the
+// same, in a process where nobody else reads; of one key, and of many.
+func TestStandInAfterALongWait(t *testing.T) {
+	t.Parallel()
+	for what, get := range map[string]func(r *fill.Reader) (fill.Value, error){
+		"one": func(r *fill.Reader) (fill.Value, error) { return r.Get(t.Context(), "product", arg("1"), nil) },
+		"many": func(r *fill.Reader) (fill.Value, error) {
+			a := r.GetMany(t.Context(), "product", numbered(1, 2), &fill.Demand{})
+			return a[0].Value, a[0].Err
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, options{})
+			var hangs, moves atomic.Bool
+			loader := &slow{Loader: w.loader, before: func(ctx context.Context) {
+				if hangs.Load() {
+					<-ctx.Done() // for two seconds
+				} else if moves.CompareAndSwap(true, false) {
+					w.begin() //nolint:contextcheck // the daemon is not the load's
+				}
+			}}
+			r := w.under(loader, fill.Policy{StaleOnError: time.Minute})
+			read(t, r, 1, fill.Miss, price(1, 10))
+			w.marked()
+			hangs.Store(true)
+			v, err := get(r)
+			if err != nil || v.Status != fill.Stale || v.Reason != "load_slow" || string(v.Payload) != price(1, 10) || v.StaleBy < time.Second {
+				t.Errorf("%v (%s) %s, stale by %v, %v", v.Status, v.Reason, v.Payload, v.StaleBy, err)
+			}
+			moves.Store(true) // and then nobody says what it has missed
+			hangs.Store(false)
+			if v, err := get(r); err == nil && v.Status == fill.Stale {
+				t.Errorf("stale, under names that have moved: %s", v.Payload)
+			}
+		})
+	}
+}
