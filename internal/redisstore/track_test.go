@@ -1,9 +1,13 @@
 package redisstore
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -186,5 +190,34 @@ func TestProlong(t *testing.T) {
 	left, err := s.client.Do(t.Context(), s.client.B().Pttl().Key(name).Build()).AsInt64()
 	if err != nil || left < (2*time.Hour).Milliseconds() {
 		t.Errorf("it ends in %d ms, %v", left, err)
+	}
+}
+
+// TestConnectionThatTellsNothing: a server that takes CLIENT TRACKING on a connection on which it cannot tell is found out, and that is said once.
+func TestConnectionThatTellsNothing(t *testing.T) {
+	t.Parallel()
+	var said bytes.Buffer
+	s, err := Open(t.Context(), Options{
+		URL: redistest.Shared(t).URL + "?protocol=2", Namespace: redistest.Namespace(t), Near: &notes{}, Logger: slog.New(slog.NewTextHandler(&said, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	for range 3 {
+		if h := s.Heads(t.Context())[0]; h.Err != nil || h.Wire != nil {
+			t.Fatalf("%+v", h)
+		}
+	}
+	if err := s.Tracks(t.Context()); !errors.Is(err, errSilent) || s.Wire(0) != nil {
+		t.Errorf("Tracks = %v, on %v", err, s.Wire(0))
+	}
+	if n := strings.Count(said.String(), "nothing is held in this process's memory"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, said.String())
+	}
+	name := s.testName("k") // and it is read as ever
+	leased(t, s, name, token('a'))
+	if text, err := s.Read(t.Context(), name); err != nil || text == nil {
+		t.Errorf("%q, %v", text, err)
 	}
 }
