@@ -150,3 +150,48 @@ func TestStandInAfterALongWait(t *testing.T) {
 		})
 	}
 }
+
+// TestJitter: values that are filled together do not end together, and none lives for longer than its TTL.
+func TestJitter(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	w.batches()
+	const ttl, share, keys = 60_000, 0.1, 40 // of the readers of a world; that 40 draws lie within a tenth of the range never happens
+	readMany(t, w.reader(nil, nil), nil, upTo(keys), nil)
+	least, most := int64(ttl), int64(0)
+	for id := range keys {
+		left, err := w.raw.Do(t.Context(), w.raw.B().Pttl().Key(w.name("product", strconv.Itoa(id+1))).Build()).AsInt64()
+		if err != nil {
+			t.Fatal(err)
+		}
+		least, most = min(least, left), max(most, left)
+	}
+	if spread := float64(most-least) / ttl; spread < share/10 || spread > share || most > ttl {
+		t.Errorf("they live for %d to %d ms", least, most)
+	}
+}
+
+// TestRefreshAheadIsNotTriedAgainAndAgain: while another process holds the lease of a value that is due, reads do not each ask for it.
+func TestRefreshAheadIsNotTriedAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	entries := policed(fill.Policy{Eager: 0.9})
+	e := entries["product"]
+	e.TTL = 20 * time.Second
+	entries["product"] = e
+	leases := new(atomic.Int64)
+	r := w.readerOf(&hooks{Store: w.store, afterCall: func(string) { leases.Add(1) }}, nil, entries)
+	read(t, r, 1, fill.Miss, price(1, 10))
+	w.lease(other, "1")
+	leases.Store(0)
+	began := time.Now()
+	for time.Since(began) < 3500*time.Millisecond { // it is due after two seconds
+		for range 20 {
+			read(t, r, 1, fill.Hit, price(1, 10))
+		}
+		pause(t, 5*time.Millisecond)
+	}
+	if n := leases.Load(); n < 1 || n > 3 {
+		t.Errorf("%d leases were asked for", n)
+	}
+}
