@@ -382,8 +382,12 @@ func TestMetrics(t *testing.T) {
 	for _, path := range []string{"product/7", "product/007", "product/8", "product/x", "made-up-1/1", "made-up-2/1"} {
 		b.do(t, http.MethodGet, "/v1/entries/"+path)
 	}
+	for _, path := range []string{"/v1/entries/product/7", "/v1/many/product?k=[7]"} {
+		b.do(t, "BREW", path)
+	}
 	scraped := b.do(t, http.MethodGet, "/metrics").body
 	for _, want := range []string{
+		`freshet_gateway_requests_total{code="501",entry="",status=""} 2`,
 		`freshet_gateway_requests_total{code="200",entry="product",status="hit"} 2`,
 		`freshet_gateway_requests_total{code="400",entry="product",status=""} 1`,
 		`freshet_gateway_requests_total{code="404",entry="",status=""} 2`, // no label from what a client makes up

@@ -42,7 +42,7 @@ func (s *server) readMany(w http.ResponseWriter, r *http.Request, rest string) o
 		return outcome{entry: entry, code: p.Status}
 	}
 	if !allowed(w, r) {
-		return outcome{code: http.StatusMethodNotAllowed}
+		return outcome{code: refusalOf(r.Method)}
 	}
 	demand, bad := demandOf(r.Header)
 	if bad != nil {
