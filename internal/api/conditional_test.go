@@ -108,6 +108,31 @@ func TestPreconditions(t *testing.T) {
 	}
 }
 
+// TestRefusalsAreNotStored: what is said of one request is no answer to the next one, however long the entry's values may be kept. Without
+// no-store a cache may keep a 412 that has a max-age (RFC 9111, 3), and Vary does not name If-Match.
+func TestRefusalsAreNotStored(t *testing.T) {
+	t.Parallel()
+	const kept = "public, max-age=60"
+	b := start(t, func(b *bench, _ *Options) {
+		for key, v := range b.shelf.values {
+			v.CacheControl = kept
+			b.shelf.values[key] = v
+		}
+	})
+	many := manyOf("product", "[7]")
+	for path, want := range map[string]string{"/v1/entries/product/7": kept, many: kept, "/v1/entries/product/x": "no-store", "/v1/entries/nothing/7": "no-store"} {
+		if got := b.do(t, http.MethodGet, path); got.header.Get("Cache-Control") != want {
+			t.Errorf("GET %s = %d, Cache-Control %q, want %q", path, got.code, got.header.Get("Cache-Control"), want)
+		}
+	}
+	for _, path := range []string{"/v1/entries/product/7", many} {
+		got := b.do(t, http.MethodGet, path, "If-Match", `"another"`)
+		if got.code != http.StatusPreconditionFailed || got.header.Get("Cache-Control") != "no-store" {
+			t.Errorf("GET %s with If-Match = %d, Cache-Control %q", path, got.code, got.header.Get("Cache-Control"))
+		}
+	}
+}
+
 func TestCacheControlOfRequests(t *testing.T) {
 	t.Parallel()
 	b := start(t)

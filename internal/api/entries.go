@@ -143,6 +143,7 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, name string, v V
 	tag := entityTag(v.Payload)
 	switch done.code = precondition(r.Header, tag); done.code {
 	case http.StatusPreconditionFailed:
+		h.Set("Cache-Control", "no-store") // an answer to this request alone, however long the value may be kept
 		problem{
 			Type: problemPrecondition, Title: "Precondition failed", Status: done.code, Entry: name,
 			Detail: "The value has none of the entity tags in If-Match.",

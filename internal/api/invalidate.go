@@ -75,7 +75,7 @@ func (s *server) whatOf(ctx context.Context, body io.Reader) (what *byhand.What,
 	var a asked
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&a); err != nil {
+	if err := errors.Join(checkText(string(text)), d.Decode(&a)); err != nil {
 		return nil, false, &argumentError{detail: fmt.Sprintf("The body is not what is expected: %v.", err)}
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {

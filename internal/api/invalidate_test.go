@@ -104,8 +104,12 @@ func TestInvalidateBodies(t *testing.T) {
 		`{"entry":"product","arg":[1]}`:        {400, problemArguments},
 		`{"entry":"product"}{"entry":"front"}`: {400, problemArguments},
 		`{"entry":"product","args":[1]`:        {400, problemArguments},
-		`{"entry":"produkt","args":[1]}`:       {404, problemNoEntry},
-		`"` + strings.Repeat("x", maxAsked):    {413, problemTooLong},
+		"{\"entry\":\"page\",\"args\":[\"\xff\",\"\"]}": {400, problemArguments}, // not UTF-8: encoding/json would make another text of it
+		`{"entry":"page","args":["\udc00",""]}`:         {400, problemArguments},
+		"{\"tag\":\"tenant:\xff\"}":                     {400, problemArguments},
+		`{"tag":"tenant:\ud83d"}`:                       {400, problemArguments},
+		`{"entry":"produkt","args":[1]}`:                {404, problemNoEntry},
+		`"` + strings.Repeat("x", maxAsked):             {413, problemTooLong},
 	} {
 		if got := b.post(t, "/v1/invalidate", body); got.code != want.code || !strings.Contains(got.body, want.kind) {
 			t.Errorf("%.100s: %d %s, want %d", body, got.code, got.body, want.code)

@@ -146,7 +146,10 @@ func keyOf(params []rule.Param, text string) ([]keytext.Arg, error) {
 	decoder := json.NewDecoder(strings.NewReader(text))
 	decoder.UseNumber() // as it is written: a float would round it
 	var values []any
-	err := decoder.Decode(&values)
+	err := checkText(text)
+	if err == nil {
+		err = decoder.Decode(&values)
+	}
 	if err == nil {
 		if _, more := decoder.Token(); !errors.Is(more, io.EOF) {
 			err = errors.New("something comes after it")

@@ -52,6 +52,10 @@ func TestReadsOfMany(t *testing.T) {
 		{"another type", manyOf("product", "[7]", `["seven"]`), 400, `"argument":"k[2]"`},
 		{"a fraction", manyOf("product", "[7.5]"), 400, `"argument":"k[1]"`},
 		{"too large", manyOf("product", "[9223372036854775808]"), 400, `"argument":"k[1]"`},
+		{"not UTF-8", manyOf("page", "[\"a\",null]", "[\"\xff\",null]"), 400, `"argument":"k[2]"`},
+		{"half a surrogate pair", manyOf("page", `["\ud800",null]`), 400, `"argument":"k[1]"`},
+		{"NUL", manyOf("page", `["\u0000",null]`), 400, `"argument":"k[1]"`},
+		{"escapes", manyOf("page", `["\u0061\/b",""]`), 200, `[["slash, empty"]]`},
 		{"too many keys", manyOf("product", strings.Split(strings.Repeat("[7],", maxMany), ",")...), 400, "501 keys"},
 		{"one that cannot be read", manyOf("product", "[7]", "[500]"), 503, `"argument":"k[2]"`},
 	} {
