@@ -368,7 +368,7 @@ func TestProbesAndStatus(t *testing.T) {
 	if got := b.do(t, http.MethodGet, "/livez"); got.code != 200 || got.body != `{"status":"ok"}`+"\n" {
 		t.Errorf("/livez = %d %s", got.code, got.body)
 	}
-	if got := b.do(t, http.MethodGet, "/readyz"); got.code != 503 || !strings.Contains(got.body, "the log is not being read") {
+	if got := b.do(t, http.MethodGet, "/readyz"); got.code != 503 || !strings.Contains(got.body, "the log is not being read") || got.header.Get("Retry-After") != "1" {
 		t.Errorf("/readyz = %d %s", got.code, got.body)
 	}
 	if got := b.do(t, http.MethodGet, "/v1/status"); got.code != 200 || got.body != `{"phase":"streaming"}`+"\n" {

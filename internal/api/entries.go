@@ -20,9 +20,6 @@ var (
 	ErrForeign     = errors.New("the token is of another database")
 )
 
-// retryAfter is how many seconds a client waits after 503.
-const retryAfter = "1"
-
 // entry answers a read of an entry.
 func (s *server) entry(w http.ResponseWriter, r *http.Request, rest string) {
 	began := time.Now()
@@ -39,9 +36,6 @@ type outcome struct {
 
 func (s *server) readEntry(w http.ResponseWriter, r *http.Request, rest string) outcome {
 	fail := func(entry string, p problem) outcome {
-		if p.Status == http.StatusServiceUnavailable {
-			w.Header().Set("Retry-After", retryAfter)
-		}
 		p.write(w)
 		return outcome{entry: entry, code: p.Status}
 	}

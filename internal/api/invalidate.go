@@ -54,11 +54,7 @@ func (s *server) invalidate(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case err != nil:
-		p := s.problemOfInvalidate(r.Context(), err)
-		if p.Status == http.StatusServiceUnavailable {
-			w.Header().Set("Retry-After", retryAfter)
-		}
-		p.write(w)
+		s.problemOfInvalidate(r.Context(), err).write(w)
 	case done.Applied || done.DryRun:
 		s.writeJSON(w, r, http.StatusOK, done)
 	default:

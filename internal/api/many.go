@@ -35,9 +35,6 @@ func (s *server) many(w http.ResponseWriter, r *http.Request, rest string) {
 
 func (s *server) readMany(w http.ResponseWriter, r *http.Request, rest string) outcome {
 	fail := func(entry string, p problem) outcome {
-		if p.Status == http.StatusServiceUnavailable {
-			w.Header().Set("Retry-After", retryAfter)
-		}
 		p.write(w)
 		return outcome{entry: entry, code: p.Status}
 	}

@@ -111,10 +111,7 @@ type StoreRecord struct {
 // path may hold, and changes nothing.
 func (s *server) readMemory(w http.ResponseWriter, r *http.Request, memory Memory) {
 	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		problem{
-			Type: problemMethod, Title: "Method not allowed", Status: http.StatusMethodNotAllowed, Detail: "Only POST is allowed here.",
-		}.write(w)
+		refuse(w, r, http.MethodPost)
 		return
 	}
 	var names []string

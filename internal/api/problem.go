@@ -31,6 +31,9 @@ const (
 	problemInternal      = "urn:freshet:problem:internal"
 )
 
+// retryAfter is how many seconds a client waits after 503.
+const retryAfter = "1"
+
 // problem is the body of an error (RFC 9457).
 type problem struct {
 	Type     string `json:"type"`
@@ -49,6 +52,9 @@ func (p problem) write(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	if w.Header().Get("Cache-Control") == "" {
 		w.Header().Set("Cache-Control", "no-store")
+	}
+	if p.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter)
 	}
 	send(w, p.Status, append(body, '\n'))
 }
