@@ -78,4 +78,10 @@ func TestReplicas(t *testing.T) {
 			return nil
 		})
 	}
+	// A standby writes no log: what is invalidated by hand has to be said to the primary.
+	cache := open(t, freshet.Options{Config: s.file, Database: pool(there)})
+	token, err := cache.Invalidate(t.Context(), cache.Key("product", 1))
+	if !errors.Is(err, freshet.ErrReadOnly) || !token.IsZero() {
+		t.Errorf("Invalidate on a standby: %v, %v", token, err)
+	}
 }

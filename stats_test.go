@@ -56,6 +56,20 @@ func TestEveryReasonIsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	page, err := os.ReadFile("docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(page), "The reasons are those of")
+	list, _, _ = strings.Cut(list, "\n\n")
+	said := func(kind string) string { // what the page lists behind "of a ...", up to the next one
+		_, after, _ := strings.Cut(list, kind)
+		reasons, _, _ := strings.Cut(after, ";")
+		return reasons
+	}
+	pages := map[string]string{
+		"Stale": said("of a stale value"), "Refused": said("of a refused fill"), "Bypassed": said("of a bypass"), "Replicas": said("of a load that a replica might have had"),
+	}
 	s := published(t)
 	stats := open(t, freshet.Options{Config: s.file}).Stats()
 	for field, reasons := range map[string]map[string]uint64{
@@ -69,6 +83,9 @@ func TestEveryReasonIsDocumented(t *testing.T) {
 		for reason := range reasons {
 			if !strings.Contains(comment, `"`+reason+`"`) {
 				t.Errorf("the comment on %s does not say %q", field, reason)
+			}
+			if !strings.Contains(pages[field], "`"+reason+"`") {
+				t.Errorf("docs/metrics.md does not say %q of %s", reason, field)
 			}
 		}
 	}
