@@ -69,7 +69,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 }
 
 // Observer measures how long reads and loads take, in seconds: the histograms freshet_read_seconds, by entry and status (hit,
-// miss, revalidated, bypass; error where there was no answer), and freshet_load_seconds, by entry and outcome (found, missing,
+// miss, stale, revalidated, bypass; error where there was no answer), and freshet_load_seconds, by entry and outcome (found, missing,
 // unchanged, error). It panics when the registerer has such metrics already: one Observer may serve several caches.
 func Observer(registerer prometheus.Registerer) freshet.Observer {
 	o := &observer{

@@ -1,0 +1,60 @@
+package docs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/freshet/freshet/internal/testkit"
+	"github.com/freshet/freshet/internal/testkit/pgtest"
+	"github.com/freshet/freshet/internal/testkit/servetest"
+)
+
+// TestQuickStartWithoutRedis walks through that section of README.md: the table of the other one, its file and its one command, with no
+// Redis anywhere; the read, a change that the next read shows.
+func TestQuickStartWithoutRedis(t *testing.T) {
+	readme := read(t, "README.md")
+	_, section, _ := strings.Cut(readme, "\n## Without Redis, to begin with\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	pg := pgtest.Start(t, pgtest.Options{})
+	url := pg.Database(t)
+	t.Setenv("DATABASE_URL", url)
+	pg.Exec(t, url, strings.Split(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(block(t, readme, "sql", "kettle")), ";")), ";\n")...)
+	config := block(t, section, "yaml", "DATABASE_URL")
+	if strings.Contains(config, "redis") {
+		t.Fatalf("the file names Redis:\n%s", config)
+	}
+	file := filepath.Join(t.TempDir(), "freshet.yaml")
+	if err := os.WriteFile(file, []byte(config+"listen: 127.0.0.1:0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	commands := strings.Split(strings.TrimSpace(block(t, section, "sh", "serve")), "\n")
+	if len(commands) != 3 || commands[0] != "make build" || !strings.HasPrefix(commands[1], "export DATABASE_URL=") || commands[2] != "./bin/freshet serve" {
+		t.Fatalf("README.md's commands are %q", commands)
+	}
+	d := servetest.Start(t, "quick start without Redis", file)
+	lines := strings.Split(strings.TrimSpace(block(t, section, "console", "/v1/entries/product/42")), "\n")
+	_, path, _ := strings.Cut(lines[0], "127.0.0.1:7780")
+	get := func(status, want string) {
+		t.Helper()
+		testkit.Eventually(t, 30*time.Second, func() error {
+			code, header, body, err := d.Get(t.Context(), path)
+			if err != nil {
+				return err
+			}
+			if status != "" && header.Get("Freshet-Status") != status {
+				return fmt.Errorf("Freshet-Status: %s", header.Get("Freshet-Status"))
+			}
+			return bodyIs(want)(code, string(body))
+		})
+	}
+	get("hit", lines[1])
+	pg.Exec(t, url, `UPDATE products SET price = 19.90 WHERE id = 42`)
+	get("", strings.Replace(lines[1], "24.50", "19.90", 1))
+	if err := d.Stop(); err != nil {
+		t.Error(err)
+	}
+}
