@@ -126,6 +126,37 @@ func TestManyHeaders(t *testing.T) {
 	}
 }
 
+// TestManyAreOneAnswer: the array is as old as its oldest value, in whatever order they come, and with one that is stale it may not be kept.
+func TestManyAreOneAnswer(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	put := func(id, status, kept string, filled time.Time) func(*bench, *Options) {
+		return func(b *bench, _ *Options) {
+			b.shelf.values["product|="+id] = Value{Found: true, Payload: []byte(id), Status: status, CacheControl: kept, Filled: filled}
+		}
+	}
+	b := start(t,
+		put("1", "hit", "max-age=60", now.Add(-10*time.Second)), put("2", "hit", "max-age=60", now.Add(-90*time.Second)),
+		put("3", "miss", "max-age=60", time.Time{}), put("4", "stale", "", now.Add(-time.Second)),
+		put("5", "hit", "max-age=60", now.Add(time.Minute))) // by a store's clock that is ahead of this one
+	for _, tt := range []struct {
+		keys                       []string
+		age, kept, status, payload string
+	}{
+		{[]string{"[1]", "[2]", "[3]"}, "90", "max-age=60", "hit=2, miss=1", "[1,2,3]"},
+		{[]string{"[3]", "[2]", "[1]"}, "90", "max-age=60", "hit=2, miss=1", "[3,2,1]"},
+		{[]string{"[3]"}, "0", "max-age=60", "miss=1", "[3]"},
+		{[]string{"[5]"}, "0", "max-age=60", "hit=1", "[5]"},
+		{[]string{"[3]", "[4]"}, "1", "private, no-cache", "miss=1, stale=1", "[3,4]"},
+		{[]string{"[4]", "[3]"}, "1", "private, no-cache", "miss=1, stale=1", "[4,3]"},
+	} {
+		got := b.do(t, "GET", manyOf("product", tt.keys...))
+		if h := got.header; h.Get("Age") != tt.age || h.Get("Cache-Control") != tt.kept || h.Get("Freshet-Status") != tt.status || got.body != tt.payload {
+			t.Errorf("%v: %s, %v, want %+v", tt.keys, got.body, h, tt)
+		}
+	}
+}
+
 // FuzzKeyOf: whatever is sent as a key, it is a key with an argument for each parameter, or an error that says what is wrong.
 func FuzzKeyOf(f *testing.F) {
 	for _, text := range []string{"[7]", `["a",null]`, "[[1,2],3]", "[", "null", `[{"a":1},2]`, "[1e400,2]"} {
