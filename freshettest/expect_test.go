@@ -20,6 +20,40 @@ type failures struct {
 
 func (f *failures) Errorf(string, ...any) { f.count++ }
 
+// TestAssertionsFail of what they are there to find.
+func TestAssertionsFail(t *testing.T) {
+	t.Parallel()
+	judged := &failures{TB: t}
+	w := freshettest.New(judged, freshettest.Options{Config: "testdata/freshet.yaml"})
+	products, err := freshet.Entry[int64, Product](w.Cache, "product")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, before := Product{ID: 1, Price: 2}, Product{ID: 1, Price: 1}
+	w.Set("product", now, 1)
+	get(t, products, 1)
+	missing := func(id int64) func() { return func() { _, _ = products.Get(t.Context(), id) } }
+	hit := func() { get(t, products, 1) }
+	for name, fail := range map[string]func(){
+		"Hit of a miss":             func() { w.Hit(missing(2)) },
+		"Hit of a hit and a miss":   func() { w.Hit(func() { hit(); missing(3)() }) },
+		"Hit of a hit and a bypass": func() { w.Hit(func() { hit(); get(t, products, 1, freshet.Bypass()) }) },
+		"Hit of nothing":            func() { w.Hit(func() {}) },
+		"Miss of a hit":             func() { w.Miss(hit) },
+		"Miss of a miss and a hit":  func() { w.Miss(func() { missing(4)(); hit() }) },
+		"Miss of nothing":           func() { w.Miss(func() {}) },
+		"Fresh of what was":         func() { w.Fresh("product", before, 1) },
+		"Fresh where there is none": func() { w.Fresh("product", before, 9) },
+		"Stale of what is":          func() { w.Stale("product", now, 1) },
+	} {
+		count := judged.count
+		fail()
+		if judged.count != count+1 {
+			t.Errorf("%s: %d failures", name, judged.count-count)
+		}
+	}
+}
+
 // TestStaleReads: a value that has changed, and that its entry serves for a while, is counted as that, and passes neither for a hit nor for one
 // that was loaded, although it is loaded beside the read.
 func TestStaleReads(t *testing.T) {
