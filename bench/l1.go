@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/freshet/freshet/internal/near"
+	"github.com/freshet/freshet/internal/store"
 	gocache "github.com/go-redis/cache/v9"
 	"github.com/maypok86/otter/v2"
 	"github.com/redis/go-redis/v9"
@@ -160,8 +161,8 @@ func (b *bench) footprint() {
 	many := b.sizes.transactions / 2 // a hundred thousand of the full size
 	var (
 		stats runtime.MemStats
-		wire  near.Wire
-		store = near.New(1 << 40)
+		wire  store.Wire
+		table = near.New(1 << 40)
 	)
 	runtime.GC()
 	runtime.ReadMemStats(&stats)
@@ -169,11 +170,11 @@ func (b *bench) footprint() {
 	for i := range many {
 		name := "f:shop:0123456789abcdef:item.0123456789abcdef.0123456789abcdef:item:" + strconv.Itoa(i)
 		text := []byte("f1 V - - - s:0000000000000001,0000000000000001, - 0000000000000001\n" + strings.Repeat("x", 100))
-		store.Expect(&wire, name).Put(near.Value{Name: name, Text: text, Found: true, Payload: text[len(text)-100:]}, nil, time.Hour)
+		table.Expect(&wire, name).Put(near.Value{Name: name, Text: text, Found: true, Payload: text[len(text)-100:]}, nil, time.Hour)
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&stats)
-	held := store.Stats()
+	held := table.Stats()
 	b.report("l1/memory", float64(stats.HeapAlloc-before)/float64(many)*records/(1<<20), "MiB for a million records of 100 bytes")
 	b.report("l1/memory/estimated", float64(held.Bytes)/float64(many)*records/(1<<20), "MiB, as they are counted")
 }

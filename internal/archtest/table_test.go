@@ -36,7 +36,7 @@ func sideways(importer, imported string) bool {
 	return (importer == "internal/rule" || importer == "internal/intent") && imported == "internal/keytext" ||
 		importer == "internal/schema" && imported == "internal/change" ||
 		(importer == "internal/pggate" || importer == "internal/pgsource") && imported == "internal/pgurl" ||
-		(importer == "internal/memstore" || importer == "internal/redisstore") && imported == "internal/store" ||
+		(importer == "internal/memstore" || importer == "internal/redisstore" || importer == "internal/near") && imported == "internal/store" ||
 		importer == root && imported == "internal/parts"
 }
 

@@ -4,16 +4,16 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 
 	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // deaf holds nothing.
 type deaf struct{}
 
 func (deaf) Invalidate(string) {}
-func (deaf) Drop(*atomic.Bool) {}
+func (deaf) Drop(*store.Wire)  {}
 
 // judgeTracking says whether readers with the file's user can hold values in their memory, as the file has them do. It writes a key that
 // lives for a second.
@@ -23,12 +23,12 @@ func (r *checked) judgeTracking(ctx context.Context, namespace string) {
 	}
 	options := storeOptions(r.conf, namespace, slog.New(slog.DiscardHandler))
 	options.Near = deaf{}
-	store, err := redisstore.Open(ctx, options)
+	opened, err := redisstore.Open(ctx, options)
 	if err != nil {
 		return // which has been said of the first one
 	}
-	defer store.Close()
-	if err := store.Tracks(ctx); err != nil {
+	defer opened.Close()
+	if err := opened.Tracks(ctx); err != nil {
 		r.note("redis", fmt.Sprintf("region %s: the server does not tell this user of changes: %v", r.conf.Regions[0].Name, err),
 			"an application that reads as this user holds no values in its own memory (l1), and asks Redis for each",
 			"grant the user client|tracking (docs/operations.md has all of it), or say l1: {size: off}; nothing, where only the daemon is this user")

@@ -27,9 +27,9 @@ const (
 // gained by holding its records twice.
 type Tells interface {
 	// Wire is the connection on which a lane's records are read now, set when it is lost, and nil when nothing is to be held of them.
-	Wire(lane int) *near.Wire
+	Wire(lane int) *store.Wire
 	// HeadOn reads what HEAD vouches for, and says on which Wire: what was said of records before has been heard when it returns.
-	HeadOn(ctx context.Context, lane int) (head fence.Head, found bool, wire *near.Wire, err error)
+	HeadOn(ctx context.Context, lane int) (head fence.Head, found bool, wire *store.Wire, err error)
 }
 
 type striped [stripes]struct {
@@ -59,7 +59,7 @@ type holding struct {
 	r    *Reader
 	e    *declared
 	lane int
-	wire *near.Wire
+	wire *store.Wire
 	x    *near.Expectation
 }
 
@@ -147,8 +147,8 @@ func (h *holding) keepPlain(name string, text []byte) *near.Held {
 }
 
 // wiresOf are the connections by which HEADs were confirmed.
-func wiresOf(heads []store.LaneHead) []*near.Wire {
-	wires := make([]*near.Wire, len(heads))
+func wiresOf(heads []store.LaneHead) []*store.Wire {
+	wires := make([]*store.Wire, len(heads))
 	for lane := range heads {
 		wires[lane] = heads[lane].Wire
 	}

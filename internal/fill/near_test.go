@@ -15,6 +15,7 @@ import (
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/near"
 	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/internal/testkit/faultproxy"
 )
 
@@ -46,10 +47,10 @@ func (w *world) memoryOf(user string, wrap func(*redisstore.Store) fill.Store, e
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(m.store.Close)
-	var store fill.Store = m.store
+	var kept fill.Store = m.store
 	if wrap != nil {
-		if store = wrap(m.store); !tells(store) {
-			store = &telling{Store: store, Tells: m.store}
+		if kept = wrap(m.store); !tells(kept) {
+			kept = &telling{Store: kept, Tells: m.store}
 		}
 	}
 	for name, e := range entries {
@@ -57,7 +58,7 @@ func (w *world) memoryOf(user string, wrap func(*redisstore.Store) fill.Store, e
 		entries[name] = e
 	}
 	if m.Reader, err = fill.New(fill.Options{
-		Namespace: w.namespace, Store: store, Loader: w.loader, Entries: entries, Clock: w.clock, Near: m.near,
+		Namespace: w.namespace, Store: kept, Loader: w.loader, Entries: entries, Clock: w.clock, Near: m.near,
 	}); err != nil {
 		w.t.Fatal(err)
 	}
@@ -427,7 +428,7 @@ type crossed struct {
 	other *redisstore.Store
 }
 
-func (c *crossed) HeadOn(ctx context.Context, lane int) (head fence.Head, found bool, wire *near.Wire, err error) {
+func (c *crossed) HeadOn(ctx context.Context, lane int) (head fence.Head, found bool, wire *store.Wire, err error) {
 	head, found, _, err = c.other.HeadOn(ctx, lane)
 	return head, found, c.Wire(lane), err
 }
@@ -496,16 +497,16 @@ func TestTiedValuesInMemory(t *testing.T) {
 	t.Parallel()
 	w := newTied(t, options{})
 	held := near.New(1 << 20)
-	store, err := redisstore.Open(t.Context(), redisstore.Options{URL: w.redis.URL, Namespace: w.namespace, Near: held})
+	kept, err := redisstore.Open(t.Context(), redisstore.Options{URL: w.redis.URL, Namespace: w.namespace, Near: held})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(store.Close)
+	t.Cleanup(kept.Close)
 	entries := map[string]fill.Entry{}
 	for _, d := range tiedDeclarations() {
 		entries[d.Name] = fill.Entry{Declared: d, TTL: time.Minute, LoadTimeout: 2 * time.Second, Near: true}
 	}
-	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: store, Loader: w.loader, Entries: entries, Near: held})
+	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: kept, Loader: w.loader, Entries: entries, Near: held})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -527,7 +528,7 @@ func TestTiedValuesInMemory(t *testing.T) {
 	for user := 2; user <= 4; user++ {
 		get(t, other, "teams", strconv.Itoa(user)) // of which some have a team in common with the first, and all the rule's own epoch
 	}
-	if _, err := store.Read(t.Context(), "f:"+w.namespace+":nothing"); err != nil { // what was said has been heard
+	if _, err := kept.Read(t.Context(), "f:"+w.namespace+":nothing"); err != nil { // what was said has been heard
 		t.Fatal(err)
 	}
 	if s := held.Stats(); s.Pushed != before.Pushed || s.Records != 1 {

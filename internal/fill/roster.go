@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/freshet/freshet/internal/fence"
-	"github.com/freshet/freshet/internal/near"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/store"
 )
@@ -40,9 +39,9 @@ type confirmation struct {
 	why   bypassReason
 	parts *parts // of a cluster; nil: the store is one server
 
-	wires  []*near.Wire // by lane, on which it was confirmed, if what is read on them is held; nil: nothing is
-	seen   *glance      // where there are wires
-	ground *ground      // what a hit in memory rests on; nil where there are no wires, or no names
+	wires  []*store.Wire // by lane, on which it was confirmed, if what is read on them is held; nil: nothing is
+	seen   *glance       // where there are wires
+	ground *ground       // what a hit in memory rests on; nil where there are no wires, or no names
 }
 
 // names are a roster's live entries, with what a reader needs of each.

@@ -13,6 +13,7 @@ import (
 	"github.com/maypok86/otter/v2"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // started is when the process was, or little later.
@@ -20,9 +21,6 @@ var started = time.Now() //nolint:gochecknoglobals // never changed
 
 // Now is the time since then, by a clock that goes on while the process is stopped, and stands still while the machine is suspended.
 func Now() time.Duration { return time.Since(started) }
-
-// Wire is a connection as far as what is held depends on it: whether it is lost. A connection never becomes another.
-type Wire = atomic.Bool
 
 // overhead is what a record costs beside its bytes: the entry of the table, Held itself, a decoded value's header, and whatever else it is
 // found by.
@@ -44,7 +42,7 @@ type Value struct {
 type Held struct {
 	Value
 
-	wire    *Wire
+	wire    *store.Wire
 	ties    []*tie
 	until   time.Duration // by Now; a backstop
 	dead    atomic.Bool
@@ -54,18 +52,18 @@ type Held struct {
 // tie is an epoch that records are tied to. It is over for good when it is pushed; a later one of its name is another tie.
 type tie struct {
 	name string
-	wire *Wire
+	wire *store.Wire
 	over atomic.Bool
 	uses int
 }
 
 // Wire is the connection that the record was read on.
-func (h *Held) Wire() *Wire { return h.wire }
+func (h *Held) Wire() *store.Wire { return h.wire }
 
 // Alive reports whether nothing was heard that ends it. It says nothing of when it could last have been heard: that is
 // for the reader to judge, who must do so first.
 func (h *Held) Alive() bool {
-	if h.dead.Load() || h.wire.Load() {
+	if h.dead.Load() || h.wire.Lost() {
 		return false
 	}
 	for _, t := range h.ties {
@@ -200,7 +198,7 @@ func (s *Store) forget(h *Held) {
 // Expectation is a record that is being read. It is over with Put or Cancel.
 type Expectation struct {
 	store *Store
-	wire  *Wire
+	wire  *store.Wire
 	parts []*expectation
 	heard bool // something about one of the names, under mu
 	wake  chan struct{}
@@ -215,7 +213,7 @@ type expectation struct {
 
 // Expect is to be called before the record is asked for, with its name and those of all keys that are read with it, and with
 // the connection that it will be asked for on.
-func (s *Store) Expect(wire *Wire, names ...string) *Expectation {
+func (s *Store) Expect(wire *store.Wire, names ...string) *Expectation {
 	e := &Expectation{store: s, wire: wire, parts: make([]*expectation, len(names)), wake: make(chan struct{})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -278,7 +276,7 @@ func (e *Expectation) Put(v Value, epochs []string, longest time.Duration) *Held
 	if longest <= 0 { // nothing was heard: it is old
 		return nil
 	}
-	if e.parts == nil || e.heard || e.wire.Load() {
+	if e.parts == nil || e.heard || e.wire.Lost() {
 		s.counts.refused.Add(1)
 		return nil
 	}
@@ -335,7 +333,7 @@ func (s *Store) Invalidate(name string) {
 }
 
 // Drop ends everything that was read on a connection, and all that is being read on it. The connection is lost already.
-func (s *Store) Drop(wire *Wire) {
+func (s *Store) Drop(wire *store.Wire) {
 	s.endTied(wire)
 	// No reader takes what is left (Alive), whose memory is all that this is about. It may be much, and nobody else waits for it: what was put
 	// meanwhile under a name, on another connection, is dropped with the name.
@@ -349,7 +347,7 @@ func (s *Store) Drop(wire *Wire) {
 }
 
 // endTied ends what is being read on a connection, and the epochs that were.
-func (s *Store) endTied(wire *Wire) {
+func (s *Store) endTied(wire *store.Wire) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, first := range s.expected {
@@ -368,7 +366,7 @@ func (s *Store) endTied(wire *Wire) {
 }
 
 // of are the names of what was read on a connection.
-func of(all iter.Seq2[string, *Held], wire *Wire) iter.Seq[string] {
+func of(all iter.Seq2[string, *Held], wire *store.Wire) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for name, h := range all {
 			if h.wire == wire && !yield(name) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/freshet/freshet/internal/near"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/internal/testkit"
 )
 
@@ -22,7 +23,7 @@ func value(name, payload string) near.Value {
 	return near.Value{Name: name, Text: text, Found: true, Payload: text[len(record):]}
 }
 
-func put(s *near.Store, wire *near.Wire, name, payload string, epochs ...string) *near.Held {
+func put(s *near.Store, wire *store.Wire, name, payload string, epochs ...string) *near.Held {
 	x := s.Expect(wire, append([]string{name}, epochs...)...)
 	return x.Put(value(name, payload), epochs, time.Hour)
 }
@@ -32,21 +33,21 @@ func TestHeardWhileItIsRead(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		what string
-		do   func(s *near.Store, wire *near.Wire)
+		do   func(s *near.Store, wire *store.Wire)
 		held bool
 	}{
-		{"nothing", func(*near.Store, *near.Wire) {}, true},
-		{"another key", func(s *near.Store, _ *near.Wire) { s.Invalidate("b") }, true},
-		{"the key", func(s *near.Store, _ *near.Wire) { s.Invalidate("a") }, false},
-		{"an epoch", func(s *near.Store, _ *near.Wire) { s.Invalidate("e1") }, false},
-		{"another connection is lost", func(s *near.Store, _ *near.Wire) {
-			var other near.Wire
-			other.Store(true)
+		{"nothing", func(*near.Store, *store.Wire) {}, true},
+		{"another key", func(s *near.Store, _ *store.Wire) { s.Invalidate("b") }, true},
+		{"the key", func(s *near.Store, _ *store.Wire) { s.Invalidate("a") }, false},
+		{"an epoch", func(s *near.Store, _ *store.Wire) { s.Invalidate("e1") }, false},
+		{"another connection is lost", func(s *near.Store, _ *store.Wire) {
+			var other store.Wire
+			other.Lose()
 			s.Drop(&other)
 		}, true},
-		{"the connection is lost", func(_ *near.Store, wire *near.Wire) { wire.Store(true) }, false},
+		{"the connection is lost", func(_ *near.Store, wire *store.Wire) { wire.Lose() }, false},
 	} {
-		s, wire := near.New(1<<20), new(near.Wire)
+		s, wire := near.New(1<<20), new(store.Wire)
 		x, second := s.Expect(wire, "a", "e1", "e2"), s.Expect(wire, "a")
 		tt.do(s, wire)
 		h := x.Put(value("a", "1"), []string{"e1", "e2"}, time.Hour)
@@ -66,20 +67,20 @@ func TestOver(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		what string
-		do   func(s *near.Store, wire *near.Wire)
+		do   func(s *near.Store, wire *store.Wire)
 	}{
-		{"its key", func(s *near.Store, _ *near.Wire) { s.Invalidate("a") }},
-		{"an epoch", func(s *near.Store, _ *near.Wire) { s.Invalidate("e2") }},
-		{"its connection", func(s *near.Store, wire *near.Wire) { wire.Store(true); s.Drop(wire) }},
-		{"it is replaced", func(s *near.Store, wire *near.Wire) { put(s, wire, "a", "2", "e1") }},
-		{"there is no room", func(s *near.Store, wire *near.Wire) {
+		{"its key", func(s *near.Store, _ *store.Wire) { s.Invalidate("a") }},
+		{"an epoch", func(s *near.Store, _ *store.Wire) { s.Invalidate("e2") }},
+		{"its connection", func(s *near.Store, wire *store.Wire) { wire.Lose(); s.Drop(wire) }},
+		{"it is replaced", func(s *near.Store, wire *store.Wire) { put(s, wire, "a", "2", "e1") }},
+		{"there is no room", func(s *near.Store, wire *store.Wire) {
 			for i := range 5000 {
 				put(s, wire, fmt.Sprint("filler", i), strings.Repeat("x", 1000))
 				s.Get(fmt.Sprint("filler", i))
 			}
 		}},
 	} {
-		s, wire := near.New(1<<20), new(near.Wire)
+		s, wire := near.New(1<<20), new(store.Wire)
 		h := put(s, wire, "a", "1", "e1", "e2")
 		if h == nil || !h.Alive() || s.Get("a") != h {
 			t.Fatalf("%s: not held", tt.what)
@@ -88,7 +89,7 @@ func TestOver(t *testing.T) {
 		if h.Alive() || s.Get("a") == h {
 			t.Errorf("%s: it is a hit still", tt.what)
 		}
-		wire.Store(true)
+		wire.Lose()
 		s.Drop(wire)
 		if ties := s.Ties(); ties != 0 || s.Stats().Records != 0 {
 			t.Errorf("%s: %d ties and %d records are left", tt.what, ties, s.Stats().Records)
@@ -98,7 +99,7 @@ func TestOver(t *testing.T) {
 
 func TestTimeToLive(t *testing.T) {
 	t.Parallel()
-	s, wire := near.New(1<<20), new(near.Wire)
+	s, wire := near.New(1<<20), new(store.Wire)
 	if h := s.Expect(wire, "a").Put(value("a", "1"), nil, 0); h != nil || s.Stats().Refused != 0 {
 		t.Error("held for no time, or counted as changed")
 	}
@@ -115,7 +116,7 @@ func TestTimeToLive(t *testing.T) {
 // TestSizeIsABound: many records of random sizes take no more than the Store was given.
 func TestSizeIsABound(t *testing.T) {
 	t.Parallel()
-	s, wire := near.New(1<<20), new(near.Wire)
+	s, wire := near.New(1<<20), new(store.Wire)
 	for i := range 20000 {
 		put(s, wire, fmt.Sprint("k", i), strings.Repeat("x", rand.IntN(2000)))
 		if st := s.Stats(); st.Bytes > 1<<20+64<<10 {
@@ -132,7 +133,7 @@ func TestSizeIsABound(t *testing.T) {
 func TestNothingOldIsHeld(t *testing.T) {
 	t.Parallel()
 	const keys = 4
-	s, wire := near.New(1<<20), new(near.Wire)
+	s, wire := near.New(1<<20), new(store.Wire)
 	var (
 		mu       sync.Mutex // the server: what it has, and what it has said, change together
 		versions [keys]int

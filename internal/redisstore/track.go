@@ -19,14 +19,15 @@ import (
 // Near is told what the server says of keys that were read, in its order: before any answer that the server gave later. It
 // must be quick, since the answers wait for it.
 type Near interface {
-	Invalidate(name string)       // the key has changed, or is gone
-	Drop(connection *atomic.Bool) // nothing will be heard any more of what was read on the connection
+	Invalidate(name string) // the key has changed, or is gone
+	Drop(wire *store.Wire)  // nothing will be heard any more of what was read on the connection
 }
 
 // wire is a connection of the readers' on which the server says what becomes of keys that were read on it. When the
-// connection is lost, or the server has forgotten what was read on it, the wire is lost, and never comes back. To others it is known by lost.
+// connection is lost, or the server has forgotten what was read on it, the wire is lost, and never comes back.
 type wire struct {
-	lost   atomic.Bool
+	store.Wire
+
 	conn   *watched    // nil: it was never made
 	tracks atomic.Bool // the server was seen to say so
 	vain   atomic.Bool // it does not: there is no use in asking again
@@ -92,8 +93,8 @@ func (t *tracker) dial(ctx context.Context, address string, d *net.Dialer, confi
 
 // lose ends a wire: first for those who hold what was read on it, then for what they hold.
 func (t *tracker) lose(w *wire) {
-	if w != nil && w.lost.CompareAndSwap(false, true) {
-		t.near.Drop(&w.lost)
+	if w != nil && w.Lose() {
+		t.near.Drop(&w.Wire)
 	}
 }
 
@@ -130,7 +131,7 @@ func (c *watched) Close() error {
 // all of them, which is also what the client says when the connection has ended.
 func (t *tracker) pushed(keys []rueidis.RedisMessage) {
 	if keys == nil {
-		if w := t.wire.Load(); w != nil && !w.lost.Load() {
+		if w := t.wire.Load(); w != nil && !w.Lost() {
 			next := &wire{conn: w.conn}
 			next.tracks.Store(w.tracks.Load())
 			if t.wire.CompareAndSwap(w, next) {
@@ -156,7 +157,7 @@ func (t *tracker) current() *wire {
 	if t == nil {
 		return nil
 	}
-	if w := t.wire.Load(); w != nil && w.tracks.Load() && !w.lost.Load() {
+	if w := t.wire.Load(); w != nil && w.tracks.Load() && !w.Lost() {
 		return w
 	}
 	return nil
@@ -172,17 +173,17 @@ func (t *tracker) begin(ctx context.Context, client rueidis.Client, echo string)
 		return
 	}
 	w := t.wire.Load()
-	if w != nil && (w.tracks.Load() || w.vain.Load()) && !w.lost.Load() {
+	if w != nil && (w.tracks.Load() || w.vain.Load()) && !w.Lost() {
 		return
 	}
 	if !t.mu.TryLock() {
 		return // somebody is at it
 	}
 	defer t.mu.Unlock()
-	if w == nil || w.lost.Load() {
+	if w == nil || w.Lost() {
 		_ = client.Do(ctx, client.B().Ping().Build()) // connects; an error is the next command's as well
 	}
-	if w = t.wire.Load(); w == nil || w.lost.Load() || w.tracks.Load() || w.vain.Load() {
+	if w = t.wire.Load(); w == nil || w.Lost() || w.tracks.Load() || w.vain.Load() {
 		return
 	}
 	t.echo.Store(&echo)
@@ -221,16 +222,15 @@ func (t *tracker) refuse(w *wire, why error) {
 }
 
 // known is a wire as others know it.
-func (w *wire) known() *atomic.Bool {
+func (w *wire) known() *store.Wire {
 	if w == nil {
 		return nil
 	}
-	return &w.lost
+	return &w.Wire
 }
 
-// Wire is the connection on which a lane's records can be read to be held in memory; nil when there is none. It is set when the connection
-// is lost.
-func (s *Store) Wire(lane int) *atomic.Bool {
+// Wire is the connection on which a lane's records can be read to be held in memory; nil when there is none.
+func (s *Store) Wire(lane int) *store.Wire {
 	if s.cluster == nil {
 		return s.tracker.current().known()
 	}
@@ -259,7 +259,7 @@ func (s *Store) Tracks(ctx context.Context) error {
 func (s *Store) echoKey(lane int) string { return s.laneKey(lane, store.Draw()+":echo") }
 
 // HeadOn reads what HEAD vouches for, and says on which connection: what the server said of keys before is done with when it returns.
-func (s *Store) HeadOn(ctx context.Context, lane int) (head fence.Head, found bool, wire *atomic.Bool, err error) {
+func (s *Store) HeadOn(ctx context.Context, lane int) (head fence.Head, found bool, wire *store.Wire, err error) {
 	to, err := s.toLane(lane)
 	if err != nil {
 		return fence.Head{}, false, nil, fmt.Errorf("read head: %w", err)

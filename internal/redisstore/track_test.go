@@ -9,11 +9,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/redistest"
 )
@@ -22,7 +22,7 @@ import (
 type notes struct {
 	mu    sync.Mutex
 	heard []string
-	lost  []*atomic.Bool
+	lost  []*store.Wire
 }
 
 func (n *notes) Invalidate(name string) {
@@ -31,7 +31,7 @@ func (n *notes) Invalidate(name string) {
 	n.heard = append(n.heard, name)
 }
 
-func (n *notes) Drop(connection *atomic.Bool) {
+func (n *notes) Drop(connection *store.Wire) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.lost = append(n.lost, connection)
@@ -43,10 +43,10 @@ func (n *notes) has(name string) bool {
 	return slices.Contains(n.heard, name)
 }
 
-func (n *notes) hasLost(w *atomic.Bool) bool {
+func (n *notes) hasLost(w *store.Wire) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return slices.Contains(n.lost, w) && w.Load()
+	return slices.Contains(n.lost, w) && w.Lost()
 }
 
 func openNoting(t *testing.T, url string) (*Store, *notes) {
@@ -61,15 +61,15 @@ func openNoting(t *testing.T, url string) (*Store, *notes) {
 }
 
 // wires has every lane answer on a connection that tells.
-func wires(t *testing.T, s *Store) []*atomic.Bool {
+func wires(t *testing.T, s *Store) []*store.Wire {
 	t.Helper()
-	all := make([]*atomic.Bool, s.Lanes())
+	all := make([]*store.Wire, s.Lanes())
 	testkit.Eventually(t, 15*time.Second, func() error {
 		for lane, h := range s.Heads(t.Context()) {
 			if h.Err != nil {
 				return h.Err
 			}
-			if all[lane] = h.Wire; h.Wire == nil || h.Wire != s.Wire(lane) || h.Wire.Load() {
+			if all[lane] = h.Wire; h.Wire == nil || h.Wire != s.Wire(lane) || h.Wire.Lost() {
 				return fmt.Errorf("lane %d answers on %+v", lane, h.Wire)
 			}
 		}

@@ -121,14 +121,22 @@ type RenewRequest struct {
 	TTL        time.Duration
 }
 
+// Wire is a connection as far as what was read on it is concerned: whether it is lost. It never becomes another, nor comes back.
+type Wire struct{ lost atomic.Bool }
+
+// Lost reports whether nothing will be heard any more of what was read on the connection.
+func (w *Wire) Lost() bool { return w.lost.Load() }
+
+// Lose marks the connection as lost. first is false when it was already.
+func (w *Wire) Lose() (first bool) { return w.lost.CompareAndSwap(false, true) }
+
 // LaneHead is what a lane says.
 type LaneHead struct {
 	Head  fence.Head
 	Found bool
 	Err   error // it could not be asked
-	// Wire is the connection on which it has answered, set when that is lost; nil unless the store says on it when something changes that
-	// was read on it.
-	Wire *atomic.Bool
+	// Wire is the connection on which it has answered; nil unless the store says on it when something changes that was read on it.
+	Wire *Wire
 }
 
 // JoinHeads is what the HEADs of all lanes say together. It fails when none answered, or with ErrSplit.
