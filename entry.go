@@ -29,6 +29,7 @@ type Typed[K, V any] struct {
 	codec Codec
 	shape string // of V, in the cache
 	memo  *memo[V]
+	clone func(V) V // nil: values are shared
 
 	near  *recalled[V] // nil: nothing is held in memory, keys are not plain, or there are observers, who hear of what passes through watched
 	plain plainKind
@@ -67,6 +68,12 @@ func Load[K, V any](load func(ctx context.Context, q Querier, key K) (V, error))
 	return func(t *Typed[K, V]) { t.load = load }
 }
 
+// WithClone has each read of a value return a copy that clone makes of it, which its caller may change. Default: what a value points to is shared
+// by all who read it, and a hit in memory costs no copy. clone must not change what it is given, and is called by many at a time.
+func WithClone[K, V any](clone func(V) V) Option[K, V] {
+	return func(t *Typed[K, V]) { t.clone = clone }
+}
+
 // Entry prepares reading the entry of that name. The type of K must fit the parameters of the entry's key: for one
 // parameter anything that can be its value, otherwise a struct that has a field for each, found by its tag
 // `freshet:"name"` or else by its name, where case and underscores do not matter. A nil pointer is NULL.
@@ -103,7 +110,7 @@ func Entry[K, V any](cache *Cache, name string, options ...Option[K, V]) (*Typed
 
 // Get reads the value of a key: from the cache, or from the database, which then fills the cache. Options ask for more
 // than a value that is kept fresh. It returns ErrNotFound when there is no such row. What the value points to is shared
-// with other readers and is not to be changed. A value that the process holds in memory is returned also when ctx is over.
+// with other readers and is not to be changed, unless WithClone says how to copy it. A value that the process holds in memory is returned also when ctx is over.
 func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V, error) {
 	var (
 		value V
@@ -117,7 +124,11 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 			plain = t.plain.plain(unsafe.Pointer(&key), t.size) //nolint:gosec // by its kind
 		}
 		if hit := t.near.find(t.cache.reader, &plain); hit != nil {
-			return hit.result()
+			value, err := hit.result()
+			if t.clone != nil && err == nil {
+				value = t.clone(value)
+			}
+			return value, err
 		}
 	}
 	r, ok := t.requests.Get().(*request[K])
@@ -144,7 +155,15 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 	if !got.Found {
 		return value, ErrNotFound
 	}
-	return value, nil
+	return t.owned(value), nil
+}
+
+// owned is a value as its caller may have it.
+func (t *Typed[K, V]) owned(value V) V {
+	if t.clone == nil {
+		return value
+	}
+	return t.clone(value)
 }
 
 // valueOf is the value that was read, which may be one that was read before.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -157,6 +158,31 @@ func ExampleWithCodec() {
 	lines, err := totals.Get(ctx, 7)
 	fmt.Println(lines, err)
 	// Output: [K-1 C-2] <nil>
+}
+
+// A caller who changes what he reads asks for copies.
+func ExampleWithClone() {
+	ctx := context.Background()
+	load := func(ctx context.Context, q freshet.Querier, order int) (lines []string, err error) {
+		rows, err := q.Query(ctx, "SELECT sku FROM lines WHERE order_id = $1 ORDER BY number", order)
+		if err != nil {
+			return nil, err
+		}
+		return pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	totals, err := freshet.Entry(app.cache, "total", freshet.Load(load), freshet.WithClone[int](slices.Clone[[]string]))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	lines, err := totals.Get(ctx, 7)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	slices.Sort(lines)
+	fmt.Println(lines)
+	// Output: [C-2 K-1]
 }
 
 // A writer's token has a read contain what was written, whoever reads, and whatever is cached. Any session computes it in

@@ -17,7 +17,7 @@ type Result[V any] struct {
 
 // GetMany reads the values of many keys, in their order, each as Get reads it: with one request to the store for what is
 // cached, and one statement for what is not, where the entry's query can be run for many keys at once. Options ask the same of
-// every value. Keys that are given several times are read once, and share the value.
+// every value. Keys that are given several times are read once, and share the value, unless there is WithClone.
 //
 // The error says that some keys could not be read, and wraps the first one's; the results are there all the same, so that a
 // caller who wants all or nothing looks at the error, and one who takes what there is looks at each Result. That there is no
@@ -86,6 +86,9 @@ func (t *Typed[K, V]) readMany(
 			r.Value, r.Err = t.valueOf(&a.Value)
 			if errors.Is(r.Err, errOther) {
 				other = append(other, i)
+			}
+			if r.Err == nil {
+				r.Value = t.owned(r.Value)
 			}
 			r.Err = public(r.Err)
 		}
