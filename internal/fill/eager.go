@@ -21,7 +21,7 @@ const (
 )
 
 // skew is by how much the store's clock is ahead of this machine's, as far as its answers have told. It decides when to refresh
-// a value that is there, and nothing else.
+// a value that is there, and for how long one is held at most where the store is late to say that it is over; nothing else.
 type skew struct{ micros atomic.Int64 }
 
 func (s *skew) learn(now int64) { s.micros.Store(now - time.Now().UnixMicro()) }

@@ -244,6 +244,7 @@ type declared struct {
 	loads    chan struct{}                // as of the Reader; nil: no limit of its own
 	types    atomic.Pointer[[]rule.Param] // of an entry that no roster knows
 	seen     atomic.Pointer[[]rule.Param] // as the last roster had them
+	batch    atomic.Pointer[rule.Batch]   // the same
 }
 
 // New makes a Reader. It does not need store or database to be there.

@@ -117,7 +117,10 @@ func (b *batch) askLeased(ctx context.Context, items []*item) []pgload.One {
 func (b *batch) query(w *want) (pgload.Query, error) {
 	sql, err := b.e.sql(b.l)
 	q := pgload.Query{SQL: sql, Result: b.e.Declared.Result, Tags: w.tags()}
-	if b.l != nil && !b.l.apart.Load() {
+	switch {
+	case b.l == nil: // while the store is away the database is to be spared more than ever
+		q.Batch = b.e.batch.Load()
+	case !b.l.apart.Load():
 		q.Batch = b.l.entry.Batch
 	}
 	return q, err
@@ -141,7 +144,7 @@ func (b *batch) ask(ctx context.Context, q pgload.Query, wants []*want) []pgload
 	}
 	m := b.many.LoadMany(timed, q, keys)
 	b.stats.loads.Add(uint64(m.Statements)) //nolint:gosec // not negative
-	if m.Refused != nil && b.l != nil && b.l.apart.CompareAndSwap(false, true) {
+	if m.Refused != nil && b.refusedMany(q.Batch) {
 		b.logger.WarnContext(ctx, "keys are loaded by statements of their own: the database refuses the query for many",
 			slog.String("entry", b.e.name), slog.String("error", m.Refused.Error()))
 	}
@@ -156,6 +159,15 @@ func (b *batch) ask(ctx context.Context, q pgload.Query, wants []*want) []pgload
 	}
 	done(answered(m.Ones))
 	return m.Ones
+}
+
+// refusedMany notes that the database has refused the query for many keys. first is false when that was known.
+func (b *batch) refusedMany(form *rule.Batch) (first bool) {
+	first = b.e.batch.CompareAndSwap(form, nil)
+	if b.l != nil {
+		first = b.l.apart.CompareAndSwap(false, true)
+	}
+	return first
 }
 
 // fromReplicas loads from a standby, if there is one that can be recent enough, what the rules allow to be stored from there.
@@ -386,13 +398,14 @@ func leastLeft(items []*item) time.Duration {
 	return least
 }
 
-// listenMany is listen for items, where all are of one lane.
+// listenMany is listen for items of any lanes. That one of their connections is lost is heard of the first item's alone: for those of others
+// there is the next look.
 func (b *batch) listenMany(items []*item) *listener {
-	if b.lanesOf > 1 {
-		return nil
-	}
 	names := make([]string, len(items))
 	for i, it := range items {
+		if b.near != nil && b.tells.Wire(it.lane) == nil {
+			return nil
+		}
 		names[i] = it.w.name
 	}
 	return b.listen(names...)

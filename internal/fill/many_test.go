@@ -483,6 +483,52 @@ func TestManyWithoutAStore(t *testing.T) {
 	}
 }
 
+// TestManyWhileRedisIsAway: the database is to be spared more than ever, so what the last roster said of loads of many keys still counts,
+// until the database refuses it, which is asked once.
+func TestManyWhileRedisIsAway(t *testing.T) {
+	t.Parallel()
+	for _, refused := range []bool{false, true} {
+		w := newWorld(t, options{ownRedis: true})
+		w.batches()
+		if refused {
+			roster := w.newRoster(w.roster.Revision + 1)
+			maps.Copy(roster.Entries, w.roster.Entries)
+			roster.Entries["product"].Batch.SQL = "SELECT it FROM what_was_dropped"
+			w.move(roster)
+		}
+		loader := &statements{Loader: w.loader}
+		r := w.reader(nil, loader)
+		if _, err := r.Get(t.Context(), "product", arg("1"), nil); err != nil {
+			t.Fatal(err)
+		}
+		w.redis.Kill(t)
+		eventually(t, func() error { return awayFrom(r) })
+		for round := range 3 {
+			before := loader.sent.Load()
+			if statuses := readMany(t, r, nil, upTo(101), nil); statuses["bypass"] != 101 {
+				t.Errorf("%v", statuses)
+			}
+			want := int64(1)
+			if refused {
+				if want = 101; round == 0 {
+					want++
+				}
+			}
+			if n := loader.sent.Load() - before; n != want {
+				t.Errorf("refused %t, round %d: %d statements for 101 keys, want %d", refused, round, n, want)
+			}
+		}
+	}
+}
+
+// awayFrom is nil once the reader uses no names.
+func awayFrom(r *fill.Reader) error {
+	if r.Ready(context.Background()) == nil {
+		return errors.New("the cache is still used")
+	}
+	return nil
+}
+
 // TestManyWhileRedisGoes at every step: the rows come from the database.
 func TestManyWhileRedisGoes(t *testing.T) {
 	t.Parallel()

@@ -86,7 +86,7 @@ func (h *holding) cancel() {
 // listener waits for one of the keys that are looked at to change. A nil one hears nothing.
 type listener struct{ x *near.Expectation }
 
-// listen is called before keys of one lane are looked at: what was not looked at is not told of.
+// listen is called before keys are looked at: what was not looked at is not told of.
 func (r *Reader) listen(names ...string) *listener {
 	if r.near == nil {
 		return nil
@@ -128,8 +128,8 @@ func (h *holding) keep(name string, text []byte, record *fence.Record, epochs []
 	if h.e.Eager > 0 { // from then on reads of it have it refreshed (due)
 		ttl = time.Duration(float64(ttl) * (1 - h.e.Jitter) * (1 - h.e.Eager))
 	}
-	// The store ends it, and says so. This is for when it takes its time, and only as exact as two machines' clocks agree.
-	age := min(max(time.Since(time.UnixMicro(record.Filled)), 0), ttl)
+	// The store ends it, and says so. This is for when it takes its time, and only as exact as is known of its clock.
+	age := min(max(time.Duration(h.r.skew.now()-record.Filled)*time.Microsecond, 0), ttl)
 	return h.x.Put(near.Value{Name: name, Text: text, Found: record.State == fence.Live, Payload: record.Payload}, epochs, ttl-age)
 }
 

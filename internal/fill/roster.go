@@ -328,6 +328,7 @@ func (r *Reader) compile(roster *rule.Roster) *names {
 		}
 		if len(e.template.Params()) == len(version.Params) {
 			e.seen.Store(&version.Params)
+			e.batch.Store(version.Batch)
 		}
 	}
 	return n
