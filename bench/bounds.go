@@ -31,10 +31,13 @@ func (b bound) kept(value float64) bool {
 
 func (b bound) String() string {
 	if b.atLeast {
-		return fmt.Sprintf(">= %g", b.limit)
+		return fmt.Sprintf(">= %.4g", b.limit)
 	}
-	return fmt.Sprintf("<= %g", b.limit)
+	return fmt.Sprintf("<= %.4g", b.limit)
 }
+
+// ofRate is the bound of times whose rate is to be so much of the peer's at least.
+func ofRate(share float64) float64 { return 1 / share }
 
 // bounds is everything that is promised of the figures. Ratios of rates are freshet's over the peer's, ratios of times
 // likewise.
@@ -46,12 +49,12 @@ func bounds() []bound {
 		{figure: "drain/one/memory", limit: 30},
 		{figure: "latency/idle/p50", limit: 1.5},
 		{figure: "latency/busy/p50", limit: 1.5},
-		{figure: "hit/1", limit: 1.1},
-		{figure: "hit/16", limit: 1.1},
-		{figure: "hit/64", limit: 1.1},
-		{figure: "hit/1/decoded", limit: 1.05},
-		{figure: "hit/16/decoded", limit: 1.05},
-		{figure: "hit/64/decoded", limit: 1.05},
+		{figure: "hit/1", limit: ofRate(0.9)},
+		{figure: "hit/16", limit: ofRate(0.9)},
+		{figure: "hit/64", limit: ofRate(0.9)},
+		{figure: "hit/1/decoded", limit: ofRate(0.95)},
+		{figure: "hit/16/decoded", limit: ofRate(0.95)},
+		{figure: "hit/64/decoded", limit: ofRate(0.95)},
 		{figure: "hit/1/peers", limit: 1},
 		{figure: "hit/16/peers", limit: 1},
 		{figure: "hit/64/peers", limit: 1},
@@ -63,7 +66,7 @@ func bounds() []bound {
 		{figure: "l1/64/rueidis-DoCache", limit: 1},
 		{figure: "l1/1/go-redis-cache", limit: 1},
 		{figure: "l1/64/go-redis-cache", limit: 1},
-		{figure: "l1/allocations", limit: 0.001}, // a process has others that allocate
+		{figure: "l1/allocations/freshet", limit: 0.001}, // a process has others that allocate
 		{figure: "revalidate/large/digest/bytes", limit: 0.05},
 		{figure: "revalidate/large/rows/bytes", limit: 0.05},
 		{figure: "revalidate/large/rows/stored", limit: 0.5},

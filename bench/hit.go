@@ -97,6 +97,13 @@ func hit(ctx context.Context, b *bench) error {
 		b.report(fmt.Sprintf("hit/%d", goroutines), library/plain, "times a plain GET")
 		b.report(fmt.Sprintf("hit/%d/decoded", goroutines), library/decoded, "times a GET and decode")
 		b.report(fmt.Sprintf("hit/%d/peers", goroutines), library/min(rocks, goCache), "times the faster of rockscache and go-redis/cache, decoded as well")
+		if goroutines == 1 {
+			for _, r := range readers {
+				if err := b.allocations(ctx, "hit", r); err != nil {
+					return err
+				}
+			}
+		}
 	}
 	if after := a.cache.Stats(); after.Loads != before.Loads {
 		return fmt.Errorf("not all of these were hits: %+v", after)

@@ -74,18 +74,29 @@ func memory(ctx context.Context, b *bench) error {
 	if share := float64(after.HitsL1-before.HitsL1) / served; share < least {
 		return fmt.Errorf("only %.4f of these were hits in memory: %+v", share, after)
 	}
-	var mallocs runtime.MemStats
-	const reads = 100_000
-	runtime.ReadMemStats(&mallocs)
-	count := mallocs.Mallocs
-	for n := range reads {
-		if err := readers[0].read(ctx, 1+n%hitKeys); err != nil {
+	for _, r := range readers {
+		if err := b.allocations(ctx, memoryPart, r); err != nil {
 			return err
 		}
 	}
-	runtime.ReadMemStats(&mallocs)
-	b.report("l1/allocations", float64(mallocs.Mallocs-count)/reads, "a read")
 	b.footprint()
+	return nil
+}
+
+// allocations measures what a read allocates once nothing is new to it.
+func (b *bench) allocations(ctx context.Context, part string, r *reader) error {
+	const reads = 20_000
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for n := range reads {
+		if err := r.read(ctx, 1+n%hitKeys); err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	name := part + "/allocations/" + strings.ReplaceAll(r.name, " ", "-")
+	b.report(name, float64(after.Mallocs-before.Mallocs)/reads, "allocations a read")
+	b.report(name+"/bytes", float64(after.TotalAlloc-before.TotalAlloc)/reads, "bytes a read")
 	return nil
 }
 
