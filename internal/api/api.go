@@ -8,7 +8,9 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -106,6 +108,13 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.probe(w, r, s.Health.Ready)
 		return
 	}
+	if s.Token == "" && !ownHost(r.Host) {
+		problem{
+			Type: problemForeignHost, Title: "Asked for by a name", Status: http.StatusMisdirectedRequest,
+			Detail: "Without a token only requests are answered whose Host is an IP address or localhost, since the page of a site whose name points here could read and change everything. Ask by address, or configure auth.",
+		}.write(w)
+		return
+	}
 	if !s.authorized(r) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="freshet"`)
 		problem{
@@ -141,6 +150,19 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			Detail: "Entries are at /v1/entries/{entry}/{argument}, and many at once at /v1/many/{entry}?k=[argument].",
 		}.write(w)
 	}
+}
+
+// ownHost reports whether a request names this server in a way that no other site's name can be made to (DNS rebinding).
+func ownHost(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil
 }
 
 // authorized compares digests, so that the time it takes says nothing about the token.

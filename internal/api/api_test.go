@@ -133,6 +133,9 @@ func (b *bench) do(t *testing.T, method, path string, headers ...string) answer 
 	}
 	for i := 0; i < len(headers); i += 2 {
 		req.Header.Add(headers[i], headers[i+1])
+		if headers[i] == "Host" {
+			req.Host = headers[i+1]
+		}
 	}
 	transport := &http.Transport{DisableKeepAlives: true}
 	resp, err := transport.RoundTrip(req)
@@ -358,6 +361,26 @@ func TestToken(t *testing.T) {
 		}
 		if tt.code == 401 && got.header.Get("WWW-Authenticate") != `Bearer realm="freshet"` {
 			t.Errorf("GET %s: WWW-Authenticate = %q", tt.path, got.header.Get("WWW-Authenticate"))
+		}
+	}
+}
+
+// TestForeignHost: without a token a page cannot read by having its site's name point to this machine (DNS rebinding).
+func TestForeignHost(t *testing.T) {
+	t.Parallel()
+	without, with := start(t), start(t, func(_ *bench, o *Options) { o.Token = "right" })
+	for host, code := range map[string]int{
+		"127.0.0.1": 200, "127.0.0.1:7780": 200, "[::1]:7780": 200, "[::1]": 200, "LOCALHOST": 200, "localhost.:80": 200, "app.localhost": 200,
+		"elsewhere.example": 421, "elsewhere.example:7780": 421, "127.0.0.1.elsewhere.example": 421, "notlocalhost": 421, "localhost.elsewhere.example": 421,
+	} {
+		if got := without.do(t, http.MethodGet, "/v1/entries/product/7", "Host", host); got.code != code {
+			t.Errorf("Host %s = %d %s, want %d", host, got.code, got.body, code)
+		}
+		if got := without.do(t, http.MethodGet, "/livez", "Host", host); got.code != 200 {
+			t.Errorf("a probe of %s = %d", host, got.code)
+		}
+		if got := with.do(t, http.MethodGet, "/v1/entries/product/7", "Host", host, "Authorization", "Bearer right"); got.code != 200 {
+			t.Errorf("with a token, Host %s = %d", host, got.code)
 		}
 	}
 }

@@ -163,6 +163,12 @@ func probes() []probe {
 			all = append(all, probe{path, method, 200, path, "", nil, guarded}, probe{path, method, 503, path, "", nil, ill})
 		}
 	}
+	for _, p := range slices.Clone(all) {
+		if p.status == http.StatusUnauthorized { // what needs no token where there is none is not for every page that a browser shows
+			p.status, p.headers, p.change = http.StatusMisdirectedRequest, []string{"Host", "elsewhere.example"}, nil
+			all = append(all, p)
+		}
+	}
 	return all
 }
 

@@ -24,6 +24,7 @@ const (
 	problemUnhealthy     = "urn:freshet:problem:unhealthy"
 	problemNotApplied    = "urn:freshet:problem:file-not-applied"
 	problemForeignOrigin = "urn:freshet:problem:foreign-origin"
+	problemForeignHost   = "urn:freshet:problem:foreign-host"
 	problemNoTable       = "urn:freshet:problem:table-not-read"
 	problemNoTag         = "urn:freshet:problem:no-tags"
 	problemTooLong       = "urn:freshet:problem:body-too-long"
