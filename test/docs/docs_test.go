@@ -178,7 +178,7 @@ func TestQuickStart(t *testing.T) {
 	pg.Exec(t, url, strings.Split(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(block(t, readme, "sql", "kettle")), ";")), ";\n")...)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "freshet.yaml")
-	if err := os.WriteFile(file, []byte(block(t, readme, "yaml", "DATABASE_URL")+"listen: 127.0.0.1:0\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(block(t, readme, "yaml", "REDIS_URL")+"listen: 127.0.0.1:0\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {

@@ -13,11 +13,11 @@ import (
 	"github.com/freshet/freshet/internal/testkit/servetest"
 )
 
-// TestQuickStartWithoutRedis walks through that section of README.md: the table of the other one, its file and its one command, with no
+// TestQuickStartWithoutRedis walks through README.md's first section of the daemon: its table, its file and its one command, with no
 // Redis anywhere; the read, a change that the next read shows.
 func TestQuickStartWithoutRedis(t *testing.T) {
 	readme := read(t, "README.md")
-	_, section, _ := strings.Cut(readme, "\n## Without Redis, to begin with\n")
+	_, section, _ := strings.Cut(readme, "\n## A database and one command, from any language\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	pg := pgtest.Start(t, pgtest.Options{})
 	url := pg.Database(t)
@@ -31,7 +31,11 @@ func TestQuickStartWithoutRedis(t *testing.T) {
 	if err := os.WriteFile(file, []byte(config+"listen: 127.0.0.1:0\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	commands := strings.Split(strings.TrimSpace(block(t, section, "sh", "serve")), "\n")
+	var commands []string
+	for line := range strings.Lines(block(t, section, "sh", "serve")) {
+		command, _, _ := strings.Cut(line, "#")
+		commands = append(commands, strings.TrimSpace(command))
+	}
 	if len(commands) != 3 || commands[0] != "make build" || !strings.HasPrefix(commands[1], "export DATABASE_URL=") || commands[2] != "./bin/freshet serve" {
 		t.Fatalf("README.md's commands are %q", commands)
 	}
