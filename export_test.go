@@ -18,3 +18,9 @@ func ReadRaw[K, V any](ctx context.Context, t *Typed[K, V], key K, watched bool)
 	t.requests.Put(r)
 	return err
 }
+
+// GetManyRaw is GetMany, past the place where observers hear of it.
+func GetManyRaw[K, V any](ctx context.Context, t *Typed[K, V], keys []K) error {
+	_, _, err := t.getMany(ctx, keys, nil, nil)
+	return err
+}

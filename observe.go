@@ -9,7 +9,7 @@ import (
 
 // Observer hears of reads and loads as they begin and end, for metrics and traces: the packages freshetprom and freshetotel
 // have one each. Its methods are called by the goroutine that reads or loads, which waits for them, and by many at a time.
-// It does not hear of the reads of GetMany, nor of its loads of many keys together: they are in Stats.
+// Reads of many keys are shown to those that are a ManyObserver as well; the loads that they begin are shown to all.
 type Observer interface {
 	// ReadStart is told of a read before anything is asked, and returns the context under which it goes on.
 	ReadStart(ctx context.Context, entry string) context.Context
@@ -43,13 +43,17 @@ type ReadDone struct {
 // LoadDone is what came of a load.
 type LoadDone struct {
 	Entry string
-	// Found is false when there is no such row.
+	// Keys is how many were asked for together: 1, but for loads of GetMany. They are one load, of one statement for each server
+	// that is asked; a key that holds up the others is loaded again, alone, and that is another.
+	Keys int
+	// Found is false when there is no such row, for none of the keys.
 	Found bool
 	// Unchanged: the database has what was cached, and did not send it.
 	Unchanged bool
-	// Bytes is the size of the value that the database sent.
+	// Bytes is the size of the values that the database sent.
 	Bytes int
-	Err   error
+	// Err is nil when any of the keys was loaded.
+	Err error
 	// Took includes the wait for a turn (Options.MaxLoads).
 	Took time.Duration
 }
@@ -81,7 +85,10 @@ func (t *Typed[K, V]) watched(ctx context.Context, r *request[K], load fill.Load
 	}
 	reading := &fill.Reading{}
 	v, err := t.read(fill.Observe(ctx, reading), r, load, options)
-	done := ReadDone{Entry: t.name, Err: err, Took: time.Since(began), Load: reading.Load}
+	done := ReadDone{Entry: t.name, Err: err, Took: time.Since(began)}
+	if loads := reading.Loads(); len(loads) > 0 {
+		done.Load = loads[len(loads)-1]
+	}
 	if err == nil {
 		done.Status, done.Reason, done.Found = v.Status.String(), v.Reason, v.Found
 	} else {

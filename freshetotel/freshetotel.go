@@ -1,4 +1,4 @@
-// Package freshetotel gives OpenTelemetry what a freshet.Cache does. A read is a span with its status, linked to the span of the
+// Package freshetotel gives OpenTelemetry what a freshet.Cache does. A read, or one of many keys, is a span with its status, linked to the span of the
 // load by which its value came; how long they take are histograms; what the cache counts are counters:
 //
 //	observer, err := freshetotel.Observer(freshetotel.Options{})
@@ -50,8 +50,9 @@ func (o *Options) tracer() trace.Tracer {
 	return o.TracerProvider.Tracer(scope)
 }
 
-// Observer makes the spans freshet.read and freshet.load, and the histograms freshet.read.duration and freshet.load.duration, in
-// seconds. A load is a span of its own trace, since several reads may wait for it and it may outlive the one that began it; it
+// Observer makes the spans freshet.read, freshet.GetMany (one for a call, linked to each load that values came by) and
+// freshet.load, the histograms freshet.read.duration, freshet.many.duration and freshet.load.duration, in seconds, and the counter
+// freshet.many.keys. A load is a span of its own trace, since several reads may wait for it and it may outlive the one that began it; it
 // has a link to that one, and each read that had its value from it has a link to the load. An error means that the
 // MeterProvider refuses a histogram.
 func Observer(options Options) (freshet.Observer, error) {
@@ -65,13 +66,22 @@ func Observer(options Options) (freshet.Observer, error) {
 		metric.WithDescription("Time of a load from the database, the wait for its turn included, by entry and outcome.")); err != nil {
 		return nil, fmt.Errorf("freshetotel: %w", err)
 	}
+	if o.many, err = options.meter().Float64Histogram("freshet.many.duration", metric.WithUnit("s"),
+		metric.WithDescription("Time to answer a read of many keys, by entry and by whether any of them failed.")); err != nil {
+		return nil, fmt.Errorf("freshetotel: %w", err)
+	}
+	if o.keys, err = options.meter().Int64Counter("freshet.many.keys",
+		metric.WithDescription("Keys of reads of many, by entry and by where each value came from.")); err != nil {
+		return nil, fmt.Errorf("freshetotel: %w", err)
+	}
 	return o, nil
 }
 
 type observer struct {
-	tracer       trace.Tracer
-	reads, loads metric.Float64Histogram
-	attributes   []attribute.KeyValue
+	tracer             trace.Tracer
+	reads, loads, many metric.Float64Histogram
+	keys               metric.Int64Counter
+	attributes         []attribute.KeyValue
 }
 
 // The keys of attributes.
@@ -82,6 +92,8 @@ const (
 	foundKey   = attribute.Key("freshet.found")
 	outcomeKey = attribute.Key("freshet.outcome")
 	bytesKey   = attribute.Key("freshet.bytes")
+	keysKey    = attribute.Key("freshet.keys")
+	missingKey = attribute.Key("freshet.keys.missing")
 )
 
 func (o *observer) with(more ...attribute.KeyValue) []attribute.KeyValue {
@@ -143,7 +155,7 @@ func (o *observer) LoadEnd(ctx context.Context, l freshet.LoadDone) {
 	span := trace.SpanFromContext(ctx)
 	defer span.End()
 	if span.IsRecording() {
-		span.SetAttributes(outcomeKey.String(outcome), bytesKey.Int(l.Bytes))
+		span.SetAttributes(outcomeKey.String(outcome), bytesKey.Int(l.Bytes), keysKey.Int(l.Keys))
 		failed(span, l.Err)
 	}
 }

@@ -70,7 +70,8 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 
 // Observer measures how long reads and loads take, in seconds: the histograms freshet_read_seconds, by entry and status (hit,
 // miss, stale, revalidated, bypass; error where there was no answer), and freshet_load_seconds, by entry and outcome (found, missing,
-// unchanged, error). It panics when the registerer has such metrics already: one Observer may serve several caches.
+// unchanged, error); of calls of GetMany freshet_many_seconds, by entry and outcome (ok, or error where any key failed), and the
+// counter freshet_many_keys_total, by entry and by each key's status. It panics when the registerer has such metrics already: one Observer may serve several caches.
 func Observer(registerer prometheus.Registerer) freshet.Observer {
 	o := &observer{
 		reads: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -81,12 +82,40 @@ func Observer(registerer prometheus.Registerer) freshet.Observer {
 			Name: "freshet_load_seconds", Help: "Time of a load from the database, the wait for its turn included, by entry and outcome.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 12), // 0.1 ms to 2.4 s
 		}, []string{"entry", "outcome"}),
+		many: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "freshet_many_seconds", Help: "Time to answer a read of many keys, by entry and by whether any of them failed.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 12), // 0.1 ms to 2.4 s
+		}, []string{"entry", "outcome"}),
+		keys: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "freshet_many_keys_total", Help: "Keys of reads of many, by entry and by where each value came from.",
+		}, []string{"entry", "status"}),
 	}
-	registerer.MustRegister(o.reads, o.loads)
+	registerer.MustRegister(o.reads, o.loads, o.many, o.keys)
 	return o
 }
 
-type observer struct{ reads, loads *prometheus.HistogramVec }
+type observer struct {
+	reads, loads, many *prometheus.HistogramVec
+	keys               *prometheus.CounterVec
+}
+
+// ManyStart implements freshet.ManyObserver.
+func (*observer) ManyStart(ctx context.Context, _ string, _ int) context.Context { return ctx }
+
+// ManyEnd implements freshet.ManyObserver.
+func (o *observer) ManyEnd(_ context.Context, m freshet.ManyDone) {
+	outcome := "ok"
+	if m.Err != nil {
+		outcome = "error"
+	}
+	o.many.WithLabelValues(m.Entry, outcome).Observe(m.Took.Seconds())
+	for status, n := range m.Statuses {
+		o.keys.WithLabelValues(m.Entry, status).Add(float64(n))
+	}
+	if m.Failed > 0 {
+		o.keys.WithLabelValues(m.Entry, "error").Add(float64(m.Failed))
+	}
+}
 
 // ReadStart implements freshet.Observer.
 func (*observer) ReadStart(ctx context.Context, _ string) context.Context { return ctx }

@@ -83,3 +83,33 @@ func TestObserver(t *testing.T) {
 		t.Errorf("%v, %v", problems, err)
 	}
 }
+
+// TestManyObserver: keys of GetMany are counted by status, and are none of the reads of single keys.
+func TestManyObserver(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewPedanticRegistry()
+	o, ok := freshetprom.Observer(registry).(freshet.ManyObserver)
+	if !ok {
+		t.Fatal("it does not hear of GetMany")
+	}
+	ctx := o.ManyStart(t.Context(), "product", 5)
+	o.ManyEnd(ctx, freshet.ManyDone{Entry: "product", Keys: 5, Statuses: map[string]int{"hit": 3, "miss": 2}, Missing: 1, Took: time.Millisecond})
+	o.ManyEnd(ctx, freshet.ManyDone{Entry: "product", Keys: 4, Statuses: map[string]int{"hit": 1}, Failed: 3, Err: errors.New("refused")})
+	want := `# HELP freshet_many_keys_total Keys of reads of many, by entry and by where each value came from.
+# TYPE freshet_many_keys_total counter
+freshet_many_keys_total{entry="product",status="error"} 3
+freshet_many_keys_total{entry="product",status="hit"} 4
+freshet_many_keys_total{entry="product",status="miss"} 2
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "freshet_many_keys_total"); err != nil {
+		t.Error(err)
+	}
+	for name, want := range map[string]int{"freshet_many_seconds": 2, "freshet_read_seconds": 0} {
+		if n, err := testutil.GatherAndCount(registry, name); err != nil || n != want {
+			t.Errorf("%s has %d series, %v; want %d", name, n, err, want)
+		}
+	}
+	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+}

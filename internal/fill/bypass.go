@@ -27,7 +27,7 @@ type trip struct {
 	began  time.Time // before the database was asked; zero until then
 	done   chan struct{}
 	loaded pgload.Loaded
-	seen   watched
+	seen   *watched
 	err    error
 }
 

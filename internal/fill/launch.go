@@ -43,7 +43,8 @@ func (b *batch) flyTogether(ctx context.Context, items []*item) {
 	var single sync.WaitGroup
 	defer single.Wait()
 	var landing, stored, back []*item
-	for i, one := range b.askLeased(ctx, items) {
+	ones, seen := b.observed(ctx, items, b.askLeased)
+	for i, one := range ones {
 		it := items[i]
 		if errors.Is(one.Err, errSlow) {
 			single.Go(func() {
@@ -53,7 +54,7 @@ func (b *batch) flyTogether(ctx context.Context, items []*item) {
 			continue
 		}
 		landing = append(landing, it)
-		it.flight.loaded, it.flight.err = one.Loaded, one.Err
+		it.flight.loaded, it.flight.seen, it.flight.err = one.Loaded, seen, one.Err
 		if b.arrive(it.w, it.flight, &it.reply) {
 			stored = append(stored, it)
 		} else {
@@ -431,7 +432,7 @@ func (b *batch) bypassMany(ctx context.Context, items []*item) {
 		err := b.begin(ctx, b.e.LoadTimeout, func(ctx context.Context) { b.travel(ctx, some) })
 		if err != nil {
 			for _, it := range some {
-				b.arrived(it, pgload.One{Err: err})
+				b.arrived(it, pgload.One{Err: err}, nil)
 			}
 		}
 	}
@@ -457,12 +458,12 @@ func (b *batch) boardFirst(it *item) bool {
 }
 
 // arrived ends a trip.
-func (b *batch) arrived(it *item, one pgload.One) {
+func (b *batch) arrived(it *item, one pgload.One, seen *watched) {
 	key := it.w.lane()
 	b.mu.Lock()
 	on := b.lanes[key]
 	b.mu.Unlock()
-	it.trip.loaded, it.trip.err = one.Loaded, one.Err
+	it.trip.loaded, it.trip.seen, it.trip.err = one.Loaded, seen, one.Err
 	b.leave(key, on, it.trip)
 	close(it.trip.done)
 }
@@ -471,16 +472,18 @@ func (b *batch) arrived(it *item, one pgload.One) {
 func (b *batch) travel(ctx context.Context, items []*item) {
 	var single sync.WaitGroup
 	defer single.Wait()
-	for i, one := range b.askAll(ctx, items) {
+	ones, seen := b.observed(ctx, items, b.askAll)
+	for i, one := range ones {
 		it := items[i]
 		if !errors.Is(one.Err, errSlow) {
-			b.arrived(it, one)
+			b.arrived(it, one, seen)
 			continue
 		}
 		single.Go(func() {
 			var one pgload.One
-			one.Loaded, one.Err = b.load(ctx, it.w, nil)
-			b.arrived(it, one)
+			var seen *watched
+			one.Loaded, seen, one.Err = b.observedLoad(ctx, it.w, nil)
+			b.arrived(it, one, seen)
 		})
 	}
 }

@@ -40,7 +40,7 @@ func (r *Reader) ReadMany(ctx context.Context, entry string, keys []Key, load fu
 	}
 	for from := 0; from < len(keys); from += manyAtOnce {
 		to := min(from+manyAtOnce, len(keys))
-		b := &batch{Reader: r, e: e, demand: d, n: r.need(e, d), keys: keys[from:to], answers: answers[from:to]}
+		b := &batch{Reader: r, e: e, demand: d, n: r.need(e, d), keys: keys[from:to], answers: answers[from:to], reading: r.reading(ctx)}
 		if load != nil {
 			b.code = func(i int) LoadFunc { return load(from + i) }
 		}
@@ -75,6 +75,7 @@ type batch struct {
 	answers []Answer
 	items   []*item
 	apart   sync.WaitGroup // reads of single keys
+	reading *Reading       // nil: nobody observes the read
 }
 
 // item is a key, which may have been asked for several times.
@@ -196,7 +197,7 @@ func (b *batch) gather(params []rule.Param) {
 			b.answers[i].Err = err
 			continue
 		}
-		w := &want{e: b.e, l: b.l, c: b.c, args: slices.Clone(args), n: b.n, came: b.came, began: b.began, fresh: b.demand.Fresh}
+		w := &want{e: b.e, l: b.l, c: b.c, args: slices.Clone(args), n: b.n, came: b.came, began: b.began, fresh: b.demand.Fresh, reading: b.reading}
 		if b.code != nil {
 			w.load = b.code(i)
 		}

@@ -32,7 +32,7 @@ type flight struct {
 	sent    time.Duration // by the Reader's clock, before the database was asked
 	fences  []fence.Stamp // that the record had when the lease was granted
 	loaded  pgload.Loaded
-	seen    watched
+	seen    *watched
 	err     error
 	reason  refusal       // why it may not be stored
 	epochs  []fence.Epoch // that it is stored tied to; set when it is

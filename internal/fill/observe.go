@@ -2,6 +2,7 @@ package fill
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/freshet/freshet/internal/pgload"
@@ -20,18 +21,23 @@ type Observer interface {
 // LoadDone is what came of a load.
 type LoadDone struct {
 	Entry     string
-	Found     bool
-	Unchanged bool // the database has what was cached, and did not send it
-	Bytes     int  // of the value that it sent
-	Err       error
+	Keys      int           // that were asked for together
+	Found     bool          // any of them
+	Unchanged bool          // the database has what was cached, and did not send it
+	Bytes     int           // of the values that it sent
+	Err       error         // of all keys
 	Took      time.Duration // the wait for its turn included
 }
 
-// Reading is what an observed read learns of the load that its value came by.
+// Reading is what an observed read, or one of many keys, learns of the loads that its values came by.
 type Reading struct {
-	// Load is the context of that load, by the Observer's word; nil when the value came from the cache.
-	Load context.Context //nolint:containedctx // handed back to who made it
+	mu    sync.Mutex // keys of many are read at a time
+	seen  map[*watched]struct{}
+	loads []context.Context
 }
+
+// Loads are the contexts of those loads, by the Observer's word, each once. There are none when all came from the cache.
+func (r *Reading) Loads() []context.Context { return r.loads }
 
 type readingKey struct{}
 
@@ -55,26 +61,62 @@ type watched struct {
 }
 
 // note tells an observed read which load its value came by.
-func (w *want) note(o watched) {
-	if w.reading != nil && o.ctx != nil {
-		w.reading.Load = o.ctx
+func (w *want) note(o *watched) {
+	r := w.reading
+	if r == nil || o == nil {
+		return
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, noted := r.seen[o]; noted {
+		return
+	}
+	if r.seen == nil {
+		r.seen = map[*watched]struct{}{}
+	}
+	r.seen[o] = struct{}{}
+	r.loads = append(r.loads, o.ctx)
 }
 
 // observedLoad is load, in an observer's sight.
-func (r *Reader) observedLoad(ctx context.Context, w *want, reply *store.LeaseReply) (loaded pgload.Loaded, seen watched, err error) {
+func (r *Reader) observedLoad(ctx context.Context, w *want, reply *store.LeaseReply) (loaded pgload.Loaded, seen *watched, err error) {
 	if r.observer == nil {
 		loaded, err = r.load(ctx, w, reply)
-		return loaded, watched{}, err
+		return loaded, nil, err
 	}
 	// The reading is its own read's: whoever else waits for this load notes it by itself.
 	ctx = r.observer.LoadStart(Observe(ctx, nil), w.e.name)
 	began := time.Now()
 	loaded, err = r.load(ctx, w, reply)
-	done := LoadDone{Entry: w.e.name, Found: loaded.Found, Unchanged: loaded.Same != pgload.Different, Err: err, Took: time.Since(began)}
+	done := LoadDone{Entry: w.e.name, Keys: 1, Found: loaded.Found, Unchanged: loaded.Same != pgload.Different, Err: err, Took: time.Since(began)}
 	if !done.Unchanged {
 		done.Bytes = len(loaded.Payload)
 	}
 	r.observer.LoadEnd(ctx, done)
-	return loaded, watched{ctx}, err
+	return loaded, &watched{ctx}, err
+}
+
+// observed asks for many keys together, in an observer's sight: one load, the wait for its turn and what a standby was asked for
+// included. A key that is to be loaded alone after it (errSlow) is another.
+func (b *batch) observed(
+	ctx context.Context, items []*item, ask func(context.Context, []*item) []pgload.One,
+) (ones []pgload.One, seen *watched) {
+	if b.observer == nil {
+		return ask(ctx, items), nil
+	}
+	ctx = b.observer.LoadStart(Observe(ctx, nil), b.e.name)
+	began := time.Now()
+	ones = ask(ctx, items)
+	done := LoadDone{Entry: b.e.name, Keys: len(items), Took: time.Since(began)}
+	done.Err = ones[0].Err
+	for i := range ones {
+		one := &ones[i]
+		if one.Err == nil {
+			done.Err = nil
+			done.Found = done.Found || one.Loaded.Found
+			done.Bytes += len(one.Loaded.Payload)
+		}
+	}
+	b.observer.LoadEnd(ctx, done)
+	return ones, &watched{ctx}
 }
