@@ -44,7 +44,7 @@ func (r *Reader) enter(ctx context.Context, e *declared) (leave func(), err erro
 			return nil
 		case <-timer.C:
 			r.stats.overloaded.Add(1)
-			return fmt.Errorf("%w: %w: %d, and none ended within %s", ErrUnavailable, ErrOverloaded, cap(slots), e.LoadTimeout/2)
+			return fmt.Errorf("%w: %w: %d, and there was no turn within %s", ErrUnavailable, ErrOverloaded, cap(slots), e.LoadTimeout/2)
 		case <-ctx.Done():
 			return fmt.Errorf("wait for a load: %w", r.ended(ctx))
 		}

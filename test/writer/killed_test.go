@@ -67,7 +67,7 @@ listen: 127.0.0.1:0
 entries:
   rate: {key: "rate:{currency}", depends_on: []}
   line: {key: "order:{order_id}/line:{number}", depends_on: []}
-  profile: {key: "profile:{id}", depends_on: [], tags: by_hand}
+  profile: {key: "profile:{id}", depends_on: [], tags: by_hand, load_timeout: 1m} # 1000 of them are loaded at a time
 `, b.namespace, b.url, fmt.Sprintf("w_%d", time.Now().UnixNano()), redistest.Shared(t).URL)
 	if err := os.WriteFile(b.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
