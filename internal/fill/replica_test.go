@@ -204,10 +204,12 @@ func TestReplicaThatHangs(t *testing.T) {
 	}
 	// With another one that answers, that one is used.
 	w.r = w.readerWith(nil, hangs, w.replica)
-	for id := 3; id < 7; id++ {
+	const loads = 12
+	for id := 3; id < 3+loads; id++ {
 		w.stored(id, 10*id)
 	}
-	if used := w.outcome("used"); used < 3 {
+	// On a busy machine the one that hangs is tried more than once, since it is left alone for longer each time.
+	if failed, used := w.outcome("failed"), w.outcome("used"); used < loads*3/4 || failed+used != loads {
 		t.Errorf("outcomes %v, want the other replica used", w.r.Stats().Replicas)
 	}
 }
