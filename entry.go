@@ -125,8 +125,8 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 		}
 		if hit := t.near.find(t.cache.reader, &plain); hit != nil {
 			value, err := hit.result()
-			if t.clone != nil && err == nil {
-				value = t.clone(value)
+			if err == nil {
+				value = t.owned(value)
 			}
 			return value, err
 		}

@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,157 +16,9 @@ import (
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/mvcc"
 )
-
-// steps is the real store; it counts what is asked of it for many keys, and for one, and has the test come between the steps.
-type steps struct {
-	*redisstore.Store
-
-	reads, leases, pins, fills, singles atomic.Int64
-
-	beforeLease, beforeFill func()
-}
-
-func (s *steps) ReadMany(ctx context.Context, all []redisstore.Reading, head bool) []redisstore.Found {
-	s.reads.Add(1)
-	return s.Store.ReadMany(ctx, all, head)
-}
-
-func (s *steps) LeaseMany(ctx context.Context, all []redisstore.Leasing) []redisstore.Leased {
-	s.leases.Add(1)
-	if s.beforeLease != nil {
-		s.beforeLease()
-	}
-	return s.Store.LeaseMany(ctx, all)
-}
-
-func (s *steps) PinMany(ctx context.Context, all [][]string, life time.Duration) []redisstore.PinnedMany {
-	s.pins.Add(1)
-	return s.Store.PinMany(ctx, all, life)
-}
-
-func (s *steps) FillMany(ctx context.Context, all []redisstore.Filling) []redisstore.Filled {
-	s.fills.Add(1)
-	if s.beforeFill != nil {
-		s.beforeFill()
-	}
-	return s.Store.FillMany(ctx, all)
-}
-
-func (s *steps) Read(ctx context.Context, name string) ([]byte, error) {
-	s.singles.Add(1)
-	return s.Store.Read(ctx, name)
-}
-
-func (s *steps) Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error) {
-	s.singles.Add(1)
-	return s.Store.Lease(ctx, name, token, lasts)
-}
-
-func (s *steps) counts() [5]int64 {
-	return [5]int64{s.reads.Load(), s.leases.Load(), s.pins.Load(), s.fills.Load(), s.singles.Load()}
-}
-
-// other is the token of another process.
-const other = fence.Token("0123456789abcdef0123456789abcdef")
-
-// statements is the real database; it counts the loads of many keys, and of one.
-type statements struct {
-	*pgload.Loader
-
-	many, single atomic.Int64
-	sent         atomic.Int64
-	before       func(keys [][]keytext.Arg)
-}
-
-func (s *statements) LoadMany(ctx context.Context, q pgload.Query, keys [][]keytext.Arg) pgload.Many {
-	s.many.Add(1)
-	if s.before != nil {
-		s.before(keys)
-	}
-	m := s.Loader.LoadMany(ctx, q, keys)
-	s.sent.Add(int64(m.Statements))
-	return m
-}
-
-func (s *statements) Load(ctx context.Context, sql string, result rule.Result, args []keytext.Arg) (pgload.Loaded, error) {
-	s.single.Add(1)
-	return s.Loader.Load(ctx, sql, result, args)
-}
-
-// batches gives the entries of the roster the form for many keys.
-func (w *world) batches() {
-	w.t.Helper()
-	roster := w.newRoster(w.roster.Revision + 1)
-	maps.Copy(roster.Entries, w.roster.Entries)
-	for _, e := range roster.Entries {
-		inBatch(e)
-	}
-	w.move(roster)
-}
-
-func inBatch(e *rule.Entry) {
-	if e.SQL == "" {
-		return
-	}
-	columns := func(sql string) string {
-		for i := range e.Params {
-			sql = strings.ReplaceAll(sql, "$"+strconv.Itoa(i+1), rule.BatchColumn(i+1))
-		}
-		return sql
-	}
-	e.Batch = &rule.Batch{SQL: columns(e.SQL)}
-	for _, p := range e.Params {
-		e.Batch.Types = append(e.Batch.Types, string(p.Type))
-	}
-	for i := range e.Rules {
-		if tag := e.Rules[i].Tag; tag != nil {
-			e.Batch.Tags = append(e.Batch.Tags, columns(tag.SQL))
-		}
-	}
-}
-
-func numbered(ids ...int) (keys [][]keytext.Arg) {
-	for _, id := range ids {
-		keys = append(keys, arg(strconv.Itoa(id)))
-	}
-	return keys
-}
-
-func upTo(n int) (ids []int) {
-	for i := range n {
-		ids = append(ids, i+1)
-	}
-	return ids
-}
-
-// readMany reads products and checks what comes: the price is ten times the id unless it says otherwise, and above 100 there is
-// none. It returns how many have which status.
-func readMany(t *testing.T, r *fill.Reader, d *fill.Demand, ids []int, prices map[int]int) map[string]int {
-	t.Helper()
-	if d == nil {
-		d = &fill.Demand{}
-	}
-	statuses := map[string]int{}
-	for i, a := range r.GetMany(t.Context(), "product", numbered(ids...), d) {
-		want := ""
-		if id := ids[i]; id <= 100 {
-			p, other := prices[id]
-			if !other {
-				p = 10 * id
-			}
-			want = price(id, p)
-		}
-		if a.Err != nil || string(a.Value.Payload) != want || a.Value.Found != (want != "") {
-			t.Errorf("product %d: %s, %v, want %s", ids[i], a.Value.Payload, a.Err, want)
-		}
-		statuses[a.Value.Status.String()]++
-	}
-	return statuses
-}
 
 // TestManyInOneOfEach: one round trip to the store for what is there, one for the leases of what is missing, one statement, and one
 // round trip for what is stored; in the order of the keys, those that are the same once, "no such row" like any other.
@@ -394,10 +243,6 @@ func TestManyOfWhichOneFails(t *testing.T) {
 	}
 }
 
-func (w *world) named(entry, key string) string {
-	return rule.KeyPrefix(w.namespace, w.head.Generation, w.roster.Entries[entry]) + key
-}
-
 // TestManyUnderDemands: every key of a batch is what a read of it alone would be.
 func TestManyUnderDemands(t *testing.T) {
 	t.Parallel()
@@ -445,149 +290,6 @@ func TestManyUnderDemands(t *testing.T) {
 	}
 }
 
-// TestManyWithoutAStore: where there is no store, no roster or no daemon, keys are loaded together all the same, and joined by reads
-// of single keys.
-func TestManyWithoutAStore(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, options{noDaemon: true})
-	loader := &statements{Loader: w.loader}
-	r := w.reader(nil, loader)
-	if statuses := readMany(t, r, nil, upTo(101), nil); statuses["bypass"] != 101 {
-		t.Errorf("%v", statuses)
-	}
-	if loader.many.Load() != 1 || loader.single.Load() != 0 {
-		t.Errorf("%d loads of many, %d of one", loader.many.Load(), loader.single.Load())
-	}
-	entered, open := make(chan struct{}), make(chan struct{})
-	loader.before = func([][]keytext.Arg) {
-		close(entered)
-		<-open
-	}
-	done := make(chan map[string]int, 1)
-	go func() { done <- readMany(t, r, nil, []int{1, 2, 3}, nil) }()
-	<-entered
-	single := background(t.Context(), r, "2")
-	close(open)
-	if a := <-single; a.err != nil || string(a.value.Payload) != price(2, 20) {
-		t.Errorf("%+v", a)
-	}
-	if statuses := <-done; statuses["bypass"] != 3 {
-		t.Errorf("%v", statuses)
-	}
-	if s := r.Stats(); s.Bypassed["no_head"] != 105 {
-		t.Errorf("%+v", s)
-	}
-	unknown := r.GetMany(t.Context(), "nothing", numbered(1), &fill.Demand{})
-	if !errors.Is(unknown[0].Err, fill.ErrUnknownEntry) {
-		t.Errorf("%+v", unknown)
-	}
-}
-
-// TestManyWhileRedisIsAway: the database is to be spared more than ever, so what the last roster said of loads of many keys still counts,
-// until the database refuses it, which is asked once.
-func TestManyWhileRedisIsAway(t *testing.T) {
-	t.Parallel()
-	for _, refused := range []bool{false, true} {
-		w := newWorld(t, options{ownRedis: true})
-		w.batches()
-		if refused {
-			roster := w.newRoster(w.roster.Revision + 1)
-			maps.Copy(roster.Entries, w.roster.Entries)
-			roster.Entries["product"].Batch.SQL = "SELECT it FROM what_was_dropped"
-			w.move(roster)
-		}
-		loader := &statements{Loader: w.loader}
-		r := w.reader(nil, loader)
-		if _, err := r.Get(t.Context(), "product", arg("1"), nil); err != nil {
-			t.Fatal(err)
-		}
-		w.redis.Kill(t)
-		eventually(t, func() error { return awayFrom(r) })
-		for round := range 3 {
-			before := loader.sent.Load()
-			if statuses := readMany(t, r, nil, upTo(101), nil); statuses["bypass"] != 101 {
-				t.Errorf("%v", statuses)
-			}
-			want := int64(1)
-			if refused {
-				if want = 101; round == 0 {
-					want++
-				}
-			}
-			if n := loader.sent.Load() - before; n != want {
-				t.Errorf("refused %t, round %d: %d statements for 101 keys, want %d", refused, round, n, want)
-			}
-		}
-	}
-}
-
-// awayFrom is nil once the reader uses no names.
-func awayFrom(r *fill.Reader) error {
-	if r.Ready(context.Background()) == nil {
-		return errors.New("the cache is still used")
-	}
-	return nil
-}
-
-// TestManyWhileRedisGoes at every step: the rows come from the database.
-func TestManyWhileRedisGoes(t *testing.T) {
-	t.Parallel()
-	for step := range 3 {
-		t.Run(strconv.Itoa(step), func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, options{ownRedis: true})
-			w.batches()
-			store := &steps{Store: w.store}
-			r := w.reader(store, nil)
-			readMany(t, r, nil, []int{1}, nil)
-			stop := sync.OnceFunc(func() { w.redis.Kill(t) })
-			switch step {
-			case 0:
-				stop()
-			case 1:
-				store.beforeLease = stop
-			default:
-				store.beforeFill = stop
-			}
-			readMany(t, r, nil, upTo(50), nil)
-			readMany(t, r, nil, upTo(50), nil)
-		})
-	}
-}
-
-// TestManyAreGivenUp at every step: the caller is answered at once, and what was begun ends without it.
-func TestManyAreGivenUp(t *testing.T) {
-	t.Parallel()
-	for step := range 4 {
-		t.Run(strconv.Itoa(step), func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, options{})
-			w.batches()
-			store, loader := &steps{Store: w.store}, &statements{Loader: w.loader}
-			r := w.reader(store, loader)
-			readMany(t, r, nil, []int{50}, nil)
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			switch step {
-			case 0:
-				cancel()
-			case 1:
-				store.beforeLease = cancel
-			case 2:
-				loader.before = func([][]keytext.Arg) { cancel() }
-			default:
-				store.beforeFill = cancel
-			}
-			for i, a := range r.GetMany(ctx, "product", numbered(1, 2, 3), &fill.Demand{}) {
-				if a.Err != nil && !errors.Is(a.Err, context.Canceled) || a.Err == nil && string(a.Value.Payload) != price(i+1, 10*i+10) {
-					t.Errorf("product %d: %+v", i+1, a)
-				}
-			}
-			readMany(t, r, nil, []int{1, 2, 3}, nil)
-		})
-	}
-}
-
 // TestManyThatCodeLoads are loads of their own, all at a time; what fails is its own.
 func TestManyThatCodeLoads(t *testing.T) {
 	t.Parallel()
@@ -620,70 +322,6 @@ func TestManyThatCodeLoads(t *testing.T) {
 	for _, a := range r.ReadMany(t.Context(), "code", keys[2:], nil, &fill.Demand{}) {
 		if a.Err != nil && !errors.Is(a.Err, fill.ErrNoLoader) {
 			t.Errorf("%+v", a)
-		}
-	}
-}
-
-// number is a key that is made for whatever type its parameter has.
-type number int
-
-func (n number) Args([]rule.Param) ([]keytext.Arg, error) { return arg(strconv.Itoa(int(n))), nil }
-
-// TestManyFromAReplica: a standby has what may be stored from there, the primary the rest, by one statement each.
-func TestManyFromAReplica(t *testing.T) {
-	t.Parallel()
-	w := newStandby(t)
-	w.batches()
-	if statuses := readMany(t, w.r, nil, upTo(10), nil); statuses["miss"] != 10 {
-		t.Errorf("%v", statuses)
-	}
-	if record, _ := w.record(w.name("product", "3")); !record.Coverage.Standby() || w.outcome("used") != 10 {
-		t.Errorf("%+v, %d used", record, w.outcome("used"))
-	}
-	w.standby.Pause(t)
-	w.change() // of product 1
-	loads := w.r.Stats().Loads
-	ids := []int{1, 11, 12}
-	if statuses := readMany(t, w.r, nil, ids, map[int]int{1: 11}); statuses["miss"] != 3 {
-		t.Errorf("%v", statuses)
-	}
-	for _, id := range ids {
-		record, _ := w.record(w.name("product", strconv.Itoa(id)))
-		if fromStandby := id != 1; record.Coverage.Standby() != fromStandby {
-			t.Errorf("product %d: %+v", id, record)
-		}
-	}
-	if s := w.r.Stats(); s.Replicas["used"] != 12 || s.Replicas["behind"] != 1 || s.Loads-loads != 1 {
-		t.Errorf("%+v", s)
-	}
-}
-
-// TestTiedManyFromAReplica: what ended an epoch keeps an older row of a standby out, also in a batch.
-func TestTiedManyFromAReplica(t *testing.T) {
-	t.Parallel()
-	w := newTied(t, options{ownPostgres: true})
-	w.batches()
-	standby := &withStandby{world: w.world}
-	standby.attach(t)
-	r := w.tiedReader(nil, nil, standby.replica)
-	first := r.GetMany(t.Context(), "teams", numbered(1, 2), &fill.Demand{})
-	for _, a := range first {
-		if record, _ := w.record(a.Value.Name); a.Err != nil || !record.Coverage.Standby() {
-			t.Fatalf("%+v: %+v", a, record)
-		}
-	}
-	standby.standby.Pause(t)
-	w.pg.Exec(t, w.url, "UPDATE team SET name = 'renamed' WHERE id = 8")
-	w.end(w.epoch("teams", string(rule.AppendEpoch(nil, 1, arg("8")))))
-	for i, a := range r.GetMany(t.Context(), "teams", numbered(1, 2), &fill.Demand{}) {
-		record, _ := w.record(a.Value.Name)
-		if a.Err != nil || a.Value.Status != fill.Miss || !strings.Contains(string(a.Value.Payload), "renamed") || record.Coverage.Standby() {
-			t.Errorf("user %d: %s, %v; stored %+v", i+1, a.Value.Payload, a.Err, record)
-		}
-	}
-	for i, a := range r.GetMany(t.Context(), "teams", numbered(1, 2), &fill.Demand{}) {
-		if a.Err != nil || a.Value.Status != fill.Hit {
-			t.Errorf("user %d: %+v", i+1, a)
 		}
 	}
 }

@@ -1,9 +1,13 @@
 package fill_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -79,4 +83,147 @@ func TestRedisFailsOverWhileItLoadsMany(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestManyWithoutAStore: where there is no store, no roster or no daemon, keys are loaded together all the same, and joined by reads
+// of single keys.
+func TestManyWithoutAStore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{noDaemon: true})
+	loader := &statements{Loader: w.loader}
+	r := w.reader(nil, loader)
+	if statuses := readMany(t, r, nil, upTo(101), nil); statuses["bypass"] != 101 {
+		t.Errorf("%v", statuses)
+	}
+	if loader.many.Load() != 1 || loader.single.Load() != 0 {
+		t.Errorf("%d loads of many, %d of one", loader.many.Load(), loader.single.Load())
+	}
+	entered, open := make(chan struct{}), make(chan struct{})
+	loader.before = func([][]keytext.Arg) {
+		close(entered)
+		<-open
+	}
+	done := make(chan map[string]int, 1)
+	go func() { done <- readMany(t, r, nil, []int{1, 2, 3}, nil) }()
+	<-entered
+	single := background(t.Context(), r, "2")
+	close(open)
+	if a := <-single; a.err != nil || string(a.value.Payload) != price(2, 20) {
+		t.Errorf("%+v", a)
+	}
+	if statuses := <-done; statuses["bypass"] != 3 {
+		t.Errorf("%v", statuses)
+	}
+	if s := r.Stats(); s.Bypassed["no_head"] != 105 {
+		t.Errorf("%+v", s)
+	}
+	unknown := r.GetMany(t.Context(), "nothing", numbered(1), &fill.Demand{})
+	if !errors.Is(unknown[0].Err, fill.ErrUnknownEntry) {
+		t.Errorf("%+v", unknown)
+	}
+}
+
+// TestManyWhileRedisIsAway: the database is to be spared more than ever, so what the last roster said of loads of many keys still counts,
+// until the database refuses it, which is asked once.
+func TestManyWhileRedisIsAway(t *testing.T) {
+	t.Parallel()
+	for _, refused := range []bool{false, true} {
+		w := newWorld(t, options{ownRedis: true})
+		w.batches()
+		if refused {
+			roster := w.newRoster(w.roster.Revision + 1)
+			maps.Copy(roster.Entries, w.roster.Entries)
+			roster.Entries["product"].Batch.SQL = "SELECT it FROM what_was_dropped"
+			w.move(roster)
+		}
+		loader := &statements{Loader: w.loader}
+		r := w.reader(nil, loader)
+		if _, err := r.Get(t.Context(), "product", arg("1"), nil); err != nil {
+			t.Fatal(err)
+		}
+		w.redis.Kill(t)
+		eventually(t, func() error { return awayFrom(r) })
+		for round := range 3 {
+			before := loader.sent.Load()
+			if statuses := readMany(t, r, nil, upTo(101), nil); statuses["bypass"] != 101 {
+				t.Errorf("%v", statuses)
+			}
+			want := int64(1)
+			if refused {
+				if want = 101; round == 0 {
+					want++
+				}
+			}
+			if n := loader.sent.Load() - before; n != want {
+				t.Errorf("refused %t, round %d: %d statements for 101 keys, want %d", refused, round, n, want)
+			}
+		}
+	}
+}
+
+// awayFrom is nil once the reader uses no names.
+func awayFrom(r *fill.Reader) error {
+	if r.Ready(context.Background()) == nil {
+		return errors.New("the cache is still used")
+	}
+	return nil
+}
+
+// TestManyWhileRedisGoes at every step: the rows come from the database.
+func TestManyWhileRedisGoes(t *testing.T) {
+	t.Parallel()
+	for step := range 3 {
+		t.Run(strconv.Itoa(step), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, options{ownRedis: true})
+			w.batches()
+			store := &steps{Store: w.store}
+			r := w.reader(store, nil)
+			readMany(t, r, nil, []int{1}, nil)
+			stop := sync.OnceFunc(func() { w.redis.Kill(t) })
+			switch step {
+			case 0:
+				stop()
+			case 1:
+				store.beforeLease = stop
+			default:
+				store.beforeFill = stop
+			}
+			readMany(t, r, nil, upTo(50), nil)
+			readMany(t, r, nil, upTo(50), nil)
+		})
+	}
+}
+
+// TestManyAreGivenUp at every step: the caller is answered at once, and what was begun ends without it.
+func TestManyAreGivenUp(t *testing.T) {
+	t.Parallel()
+	for step := range 4 {
+		t.Run(strconv.Itoa(step), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, options{})
+			w.batches()
+			store, loader := &steps{Store: w.store}, &statements{Loader: w.loader}
+			r := w.reader(store, loader)
+			readMany(t, r, nil, []int{50}, nil)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			switch step {
+			case 0:
+				cancel()
+			case 1:
+				store.beforeLease = cancel
+			case 2:
+				loader.before = func([][]keytext.Arg) { cancel() }
+			default:
+				store.beforeFill = cancel
+			}
+			for i, a := range r.GetMany(ctx, "product", numbered(1, 2, 3), &fill.Demand{}) {
+				if a.Err != nil && !errors.Is(a.Err, context.Canceled) || a.Err == nil && string(a.Value.Payload) != price(i+1, 10*i+10) {
+					t.Errorf("product %d: %+v", i+1, a)
+				}
+			}
+			readMany(t, r, nil, []int{1, 2, 3}, nil)
+		})
+	}
 }

@@ -36,7 +36,8 @@ type Reading struct {
 	loads []context.Context
 }
 
-// Loads are the contexts of those loads, by the Observer's word, each once. There are none when all came from the cache.
+// Loads are the contexts of those loads, by the Observer's word, each once. There are none when all came from the cache. It is
+// asked for when the read is over.
 func (r *Reading) Loads() []context.Context { return r.loads }
 
 type readingKey struct{}
