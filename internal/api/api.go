@@ -74,6 +74,7 @@ type Options struct {
 	Health Health
 	Reload Reloader
 	Memory MemorySource
+	Trace  Tracer
 
 	Invalidate Invalidator
 
@@ -132,6 +133,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if allowed(w, r) {
 			s.writeJSON(w, r, http.StatusOK, s.Status.Status())
 		}
+	case strings.HasPrefix(path, tracePath):
+		s.trace(w, r, path[len(tracePath):])
 	case path == storePath, strings.HasPrefix(path, storePath+"/"):
 		s.memory(w, r, path[len(storePath):])
 	case path == "/v1/openapi.json":

@@ -51,6 +51,14 @@ type Gate interface {
 	LookUp(ctx context.Context, query string, columns [][]string, most int) (rows [][]*string, read mvcc.LSN, refused string, err error)
 }
 
+// Trail remembers what was done, for whoever asks later.
+type Trail interface {
+	// Applied is told of a transaction that is, and of which the queue's witness heard.
+	Applied(xid mvcc.XID)
+	// Found is told of a key of an entry that look-ups of a rule found, for so many rows of transactions that end between two positions.
+	Found(entry, rule int, key []byte, first, last mvcc.LSN, rows int)
+}
+
 // Options configure an Applier. Store, Gate, Queue, Names and Head are required.
 type Options struct {
 	Store     Store
@@ -60,6 +68,7 @@ type Options struct {
 	Head      fence.Head                // as claimed, or as just created
 	Confirm   func(p change.Position)   // tells the source what it may forget
 	Observe   func(committed time.Time) // called for each transaction once it is applied
+	Trail     Trail                     // nil: none
 	Published func(r *rule.Roster)      // called on the applier's goroutine when readers can see a new roster
 	Logger    *slog.Logger              //
 	Rewind    Rewind                    // how far confirmation stays behind (D5)

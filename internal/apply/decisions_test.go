@@ -126,9 +126,9 @@ func TestCrowded(t *testing.T) {
 		{"a moment later", true, crowd, false},
 		{"not fenced", false, 0, false},
 	} {
-		a := New(Options{Queue: NewQueue()})
+		a := New(Options{Queue: NewQueue(nil)})
 		a.stepped = now.Add(-tt.stepped)
-		p := &pendingPart{part: newPart()}
+		p := &pendingPart{part: newPart(nil)}
 		if tt.fenced {
 			p.fenced = now
 		}

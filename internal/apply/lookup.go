@@ -45,6 +45,19 @@ type later struct {
 type ask struct {
 	entry, number int
 	columns       [][]string
+	first, last   mvcc.LSN // where the first and the last of the transactions end that the rows may be of
+}
+
+// of says that rows of some of the transactions of a part are among those asked for: all, or the ones that marks stand for.
+func (k *ask) of(part *Part, marks uint64, all bool) {
+	for i := range part.items {
+		if it := &part.items[i]; it.xid != 0 && (all || i < smallItems && marks&(1<<i) != 0) {
+			if k.first == 0 || it.end < k.first {
+				k.first = it.end
+			}
+			k.last = max(k.last, it.end)
+		}
+	}
 }
 
 // found is what came of the look-ups of a step.
@@ -71,7 +84,7 @@ func (a *Applier) lookUp(ctx context.Context, ready []*pendingPart, batch *store
 			refused = fmt.Sprintf("a change of %s.%s affects more than %d keys", r.Schema, r.Table, mostFound)
 		}
 		if refused == "" {
-			batch.Names, refused = a.spell(batch.Names, k.entry, r, rows)
+			batch.Names, refused = a.spell(batch.Names, k, r, rows)
 		}
 		if refused != "" {
 			if a.opts.Names.Move(k.entry, refused, time.Now()) {
@@ -108,14 +121,15 @@ func asks(ready []*pendingPart) (all []*ask) {
 			for j, v := range values {
 				k.columns[j] = append(k.columns[j], v)
 			}
+			k.of(p.part, p.part.Keys.Marks(i), !small)
 		}
 	}
 	return all
 }
 
 // spell appends the live names of the keys that a look-up found.
-func (a *Applier) spell(names []string, entry int, r *rule.Rule, rows [][]*string) (all []string, refused string) {
-	e := a.opts.Names.entries[entry]
+func (a *Applier) spell(names []string, k *ask, r *rule.Rule, rows [][]*string) (all []string, refused string) {
+	e := a.opts.Names.entries[k.entry]
 	template, err := rule.ParseTemplate(e.Key)
 	if err != nil {
 		return names, err.Error()
@@ -127,8 +141,11 @@ func (a *Applier) spell(names []string, entry int, r *rule.Rule, rows [][]*strin
 			return names, err.Error()
 		}
 		key = template.Append(key[:0], args)
-		if prefix := a.opts.Names.prefix(entry, key); prefix != "" {
+		if prefix := a.opts.Names.prefix(k.entry, key); prefix != "" {
 			names = append(names, strings.Clone(prefix)+string(key))
+			if a.opts.Trail != nil {
+				a.opts.Trail.Found(k.entry, k.number, key, k.first, k.last, len(k.columns[0]))
+			}
 		}
 	}
 	return names, ""

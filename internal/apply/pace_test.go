@@ -12,7 +12,7 @@ import (
 // to do, and wake one that waits.
 func TestPatientQueue(t *testing.T) {
 	t.Parallel()
-	q := NewQueue()
+	q := NewQueue(nil)
 	woken := func() bool {
 		select {
 		case <-q.wake:
@@ -81,7 +81,7 @@ func TestPace(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			a := New(Options{Queue: NewQueue()})
+			a := New(Options{Queue: NewQueue(nil)})
 			a.newest = tt.newest
 			a.pace(tt.insert)
 			if a.linger < tt.least || a.linger > tt.greatest {

@@ -55,7 +55,11 @@ type Part struct {
 	bulk  bool // it was not small before items were taken out
 }
 
-func newPart() *Part { return &Part{Keys: route.NewKeys(maxPartKeys, maxPartBytes)} }
+func newPart(w route.Witness) *Part {
+	keys := route.NewKeys(maxPartKeys, maxPartBytes)
+	keys.Watch(w)
+	return &Part{Keys: keys}
+}
 
 // begin opens a transaction, and marks the keys that follow with its place among the items; beyond the bits of a mark they
 // are not marked any more, and the part is not small.
@@ -113,6 +117,7 @@ func (p *Part) reset() {
 // Queue joins the source's goroutine and the applier's: one Part is being filled, and the applier takes it whenever
 // it is free, however little is in it. So a single change waits for nobody, and a backlog is applied in large batches.
 type Queue struct {
+	witness  route.Witness
 	mu       sync.Mutex
 	part     *Part
 	spare    *Part
@@ -125,9 +130,9 @@ type Queue struct {
 	space    chan struct{} // capacity 1, likewise
 }
 
-// NewQueue makes an empty queue.
-func NewQueue() *Queue {
-	return &Queue{part: newPart(), wake: make(chan struct{}, 1), space: make(chan struct{}, 1)}
+// NewQueue makes an empty queue. A witness hears of what is routed into it; nil: none does.
+func NewQueue(w route.Witness) *Queue {
+	return &Queue{witness: w, part: newPart(w), wake: make(chan struct{}, 1), space: make(chan struct{}, 1)}
 }
 
 // Acquire locks the part that is being filled, waiting while it is full; the caller fills it and calls Release.
@@ -259,7 +264,7 @@ func (q *Queue) take() (part *Part, closed bool) {
 	if q.spare != nil {
 		q.part, q.spare = q.spare, nil
 	} else {
-		q.part = newPart()
+		q.part = newPart(q.witness)
 	}
 	if q.inside {
 		q.part.begin(q.begun)

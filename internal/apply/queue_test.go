@@ -41,7 +41,7 @@ func TestPartsCarryEverything(t *testing.T) {
 	router, relation := oneRule(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		ctx := context.Background()
-		q := NewQueue()
+		q := NewQueue(nil)
 		keys := map[string]int{} // key -> transaction
 		var ended, parts int
 		receive := func() {
@@ -121,7 +121,7 @@ func TestFullQueueHoldsTheSourceBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		router, relation := oneRule(t)
-		q := NewQueue()
+		q := NewQueue(nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		if err := q.Begin(ctx, change.Begin{XID: 1, End: 10}); err != nil {

@@ -88,7 +88,7 @@ func newRig(t *testing.T, pg *pgtest.Server, maxWaiting int) *rig {
 	}
 	r.end = insert
 	r.Applier = New(Options{
-		Store: conn, Gate: gate, Queue: NewQueue(), Names: NewNames(namespace, roster, []*rule.Entry{r.entry}), Head: head,
+		Store: conn, Gate: gate, Queue: NewQueue(nil), Names: NewNames(namespace, roster, []*rule.Entry{r.entry}), Head: head,
 		Confirm: func(p change.Position) { r.confirmed = mvcc.LSN(p) }, Logger: slog.New(slog.DiscardHandler), Stats: &Stats{},
 		MaxWaiting: maxWaiting,
 	})

@@ -194,6 +194,9 @@ func (a *Applier) count(it *item) {
 		return
 	}
 	a.opts.Stats.Transactions.Add(1)
+	if a.opts.Trail != nil {
+		a.opts.Trail.Applied(it.xid)
+	}
 	if a.opts.Observe != nil {
 		a.opts.Observe(time.UnixMicro(it.committed))
 	}

@@ -18,9 +18,9 @@ func layers() [][]string {
 		2: {"internal/fence", "internal/plan", "internal/route", "internal/watermark"},
 		3: {
 			"internal/config", "internal/localserver", "internal/memstore", "internal/near", "internal/pgcatalog", "internal/pggate", "internal/pgload",
-			"internal/pgsource", "internal/pgurl", "internal/redisstore", "internal/store",
+			"internal/pgsource", "internal/pgurl", "internal/redisstore", "internal/store", "internal/trail",
 		},
-		4: {"internal/apply", "internal/byhand", "internal/configschema", "internal/fill", "internal/mend", "internal/starter", "internal/whatif"},
+		4: {"internal/apply", "internal/byhand", "internal/configschema", "internal/fill", "internal/mend", "internal/starter", "internal/trace", "internal/whatif"},
 		5: {root, "freshetmsgpack", "freshetproto", "internal/parts", "internal/pipeline", "internal/readmetrics"},
 		6: {"freshetotel", "freshetprom", "freshettest", "internal/api", "internal/verify"},
 		7: {"internal/daemon", "internal/demo"},

@@ -79,7 +79,7 @@ func (a *app) root() *cobra.Command {
 	flags.StringVar(&a.logFormat, "log-format", "text", "format of the log on stderr: text or json")
 	flags.StringVar(&a.logLevel, "log-level", "", "debug, info, warn or error (default info for serve, else warn)")
 	root.AddCommand(
-		a.init(), a.serve(), a.reload(), a.check(), a.explain(), a.get(), a.invalidate(), a.status(), a.verify(), a.drop(), a.demo(), a.config(), a.version(),
+		a.init(), a.serve(), a.reload(), a.check(), a.explain(), a.get(), a.trace(), a.invalidate(), a.status(), a.verify(), a.drop(), a.demo(), a.config(), a.version(),
 	)
 	for _, cmd := range all(root) {
 		if cmd.Args != nil {

@@ -116,7 +116,7 @@ func (a *app) runGet(ctx context.Context, entry string, texts, nulls []string, d
 	}
 	args, err := arguments(params, texts, nulls)
 	if err != nil {
-		return &exitError{code: exitUsage, err: err, try: usageOf(entry, params)}
+		return &exitError{code: exitUsage, err: err, try: usageOf("get", entry, params)}
 	}
 	value, err := reader.GetUnder(ctx, entry, args, nil, d)
 	switch {
@@ -247,8 +247,8 @@ func arguments(params []rule.Param, texts, nulls []string) ([]keytext.Arg, error
 	return args, nil
 }
 
-func usageOf(entry string, params []rule.Param) string {
-	parts := []string{"freshet get", entry}
+func usageOf(command, entry string, params []rule.Param) string {
+	parts := []string{"freshet " + command, entry}
 	for _, p := range params {
 		parts = append(parts, strings.ToUpper(p.Name))
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -146,7 +145,7 @@ func whatOf(ctx context.Context, c *config.Config, s *servers, args []string, fl
 	}
 	canonical, err := arguments(params, args[1:], flags.nulls)
 	if err != nil {
-		try := strings.Replace(usageOf(entry, params), "freshet get", "freshet invalidate", 1) + ", or freshet invalidate --entry " + entry
+		try := usageOf("invalidate", entry, params) + ", or freshet invalidate --entry " + entry
 		return nil, &exitError{code: exitUsage, err: err, try: try}
 	}
 	return &byhand.What{Scope: intent.OfKeys, Entry: entry, Args: canonical}, nil

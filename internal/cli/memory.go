@@ -172,7 +172,7 @@ func (a *app) getFromDaemon(ctx context.Context, c *config.Config, entry string,
 	}
 	args, err := arguments(served.Params, texts, nulls)
 	if err != nil {
-		return &exitError{code: exitUsage, err: err, try: usageOf(entry, served.Params)}
+		return &exitError{code: exitUsage, err: err, try: usageOf("get", entry, served.Params)}
 	}
 	got, err := readGateway(ctx, c, entry, served.Params, args, d)
 	if err != nil {

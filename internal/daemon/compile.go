@@ -36,6 +36,12 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn, retained []rule.
 		result  pipeline.Compiled
 		refused []error
 	)
+	result.Keys = map[schema.Name][]string{}
+	for name, t := range catalog.Tables {
+		if len(t.PrimaryKey) > 0 {
+			result.Keys[name] = t.PrimaryKey
+		}
+	}
 	own := map[string]bool{}
 	file := c.config()
 	for _, declared := range file.Declared() {

@@ -101,7 +101,7 @@ func Run(ctx context.Context, o Options) error {
 	server := &http.Server{
 		TLSConfig: certificate,
 		Handler: d.bounded(api.New(api.Options{
-			Reader: &gateway{d}, Status: d, Health: d, Reload: d, Memory: d, Invalidate: d, Metrics: api.NewMetrics(d.registry), Logger: o.Logger,
+			Reader: &gateway{d}, Status: d, Health: d, Reload: d, Memory: d, Trace: &gateway{d}, Invalidate: d, Metrics: api.NewMetrics(d.registry), Logger: o.Logger,
 			Scrape: promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{}), Token: o.Config.Auth.Token.Reveal(),
 		})),
 		ReadHeaderTimeout: 5 * time.Second,

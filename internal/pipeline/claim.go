@@ -191,6 +191,7 @@ func (s *session) begin(ctx context.Context) error {
 	}
 	s.names = apply.NewNames(s.p.opts.Namespace, s.roster(), s.versions)
 	s.names.Lanes(s.store.Generations())
+	s.p.trail.Generation(s.p.gap)
 	s.p.gap, s.p.condemned = "", false
 	return nil
 }

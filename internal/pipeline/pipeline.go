@@ -20,12 +20,14 @@ import (
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
 	"github.com/freshet/freshet/internal/store"
+	"github.com/freshet/freshet/internal/trail"
 )
 
 // Compiled is what the entries of the configuration come to in the database as it is now.
 type Compiled struct {
 	Entries []*rule.Entry
-	Tables  []schema.Name // every table that a rule of Entries names
+	Tables  []schema.Name            // every table that a rule of Entries names
+	Keys    map[schema.Name][]string // the columns of the primary keys of tables that have one
 	// Refused are entries that cannot be planned, with the reason: readers load them from the database.
 	Refused map[string]string
 	// Mentioned are tables and views that refused entries may read: once they look otherwise, the entries are planned anew.
@@ -100,13 +102,14 @@ type Pipeline struct {
 	kept      map[store.Use]*kept // versions of entries that were found in a roster
 	followed  bool                // the log was followed once: what is wrong now went wrong later, and may be mended meanwhile
 	replan    chan struct{}       // capacity 1: what Compile plans is another thing now
+	trail     *trail.Log
 }
 
 // New makes a Pipeline.
 func New(opts Options) *Pipeline {
 	opts.Unused = cmp.Or(opts.Unused, unusedFor)
 	opts.SweepAfter = cmp.Or(opts.SweepAfter, sweepAfter)
-	p := &Pipeline{opts: opts, kept: map[store.Use]*kept{}, replan: make(chan struct{}, 1)}
+	p := &Pipeline{opts: opts, kept: map[store.Use]*kept{}, replan: make(chan struct{}, 1), trail: trail.New(0)}
 	p.state.status = Status{Phase: Connecting, Since: time.Now()}
 	return p
 }
@@ -125,6 +128,9 @@ func (p *Pipeline) Status() Status { return p.state.read() }
 
 // Stats are the applier's counters over all sessions.
 func (p *Pipeline) Stats() *apply.Stats { return &p.state.apply }
+
+// Trail remembers what the log did to keys.
+func (p *Pipeline) Trail() *trail.Log { return p.trail }
 
 // Rows counts the rows that were routed.
 func (p *Pipeline) Rows() *atomic.Uint64 { return &p.state.rows }

@@ -20,6 +20,7 @@ import (
 	"github.com/freshet/freshet/internal/route"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
+	"github.com/freshet/freshet/internal/trail"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -72,6 +73,7 @@ type session struct {
 	renew    []int                          // versions whose tables were altered while nobody looked
 	head     fence.Head
 	names    *apply.Names
+	recorder *trail.Recorder // once the stream is followed
 	replid   string // the name of the store's history, once the stream is followed
 }
 
@@ -148,13 +150,14 @@ func (s *session) follow(ctx context.Context) error {
 	p.state.apply.Wc.Store(uint64(s.head.Wc))
 	p.state.received.Store(0)
 	began := time.Now()
-	queue := apply.NewQueue()
+	s.recorder = p.trail.Session(s.versions, s.compiled.Keys)
+	queue := apply.NewQueue(s.recorder)
 	p.state.apply.Oldest.Store(0)
 	p.state.queue.Store(queue)
 	defer p.state.queue.Store(nil)
 	applier := apply.New(apply.Options{
 		Store: s.store, Gate: s.gate, Queue: queue, Names: s.names, Head: s.head, Confirm: s.stream.Confirm,
-		Observe: p.opts.Observe, Published: s.published, Logger: p.opts.Logger, Rewind: p.opts.Rewind, Settle: settle, Stats: &p.state.apply,
+		Observe: p.opts.Observe, Trail: s.recorder, Published: s.published, Logger: p.opts.Logger, Rewind: p.opts.Rewind, Settle: settle, Stats: &p.state.apply,
 		DDL: s.wake, Refresher: p.opts.Refresher,
 	})
 	if err := s.store.DrawTick(ctx); err != nil {
@@ -171,7 +174,7 @@ func (s *session) follow(ctx context.Context) error {
 		router.Planned(name.Schema, name.Name, look.OID)
 	}
 	out := &sink{
-		router: router, queue: queue, after: s.head.Wc,
+		router: router, queue: queue, recorder: s.recorder, after: s.head.Wc,
 		received: &p.state.received, rows: &p.state.rows, intents: &p.state.intents, logger: p.opts.Logger,
 		strange: map[string]bool{}, known: &s.known, altered: &p.state.ddl,
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/freshet/freshet/internal/ddl"
 	"github.com/freshet/freshet/internal/intent"
 	"github.com/freshet/freshet/internal/route"
+	"github.com/freshet/freshet/internal/trail"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -19,6 +20,7 @@ import (
 type sink struct {
 	router   *route.Router
 	queue    *apply.Queue
+	recorder *trail.Recorder
 	after    mvcc.LSN // transactions up to here are confirmed in the store (D5)
 	skipping bool     // the current transaction is one of them
 	received *atomic.Uint64
@@ -37,6 +39,7 @@ func (s *sink) Begin(ctx context.Context, b change.Begin) error {
 	if s.skipping = b.End <= s.after; s.skipping {
 		return nil
 	}
+	s.recorder.Begin(b)
 	return s.queue.Begin(ctx, b)
 }
 

@@ -170,6 +170,9 @@ func (s *session) published(roster *rule.Roster) {
 			live.Retained = append(live.Retained, useOf(e))
 		}
 	}
+	if s.recorder != nil {
+		s.recorder.Published(s.versions)
+	}
 	s.live.Store(&liveNames{Live: live, revision: roster.Revision, since: time.Now()})
 	for name, why := range s.compiled.Refused {
 		entries = append(entries, EntryStatus{Name: name, Suspended: why})

@@ -103,7 +103,7 @@ func (r *Router) image(c *compiled, row *change.Row, value valueFunc, out *Keys)
 		}
 	}
 	if asks {
-		out.hold(c.entry, start, aLookUp)
+		out.hold(c.entry, start, ALookUp)
 		return
 	}
 	out.arena = append(out.arena, c.literals[len(c.bind)]...)

@@ -6,6 +6,8 @@ import (
 	"hash/maphash"
 	"math"
 	"slices"
+
+	"github.com/freshet/freshet/internal/change"
 )
 
 // Keys collects what rows invalidate: keys and epochs, each once, and entries whose version must move. It is a window over the
@@ -23,6 +25,8 @@ type Keys struct {
 	moves             []Move
 	moved             []uint64 // bit per entry
 	mark              uint64
+	witness           Witness // nil: none
+	cause             Cause
 }
 
 type span struct {
@@ -31,17 +35,33 @@ type span struct {
 	start, end uint32
 	hash       uint32
 	slot       uint32
-	kind       kind
+	kind       Kind
 }
 
-// kind is what a span is.
-type kind uint8
+// Kind is what is held.
+type Kind uint8
 
+// The kinds of what is held.
 const (
-	aKey    kind = iota
-	anEpoch      // the part of an epoch's name that stands behind the activation
-	aLookUp      // see LookUp
+	AKey    Kind = iota
+	AnEpoch      // the part of an epoch's name that stands behind the activation
+	ALookUp      // see LookUp
 )
+
+// Cause is why something is held: what a row did by a rule. It is valid until the Witness returns.
+type Cause struct {
+	Rule int         // of the entry, from 0
+	Row  *change.Row // nil: a transaction named it itself, or it is not one row that did it
+	Old  bool        // by the row as it was
+}
+
+// Witness hears of everything that is to be held, as often as it comes, also of what is held already, and why.
+type Witness interface {
+	// Held is told of a key, an epoch or a look-up of an entry. text is valid until it returns.
+	Held(entry int, what Kind, text []byte, c *Cause)
+	// Moved is told that the version of an entry must move, once in a window.
+	Moved(entry int, why string, c *Cause)
+}
 
 // Move says that the version of an entry must move, and why.
 type Move struct {
@@ -55,6 +75,9 @@ const firstSlots = 64
 func NewKeys(maxKeys, maxBytes int) *Keys {
 	return &Keys{maxKeys: maxKeys, maxBytes: maxBytes, seed: maphash.MakeSeed(), slots: make([]uint32, firstSlots)}
 }
+
+// Watch has a witness hear of what is held from now on.
+func (k *Keys) Watch(w Witness) { k.witness = w }
 
 // Len is the number of keys held.
 func (k *Keys) Len() int { return len(k.spans) }
@@ -80,16 +103,16 @@ func (k *Keys) Empty() bool { return len(k.spans) == 0 && len(k.moves) == 0 }
 func (k *Keys) Full() bool { return len(k.spans) >= k.maxKeys || len(k.arena) >= k.maxBytes }
 
 // Key reports whether what is held as the i-th key is one.
-func (k *Keys) Key(i int) bool { return k.spans[i].kind == aKey }
+func (k *Keys) Key(i int) bool { return k.spans[i].kind == AKey }
 
 // Epoch reports whether what is held as the i-th key is the part of an epoch's name that stands behind the activation.
-func (k *Keys) Epoch(i int) bool { return k.spans[i].kind == anEpoch }
+func (k *Keys) Epoch(i int) bool { return k.spans[i].kind == AnEpoch }
 
 // LookUp says which rule's look-up finds the keys, and for which values of its columns; false for what is held as the i-th key
 // otherwise. Valid like a key's text.
 func (k *Keys) LookUp(i int) (number int, values []string, ok bool) {
 	s := &k.spans[i]
-	if s.kind != aLookUp {
+	if s.kind != ALookUp {
 		return 0, nil, false
 	}
 	text := k.arena[s.start:s.end]
@@ -152,17 +175,24 @@ func (k *Keys) move(entry int, cause func() string) {
 		k.moved = append(k.moved, 0)
 	}
 	k.moved[entry/64] |= 1 << (entry % 64)
-	k.moves = append(k.moves, Move{Entry: entry, Cause: cause()})
+	why := cause()
+	k.moves = append(k.moves, Move{Entry: entry, Cause: why})
+	if k.witness != nil {
+		k.witness.Moved(entry, why, &k.cause)
+	}
 }
 
 // seal takes the text that was appended to the arena from start on as a key, unless it is held already.
-func (k *Keys) seal(entry, start int) { k.hold(entry, start, aKey) }
+func (k *Keys) seal(entry, start int) { k.hold(entry, start, AKey) }
 
 // sealEpoch is seal for an epoch.
-func (k *Keys) sealEpoch(entry, start int) { k.hold(entry, start, anEpoch) }
+func (k *Keys) sealEpoch(entry, start int) { k.hold(entry, start, AnEpoch) }
 
-func (k *Keys) hold(entry, start int, what kind) {
+func (k *Keys) hold(entry, start int, what Kind) {
 	text := k.arena[start:]
+	if k.witness != nil {
+		k.witness.Held(entry, what, text, &k.cause)
+	}
 	if len(k.arena) > math.MaxUint32 {
 		panic("route: a window of more than 4 GiB of keys")
 	}

@@ -249,6 +249,7 @@ func (r *Router) Row(row *change.Row, out *Keys) {
 	}
 	for i := range s.rules {
 		c := &s.rules[i]
+		out.cause = Cause{Rule: c.number, Row: row}
 		if c.broken != "" {
 			out.move(c.entry, func() string { return c.broken })
 			continue
@@ -257,12 +258,15 @@ func (r *Router) Row(row *change.Row, out *Keys) {
 			continue
 		}
 		if row.Op != change.Insert {
+			out.cause.Old = true
 			r.image(c, row, oldValue, out)
 		}
 		if row.Op != change.Delete {
+			out.cause.Old = false
 			r.image(c, row, newValue, out)
 		}
 	}
+	out.cause = Cause{}
 }
 
 // malformed says what makes a row impossible to read as the operation that it claims to be.

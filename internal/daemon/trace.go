@@ -1,0 +1,31 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+
+	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/trace"
+)
+
+// Trace says what happened to a key: what the log did to it, as this daemon remembers it, what readers noted of their loads, and what the
+// store has.
+func (g *gateway) Trace(ctx context.Context, entry string, args []keytext.Arg) (any, error) {
+	reader, done, err := g.reader()
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	spelled, err := reader.Spell(ctx, entry, args)
+	if err != nil {
+		return nil, translate(err)
+	}
+	p := g.d.parts.Load() // there is one: there is a reader
+	kept, ok := p.store.Store.(trace.Store)
+	if !ok {
+		return nil, errors.New("the store keeps no notes")
+	}
+	return trace.Of(ctx, trace.Where{
+		Entry: entry, Args: args, Key: spelled.Key, Name: spelled.Name, Epochs: spelled.Epochs, Why: spelled.Why,
+	}, kept, p.pipeline.Trail()), nil
+}

@@ -1,0 +1,381 @@
+// Package trail remembers what the log did to keys: which row of which transaction invalidated them by which rule, when that was
+// applied, and when entries were given other names. It is the daemon's memory for whoever asks why a key was invalidated; nothing
+// rests on it. Its size is bounded: the oldest is forgotten first.
+package trail
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/freshet/freshet/internal/change"
+	"github.com/freshet/freshet/internal/route"
+	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/schema"
+	"github.com/freshet/freshet/mvcc"
+)
+
+// DefaultSize is how many bytes a Log takes where nothing else is said: some 200,000 invalidations of short keys.
+const DefaultSize = 8 << 20
+
+const (
+	// segmentSize is in how large pieces the oldest is forgotten.
+	segmentSize = 64 << 10
+	// mostColumns and longestValue bound what is remembered of a row.
+	mostColumns  = 8
+	longestValue = 128
+	longestWhy   = 1 << 10
+	// mostPlans bounds the plans of entries that events may be of. With more everything is forgotten.
+	mostPlans = 1 << 14
+)
+
+// Log is what is remembered, over all sessions of a pipeline. Its methods may be called from any number of goroutines; reading holds
+// nobody up, since what is written once is never changed.
+type Log struct {
+	size int
+
+	mu       sync.Mutex
+	segments []*segment // the oldest first
+	began    time.Time  // when the oldest began that is remembered whole; zero: nothing was followed yet
+	plans    []plan
+	planOf   map[string]uint32 // by name, definition and version
+	tables   []tableShape
+	tableOf  map[string]uint32
+	scratch  []byte
+}
+
+type segment struct {
+	text []byte // never longer than its capacity at first: appending does not move it
+	from int64  // when it began, in Unix microseconds
+}
+
+// plan is an entry as it was compiled, as far as events name it.
+type plan struct {
+	name, definition, version string
+	rules                     []ruleName
+	live                      string // the activation that was published last
+	suspended                 string
+}
+
+type ruleName struct{ table, class string }
+
+type tableShape struct {
+	name    string
+	columns []string // those that are remembered of a row
+	at      []int    // their places in the relation
+}
+
+// New makes a Log of a size in bytes; 0 is DefaultSize.
+func New(size int) *Log {
+	if size <= 0 {
+		size = DefaultSize
+	}
+	return &Log{size: max(size, 2*segmentSize), planOf: map[string]uint32{}, tableOf: map[string]uint32{}}
+}
+
+// The kinds of what is written, each followed by its fields.
+const (
+	aTransaction byte = iota + 1 // xid, end, committed, at
+	aHeld                        // kind, plan, rule, text, and the row
+	aMove                        // plan, why, and the row
+	aFind                        // plan, rule, xid, first and last position, rows, at, text
+	anApplied                    // xid, at
+	aName                        // plan, at, why
+	aGeneration                  // at, why
+)
+
+// Recorder writes for one session of the pipeline: it knows the entries by the numbers that the router gives them.
+type Recorder struct {
+	log    *Log
+	plans  []uint32
+	keys   map[schema.Name][]string // the columns of primary keys, of tables whose old images are whole
+	shapes map[*change.Relation]uint32
+	open   map[mvcc.XID]struct{} // transactions of which something was written and that are not applied
+	at     begun
+	noted  *segment // where at was written last
+	last   held
+}
+
+// begun is the transaction that is being routed.
+type begun struct {
+	xid       mvcc.XID
+	end       mvcc.LSN
+	committed int64
+	at        int64
+}
+
+// held is what was written last, so that the two images of a row, or rows one after the other, are not written as often as they come.
+type held struct {
+	segment *segment
+	xid     mvcc.XID
+	what    route.Kind
+	entry   int
+	rule    int
+	text    []byte
+}
+
+var _ route.Witness = (*Recorder)(nil)
+
+// Session begins a session with entries in the router's order. keys are the columns of the primary keys of tables, by which a row is named
+// where the log carries all of it.
+func (l *Log) Session(entries []*rule.Entry, keys map[schema.Name][]string) *Recorder {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.plans)+len(entries) > mostPlans {
+		l.segments, l.plans, l.planOf = nil, nil, map[string]uint32{}
+		l.began = time.Time{}
+	}
+	if l.began.IsZero() {
+		l.began = time.Now()
+	}
+	r := &Recorder{log: l, keys: keys, shapes: map[*change.Relation]uint32{}, open: map[mvcc.XID]struct{}{}}
+	for _, e := range entries {
+		id := e.Name + "\x00" + e.Definition + "\x00" + e.Version
+		number, known := l.planOf[id]
+		if !known {
+			number = uint32(len(l.plans)) //nolint:gosec // bounded by mostPlans
+			l.plans, l.planOf[id] = append(l.plans, planned(e)), number
+		}
+		r.plans = append(r.plans, number)
+	}
+	return r
+}
+
+func planned(e *rule.Entry) plan {
+	p := plan{name: e.Name, definition: e.Definition, version: e.Version}
+	for i := range e.Rules {
+		class := e.Rules[i].Class
+		if class == "" {
+			class = rule.Exact
+		}
+		p.rules = append(p.rules, ruleName{table: e.Rules[i].Schema + "." + e.Rules[i].Table, class: string(class)})
+	}
+	return p
+}
+
+// Begin says which transaction what follows is of.
+func (r *Recorder) Begin(b change.Begin) {
+	r.at = begun{xid: b.XID, end: b.End, committed: b.Committed.UnixMicro(), at: time.Now().UnixMicro()}
+	r.noted = nil
+}
+
+// Held implements route.Witness.
+func (r *Recorder) Held(entry int, what route.Kind, text []byte, c *route.Cause) {
+	l := r.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last := &r.last
+	if last.segment != nil && last.segment == r.noted && last.xid == r.at.xid && last.what == what && last.entry == entry && last.rule == c.Rule &&
+		bytes.Equal(last.text, text) {
+		return
+	}
+	b := append(l.scratch[:0], aHeld, byte(what))
+	b = number(b, uint64(r.plans[entry]))
+	b = r.row(string_(b, text), c)
+	r.write(b)
+	last.segment, last.xid, last.what, last.entry, last.rule, last.text = r.noted, r.at.xid, what, entry, c.Rule, append(last.text[:0], text...)
+}
+
+// Moved implements route.Witness.
+func (r *Recorder) Moved(entry int, why string, c *route.Cause) {
+	l := r.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := number(append(l.scratch[:0], aMove), uint64(r.plans[entry]))
+	r.write(r.row(string_(b, cut(why, longestWhy)), c))
+}
+
+// write appends what belongs to the transaction that is being routed, after a word on that where there is none in the segment.
+func (r *Recorder) write(event []byte) {
+	l := r.log
+	l.scratch = event[:0]
+	const transaction = 1 + 4*binary.MaxVarintLen64
+	to := l.room(len(event) + transaction)
+	if r.noted != to {
+		t := append(to.text, aTransaction)
+		t = number(number(t, uint64(r.at.xid)), uint64(r.at.end))
+		to.text = signed(signed(t, r.at.committed), r.at.at)
+		r.noted = to
+		r.open[r.at.xid] = struct{}{}
+	}
+	to.text = append(to.text, event...)
+}
+
+// room is the segment to append so many bytes to.
+func (l *Log) room(bytes int) *segment {
+	if n := len(l.segments); n > 0 {
+		if last := l.segments[n-1]; cap(last.text)-len(last.text) >= bytes {
+			return last
+		}
+	}
+	s := &segment{text: make([]byte, 0, max(segmentSize, bytes)), from: time.Now().UnixMicro()}
+	l.segments = append(l.segments, s)
+	held := 0
+	for _, s := range l.segments {
+		held += cap(s.text)
+	}
+	for held > l.size && len(l.segments) > 1 {
+		held -= cap(l.segments[0].text)
+		l.segments = slices.Delete(l.segments, 0, 1)
+		l.began = time.UnixMicro(l.segments[0].from)
+	}
+	return s
+}
+
+// row appends by which rule which row did it.
+func (r *Recorder) row(b []byte, c *route.Cause) []byte {
+	if c.Row == nil {
+		return append(b, 0)
+	}
+	b = append(b, byte(c.Row.Op))
+	old := byte(0)
+	if c.Old {
+		old = 1
+	}
+	b = number(append(b, old), uint64(c.Rule)) //nolint:gosec // not negative
+	shape := r.shape(c.Row.Relation)
+	b = number(b, uint64(shape))
+	for _, at := range r.log.tables[shape].at {
+		b = value(b, pick(c.Row, at, c.Old))
+	}
+	return b
+}
+
+// pick is a column of the image that did it, as far as the log says it.
+func pick(row *change.Row, at int, old bool) change.Value {
+	var v change.Value
+	if row.New != nil {
+		v = row.New[at]
+	}
+	if row.Old != nil && (old || v.Kind == change.Unchanged) {
+		v = row.Old[at]
+	}
+	return v
+}
+
+// shape is what is remembered of rows of a relation: the primary key, or what the log names a row by.
+func (r *Recorder) shape(relation *change.Relation) uint32 {
+	if shape, known := r.shapes[relation]; known {
+		return shape
+	}
+	const enough = 1 << 10
+	if len(r.shapes) > enough { // the log describes a relation anew, again and again
+		clear(r.shapes)
+	}
+	s := tableShape{name: relation.Schema + "." + relation.Name}
+	keys := r.keys[schema.Name{Schema: relation.Schema, Name: relation.Name}]
+	for i, c := range relation.Columns {
+		if len(s.at) == mostColumns {
+			break
+		}
+		if relation.Identity == change.IdentityFull && len(keys) > 0 {
+			if slices.Contains(keys, c.Name) {
+				s.columns, s.at = append(s.columns, c.Name), append(s.at, i)
+			}
+		} else if c.Key {
+			s.columns, s.at = append(s.columns, c.Name), append(s.at, i)
+		}
+	}
+	id := s.name
+	for i, name := range s.columns {
+		id += "\x00" + name + "\x00" + string(rune(s.at[i]))
+	}
+	shape, known := r.log.tableOf[id]
+	if !known {
+		shape = uint32(len(r.log.tables)) //nolint:gosec // one for each way that a table ever looked
+		r.log.tables, r.log.tableOf[id] = append(r.log.tables, s), shape
+	}
+	r.shapes[relation] = shape
+	return shape
+}
+
+// Found says which keys look-ups of a rule have found, for rows of transactions that end between two positions.
+func (r *Recorder) Found(entry, ruleNumber int, key []byte, first, last mvcc.LSN, rows int) {
+	l := r.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := number(append(l.scratch[:0], aFind), uint64(r.plans[entry]))
+	b = number(number(b, uint64(ruleNumber)), uint64(first)) //nolint:gosec // not negative
+	b = number(number(b, uint64(last)), uint64(rows))        //nolint:gosec // a count
+	l.append(string_(signed(b, time.Now().UnixMicro()), key))
+}
+
+// Applied says that a transaction is: whoever reads from now on sees what it did.
+func (r *Recorder) Applied(xid mvcc.XID) {
+	l := r.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, open := r.open[xid]; !open {
+		return
+	}
+	delete(r.open, xid)
+	l.append(signed(number(append(l.scratch[:0], anApplied), uint64(xid)), time.Now().UnixMicro()))
+}
+
+// Published says under which names entries are cached from now on, or why not.
+func (r *Recorder) Published(entries []*rule.Entry) {
+	l := r.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, e := range entries {
+		p := &l.plans[r.plans[i]]
+		if p.live == e.Activation && p.suspended == e.Suspended {
+			continue
+		}
+		why := "the entry has a new name: nothing that was cached under the one before is read any more"
+		switch {
+		case e.Suspended != "":
+			why = "the entry is not cached: " + e.Suspended
+		case p.suspended != "" || p.live == "":
+			why = "the entry is cached, under a new name"
+		}
+		p.live, p.suspended = e.Activation, e.Suspended
+		b := signed(number(append(l.scratch[:0], aName), uint64(r.plans[i])), time.Now().UnixMicro())
+		l.append(string_(b, cut(why, longestWhy)))
+	}
+}
+
+// Generation says that a new one begins: everything that was cached before is out of use.
+func (l *Log) Generation(why string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := signed(append(l.scratch[:0], aGeneration), time.Now().UnixMicro())
+	l.append(string_(b, cut(why, longestWhy)))
+}
+
+func (l *Log) append(event []byte) {
+	l.scratch = event[:0]
+	to := l.room(len(event))
+	to.text = append(to.text, event...)
+}
+
+func number(b []byte, n uint64) []byte { return binary.AppendUvarint(b, n) }
+func signed(b []byte, n int64) []byte  { return binary.AppendVarint(b, n) }
+
+func string_[T []byte | string](b []byte, s T) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func cut(s string, most int) string { return s[:min(len(s), most)] }
+
+// The kinds of values of a row.
+const (
+	unknownValue byte = iota
+	nullValue
+	textValue
+	cutValue // the text goes on
+)
+
+func value(b []byte, v change.Value) []byte {
+	switch {
+	case v.Kind == change.Null:
+		return append(b, nullValue)
+	case v.Kind != change.Text:
+		return append(b, unknownValue)
+	case len(v.Text) > longestValue:
+		return string_(append(b, cutValue), v.Text[:longestValue])
+	}
+	return string_(append(b, textValue), v.Text)
+}
