@@ -106,7 +106,7 @@ func start(t *testing.T, change ...func(*bench, *Options)) *bench {
 	registry := prometheus.NewRegistry()
 	b := &bench{shelf: newShelf(), metrics: NewMetrics(registry)}
 	o := Options{
-		Reader: b.shelf, Status: b, Health: b, Metrics: b.metrics,
+		Reader: b.shelf, Trace: b.shelf, Status: b, Health: b, Metrics: b.metrics,
 		Scrape: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 		Logger: slog.New(slog.DiscardHandler),
 	}

@@ -141,6 +141,16 @@ func probes() []probe {
 				probe{path, method, 503, url, "", nil, failing(ErrUnavailable)},
 			)
 		}
+		for path, url := range map[string]string{"/v1/trace/{entry}": "/v1/trace/product?id=7", "/v1/trace/{entry}/{arguments}": "/v1/trace/product/7"} {
+			all = append(all,
+				probe{path, method, 200, url, "", nil, nil},
+				probe{path, method, 400, strings.Replace(url, "7", "seven", 1), "", nil, nil},
+				probe{path, method, 401, url, "", nil, guarded},
+				probe{path, method, 404, strings.Replace(url, "product", "produkt", 1), "", nil, nil},
+				probe{path, method, 500, url, "", nil, failing(errors.New("refused"))},
+				probe{path, method, 503, url, "", nil, failing(ErrUnavailable)},
+			)
+		}
 		const several, ofMany = "/v1/many/product?k=[7]&k=[8]", "/v1/many/{entry}"
 		all = append(all,
 			probe{ofMany, method, 200, several, "", nil, nil},
