@@ -11,12 +11,14 @@ import (
 	"github.com/freshet/freshet/internal/memstore"
 	"github.com/freshet/freshet/internal/pipeline"
 	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/trace"
 )
 
 // opened is the store: as the gateway reads it, and as the pipeline keeps it.
 type opened struct {
 	fill.Store
 	pipeline pipeline.Store
+	traced   trace.Store
 	memory   *memstore.Store // it, where it is in this process's memory
 	close    func()
 }
@@ -31,7 +33,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config, namespace string) (
 		d.logger.InfoContext(ctx, "the store is in this process's own memory: what is cached is gone when it ends",
 			slog.String("size", c.Memory.Size.String()))
 		// Emptied in the end: whoever reads it besides would go on with what nobody keeps fresh.
-		return &opened{Store: memory, pipeline: pipeline.StoreOf(memory), memory: memory, close: memory.Forget}, nil
+		return &opened{Store: memory, pipeline: pipeline.StoreOf(memory), traced: memory, memory: memory, close: memory.Forget}, nil
 	}
 	region := c.Regions[0]
 	redis := region.Redis
@@ -42,7 +44,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config, namespace string) (
 	if err != nil {
 		return nil, fmt.Errorf("region %s: %w", region.Name, err)
 	}
-	return &opened{Store: store, pipeline: pipeline.StoreOf(store), close: store.Close}, nil
+	return &opened{Store: store, pipeline: pipeline.StoreOf(store), traced: store, close: store.Close}, nil
 }
 
 // Memory is the store in this process's memory, for commands that look at it from outside.

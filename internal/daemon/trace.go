@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/trace"
@@ -21,11 +20,7 @@ func (g *gateway) Trace(ctx context.Context, entry string, args []keytext.Arg) (
 		return nil, translate(err)
 	}
 	p := g.d.parts.Load() // there is one: there is a reader
-	kept, ok := p.store.Store.(trace.Store)
-	if !ok {
-		return nil, errors.New("the store keeps no notes")
-	}
 	return trace.Of(ctx, trace.Where{
 		Entry: entry, Args: args, Key: spelled.Key, Name: spelled.Name, Epochs: spelled.Epochs, Why: spelled.Why,
-	}, kept, p.pipeline.Trail()), nil
+	}, p.store.traced, p.pipeline.Trail()), nil
 }

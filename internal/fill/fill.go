@@ -52,6 +52,7 @@ type Names interface {
 	Heads(ctx context.Context) []store.LaneHead
 	Roster(ctx context.Context) ([]byte, bool, error)
 	Register(ctx context.Context, u store.Use, who string, lasts time.Duration) error
+	Note(ctx context.Context, notes []store.Note) error
 }
 
 // Loader is what reading needs of the database.
@@ -203,6 +204,7 @@ type Reader struct {
 	followed   time.Duration
 	turn       atomic.Uint64 // of the standbys
 	stats      counters
+	notes      notes
 	clock      func() time.Duration
 	ticks      [fence.Lanes]ticks // by lane
 	sights     sights

@@ -40,6 +40,7 @@ type flight struct {
 
 	done     chan struct{} // closed when it is stored as well, or was not
 	unstored refusal       // why it was not
+	took     time.Duration // until it was loaded
 }
 
 func newToken() fence.Token {
@@ -333,7 +334,7 @@ func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *st
 	if w.n != nil {
 		from = nil
 	}
-	end := func() { r.land(token, f) }
+	end := func() { r.land(w, token, f) }
 	err := r.begin(ctx, w.e.LoadTimeout, func(ctx context.Context) {
 		defer end()
 		r.fly(ctx, w, f, token, reply, from)
@@ -363,6 +364,7 @@ func (r *Reader) arrive(w *want, f *flight, reply *store.LeaseReply) bool {
 		f.reason = r.judge(f, w.c, r.laneOf(w.name), reply.Head, reply.HeadFound)
 		r.saw(w.n, f)
 	}
+	f.took = r.clock() - f.sent
 	close(f.ready)
 	if f.reason != 0 {
 		r.stats.refused[f.reason].Add(1)
@@ -380,7 +382,8 @@ func (r *Reader) depart(token fence.Token, reply *store.LeaseReply) *flight {
 }
 
 // land ends a flight whose row is stored, or is not.
-func (r *Reader) land(token fence.Token, f *flight) {
+func (r *Reader) land(w *want, token fence.Token, f *flight) {
+	r.note(w, f)
 	r.mu.Lock()
 	delete(r.flights, token)
 	r.mu.Unlock()

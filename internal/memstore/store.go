@@ -51,6 +51,7 @@ type Store struct {
 	roster []byte // nil: none
 	tick   fence.Tick
 	uses   map[store.Use]use
+	notes  []store.Note
 }
 
 // use is a registration.
@@ -164,6 +165,23 @@ func (s *Store) Register(_ context.Context, u store.Use, who string, lasts time.
 	defer s.mu.Unlock()
 	s.uses[u] = use{who: who[:min(len(who), store.LongestUser)], expires: s.after(lasts)}
 	return nil
+}
+
+// Note appends notes. The oldest go.
+func (s *Store) Note(_ context.Context, notes []store.Note) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.notes = append(s.notes, notes...); len(s.notes) > 2*store.MostNotes {
+		s.notes = slices.Clone(s.notes[len(s.notes)-store.MostNotes:])
+	}
+	return nil
+}
+
+// Notes are those that are kept, the oldest first.
+func (s *Store) Notes(context.Context) ([]store.Note, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.notes[max(len(s.notes)-store.MostNotes, 0):]), nil
 }
 
 // Uses returns who registered each use last, for the uses that are registered.

@@ -29,7 +29,7 @@ func TestDocumentedLayouts(t *testing.T) {
 			blocks[kind] = append(blocks[kind], strings.TrimSuffix(body, "\n"))
 		}
 	}
-	for kind, want := range map[string]int{"name": 1, "epoch": 1, "record": 8, "head": 1, "tick": 1, "json": 1, "use": 1, "lane": 1, "tags": 1} {
+	for kind, want := range map[string]int{"name": 1, "epoch": 1, "record": 8, "head": 1, "tick": 1, "json": 1, "use": 1, "notes": 1, "note": 1, "lane": 1, "tags": 1} {
 		if len(blocks[kind]) != want {
 			t.Fatalf("docs/redis.md has %d examples of %q, want %d", len(blocks[kind]), kind, want)
 		}
@@ -131,6 +131,21 @@ func TestDocumentedLayouts(t *testing.T) {
 	u := Use{Entry: "product", Definition: roster.Retained[0].Definition}
 	if diff := cmp.Diff(blocks["use"][0], s.useKey(u)); diff != "" {
 		t.Errorf("use (-documented +written):\n%s", diff)
+	}
+	if diff := cmp.Diff(blocks["notes"][0], s.noteKey()); diff != "" {
+		t.Errorf("notes (-documented +written):\n%s", diff)
+	}
+	fields, lines := map[string]string{}, []string{}
+	for line := range strings.SplitSeq(blocks["note"][0], "\n") {
+		name, value, _ := strings.Cut(line, " ")
+		fields[name] = value
+	}
+	note, ok := parseNote(fields)
+	for _, f := range noteFields(&note) {
+		lines = append(lines, f[0]+" "+f[1])
+	}
+	if diff := cmp.Diff(blocks["note"][0], strings.Join(lines, "\n")); !ok || diff != "" {
+		t.Errorf("note (-documented +written):\n%s", diff)
 	}
 	if parsed, ok := parseUse(strings.TrimPrefix(s.useKey(u), s.prefix())); !ok || parsed != u {
 		t.Errorf("the use is read as %+v", parsed)

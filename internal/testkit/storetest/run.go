@@ -43,6 +43,7 @@ func Run(t *testing.T, open Open) {
 		{"pin", pin},
 		{"ticks", ticksAreCounted},
 		{"uses", uses},
+		{"notes", notesAreKept},
 		{"sweep", sweep},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, newWorld(t, open)) })

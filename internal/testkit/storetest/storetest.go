@@ -22,6 +22,7 @@ type Store interface {
 	Get(ctx context.Context, name string) (fence.Record, error)
 	Head(ctx context.Context) (fence.Head, bool, error)
 	Uses(ctx context.Context, uses []store.Use) (map[store.Use]string, error)
+	Notes(ctx context.Context) ([]store.Note, error)
 	Sweep(ctx context.Context, live func() store.Live) (int64, error)
 	Replid(ctx context.Context) (string, error)
 }
