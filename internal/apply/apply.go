@@ -56,7 +56,7 @@ type Trail interface {
 	// Applied is told of a transaction that is, and of which the queue's witness heard.
 	Applied(xid mvcc.XID)
 	// Found is told of a key of an entry that look-ups of a rule found, for so many rows of transactions that end between two positions.
-	Found(entry, rule int, key []byte, first, last mvcc.LSN, rows int)
+	Found(entry, number int, key []byte, first, last mvcc.LSN, rows int)
 }
 
 // Options configure an Applier. Store, Gate, Queue, Names and Head are required.

@@ -2,8 +2,11 @@ package daemon
 
 import (
 	"context"
+	"fmt"
+	"time"
 
 	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/pipeline"
 	"github.com/freshet/freshet/internal/trace"
 )
 
@@ -20,7 +23,12 @@ func (g *gateway) Trace(ctx context.Context, entry string, args []keytext.Arg) (
 		return nil, translate(err)
 	}
 	p := g.d.parts.Load() // there is one: there is a reader
-	return trace.Of(ctx, trace.Where{
+	h := trace.Of(ctx, trace.Where{
 		Entry: entry, Args: args, Key: spelled.Key, Name: spelled.Name, Epochs: spelled.Epochs, Why: spelled.Why,
-	}, p.store.traced, p.pipeline.Trail()), nil
+	}, p.store.traced, p.pipeline.Trail())
+	if st := p.pipeline.Status(); h.Since != nil && st.Phase != pipeline.CatchingUp && st.Phase != pipeline.Streaming {
+		h.Problems = append(h.Problems, fmt.Sprintf("the daemon has not followed the log since %s (%s): what happened since then is not known here",
+			st.Since.Format(time.RFC3339), st.Phase))
+	}
+	return h, nil
 }

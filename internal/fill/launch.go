@@ -33,7 +33,7 @@ func (b *batch) launch(ctx context.Context, items []*item) {
 		for _, it := range some {
 			it.flight.err = err
 			close(it.flight.ready)
-			b.land(it.w, it.token, it.flight)
+			b.land(ctx, it.w, it.token, it.flight)
 		}
 	}
 }
@@ -48,7 +48,7 @@ func (b *batch) flyTogether(ctx context.Context, items []*item) {
 		it := items[i]
 		if errors.Is(one.Err, errSlow) {
 			single.Go(func() {
-				defer b.land(it.w, it.token, it.flight)
+				defer b.land(ctx, it.w, it.token, it.flight)
 				b.fly(ctx, it.w, it.flight, it.token, &it.reply, nil)
 			})
 			continue
@@ -63,7 +63,7 @@ func (b *batch) flyTogether(ctx context.Context, items []*item) {
 	}
 	b.giveBack(ctx, append(back, b.store(ctx, stored)...))
 	for _, it := range landing {
-		b.land(it.w, it.token, it.flight)
+		b.land(ctx, it.w, it.token, it.flight)
 	}
 }
 

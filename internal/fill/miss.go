@@ -334,7 +334,7 @@ func (r *Reader) take(ctx context.Context, w *want, token fence.Token, reply *st
 	if w.n != nil {
 		from = nil
 	}
-	end := func() { r.land(w, token, f) }
+	end := func() { r.land(ctx, w, token, f) }
 	err := r.begin(ctx, w.e.LoadTimeout, func(ctx context.Context) {
 		defer end()
 		r.fly(ctx, w, f, token, reply, from)
@@ -382,8 +382,8 @@ func (r *Reader) depart(token fence.Token, reply *store.LeaseReply) *flight {
 }
 
 // land ends a flight whose row is stored, or is not.
-func (r *Reader) land(w *want, token fence.Token, f *flight) {
-	r.note(w, f)
+func (r *Reader) land(ctx context.Context, w *want, token fence.Token, f *flight) {
+	r.note(ctx, w, f)
 	r.mu.Lock()
 	delete(r.flights, token)
 	r.mu.Unlock()

@@ -34,7 +34,7 @@ type notes struct {
 }
 
 // note notes what came of a flight.
-func (r *Reader) note(w *want, f *flight) {
+func (r *Reader) note(ctx context.Context, w *want, f *flight) {
 	if errors.Is(f.err, ErrClosed) {
 		return
 	}
@@ -64,7 +64,7 @@ func (r *Reader) note(w *want, f *flight) {
 		return
 	}
 	// It ends by itself long before its timeout, or at once when the Reader is closed.
-	if err := r.begin(context.Background(), noteEvery+time.Minute, r.sendNotes); err != nil {
+	if err := r.begin(ctx, noteEvery+time.Minute, r.sendNotes); err != nil {
 		n.mu.Lock()
 		n.begun = false
 		n.mu.Unlock()

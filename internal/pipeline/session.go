@@ -74,7 +74,7 @@ type session struct {
 	head     fence.Head
 	names    *apply.Names
 	recorder *trail.Recorder // once the stream is followed
-	replid   string // the name of the store's history, once the stream is followed
+	replid   string          // the name of the store's history, once the stream is followed
 }
 
 func (p *Pipeline) session(ctx context.Context) (err error) {

@@ -70,7 +70,7 @@ func (l *Log) Read(q Query) (events []Event, since time.Time, more bool) {
 	}
 	for i := range l.plans {
 		if l.plans[i].name == q.Entry {
-			r.plans[uint32(i)] = l.plans[i] //nolint:gosec // bounded
+			r.plans[uint32(i)] = l.plans[i]
 		}
 	}
 	r.tables = slices.Clip(l.tables)

@@ -6,6 +6,7 @@ package trail
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -171,7 +172,8 @@ func (r *Recorder) Held(entry int, what route.Kind, text []byte, c *route.Cause)
 		bytes.Equal(last.text, text) {
 		return
 	}
-	b := append(l.scratch[:0], aHeld, byte(what))
+	b := l.scratch[:0]
+	b = append(b, aHeld, byte(what))
 	b = number(b, uint64(r.plans[entry]))
 	b = r.row(string_(b, text), c)
 	r.write(b)
@@ -194,9 +196,9 @@ func (r *Recorder) write(event []byte) {
 	const transaction = 1 + 4*binary.MaxVarintLen64
 	to := l.room(len(event) + transaction)
 	if r.noted != to {
-		t := append(to.text, aTransaction)
-		t = number(number(t, uint64(r.at.xid)), uint64(r.at.end))
-		to.text = signed(signed(t, r.at.committed), r.at.at)
+		to.text = append(to.text, aTransaction)
+		to.text = number(number(to.text, uint64(r.at.xid)), uint64(r.at.end))
+		to.text = signed(signed(to.text, r.at.committed), r.at.at)
 		r.noted = to
 		r.open[r.at.xid] = struct{}{}
 	}
@@ -204,13 +206,13 @@ func (r *Recorder) write(event []byte) {
 }
 
 // room is the segment to append so many bytes to.
-func (l *Log) room(bytes int) *segment {
+func (l *Log) room(size int) *segment {
 	if n := len(l.segments); n > 0 {
-		if last := l.segments[n-1]; cap(last.text)-len(last.text) >= bytes {
+		if last := l.segments[n-1]; cap(last.text)-len(last.text) >= size {
 			return last
 		}
 	}
-	s := &segment{text: make([]byte, 0, max(segmentSize, bytes)), from: time.Now().UnixMicro()}
+	s := &segment{text: make([]byte, 0, max(segmentSize, size)), from: time.Now().UnixMicro()}
 	l.segments = append(l.segments, s)
 	held := 0
 	for _, s := range l.segments {
@@ -278,10 +280,7 @@ func (r *Recorder) shape(relation *change.Relation) uint32 {
 			s.columns, s.at = append(s.columns, c.Name), append(s.at, i)
 		}
 	}
-	id := s.name
-	for i, name := range s.columns {
-		id += "\x00" + name + "\x00" + string(rune(s.at[i]))
-	}
+	id := fmt.Sprintf("%q %q %v", s.name, s.columns, s.at)
 	shape, known := r.log.tableOf[id]
 	if !known {
 		shape = uint32(len(r.log.tables)) //nolint:gosec // one for each way that a table ever looked

@@ -2,6 +2,7 @@ package trail_test
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -52,15 +53,13 @@ func follow(log *trail.Log, entries ...*rule.Entry) *follower {
 }
 
 func (f *follower) begin(xid mvcc.XID) {
-	f.recorder.Begin(change.Begin{XID: xid, End: mvcc.LSN(xid) * 16, Committed: time.UnixMicro(int64(xid))}) //nolint:gosec // small
+	f.recorder.Begin(change.Begin{XID: xid, End: mvcc.LSN(xid) * 16, Committed: time.UnixMicro(int64(xid))})
 }
 
 func read(log *trail.Log, name, key string, epochs ...string) []trail.Event {
 	events, _, _ := log.Read(trail.Query{Entry: name, Key: key, Epochs: epochs})
 	return events
 }
-
-func ptr(s string) *string { return &s }
 
 // TestWhatARowDid is the whole of what is remembered of a row.
 func TestWhatARowDid(t *testing.T) {
@@ -81,7 +80,7 @@ func TestWhatARowDid(t *testing.T) {
 
 	one := trail.Event{
 		Kind: trail.Invalidated, XID: 7, LSN: 112, Committed: time.UnixMicro(7), Version: "v", Table: "public.products", Op: "INSERT",
-		Row: []trail.Field{{Column: "id", Value: ptr("1")}}, Rule: 2, Class: "EXACT", Why: "INSERT of public.products where id = 1",
+		Row: []trail.Field{{Column: "id", Value: new("1")}}, Rule: 2, Class: "EXACT", Why: "INSERT of public.products where id = 1",
 	}
 	two := one
 	two.Op, two.Old, two.Why = "UPDATE", true, "UPDATE of public.products where id = 1, as the row was before"
@@ -96,7 +95,7 @@ func TestWhatARowDid(t *testing.T) {
 		}
 	}
 	three, four := one, one
-	three.Op, three.Why, three.Row = "UPDATE", "UPDATE of public.products where id = 2, as the row is now", []trail.Field{{Column: "id", Value: ptr("2")}}
+	three.Op, three.Why, three.Row = "UPDATE", "UPDATE of public.products where id = 2, as the row is now", []trail.Field{{Column: "id", Value: new("2")}}
 	four.XID, four.LSN, four.Committed, four.Op, four.Old = 8, 128, time.UnixMicro(8), "DELETE", true
 	four.Why, four.Row = "DELETE of public.products where id = 2", three.Row
 	got = read(log, "product", "product:2")
@@ -243,7 +242,7 @@ func TestModel(t *testing.T) {
 			for range rapid.IntRange(1, 4).Draw(t, "rows") {
 				id, name := rapid.IntRange(1, 3).Draw(t, "id"), fmt.Sprint(rapid.IntRange(1, 3).Draw(t, "name"), long)
 				f.router.Row(&change.Row{
-					Op: change.Insert, Relation: relation(change.IdentityDefault), New: []change.Value{text(fmt.Sprint(id)), text(name)},
+					Op: change.Insert, Relation: relation(change.IdentityDefault), New: []change.Value{text(strconv.Itoa(id)), text(name)},
 				}, f.keys)
 				note(fmt.Sprint("product:", id), xid)
 			}
@@ -258,7 +257,7 @@ func TestModel(t *testing.T) {
 				if n := len(got); n == 0 || got[n-1] != e.XID {
 					got = append(got, e.XID)
 				}
-				if e.LSN != mvcc.LSN(e.XID)*16 || e.Committed.UnixMicro() != int64(e.XID) { //nolint:gosec // small
+				if e.LSN != mvcc.LSN(e.XID)*16 || e.Committed.UnixMicro() != int64(e.XID) {
 					t.Fatalf("transaction %d has the fields of another: %+v", e.XID, e)
 				}
 			}
@@ -290,7 +289,7 @@ func TestBounded(t *testing.T) {
 	for i := range 200_000 {
 		f.begin(mvcc.XID(i))
 		f.keys.Reset()
-		f.router.Row(&change.Row{Op: change.Insert, Relation: rel, New: []change.Value{text(fmt.Sprint(i)), text("x")}}, f.keys)
+		f.router.Row(&change.Row{Op: change.Insert, Relation: rel, New: []change.Value{text(strconv.Itoa(i)), text("x")}}, f.keys)
 	}
 	if held := log.Size(); held > size {
 		t.Errorf("%d bytes are held, of %d", held, size)
@@ -317,7 +316,7 @@ func TestMost(t *testing.T) {
 	log := trail.New(0)
 	f := follow(log, entry("product", rule.Rule{Bind: []string{"id"}}))
 	for i := range 10 {
-		f.begin(mvcc.XID(i + 1)) //nolint:gosec // small
+		f.begin(mvcc.XID(i + 1))
 		f.router.Key("product", []keytext.Arg{{Text: "5"}}, f.keys)
 	}
 	events, _, more := log.Read(trail.Query{Entry: "product", Key: "product:5", Most: 3})
@@ -346,9 +345,9 @@ func TestReadBesideWriting(t *testing.T) {
 		})
 	}
 	for i := range 20_000 {
-		f.begin(mvcc.XID(i + 1)) //nolint:gosec // small
+		f.begin(mvcc.XID(i + 1))
 		f.router.Key("product", []keytext.Arg{{Text: "5"}}, f.keys)
-		f.recorder.Applied(mvcc.XID(i + 1)) //nolint:gosec // small
+		f.recorder.Applied(mvcc.XID(i + 1))
 	}
 	close(done)
 	readers.Wait()

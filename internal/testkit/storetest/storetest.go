@@ -13,16 +13,17 @@ import (
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/pipeline"
 	"github.com/freshet/freshet/internal/store"
+	"github.com/freshet/freshet/internal/trace"
 	"github.com/freshet/freshet/mvcc"
 )
 
 // Store is a store as those who use it see it, but for the connecting.
 type Store interface {
 	fill.Store
+	trace.Store
 	Get(ctx context.Context, name string) (fence.Record, error)
 	Head(ctx context.Context) (fence.Head, bool, error)
 	Uses(ctx context.Context, uses []store.Use) (map[store.Use]string, error)
-	Notes(ctx context.Context) ([]store.Note, error)
 	Sweep(ctx context.Context, live func() store.Live) (int64, error)
 	Replid(ctx context.Context) (string, error)
 }
