@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/page"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/mvcc"
 )
@@ -86,12 +87,13 @@ type Options struct {
 
 type server struct {
 	Options
+	files map[string]page.File
 	token [sha256.Size]byte
 }
 
 // New is the handler of everything that the daemon serves.
 func New(o Options) http.Handler {
-	return &server{Options: o, token: sha256.Sum256([]byte(o.Token))}
+	return &server{Options: o, files: page.Files(), token: sha256.Sum256([]byte(o.Token))}
 }
 
 const entriesPath = "/v1/entries/"
@@ -114,6 +116,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			Type: problemForeignHost, Title: "Asked for by a name", Status: http.StatusMisdirectedRequest,
 			Detail: "Without a token only requests are answered whose Host is an IP address or localhost, since the page of a site whose name points here could read and change everything. Ask by address, or configure auth.",
 		}.write(w)
+		return
+	}
+	if s.page(w, r, path) {
 		return
 	}
 	if !s.authorized(r) {

@@ -17,7 +17,7 @@ func layers() [][]string {
 		},
 		2: {"internal/fence", "internal/plan", "internal/route", "internal/watermark"},
 		3: {
-			"internal/config", "internal/localserver", "internal/memstore", "internal/near", "internal/pgcatalog", "internal/pggate", "internal/pgload",
+			"internal/config", "internal/localserver", "internal/memstore", "internal/near", "internal/page", "internal/pgcatalog", "internal/pggate", "internal/pgload",
 			"internal/pgsource", "internal/pgurl", "internal/redisstore", "internal/store", "internal/trail",
 		},
 		4: {"internal/apply", "internal/byhand", "internal/configschema", "internal/fill", "internal/mend", "internal/starter", "internal/trace", "internal/whatif"},

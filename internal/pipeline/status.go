@@ -72,6 +72,7 @@ type EntryStatus struct {
 	Version    string `json:"version"`
 	Activation string `json:"activation"`
 	Definition string `json:"definition,omitempty"` // digest of what it was planned from
+	Key        string `json:"key,omitempty"`        // its template; absent of an entry that is refused
 	Suspended  string `json:"suspended,omitempty"`
 	// Retained is since when the daemon's file does not declare this version; absent: it does.
 	Retained *time.Time `json:"retained,omitempty"`
@@ -82,7 +83,7 @@ type EntryStatus struct {
 // StatusOf is what a roster says of a version.
 func StatusOf(e *rule.Entry) EntryStatus {
 	st := EntryStatus{
-		Name: e.Name, Version: e.Version, Activation: e.Activation, Definition: e.Definition, Suspended: e.Suspended,
+		Name: e.Name, Version: e.Version, Activation: e.Activation, Definition: e.Definition, Key: e.Key, Suspended: e.Suspended,
 	}
 	if e.Retained != 0 {
 		since := time.UnixMicro(e.Retained)

@@ -18,7 +18,7 @@ import (
 )
 
 // Store is a store as those who use it see it, but for the connecting.
-type Store interface {
+type Store interface { //nolint:interfacebloat // all that is tested
 	fill.Store
 	trace.Store
 	Get(ctx context.Context, name string) (fence.Record, error)

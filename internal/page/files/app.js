@@ -1,0 +1,394 @@
+// The page of a freshet daemon. It asks /v1/status every two seconds and keeps what it was told for the plots. All that it shows is set
+// as text: names of entries and reasons are the users' own.
+"use strict";
+
+const every = 2000;        // milliseconds between two questions
+const patience = 5000;     // for an answer
+const kept = 150;          // samples: five minutes
+const tokenName = "freshet-token";
+
+const $ = (id) => document.getElementById(id);
+const samples = [];
+let last = null;           // the last status
+let answered = null;       // when that came
+let paused = false;
+let timer = null;
+let entryKeys = "";        // what the form of a trace was made for
+
+function el(name, attributes, ...children) {
+  const e = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes || {})) {
+    if (value !== undefined && value !== null && value !== false) e.setAttribute(key, value === true ? "" : value);
+  }
+  e.append(...children.filter((c) => c !== null && c !== undefined));
+  return e;
+}
+
+function svg(name, attributes, text) {
+  const e = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) e.setAttribute(key, value);
+  if (text !== undefined) e.textContent = text;
+  return e;
+}
+
+// Figures for people.
+
+function seconds(s) {
+  if (s === undefined || s === null) return "not known";
+  if (s === 0) return "0 s";
+  if (s < 0.001) return (s * 1e6).toFixed(0) + " µs";
+  if (s < 1) return (s * 1e3).toPrecision(s < 0.01 ? 2 : 3).replace(/\.0+$/, "") + " ms";
+  if (s < 120) return s.toFixed(s < 10 ? 1 : 0) + " s";
+  if (s < 7200) return (s / 60).toFixed(0) + " min";
+  return (s / 3600).toFixed(1) + " h";
+}
+
+function bytes(n) {
+  if (n === undefined || n === null) return "not known";
+  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+  let i = 0;
+  while (n >= 1024 && i < units.length - 1) { n /= 1024; i++; }
+  return (i === 0 ? n.toFixed(0) : n.toPrecision(3)) + " " + units[i];
+}
+
+function rate(n) { return (n >= 100 ? n.toFixed(0) : n >= 1 ? n.toFixed(1) : n === 0 ? "0" : n.toPrecision(2)) + " /s"; }
+function percent(n) { return n.toFixed(n > 99 && n < 100 ? 2 : 0) + " %"; }
+function count(n, one) { return n + " " + one + (n === 1 ? "" : "s"); }
+function clock(t) { return new Date(t).toLocaleTimeString([], {hour12: false}) + "." + String(new Date(t).getMilliseconds()).padStart(3, "0"); }
+function moment(t) { return new Date(t).toLocaleString([], {hour12: false}); }
+
+// Asking.
+
+class Refused extends Error {}
+
+async function ask(path) {
+  const headers = {Accept: "application/json"};
+  const token = sessionStorage.getItem(tokenName);
+  if (token) headers.Authorization = "Bearer " + token;
+  const answer = await fetch(path, {headers, cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(patience)});
+  if (answer.status === 401) throw new Refused(token ? "The daemon refuses this token." : "");
+  const body = await answer.json().catch(() => null);
+  if (!answer.ok) throw new Error(body && body.title ? body.title + ": " + (body.detail || answer.status) : "The daemon answers " + answer.status + ".");
+  return body;
+}
+
+async function poll() {
+  clearTimeout(timer);
+  try {
+    const status = await ask("/v1/status");
+    last = status;
+    answered = Date.now();
+    keep(status);
+    $("login").hidden = true;
+    $("main").hidden = false;
+    document.body.classList.remove("old");
+    show(status);
+    contact("");
+  } catch (err) {
+    if (err instanceof Refused) {
+      sessionStorage.removeItem(tokenName);
+      $("main").hidden = true;
+      $("login").hidden = false;
+      $("refused").textContent = err.message;
+      contact("");
+      if (document.activeElement === document.body) $("token").focus();
+      return; // until there is another token
+    }
+    lost(err);
+  }
+  if (!paused) timer = setTimeout(poll, every);
+}
+
+function contact(text, bad) {
+  const p = $("contact");
+  if (p.textContent !== text) p.textContent = text;
+  p.classList.toggle("lost", !!bad);
+}
+
+// lost says that the daemon does not answer; what it said before is shown as old.
+function lost(err) {
+  const why = err.name === "TimeoutError" ? "it has not answered for " + patience / 1000 + " s" : err instanceof TypeError ? "it cannot be reached" : err.message;
+  document.body.classList.add("old");
+  contact("The daemon does not answer: " + why + ". " + (answered ? "Everything here is from " + clock(answered).slice(0, 8) + "." : ""), true);
+  if (!last) return;
+  for (const region of document.querySelectorAll(".region")) {
+    region.classList.add("bad");
+    region.querySelector(".word").textContent = "NOT KNOWN";
+  }
+}
+
+// Samples.
+
+function keep(s) {
+  const region = (s.regions || [])[0] || {};
+  const reads = s.reads || {};
+  const all = (reads.hits || 0) + (reads.misses || 0) + Object.values(reads.bypassed || {}).reduce((a, b) => a + b, 0);
+  samples.push({
+    at: Date.now(), started: s.started, lag: region.lag_seconds, stale: region.staleness_seconds, retained: s.source.retained_bytes,
+    transactions: s.applied.transactions, keys: s.applied.keys + s.applied.epochs, hits: reads.hits || 0, reads: all, loads: reads.loads || 0,
+  });
+  if (samples.length > kept) samples.shift();
+}
+
+// perSecond makes rates of a count. A daemon that was started anew counts from 0.
+function perSecond(name) {
+  return samples.map((s, i) => {
+    const before = samples[i - 1];
+    if (!before || before.started !== s.started || s.at <= before.at) return undefined;
+    return Math.max(0, (s[name] - before[name]) * 1000 / (s.at - before.at));
+  });
+}
+
+function ratio() {
+  return samples.map((s, i) => {
+    const before = samples[i - 1];
+    if (!before || before.started !== s.started || s.reads <= before.reads) return undefined;
+    return Math.max(0, Math.min(100, 100 * (s.hits - before.hits) / (s.reads - before.reads)));
+  });
+}
+
+// Showing.
+
+function show(s) {
+  $("namespace").textContent = s.namespace || "";
+  document.title = ((s.regions || []).every((r) => r.fresh) ? "fresh" : "NOT FRESH") + " · freshet " + (s.namespace || "");
+  showRegions(s);
+  showPlots();
+  showSource(s);
+  showEntries(s);
+  showForm(s);
+}
+
+// replace changes what is there only where it differs, so that whoever reads it, or has it read, is not disturbed.
+function replace(parent, ...children) {
+  const box = el("div", {}, ...children);
+  if (parent.innerHTML !== box.innerHTML) parent.replaceChildren(...box.childNodes);
+}
+
+function showRegions(s) {
+  const regions = (s.regions || []).map((r) => {
+    const figures = [];
+    if (r.staleness_seconds !== undefined) figures.push("what is cached lacks nothing that was committed more than " + seconds(Math.ceil(r.staleness_seconds * 10) / 10) + " ago");
+    if (r.lag_seconds > 0 || !r.fresh) figures.push(seconds(r.lag_seconds) + " and " + bytes(r.lag_bytes) + " behind the log");
+    if (r.lanes_closed) figures.push(r.lanes_closed + " of 16 lanes are lost: their keys are read from the database");
+    if (r.memory) figures.push("in this process's memory: " + bytes(r.memory.bytes) + " of " + bytes(r.memory.size_bytes) + ", " + count(r.memory.records, "record"));
+    return el("div", {class: "region" + (r.fresh ? "" : " bad")},
+      el("p", {}, "Region " + r.name),
+      el("p", {class: "word"}, r.fresh ? "FRESH" : "NOT FRESH"),
+      r.reason ? el("p", {class: "reason"}, r.reason) : null,
+      figures.length ? el("p", {class: "figures"}, figures.join("; ")) : null);
+  });
+  replace($("answer"), ...regions);
+}
+
+function showPlots() {
+  const plots = [
+    {title: "Behind", unit: seconds, series: [["lag", samples.map((s) => s.lag)], ["staleness bound", samples.map((s) => s.stale)]]},
+    {title: "Applied", unit: rate, series: [["transactions", perSecond("transactions")], ["invalidations", perSecond("keys")]]},
+    {title: "Reads of this gateway", unit: rate, series: [["reads", perSecond("reads")], ["loads", perSecond("loads")]]},
+    {title: "Answered from the cache", unit: percent, top: 100, series: [["hits", ratio()]]},
+    {title: "Log kept by the slot", unit: bytes, series: [["retained", samples.map((s) => s.retained)]]},
+  ];
+  $("plots").replaceChildren(...plots.map(figure));
+}
+
+// figure is a plot, with its last values beside its title and all of it in words for those who do not see it.
+function figure(p) {
+  const now = p.series.map(([name, values], i) => {
+    const v = values[values.length - 1];
+    return el("span", {class: "now s" + i}, (p.series.length > 1 ? name + " " : "") + (v === undefined || v === null ? "–" : p.unit(v)));
+  });
+  return el("figure", {}, el("figcaption", {}, el("span", {}, p.title), ...now), draw(p));
+}
+
+function nice(top) {
+  if (!(top > 0)) return 1;
+  const unit = Math.pow(10, Math.floor(Math.log10(top)));
+  return [1, 2, 5, 10].map((n) => n * unit).find((n) => n >= top);
+}
+
+function draw(p) {
+  const width = 320, height = 130, left = 4, right = 4, above = 16, below = 18;
+  const known = p.series.flatMap(([, values]) => values).filter((v) => v !== undefined && v !== null);
+  const highest = Math.max(0, ...known);
+  const top = p.top || nice(highest);
+  const words = p.series.map(([name, values]) => {
+    const some = values.filter((v) => v !== undefined && v !== null);
+    return name + ": " + (some.length ? "now " + p.unit(some[some.length - 1]) + ", highest " + p.unit(Math.max(...some)) : "nothing yet");
+  });
+  const all = svg("svg", {viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": p.title + ", last five minutes. " + words.join("; ")});
+  const span = kept * every;
+  const end = samples.length ? samples[samples.length - 1].at : Date.now();
+  const x = (at) => left + (width - left - right) * (1 - (end - at) / span);
+  const y = (v) => height - below - (height - above - below) * Math.min(v / top, 1);
+  for (const v of [0, top / 2, top]) all.append(svg("line", {class: "grid", x1: left, x2: width - right, y1: y(v), y2: y(v)}));
+  all.append(svg("text", {x: left, y: y(top) - 4}, p.unit(top)));
+  all.append(svg("text", {x: left, y: height - 4}, "5 min ago"));
+  all.append(svg("text", {x: width - right, y: height - 4, "text-anchor": "end"}, "now"));
+  p.series.forEach(([, values], i) => {
+    let path = "", pen = false;
+    values.forEach((v, n) => {
+      if (v === undefined || v === null) { pen = false; return; }
+      path += (pen ? "L" : "M") + x(samples[n].at).toFixed(1) + " " + y(v).toFixed(1);
+      if (!pen) path += "h0.1"; // a single one is seen too
+      pen = true;
+    });
+    if (path) all.append(svg("path", {class: "s" + i, d: path}));
+  });
+  return all;
+}
+
+function showSource(s) {
+  const rows = [];
+  const add = (name, text, bad) => rows.push(el("dt", {}, name), el("dd", {class: bad ? "bad" : undefined}, text));
+  add("Daemon", s.phase.replace(/_/g, " ") + " since " + moment(s.since) + ", started " + moment(s.started), s.phase !== "streaming");
+  if (s.problem) add("Problem", s.problem, true);
+  const src = s.source;
+  add("Slot", src.slot + (src.wal_status ? " (" + src.wal_status + ")" : ""), src.wal_status && !["reserved", "extended"].includes(src.wal_status));
+  if (src.wal_status) add("Keeps", bytes(src.retained_bytes) + " of log, confirmed up to " + src.confirmed_lsn + ", " + bytes(src.confirmed_lag_bytes) + " behind");
+  if (src.safe_wal_bytes !== undefined) add("Lost after", bytes(src.safe_wal_bytes) + " more", src.safe_wal_bytes < 1 << 30);
+  if (s.waiting_parts) add("Held back by", count(s.waiting_parts, "batch").replace(/batchs$/, "batches") + " with a transaction that committed and cannot be seen yet");
+  if (s.admission) add("Held back by", s.admission);
+  add("Gaps", s.gaps ? s.gaps + ", the last " + (s.last_gap_at ? "on " + moment(s.last_gap_at) : "") + ": " + s.last_gap : "none", s.gaps > 0);
+  for (const o of s.objectives || []) add("Objective", o.entry + ": at most " + seconds(o.max_staleness_seconds) + " stale, " + (o.met ? "met" : "NOT met"), !o.met);
+  add("Names", "generation " + (s.generation || "–") + ", roster revision " + s.roster_revision);
+  replace($("source"), ...rows);
+}
+
+function showEntries(s) {
+  const rows = (s.entries || []).map((e) => {
+    let state = e.suspended ? "not cached: " + e.suspended.trim() : "cached";
+    if (e.retained) {
+      state += ", retained since " + moment(e.retained) + " for libraries with another file";
+      if (e.last_used) state += ", used until " + moment(e.last_used) + " by " + e.used_by;
+    }
+    return el("tr", {}, el("th", {scope: "row"}, e.name), el("td", {class: e.suspended ? "bad" : undefined}, state),
+      el("td", {class: "mono"}, e.key || ""), el("td", {class: "mono"}, e.version || ""));
+  });
+  replace($("entries"), ...(rows.length ? rows : [el("tr", {}, el("td", {colspan: "4"}, "none yet"))]));
+}
+
+// Tracing.
+
+// parameters are the names in a key's template.
+function parameters(key) {
+  return [...key.matchAll(/\{([^{}]+)\}/g)].map((m) => m[1]);
+}
+
+function showForm(s) {
+  const entries = new Map();
+  for (const e of s.entries || []) if (e.key && !entries.has(e.name)) entries.set(e.name, e.key);
+  const made = JSON.stringify([...entries]);
+  if (made === entryKeys) return;
+  entryKeys = made;
+  const chosen = $("entry").value;
+  $("entry").replaceChildren(...[...entries].map(([name, key]) => el("option", {value: name, "data-key": key}, name)));
+  if (entries.has(chosen)) $("entry").value = chosen;
+  $("ask").disabled = entries.size === 0;
+  showArguments();
+  fromAddress();
+}
+
+function showArguments() {
+  const option = $("entry").selectedOptions[0];
+  const names = option ? parameters(option.dataset.key) : [];
+  const before = new Map([...$("arguments").querySelectorAll("input[name]")].map((i) => [i.name, i.value]));
+  $("arguments").replaceChildren(...names.map((name, n) => {
+    const id = "argument-" + n;
+    const input = el("input", {id, name, autocomplete: "off", spellcheck: "false", size: "14"});
+    input.value = before.get(name) || "";
+    const none = el("input", {type: "checkbox", id: id + "-null"});
+    none.addEventListener("change", () => { input.disabled = none.checked; });
+    return el("div", {}, el("label", {for: id}, name), input, el("label", {class: "null", for: id + "-null"}, none, "NULL"));
+  }));
+}
+
+// fromAddress fills the form from the part of the address behind #, by which a trace can be handed on.
+function fromAddress() {
+  const said = new URLSearchParams(location.hash.slice(1));
+  const entry = said.get("trace");
+  if (entry === null || ![...$("entry").options].some((o) => o.value === entry)) return;
+  $("entry").value = entry;
+  showArguments();
+  for (const input of $("arguments").querySelectorAll("input[name]")) {
+    const given = said.get("arg." + input.name);
+    input.value = given || "";
+    input.disabled = given === null;
+    input.parentElement.querySelector("input[type=checkbox]").checked = given === null;
+  }
+  trace();
+}
+
+async function trace() {
+  const query = new URLSearchParams(), address = new URLSearchParams({trace: $("entry").value});
+  for (const input of $("arguments").querySelectorAll("input[name]")) {
+    if (input.disabled) continue;
+    query.set(input.name, input.value);
+    address.set("arg." + input.name, input.value);
+  }
+  history.replaceState(null, "", "#" + address);
+  const to = $("history");
+  try {
+    const h = await ask("/v1/trace/" + encodeURIComponent($("entry").value) + (query.size ? "?" + query : ""));
+    to.replaceChildren(...told(h));
+  } catch (err) {
+    to.replaceChildren(el("p", {class: "problem"}, err.message || "A token is needed."));
+  }
+}
+
+function told(h) {
+  const all = [el("p", {}, el("span", {class: "mono"}, h.key), " ", now(h.record))];
+  for (const p of h.problems) all.push(el("p", {class: "problem"}, "Not known: " + p + "."));
+  if (h.since) all.push(el("p", {class: "note"}, "The daemon remembers what the log did since " + moment(h.since) + "."));
+  if (h.more) all.push(el("p", {class: "note"}, "Older events are not shown."));
+  all.push(h.events.length ? el("ol", {}, ...h.events.map(event)) : el("p", {}, "Nothing is remembered of this key."));
+  return all;
+}
+
+function now(r) {
+  if (!r) return "";
+  let text = r.state === "none" ? "is not cached" : "is " + r.state.replace(/_/g, " ");
+  if (r.ended) text += ", but what it was tied to has ended: the next read loads it";
+  if (r.filled) text += ", filled " + seconds(r.age_seconds) + " ago";
+  if (r.leased) text += ", somebody is loading it";
+  if (r.fences.length) text += ", " + count(r.fences.length, "change") + " that a load has to contain";
+  return text + ".";
+}
+
+function event(e) {
+  const loaded = ["stored", "renewed"].includes(e.kind);
+  const details = [];
+  if (e.rule) details.push("rule " + e.rule + " (" + e.class + ")");
+  if (e.xid) details.push("transaction " + e.xid, "LSN " + e.lsn);
+  if (e.xid) details.push(e.applied ? "applied " + seconds(Math.max(0, (new Date(e.applied) - new Date(e.committed)) / 1000)) + " after its commit" : "not applied yet");
+  if (e.took_seconds) details.push("in " + seconds(e.took_seconds));
+  if (e.kind === "refused") details.push(e.outcome);
+  if (e.coverage) details.push("snapshot " + e.coverage);
+  if (e.by) details.push("by " + e.by);
+  return el("li", {},
+    el("time", {datetime: e.at, title: moment(e.at)}, clock(e.at)),
+    el("span", {class: "kind " + (loaded ? "in" : "out")}, e.kind.replace(/_/g, " ")),
+    el("div", {}, e.why),
+    details.length ? el("div", {class: "detail"}, details.join(", ")) : null);
+}
+
+// What people do.
+
+$("pause").addEventListener("click", () => {
+  paused = !paused;
+  $("pause").setAttribute("aria-pressed", String(paused));
+  $("pause").textContent = paused ? "Go on" : "Pause";
+  if (paused) { clearTimeout(timer); contact("Paused at " + clock(Date.now()).slice(0, 8) + "."); } else poll();
+});
+$("login").addEventListener("submit", (e) => {
+  e.preventDefault();
+  sessionStorage.setItem(tokenName, $("token").value);
+  $("token").value = "";
+  $("refused").textContent = "";
+  poll();
+});
+$("trace").addEventListener("submit", (e) => { e.preventDefault(); trace(); });
+$("entry").addEventListener("change", showArguments);
+window.addEventListener("hashchange", fromAddress);
+
+poll();

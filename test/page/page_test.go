@@ -1,0 +1,259 @@
+// Package page drives the daemon's web page in a real browser, against the real program and real servers.
+package page
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+
+	"github.com/freshet/freshet/internal/testkit"
+	"github.com/freshet/freshet/internal/testkit/browsertest"
+	"github.com/freshet/freshet/internal/testkit/pgtest"
+	"github.com/freshet/freshet/internal/testkit/redistest"
+	"github.com/freshet/freshet/internal/testkit/servetest"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+// hostile is a row's id that a page which did not show it as text would run.
+const hostile = `<img src=x onerror="document.title='run'">'"&`
+
+// world is a daemon with a file of its own, always at the same address.
+type world struct {
+	t    *testing.T
+	pg   *pgtest.Server
+	url  string // of the database
+	file string
+	addr string
+}
+
+func newWorld(t *testing.T, pg *pgtest.Server, more string) *world {
+	t.Helper()
+	w := &world{t: t, pg: pg, url: pg.Database(t), file: filepath.Join(t.TempDir(), "freshet.yaml"), addr: freeAddress(t)}
+	namespace := redistest.Namespace(t)
+	slot := strings.ReplaceAll(namespace, "-", "_")
+	pg.Exec(t, w.url, `CREATE TABLE products (id int PRIMARY KEY, name text)`, `INSERT INTO products VALUES (7, 'tea')`,
+		`CREATE TABLE notes (id text, lang text, words text)`, `ALTER TABLE notes REPLICA IDENTITY FULL`)
+	config := fmt.Sprintf("namespace: %s\ndatabase: {url: %q}\nsource: {postgres: {slot: %s, publication: %s}}\n"+
+		"regions: [{name: local, redis: {url: %q}}]\nlisten: %s\n%sentries:\n"+
+		"  product: {key: 'product:{id}', query: 'SELECT id, name FROM products WHERE id = @id'}\n"+
+		"  note: {key: 'note:{id}:{lang}', query: 'SELECT words FROM notes WHERE id = @id AND lang = @lang', result: many}\n",
+		namespace, w.url, slot, slot, redistest.Shared(t).URL, w.addr, more)
+	if err := os.WriteFile(w.file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	var listen net.ListenConfig
+	l, err := listen.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+func (w *world) serve() *servetest.Daemon { return servetest.Start(w.t, "page", w.file) }
+
+const (
+	word     = `document.querySelector(".region .word")?.textContent`
+	contact  = `document.getElementById("contact").textContent`
+	timeline = `document.getElementById("history").innerText`
+	shown    = `document.getElementById("main").checkVisibility()`
+)
+
+// quiet fails when the browser complained of anything but what is expected; of the page's own policy, or of its script, never.
+func quiet(t *testing.T, tab *browsertest.Tab, expected ...string) {
+	t.Helper()
+	if said := tab.Complaints(expected...); len(said) > 0 {
+		t.Errorf("the browser complains:\n%s", strings.Join(said, "\n"))
+	}
+}
+
+// trace asks for the history of a key through the form.
+func trace(tab *browsertest.Tab, entry string, args map[string]string) {
+	tab.Await(`document.getElementById("entry").options.length`, "2")
+	tab.Set("#entry", entry)
+	tab.Eval(`document.getElementById("entry").dispatchEvent(new Event("change"))`)
+	for name, value := range args {
+		tab.Set(`#arguments input[name="`+name+`"]`, value)
+	}
+	tab.Click("#ask")
+}
+
+// TestPage is what an operator sees of a daemon that runs: whether it is fresh, what it does, and why a key was invalidated.
+func TestPage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t), "")
+	d := w.serve()
+	testkit.Eventually(t, 30*time.Second, func() error { return d.Live(t.Context()) })
+	tab := browsertest.Open(t, 1280, 900)
+	tab.Goto("http://" + w.addr + "/")
+	if got := tab.Await(word, "FRESH"); got != "FRESH" {
+		t.Errorf("the headline is %q", got)
+	}
+	tab.Await(`document.querySelector(".region .figures").textContent`, "lacks nothing that was committed more than")
+	tab.Await(`document.title`, "fresh · freshet")
+	tab.Await(`document.getElementById("source").innerText`, "reserved")
+	tab.Await(`document.getElementById("entries").innerText`, "product:{id}")
+
+	// What happens shows.
+	const plots = `[...document.querySelectorAll("#plots svg")].map((s) => s.getAttribute("aria-label")).join("\n")`
+	tab.Await(plots, "Behind, last five minutes. lag: now ")
+	testkit.Eventually(t, 30*time.Second, func() error {
+		for _, path := range []string{"/v1/entries/product/7", "/v1/entries/product/7"} {
+			if code, _, _, err := d.Get(t.Context(), path); err != nil || code != http.StatusOK {
+				return fmt.Errorf("%d, %w", code, err)
+			}
+		}
+		w.pg.Exec(t, w.url, `UPDATE products SET name = name || '+' WHERE id = 7`)
+		if text := tab.Eval(plots); strings.Contains(text, "highest 0 /s") || strings.Contains(text, "nothing yet") {
+			return fmt.Errorf("the plots:\n%s", text)
+		}
+		return nil
+	})
+	trace(tab, "product", map[string]string{"id": "007"})
+	text := tab.Await(timeline, "invalidated")
+	for _, want := range []string{"product:7", "UPDATE of public.products where id = 7", "rule 1 (EXACT)", "stored", "The daemon remembers what the log did since"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the history lacks %q:\n%s", want, text)
+		}
+	}
+	// A wrong argument is said, and the address leads to the same key again.
+	tab.Set(`#arguments input[name="id"]`, "seven")
+	tab.Click("#ask")
+	tab.Await(timeline, "Invalid arguments")
+	tab.Set(`#arguments input[name="id"]`, "7")
+	tab.Click("#ask")
+	tab.Await(`location.hash`, "#trace=product&arg.id=7")
+	tab.Do(chromedp.Reload())
+	tab.Await(timeline, "UPDATE of public.products where id = 7")
+
+	// What rows hold is text, and an argument may be NULL.
+	w.pg.Exec(t, w.url, `INSERT INTO notes VALUES ($tag$`+hostile+`$tag$, 'en', 'x')`)
+	trace(tab, "note", map[string]string{"id": hostile, "lang": "en"})
+	tab.Await(timeline, "id = "+hostile)
+	trace(tab, "note", map[string]string{"id": "7"})
+	tab.Click("#argument-1-null")
+	tab.Click("#ask")
+	tab.Await(timeline, "note:7:%-")
+	if n := tab.Eval(`document.querySelectorAll("img, iframe, object").length`); n != "0" {
+		t.Errorf("a row has put %s elements into the page", n)
+	}
+	if title := tab.Eval(`document.title`); title == "run" {
+		t.Error("a row has run a script")
+	}
+	quiet(t, tab, "status of 400")
+}
+
+// TestNarrow: on a telephone nothing is wider than the window.
+func TestNarrow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t), "")
+	d := w.serve()
+	testkit.Eventually(t, 30*time.Second, func() error { return d.Live(t.Context()) })
+	tab := browsertest.Open(t, 375, 700)
+	tab.Goto("http://" + w.addr + "/#trace=note&arg.id=" + strings.Repeat("long", 60) + "&arg.lang=en")
+	tab.Await(word, "FRESH")
+	tab.Await(timeline, "longlong")
+	if width := tab.Eval(`document.documentElement.scrollWidth`); width != "375" {
+		t.Errorf("the page is %s pixels wide, the window 375", width)
+	}
+	quiet(t, tab)
+}
+
+// TestLostAndFound: a daemon that does not answer is said at once, and what it said before is not shown as if it held; a database that is away
+// makes the region NOT FRESH, with the reason. Both are over when they are.
+func TestLostAndFound(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Start(t, pgtest.Options{}), "")
+	d := w.serve()
+	tab := browsertest.Open(t, 1280, 900)
+	tab.Goto("http://" + w.addr + "/")
+	testkit.Eventually(t, 30*time.Second, func() error {
+		if got := tab.Eval(word); got != "FRESH" {
+			return fmt.Errorf("the headline is %q", got)
+		}
+		return nil
+	})
+	d.Kill()
+	tab.Await(contact, "The daemon does not answer: it cannot be reached. Everything here is from ")
+	if got := tab.Eval(word); got != "NOT KNOWN" {
+		t.Errorf("the headline is %q", got)
+	}
+	d = w.serve()
+	fresh := func() error {
+		if got, said := tab.Eval(word), tab.Eval(contact); got != "FRESH" || said != "" {
+			return fmt.Errorf("the headline is %q, and beside it %q", got, said)
+		}
+		return nil
+	}
+	testkit.Eventually(t, 30*time.Second, fresh)
+	d.Freeze()
+	tab.Await(contact, "it has not answered for 5 s")
+	d.Thaw()
+	testkit.Eventually(t, 30*time.Second, fresh)
+
+	w.pg.Stop(t)
+	tab.Await(word, "NOT FRESH")
+	tab.Await(`document.querySelector(".region .reason").textContent`, "connecting: ")
+	tab.Await(`document.title`, "NOT FRESH")
+	w.pg.Start(t)
+	testkit.Eventually(t, 60*time.Second, fresh)
+
+	// Paused, it asks nothing.
+	tab.Click("#pause")
+	tab.Await(contact, "Paused at ")
+	d.Kill()
+	before := tab.Eval(`performance.getEntriesByType("resource").length`)
+	tab.Do(chromedp.Sleep(2500 * time.Millisecond))
+	if after := tab.Eval(`performance.getEntriesByType("resource").length`); after != before || tab.Eval(word) != "FRESH" {
+		t.Errorf("paused, it went from %s requests to %s", before, after)
+	}
+	quiet(t, tab, "ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE", "ERR_INCOMPLETE_CHUNKED")
+}
+
+// TestToken: without the token nothing is shown but the form that asks for it, and the token is kept nowhere but in the tab.
+func TestToken(t *testing.T) {
+	t.Parallel()
+	const token = "right-and-long-enough-to-be-found"
+	w := newWorld(t, pgtest.Shared(t), "auth: {token: "+token+"}\n")
+	w.serve()
+	tab := browsertest.Open(t, 1280, 900)
+	tab.Goto("http://" + w.addr + "/")
+	tab.Await(`document.getElementById("login").checkVisibility()`, "true")
+	if tab.Eval(shown) != "false" {
+		t.Error("something is shown without a token")
+	}
+	enter := func(text string) {
+		tab.Set("#token", text)
+		tab.Click("#login button")
+	}
+	enter("wrong")
+	tab.Await(`document.getElementById("refused").textContent`, "refuses this token")
+	if tab.Eval(shown) != "false" {
+		t.Error("something is shown with a wrong token")
+	}
+	enter(token)
+	tab.Await(word, "FRESH")
+	tab.Do(chromedp.Reload())
+	tab.Await(word, "FRESH")
+	trace(tab, "product", map[string]string{"id": "7"})
+	tab.Await(timeline, "product:7")
+	for _, where := range []string{`document.documentElement.outerHTML`, `location.href`, `document.cookie`, `JSON.stringify(localStorage)`, `document.getElementById("token").value`} {
+		if text := tab.Eval(where); strings.Contains(text, token) {
+			t.Errorf("the token is in %s", where)
+		}
+	}
+	quiet(t, tab, "status of 401")
+}
