@@ -190,7 +190,6 @@ func TestReads(t *testing.T) {
 		{"NUL", "/v1/entries/page/%00/a", 400, problemArguments},
 		{"bad query", "/v1/entries/product?id=7;x=8", 400, problemArguments},
 		{"elsewhere", "/v1/entry/product/7", 404, problemNoRoute},
-		{"root", "/", 404, problemNoRoute},
 	}
 	b := start(t)
 	for _, tt := range tests {

@@ -22,6 +22,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/freshet/freshet/internal/byhand"
+	"github.com/freshet/freshet/internal/page"
 )
 
 // described is what the tests read of the document.
@@ -57,6 +58,9 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 	}
 	routed := map[string]bool{}
 	path := regexp.MustCompile(`^/[a-z0-9/.]+$`)
+	for file := range page.Files() {
+		routed[file] = true
+	}
 	for _, file := range files {
 		if strings.HasSuffix(file, "_test.go") {
 			continue
@@ -139,6 +143,14 @@ func probes() []probe {
 				probe{path, method, 412, url, "", nil, failing(ErrNotReached)},
 				probe{path, method, 500, url, "", nil, failing(errors.New("refused"))},
 				probe{path, method, 503, url, "", nil, failing(ErrUnavailable)},
+			)
+		}
+		for path := range page.Files() {
+			all = append(all,
+				probe{path, method, 200, path, "", nil, guarded},
+				probe{path, method, 304, path, "", []string{"If-None-Match", "*"}, nil},
+				probe{path, method, 412, path, "", []string{"If-Match", `"x"`}, nil},
+				probe{path, method, 421, path, "", []string{"Host", "elsewhere.example"}, nil},
 			)
 		}
 		for path, url := range map[string]string{"/v1/trace/{entry}": "/v1/trace/product?id=7", "/v1/trace/{entry}/{arguments}": "/v1/trace/product/7"} {

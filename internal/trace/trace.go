@@ -64,9 +64,9 @@ type Event struct {
 	Version   string             `json:"version,omitempty"`   // of the entry's plan
 	Table     string             `json:"table,omitempty"`
 	Op        string             `json:"op,omitempty"`
-	Row       map[string]*string `json:"row,omitempty"` // what names it; null is NULL
-	Image     string             `json:"image,omitempty"`
-	Rule      int                `json:"rule,omitempty"` // of the entry, from 1
+	Row       map[string]*string `json:"row,omitempty"`   // what names it; null is NULL
+	Image     string             `json:"image,omitempty"` // old, new or both
+	Rule      int                `json:"rule,omitempty"`  // of the entry, from 1
 	Class     string             `json:"class,omitempty"`
 	Epoch     string             `json:"epoch,omitempty"`
 
@@ -245,10 +245,7 @@ func (h *History) follow(at *Where, log *trail.Log, tied []string) {
 			one.LSN = e.LSN.String()
 		}
 		if e.Op != "" {
-			one.Image, one.Row = "new", map[string]*string{}
-			if e.Old {
-				one.Image = "old"
-			}
+			one.Image, one.Row = e.Image, map[string]*string{}
 			for _, f := range e.Row {
 				one.Row[f.Column] = f.Value
 			}

@@ -37,7 +37,7 @@ type Event struct {
 	Table     string
 	Op        string  // INSERT, UPDATE or DELETE; empty where it is not one row that did it
 	Row       []Field // what names it
-	Old       bool    // it was the row as it was before
+	Image     string  // the row as it was (old), as it is (new), or either (both)
 	Rule      int     // of the entry, from 1; 0: none
 	Class     string
 	Epoch     string
@@ -92,6 +92,7 @@ type reading struct {
 	events  []Event
 	waiting map[mvcc.XID][]int // events of transactions that are not applied yet
 	lookUps []Event            // rows by which keys of the entry were looked up
+	last    *Event             // what was held last, where it is among those
 	at      begun
 	rest    []byte
 }
@@ -124,7 +125,7 @@ func (r *reading) text() []byte {
 }
 
 func (r *reading) segment(text []byte) {
-	r.rest = text
+	r.rest, r.last = text, nil // an event that is forgotten may have been before
 	for len(r.rest) > 0 {
 		switch r.byte() {
 		case aTransaction:
@@ -132,6 +133,11 @@ func (r *reading) segment(text []byte) {
 			r.at.committed, r.at.at = r.signed(), r.signed()
 		case aHeld:
 			r.held()
+		case aSame:
+			if r.last != nil {
+				r.last.Image = "both"
+				r.last.Why = r.last.words()
+			}
 		case aMove:
 			p, ours := r.plan()
 			why := string(r.text())
@@ -196,13 +202,15 @@ func (r *reading) held() {
 		ours = ours && string(text) == r.query.Key
 	}
 	r.row(&e, &p, ours)
-	switch {
+	r.last = nil
+	switch e.Why = e.words(); {
 	case !ours:
 	case what == route.ALookUp:
 		r.lookUps = append(r.lookUps, e)
+		r.last = &r.lookUps[len(r.lookUps)-1]
 	default:
-		e.Why = e.words()
 		r.add(e)
+		r.last = &r.events[len(r.events)-1]
 	}
 }
 
@@ -242,9 +250,9 @@ func (r *reading) row(e *Event, p *plan, wanted bool) {
 	if op == 0 {
 		return
 	}
-	old, number, shape := r.byte() == 1, int(r.number()), r.tables[r.number()] //nolint:gosec // written from one
+	image, number, shape := [...]string{"new", "old"}[r.byte()], int(r.number()), r.tables[r.number()] //nolint:gosec // written from one
 	if wanted && number < len(p.rules) {
-		e.Op, e.Old, e.Table, e.Rule, e.Class = op.String(), old, shape.name, number+1, p.rules[number].class
+		e.Op, e.Image, e.Table, e.Rule, e.Class = op.String(), image, shape.name, number+1, p.rules[number].class
 	}
 	for _, column := range shape.columns {
 		switch kind := r.byte(); kind {
@@ -268,9 +276,9 @@ func (e *Event) words() string {
 	image := ""
 	switch {
 	case e.Op != change.Update.String():
-	case e.Old:
+	case e.Image == "old":
 		image = ", as the row was before"
-	default:
+	case e.Image == "new":
 		image = ", as the row is now"
 	}
 	why := fmt.Sprintf("%s of %s%s%s", e.Op, e.Table, named(e.Row), image)

@@ -79,7 +79,8 @@ func New(size int) *Log {
 // The kinds of what is written, each followed by its fields.
 const (
 	aTransaction byte = iota + 1 // xid, end, committed, at
-	aHeld                        // kind, plan, rule, text, and the row
+	aHeld                        // kind, plan, text, and the row with the rule
+	aSame                        // what was held last is so by the row's other image too
 	aMove                        // plan, why, and the row
 	aFind                        // plan, rule, xid, first and last position, rows, at, text
 	anApplied                    // xid, at
@@ -115,6 +116,8 @@ type held struct {
 	entry   int
 	rule    int
 	text    []byte
+	row     *change.Row // only to be compared, while it is being routed
+	old     bool
 }
 
 var _ route.Witness = (*Recorder)(nil)
@@ -170,6 +173,10 @@ func (r *Recorder) Held(entry int, what route.Kind, text []byte, c *route.Cause)
 	last := &r.last
 	if last.segment != nil && last.segment == r.noted && last.xid == r.at.xid && last.what == what && last.entry == entry && last.rule == c.Rule &&
 		bytes.Equal(last.text, text) {
+		if c.Row != nil && last.row == c.Row && last.old != c.Old {
+			r.write(append(l.scratch[:0], aSame))
+			last.segment, last.row = r.noted, nil
+		}
 		return
 	}
 	b := l.scratch[:0]
@@ -177,7 +184,7 @@ func (r *Recorder) Held(entry int, what route.Kind, text []byte, c *route.Cause)
 	b = number(b, uint64(r.plans[entry]))
 	b = r.row(string_(b, text), c)
 	r.write(b)
-	last.segment, last.xid, last.what, last.entry, last.rule, last.text = r.noted, r.at.xid, what, entry, c.Rule, append(last.text[:0], text...)
+	*last = held{segment: r.noted, xid: r.at.xid, what: what, entry: entry, rule: c.Rule, text: append(last.text[:0], text...), row: c.Row, old: c.Old}
 }
 
 // Moved implements route.Witness.

@@ -80,10 +80,10 @@ func TestWhatARowDid(t *testing.T) {
 
 	one := trail.Event{
 		Kind: trail.Invalidated, XID: 7, LSN: 112, Committed: time.UnixMicro(7), Version: "v", Table: "public.products", Op: "INSERT",
-		Row: []trail.Field{{Column: "id", Value: new("1")}}, Rule: 2, Class: "EXACT", Why: "INSERT of public.products where id = 1",
+		Row: []trail.Field{{Column: "id", Value: new("1")}}, Image: "new", Rule: 2, Class: "EXACT", Why: "INSERT of public.products where id = 1",
 	}
 	two := one
-	two.Op, two.Old, two.Why = "UPDATE", true, "UPDATE of public.products where id = 1, as the row was before"
+	two.Op, two.Image, two.Why = "UPDATE", "old", "UPDATE of public.products where id = 1, as the row was before"
 	times := cmpopts.IgnoreFields(trail.Event{}, "At", "Applied")
 	got := read(log, "product", "product:1")
 	if diff := cmp.Diff([]trail.Event{one, two}, got, times); diff != "" {
@@ -96,7 +96,7 @@ func TestWhatARowDid(t *testing.T) {
 	}
 	three, four := one, one
 	three.Op, three.Why, three.Row = "UPDATE", "UPDATE of public.products where id = 2, as the row is now", []trail.Field{{Column: "id", Value: new("2")}}
-	four.XID, four.LSN, four.Committed, four.Op, four.Old = 8, 128, time.UnixMicro(8), "DELETE", true
+	four.XID, four.LSN, four.Committed, four.Op, four.Image = 8, 128, time.UnixMicro(8), "DELETE", "old"
 	four.Why, four.Row = "DELETE of public.products where id = 2", three.Row
 	got = read(log, "product", "product:2")
 	if diff := cmp.Diff([]trail.Event{three, four}, got, times); diff != "" {
@@ -121,7 +121,7 @@ func TestIdentities(t *testing.T) {
 	}{
 		"default": {
 			relation: relation(change.IdentityDefault), row: change.Row{Op: change.Update, New: []change.Value{text("1"), text("x")}},
-			want: "UPDATE of public.products where id = 1, as the row was before",
+			want: "UPDATE of public.products where id = 1",
 		},
 		"whole, with a primary key": {
 			relation: relation(change.IdentityFull), keys: map[schema.Name][]string{{Schema: "public", Name: "products"}: {"id"}},
@@ -149,7 +149,7 @@ func TestIdentities(t *testing.T) {
 			row: change.Row{
 				Op: change.Update, Old: []change.Value{text("1"), text("large")}, New: []change.Value{text("1"), {Kind: change.Unchanged}},
 			},
-			want: "UPDATE of public.products where id = 1, name = large, as the row was before",
+			want: "UPDATE of public.products where id = 1, name = large",
 		},
 	} {
 		log := trail.New(0)

@@ -188,8 +188,8 @@ func TestLostAndFound(t *testing.T) {
 	})
 	d.Kill()
 	tab.Await(contact, "The daemon does not answer: it cannot be reached. Everything here is from ")
-	if got := tab.Eval(word); got != "NOT KNOWN" {
-		t.Errorf("the headline is %q", got)
+	if got, title := tab.Eval(word), tab.Eval(`document.title`); got != "NOT KNOWN" || title != "no answer · freshet" {
+		t.Errorf("the headline is %q, the title %q", got, title)
 	}
 	d = w.serve()
 	fresh := func() error {

@@ -38,7 +38,7 @@ function seconds(s) {
   if (s === 0) return "0 s";
   if (s < 0.001) return (s * 1e6).toFixed(0) + " µs";
   if (s < 1) return (s * 1e3).toPrecision(s < 0.01 ? 2 : 3).replace(/\.0+$/, "") + " ms";
-  if (s < 120) return s.toFixed(s < 10 ? 1 : 0) + " s";
+  if (s < 600) return s.toFixed(s < 10 ? 1 : 0) + " s";
   if (s < 7200) return (s / 60).toFixed(0) + " min";
   return (s / 3600).toFixed(1) + " h";
 }
@@ -74,29 +74,35 @@ async function ask(path) {
 
 async function poll() {
   clearTimeout(timer);
+  let status = null, failed = null;
   try {
-    const status = await ask("/v1/status");
-    last = status;
-    answered = Date.now();
-    keep(status);
-    $("login").hidden = true;
-    $("main").hidden = false;
-    document.body.classList.remove("old");
-    show(status);
-    contact("");
+    status = await ask("/v1/status");
   } catch (err) {
-    if (err instanceof Refused) {
-      sessionStorage.removeItem(tokenName);
-      $("main").hidden = true;
-      $("login").hidden = false;
-      $("refused").textContent = err.message;
-      contact("");
-      if (document.activeElement === document.body) $("token").focus();
-      return; // until there is another token
-    }
-    lost(err);
+    failed = err;
   }
-  if (!paused) timer = setTimeout(poll, every);
+  if (paused) return;
+  if (failed instanceof Refused) {
+    sessionStorage.removeItem(tokenName);
+    $("main").hidden = true;
+    $("login").hidden = false;
+    $("refused").textContent = failed.message;
+    contact("");
+    if (document.activeElement === document.body) $("token").focus();
+    return; // until there is another token
+  }
+  timer = setTimeout(poll, every);
+  if (failed) {
+    lost(failed);
+    return;
+  }
+  last = status;
+  answered = Date.now();
+  $("login").hidden = true;
+  $("main").hidden = false;
+  document.body.classList.remove("old");
+  contact("");
+  keep(status);
+  show(status);
 }
 
 function contact(text, bad) {
@@ -110,6 +116,7 @@ function lost(err) {
   const why = err.name === "TimeoutError" ? "it has not answered for " + patience / 1000 + " s" : err instanceof TypeError ? "it cannot be reached" : err.message;
   document.body.classList.add("old");
   contact("The daemon does not answer: " + why + ". " + (answered ? "Everything here is from " + clock(answered).slice(0, 8) + "." : ""), true);
+  document.title = "no answer · freshet";
   if (!last) return;
   for (const region of document.querySelectorAll(".region")) {
     region.classList.add("bad");
@@ -125,7 +132,7 @@ function keep(s) {
   const all = (reads.hits || 0) + (reads.misses || 0) + Object.values(reads.bypassed || {}).reduce((a, b) => a + b, 0);
   samples.push({
     at: Date.now(), started: s.started, lag: region.lag_seconds, stale: region.staleness_seconds, retained: s.source.retained_bytes,
-    transactions: s.applied.transactions, keys: s.applied.keys + s.applied.epochs, hits: reads.hits || 0, reads: all, loads: reads.loads || 0,
+    transactions: s.applied.transactions, keys: s.applied.keys + s.applied.epochs, hits: reads.hits || 0, misses: reads.misses || 0, bypassed: all - (reads.hits || 0) - (reads.misses || 0), reads: all, loads: reads.loads || 0,
   });
   if (samples.length > kept) samples.shift();
 }
@@ -153,6 +160,8 @@ function show(s) {
   $("namespace").textContent = s.namespace || "";
   document.title = ((s.regions || []).every((r) => r.fresh) ? "fresh" : "NOT FRESH") + " · freshet " + (s.namespace || "");
   showRegions(s);
+  const said = (s.regions || []).map((r) => "Region " + r.name + ": " + (r.fresh ? "fresh" : "NOT fresh, " + r.reason)).join("; ");
+  if ($("said").textContent !== said) $("said").textContent = said;
   showPlots();
   showSource(s);
   showEntries(s);
@@ -171,7 +180,7 @@ function showRegions(s) {
     if (r.staleness_seconds !== undefined) figures.push("what is cached lacks nothing that was committed more than " + seconds(Math.ceil(r.staleness_seconds * 10) / 10) + " ago");
     if (r.lag_seconds > 0 || !r.fresh) figures.push(seconds(r.lag_seconds) + " and " + bytes(r.lag_bytes) + " behind the log");
     if (r.lanes_closed) figures.push(r.lanes_closed + " of 16 lanes are lost: their keys are read from the database");
-    if (r.memory) figures.push("in this process's memory: " + bytes(r.memory.bytes) + " of " + bytes(r.memory.size_bytes) + ", " + count(r.memory.records, "record"));
+    if (r.memory) figures.push("in this process's memory: " + bytes(r.memory.bytes) + " of " + bytes(r.memory.size_bytes) + ", " + count(r.memory.records, "record") + (r.memory.evicted ? ", " + r.memory.evicted + " given up for want of room" : ""));
     return el("div", {class: "region" + (r.fresh ? "" : " bad")},
       el("p", {}, "Region " + r.name),
       el("p", {class: "word"}, r.fresh ? "FRESH" : "NOT FRESH"),
@@ -185,8 +194,9 @@ function showPlots() {
   const plots = [
     {title: "Behind", unit: seconds, series: [["lag", samples.map((s) => s.lag)], ["staleness bound", samples.map((s) => s.stale)]]},
     {title: "Applied", unit: rate, series: [["transactions", perSecond("transactions")], ["invalidations", perSecond("keys")]]},
-    {title: "Reads of this gateway", unit: rate, series: [["reads", perSecond("reads")], ["loads", perSecond("loads")]]},
-    {title: "Answered from the cache", unit: percent, top: 100, series: [["hits", ratio()]]},
+    {title: "Reads of this gateway", unit: rate, series: [["hits", perSecond("hits")], ["misses", perSecond("misses")], ["past the cache", perSecond("bypassed")]]},
+    {title: "Loads of this gateway", unit: rate, series: [["loads", perSecond("loads")]]},
+    {title: "Answered from the cache", unit: percent, top: 100, series: [["share", ratio()]]},
     {title: "Log kept by the slot", unit: bytes, series: [["retained", samples.map((s) => s.retained)]]},
   ];
   $("plots").replaceChildren(...plots.map(figure));
@@ -198,12 +208,13 @@ function figure(p) {
     const v = values[values.length - 1];
     return el("span", {class: "now s" + i}, (p.series.length > 1 ? name + " " : "") + (v === undefined || v === null ? "–" : p.unit(v)));
   });
-  return el("figure", {}, el("figcaption", {}, el("span", {}, p.title), ...now), draw(p));
+  return el("figure", {}, el("figcaption", {}, el("strong", {}, p.title), ...now), draw(p));
 }
 
-function nice(top) {
-  if (!(top > 0)) return 1;
-  const unit = Math.pow(10, Math.floor(Math.log10(top)));
+function nice(top, base) {
+  if (!(top > 0)) return base === 1024 ? 1024 : 1;
+  const power = Math.pow(base, Math.floor(Math.log(top) / Math.log(base)));
+  const unit = base === 1024 ? power * Math.pow(10, Math.floor(Math.log10(top / power))) : power;
   return [1, 2, 5, 10].map((n) => n * unit).find((n) => n >= top);
 }
 
@@ -211,7 +222,7 @@ function draw(p) {
   const width = 320, height = 130, left = 4, right = 4, above = 16, below = 18;
   const known = p.series.flatMap(([, values]) => values).filter((v) => v !== undefined && v !== null);
   const highest = Math.max(0, ...known);
-  const top = p.top || nice(highest);
+  const top = p.top || nice(highest, p.unit === bytes ? 1024 : 10);
   const words = p.series.map(([name, values]) => {
     const some = values.filter((v) => v !== undefined && v !== null);
     return name + ": " + (some.length ? "now " + p.unit(some[some.length - 1]) + ", highest " + p.unit(Math.max(...some)) : "nothing yet");
@@ -223,6 +234,7 @@ function draw(p) {
   const y = (v) => height - below - (height - above - below) * Math.min(v / top, 1);
   for (const v of [0, top / 2, top]) all.append(svg("line", {class: "grid", x1: left, x2: width - right, y1: y(v), y2: y(v)}));
   all.append(svg("text", {x: left, y: y(top) - 4}, p.unit(top)));
+  all.append(svg("text", {x: left, y: y(top / 2) - 4}, p.unit(top / 2)));
   all.append(svg("text", {x: left, y: height - 4}, "5 min ago"));
   all.append(svg("text", {x: width - right, y: height - 4, "text-anchor": "end"}, "now"));
   p.series.forEach(([, values], i) => {
@@ -292,12 +304,17 @@ function showForm(s) {
 function showArguments() {
   const option = $("entry").selectedOptions[0];
   const names = option ? parameters(option.dataset.key) : [];
-  const before = new Map([...$("arguments").querySelectorAll("input[name]")].map((i) => [i.name, i.value]));
+  const same = option && $("arguments").dataset.entry === option.value;
+  const before = new Map(same ? [...$("arguments").querySelectorAll("input[name]")].map((i) => [i.name, i]) : []);
+  $("arguments").dataset.entry = option ? option.value : "";
   $("arguments").replaceChildren(...names.map((name, n) => {
     const id = "argument-" + n;
     const input = el("input", {id, name, autocomplete: "off", spellcheck: "false", size: "14"});
-    input.value = before.get(name) || "";
     const none = el("input", {type: "checkbox", id: id + "-null"});
+    if (before.has(name)) {
+      input.value = before.get(name).value;
+      input.disabled = none.checked = before.get(name).disabled;
+    }
     none.addEventListener("change", () => { input.disabled = none.checked; });
     return el("div", {}, el("label", {for: id}, name), input, el("label", {class: "null", for: id + "-null"}, none, "NULL"));
   }));
@@ -341,7 +358,7 @@ function told(h) {
   for (const p of h.problems) all.push(el("p", {class: "problem"}, "Not known: " + p + "."));
   if (h.since) all.push(el("p", {class: "note"}, "The daemon remembers what the log did since " + moment(h.since) + "."));
   if (h.more) all.push(el("p", {class: "note"}, "Older events are not shown."));
-  all.push(h.events.length ? el("ol", {}, ...h.events.map(event)) : el("p", {}, "Nothing is remembered of this key."));
+  all.push(h.events.length ? el("ol", {}, ...h.events.toReversed().map(event)) : el("p", {}, "Nothing is remembered of this key."));
   return all;
 }
 
@@ -356,7 +373,7 @@ function now(r) {
 }
 
 function event(e) {
-  const loaded = ["stored", "renewed"].includes(e.kind);
+  const mark = {stored: " good", renewed: " good", refused: " bad", failed: " bad"}[e.kind] || "";
   const details = [];
   if (e.rule) details.push("rule " + e.rule + " (" + e.class + ")");
   if (e.xid) details.push("transaction " + e.xid, "LSN " + e.lsn);
@@ -367,7 +384,7 @@ function event(e) {
   if (e.by) details.push("by " + e.by);
   return el("li", {},
     el("time", {datetime: e.at, title: moment(e.at)}, clock(e.at)),
-    el("span", {class: "kind " + (loaded ? "in" : "out")}, e.kind.replace(/_/g, " ")),
+    el("span", {class: "kind" + mark}, e.kind.replace(/_/g, " ")),
     el("div", {}, e.why),
     details.length ? el("div", {class: "detail"}, details.join(", ")) : null);
 }
