@@ -35,7 +35,7 @@ install-servers: ## install PostgreSQL and Redis when they are missing
 	@./scripts/servers.sh
 
 .PHONY: install-test-servers
-install-test-servers: ## install what only tests and benchmarks need as well: PgBouncer, wrk
+install-test-servers: ## install what only tests and benchmarks need as well: PgBouncer, wrk, Chromium
 	@./scripts/servers.sh tests
 
 .PHONY: test

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the servers that the demo and the tests start privately, when they are missing: PostgreSQL (14 or newer) and
-# Redis or Valkey; and, called with the word "tests", PgBouncer as well, which only tests start, and wrk, which the benchmark
-# of the gateway runs. Everything that it does is said on standard error; with all of them present it does and says nothing.
+# Redis or Valkey; and, called with the word "tests", PgBouncer as well, which only tests start, wrk, which the benchmark
+# of the gateway runs, and Chromium, in which tests look at the web page. Everything that it does is said on standard error; with all of them present it does and says nothing.
 #
 # Nothing of the user's is touched. Packages of Debian and Ubuntu start a service of their own when they are installed:
 # those are kept from starting, now and at boot, but only the ones that this script itself has just installed.
@@ -50,6 +50,14 @@ has_pgbouncer() {
   return 1
 }
 
+has_chromium() {
+  local program
+  for program in chromium chromium-browser google-chrome-stable google-chrome; do
+    if command -v "$program" >/dev/null || [ -x "$root/usr/bin/$program" ]; then return 0; fi
+  done
+  [ -x "$root/Applications/Chromium.app/Contents/MacOS/Chromium" ] || [ -x "$root/Applications/Google Chrome.app/Contents/MacOS/Google Chrome" ]
+}
+
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then
     "$@"
@@ -94,12 +102,13 @@ install_brew() {
   brew install "$@" >&2
 }
 
-# install takes the name of a package in apt and in brew.
+# install takes the name of a package in apt, and in brew, with the words before it.
 install() {
   if command -v apt-get >/dev/null; then
     install_apt "$1"
   elif command -v brew >/dev/null; then
-    install_brew "$2"
+    # shellcheck disable=SC2086
+    install_brew $2
   else
     say "there is neither apt-get nor brew here: install $3 yourself, so that it is found on PATH"
     return 1
@@ -138,6 +147,15 @@ if [ "${1:-}" = tests ] && ! has_wrk; then
   install wrk wrk wrk
   if ! has_wrk; then
     say "wrk is not there after the installation"
+    exit 1
+  fi
+fi
+
+if [ "${1:-}" = tests ] && ! has_chromium; then
+  say "Chromium is missing, in which tests look at the web page"
+  install chromium "--cask chromium" "Chromium or Google Chrome"
+  if ! has_chromium; then
+    say "chromium is not there after the installation: where the package manager has none of its own (Ubuntu's is a snap), install Google Chrome"
     exit 1
   fi
 fi

@@ -63,6 +63,7 @@ func (s *stage) invite() error {
 	}
 	_, err := fmt.Fprintf(out, `
 Everything keeps running until you interrupt it (Ctrl-C). To look at:
+  page     %[1]s/
   read     curl -i %[1]s/v1/entries/product/7
            curl -i %[1]s/v1/entries/user_profile/42
            curl -s %[1]s/v1/entries/category_page/12

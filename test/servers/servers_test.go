@@ -89,6 +89,7 @@ postgresql | postgresql@17) put "$dir/postgres" "echo 'postgres (PostgreSQL) ${V
 redis-server | redis) put "$SERVERS_ROOT/usr/bin/redis-server" true ;;
 pgbouncer) put "$SERVERS_ROOT/usr/sbin/pgbouncer" true ;;
 wrk) put "$SERVERS_ROOT/usr/bin/wrk" true ;;
+chromium) put "$SERVERS_ROOT/usr/bin/chromium" true ;;
 esac; done`
 	apt = `echo "apt-get $*" >>"$LOG"
 [ "$1" = install ] || exit 0
@@ -121,7 +122,7 @@ func TestAptAsRoot(t *testing.T) {
 		t.Fatal(said)
 	}
 	var want []string
-	for _, name := range []string{"postgresql", "redis-server", "pgbouncer", "wrk"} {
+	for _, name := range []string{"postgresql", "redis-server", "pgbouncer", "wrk", "chromium"} {
 		want = append(want, aptUpdate, aptInstall+name, "systemctl disable "+name, "systemctl stop "+name)
 		if !strings.Contains(said, "installing with apt-get: "+name) || !strings.Contains(said, "to have it: systemctl enable --now "+name) {
 			t.Errorf("it does not say what it does with %s:\n%s", name, said)
@@ -197,7 +198,7 @@ func TestBrew(t *testing.T) {
 	if !ok || !strings.Contains(said, "no service is started") {
 		t.Errorf("it said %s", said)
 	}
-	same(t, done, []string{"brew install postgresql@17", "brew install redis", "brew install pgbouncer", "brew install wrk"})
+	same(t, done, []string{"brew install postgresql@17", "brew install redis", "brew install pgbouncer", "brew install wrk", "brew install --cask chromium"})
 }
 
 func TestValkeyWillDo(t *testing.T) {
