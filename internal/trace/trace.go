@@ -137,10 +137,34 @@ func Of(ctx context.Context, at Where, s Store, log *trail.Log) *History {
 		h.Problems = append(h.Problems, "no daemon was asked: what the log did to the key is in the memory of the one that follows it")
 	}
 	slices.SortStableFunc(h.Events, func(a, b Event) int { return a.At.Compare(b.At) })
+	h.Events = joined(h.Events)
 	if more := len(h.Events) - MostEvents; more > 0 {
 		h.Events, h.More = h.Events[more:], true
 	}
 	return h
+}
+
+// joined makes one of loads that were left out one after the other: they say nothing of this key but that it may be among them.
+func joined(events []Event) []Event {
+	kept := events[:0]
+	for i := range events {
+		e := events[i]
+		if n := len(kept); n > 0 && e.Kind == LeftOut && kept[n-1].Kind == LeftOut {
+			last := &kept[n-1]
+			last.At, last.Count = e.At, last.Count+e.Count
+			if last.By != e.By {
+				last.By = ""
+			}
+			last.Why = leftOut(last.Count)
+			continue
+		}
+		kept = append(kept, e)
+	}
+	return kept
+}
+
+func leftOut(count int) string {
+	return fmt.Sprintf("%d loads, of whatever keys, were not noted one by one: there were too many at a time", count)
 }
 
 // look reads the record.
@@ -279,7 +303,7 @@ func words(n *store.Note) string {
 	case store.NoteFailed:
 		return "the load failed: " + cmp.Or(n.Error, "the reason was not noted")
 	case store.NoteLeftOut:
-		return fmt.Sprintf("%d loads of this process, of whatever keys, were not noted one by one: there were too many at a time", n.Count)
+		return leftOut(n.Count)
 	}
 	return fmt.Sprintf("loaded from %s and not stored: %s", from, cmp.Or(refusals()[n.Outcome], n.Outcome))
 }

@@ -88,6 +88,7 @@ func TestOf(t *testing.T) {
 	note(-time.Second, store.Note{Entry: "product", Name: record, Outcome: "below_floor", Replica: true})
 	note(time.Hour, store.Note{Entry: "product", Name: record, Outcome: store.NoteFailed, Error: "no server"})
 	note(time.Hour, store.Note{Outcome: store.NoteLeftOut, Count: 12})
+	note(time.Hour, store.Note{Outcome: store.NoteLeftOut, Count: 3})
 	note(time.Hour, store.Note{Entry: "product", Name: activation + ":product:17", Outcome: store.NoteStored})
 	note(time.Hour, store.Note{Entry: "products", Name: record, Outcome: store.NoteStored})
 
@@ -97,7 +98,7 @@ func TestOf(t *testing.T) {
 		"refused loaded from a replica and not stored: " + refusals()["below_floor"],
 		"epoch_ended INSERT of public.products where id = 7: every key that is tied to ~0:7",
 		"failed the load failed: no server",
-		"left_out 12 loads of this process, of whatever keys, were not noted one by one: there were too many at a time",
+		"left_out 15 loads, of whatever keys, were not noted one by one: there were too many at a time",
 	}, lines(h)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
