@@ -11,6 +11,7 @@ import (
 	"github.com/freshet/freshet/internal/pipeline"
 	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/redistest"
+	"github.com/freshet/freshet/internal/trace"
 	"github.com/freshet/freshet/mvcc"
 )
 
@@ -64,6 +65,43 @@ func TestEveryLane(t *testing.T) {
 	}
 	if n := w.readers[0].Stats().Renewals - before.Renewals; n != rows {
 		t.Errorf("%d renewals of %d items", n, rows)
+	}
+	w.histories()
+}
+
+// histories asks for that of a key in each lane, also of one that somebody has just loaded. What is noted in one lane is of all.
+func (w *world) histories() {
+	w.t.Helper()
+	w.pause(2 * time.Second) // of so many loads as there were not every one is noted
+	for lane := range fence.Lanes {
+		id := keysOf(lane)[0]
+		w.primary.Exec(w.t, w.url, fmt.Sprintf(`UPDATE item SET n = n + 1 WHERE id = %d`, id))
+		w.settle()
+		if _, err := w.readers[0].Get(w.t.Context(), "item", key(id), nil); err != nil {
+			w.t.Fatal(err)
+		}
+		spelled, err := w.readers[0].Spell(w.t.Context(), "item", key(id))
+		if err != nil || spelled.Name == "" {
+			w.t.Fatalf("item %d: %+v, %v", id, spelled, err)
+		}
+		testkit.Eventually(w.t, patience, func() error {
+			h := trace.Of(w.t.Context(), trace.Where{
+				Entry: "item", Args: key(id), Key: spelled.Key, Name: spelled.Name, Epochs: spelled.Epochs,
+			}, w.store, w.pipeline.Trail())
+			applied, stored := false, false
+			for i := range h.Events {
+				switch e := &h.Events[i]; {
+				case e.Kind == "invalidated" && e.Why == fmt.Sprintf("UPDATE of public.item where id = %d", id):
+					applied, stored = e.Applied != nil, false
+				case e.Kind == trace.Stored:
+					stored = true
+				}
+			}
+			if len(h.Problems) > 0 || h.Record == nil || h.Record.State != "live" || !applied || !stored {
+				return fmt.Errorf("item %d in lane %d: applied %v, then stored %v, %+v", id, lane, applied, stored, h)
+			}
+			return nil
+		})
 	}
 }
 

@@ -117,7 +117,7 @@ func TestPage(t *testing.T) {
 			}
 		}
 		w.pg.Exec(t, w.url, `UPDATE products SET name = name || '+' WHERE id = 7`)
-		if text := tab.Eval(plots); strings.Contains(text, "highest 0 /s") || strings.Contains(text, "nothing yet") {
+		if text := tab.Eval(plots); strings.Count(text, "highest 0 /s") > 1 || strings.Contains(text, "nothing yet") { // nothing goes past the cache
 			return fmt.Errorf("the plots:\n%s", text)
 		}
 		return nil
