@@ -2,10 +2,12 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -61,17 +63,46 @@ func (s *server) readMany(w http.ResponseWriter, r *http.Request, rest string) o
 		return fail(name, s.problemFor(r.Context(), name, err))
 	}
 	values, errs := s.Reader.ReadMany(r.Context(), name, keys, demand)
-	for i, err := range errs {
-		if err == nil {
-			continue
-		}
-		p := s.problemFor(r.Context(), name, err)
-		p.Argument = place(i)
-		return fail(name, p)
+	if p := s.partly(r.Context(), name, values, errs); p != nil {
+		return fail(name, *p)
 	}
 	done := s.answer(w, r, name, together(values))
 	done.status = statusMany
 	return done
+}
+
+// partly is the problem of a request of which not every key could be read: that of the first one, with what was read besides. It is nil when
+// all were.
+func (s *server) partly(ctx context.Context, name string, values []Value, errs []error) *problem {
+	var first *problem
+	once := &server{Options: s.Options} // the log has the first
+	once.Logger = slog.New(slog.DiscardHandler)
+	read := 0
+	all := make([]json.RawMessage, len(values))
+	var failed []failure
+	for i, err := range errs {
+		all[i] = json.RawMessage("null")
+		if err == nil {
+			if read++; values[i].Found {
+				all[i] = values[i].Payload
+			}
+			continue
+		}
+		by := once
+		if first == nil {
+			by = s
+		}
+		p := by.problemFor(ctx, name, err)
+		failed = append(failed, failure{Argument: place(i), Type: p.Type, Status: p.Status, Detail: p.Detail})
+		if first == nil {
+			p.Argument = place(i)
+			first = &p
+		}
+	}
+	if first != nil && read > 0 {
+		first.Values, first.Errors = all, failed
+	}
+	return first
 }
 
 // place names a key of a request, counted from 1.

@@ -2,11 +2,14 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/mvcc"
@@ -69,6 +72,36 @@ func TestReadsOfMany(t *testing.T) {
 		if retry := got.header.Get("Retry-After"); (retry != "") != (tt.code == 503) {
 			t.Errorf("%s: Retry-After %q", tt.name, retry)
 		}
+	}
+}
+
+// TestManyInPart: what could be read is in the answer that says what could not.
+func TestManyInPart(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	got := b.do(t, "GET", manyOf("product", "[500]", "[7]", "[8]", "[500]"))
+	var p struct {
+		Status   int               `json:"status"`
+		Argument string            `json:"argument"`
+		Values   []json.RawMessage `json:"values"`
+		Errors   []failure         `json:"errors"`
+	}
+	if err := json.Unmarshal([]byte(got.body), &p); err != nil || got.code != 503 || p.Status != 503 || p.Argument != "k[1]" {
+		t.Fatalf("%d %s, %v", got.code, got.body, err)
+	}
+	if diff := cmp.Diff("[null {\"id\":7} null null]", fmt.Sprintf("%s", p.Values)); diff != "" {
+		t.Errorf("values:\n%s", diff)
+	}
+	const why = "Neither the cache nor the database can answer now."
+	want := []failure{{"k[1]", problemUnavailable, 503, why}, {"k[4]", problemUnavailable, 503, why}}
+	if diff := cmp.Diff(want, p.Errors); diff != "" {
+		t.Errorf("errors:\n%s", diff)
+	}
+	if err := validate(t, "#/components/schemas/Problem", got.body); err != nil {
+		t.Error(err)
+	}
+	if got := b.do(t, "GET", manyOf("product", "[500]", "[500]")); got.code != 503 || strings.Contains(got.body, "values") {
+		t.Errorf("where nothing could be read: %d %s", got.code, got.body)
 	}
 }
 

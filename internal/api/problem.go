@@ -43,6 +43,18 @@ type problem struct {
 	Detail   string `json:"detail,omitempty"`
 	Entry    string `json:"entry,omitempty"`
 	Argument string `json:"argument,omitempty"`
+	// Values are those of the keys of a request for many that could be read, in its order, and null for the others; Errors say which are
+	// not there because they could not be read.
+	Values []json.RawMessage `json:"values,omitempty"`
+	Errors []failure         `json:"errors,omitempty"`
+}
+
+// failure is why one of many keys could not be read.
+type failure struct {
+	Argument string `json:"argument"`
+	Type     string `json:"type"`
+	Status   int    `json:"status"`
+	Detail   string `json:"detail,omitempty"`
 }
 
 func (p problem) write(w http.ResponseWriter) {
