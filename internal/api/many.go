@@ -83,7 +83,8 @@ func (s *server) partly(ctx context.Context, name string, values []Value, errs [
 	for i, err := range errs {
 		all[i] = json.RawMessage("null")
 		if err == nil {
-			if read++; values[i].Found {
+			read++
+			if values[i].Found {
 				all[i] = values[i].Payload
 			}
 			continue

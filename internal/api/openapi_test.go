@@ -298,19 +298,19 @@ func TestProblemsAreListed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, err := os.ReadFile("../../docs/http.md")
+	text, err := os.ReadFile("../../docs/http.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	find := func(text []byte) map[string]bool {
+	find := func(in []byte) map[string]bool {
 		all := map[string]bool{}
-		for _, m := range regexp.MustCompile(`urn:freshet:problem:([a-z]+(?:-[a-z]+)*)`).FindAllSubmatch(text, -1) {
+		for _, m := range regexp.MustCompile(`urn:freshet:problem:([a-z]+(?:-[a-z]+)*)`).FindAllSubmatch(in, -1) {
 			all[string(m[1])] = true
 		}
 		return all
 	}
 	want := find(source)
-	if diff := cmp.Diff(want, find(page)); diff != "" {
+	if diff := cmp.Diff(want, find(text)); diff != "" {
 		t.Errorf("docs/http.md (-code +page):\n%s", diff)
 	}
 	for _, anywhere := range []string{"method-not-allowed", "method-not-implemented", "no-such-resource", "internal"} {

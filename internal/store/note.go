@@ -33,7 +33,8 @@ const (
 	MostNotes = 10_000
 	// NotesLast is for how long a store keeps notes when no more come.
 	NotesLast = 24 * time.Hour
-	// MostNotedEpochs and LongestNotedError bound what a note says.
-	MostNotedEpochs   = 64
+	// MostNotedEpochs bounds the epochs that a note names.
+	MostNotedEpochs = 64
+	// LongestNotedError bounds, in bytes, the error of a load that failed.
 	LongestNotedError = 200
 )

@@ -45,7 +45,7 @@ func Open(tb testing.TB, width, height int) *Tab {
 	if path == "" {
 		tb.Fatalf("there is no Chromium: install the package chromium (scripts/servers.sh tests does), or put one of %s on PATH", strings.Join(names()[:4], ", "))
 	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:], //nolint:gocritic // a copy
+	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.WindowSize(width, height), chromedp.WSURLReadTimeout(time.Minute),
 		chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-dev-shm-usage", true))
 	allocator, stop := chromedp.NewExecAllocator(tb.Context(), options...)
