@@ -124,6 +124,18 @@ func TestCheckRefusesServers(t *testing.T) {
 		!strings.Contains(r.Notes[i].What, "client|tracking") {
 		t.Errorf("a user without CLIENT TRACKING is told: %+v", r.Notes)
 	}
+
+	master.Do(t, "ACL", "SETUSER", "untold", "+client|tracking", "-client|caching")
+	r = looked(t, strings.Replace(master.URL, "redis://", "redis://untold:pw@", 1))
+	if i := slices.IndexFunc(r.Notes, func(f finding) bool { return strings.Contains(f.What, "does not tell this user of changes") }); i < 0 ||
+		!strings.Contains(r.Notes[i].What, "client|caching") || !strings.Contains(r.Notes[i].Why, "every 2 to 50 ms") {
+		t.Errorf("a user without CLIENT CACHING is told: %+v", r.Notes)
+	}
+	master.Do(t, "ACL", "SETUSER", "untold", "+client|caching")
+	r = looked(t, strings.Replace(master.URL, "redis://", "redis://untold:pw@", 1))
+	if slices.ContainsFunc(r.Notes, func(f finding) bool { return strings.Contains(f.What, "does not tell this user of changes") }) {
+		t.Errorf("a user who may be told is told: %+v", r.Notes)
+	}
 }
 
 // A cluster: every node has its own policies, and its part of the lanes.

@@ -134,7 +134,7 @@ func (r *Reader) Reload(ctx context.Context, entry, key string) Reloaded {
 		w := &want{e: e, l: l, c: c, name: string(spelled), args: args, n: &need{}}
 		if l.ties != nil {
 			w.at = l.ties.place(w.name, c.keyFrom(l), args)
-			if _, err := r.glance(ctx, w); err != nil {
+			if _, err := r.glance(ctx, w, nil); err != nil {
 				return ReloadFailed
 			}
 		}

@@ -215,6 +215,7 @@ type Reader struct {
 	many       ManyLoader
 	near       *near.Store // nil: nothing is held
 	tells      Tells       // of the store; nil: of what is in it nobody holds anything
+	rings      Rings       // of the store; nil: it does not
 	gauge      near.Gauge
 
 	confirmed atomic.Pointer[confirmation]
@@ -269,6 +270,7 @@ func New(o Options) (*Reader, error) {
 	r.remembered.seed, r.eager.seed = maphash.MakeSeed(), maphash.MakeSeed()
 	r.eager.slots = make(chan struct{}, max(cap(r.loads)/eagerShare, 1))
 	r.batches, r.many = batchesOf(o.Store), manyOf(o.Loader)
+	r.rings, _ = o.Store.(Rings)
 	if tells, ok := o.Store.(Tells); ok {
 		if r.tells = tells; o.Near != nil {
 			r.near = o.Near

@@ -361,8 +361,8 @@ func (b *batch) watch(ctx context.Context, items []*item) {
 		}
 		var rest []*item
 		told.cancel()
-		told = b.listenMany(items)
-		for i, f := range b.batches.ReadMany(ctx, readings(items), false) {
+		told = b.listen(ctx, namesOf(items)...)
+		for i, f := range b.readFor(ctx, told, readings(items)) {
 			it := items[i]
 			p, others := b.peeked(it, f.Tied)
 			switch {
@@ -399,17 +399,12 @@ func leastLeft(items []*item) time.Duration {
 	return least
 }
 
-// listenMany is listen for items of any lanes. That one of their connections is lost is heard of the first item's alone: for those of others
-// there is the next look.
-func (b *batch) listenMany(items []*item) *listener {
+func namesOf(items []*item) []string {
 	names := make([]string, len(items))
 	for i, it := range items {
-		if b.near != nil && b.tells.Wire(it.lane) == nil {
-			return nil
-		}
 		names[i] = it.w.name
 	}
-	return b.listen(names...)
+	return names
 }
 
 // bypassMany loads past a cache that cannot be used, for the items' own reasons, and ends the items. Keys that somebody is

@@ -22,8 +22,8 @@ const (
 	fillTimeout = 500 * time.Millisecond
 	// Between looks at a key that another process loads.
 	firstPause, longestPause = 2 * time.Millisecond, 50 * time.Millisecond
-	// toldPause is the same where the store says when it has changed.
-	toldPause = 250 * time.Millisecond
+	// toldPause is the same where the store says when it has changed, and when nothing will be said any more.
+	toldPause = time.Second
 )
 
 // flight is a load under a lease that this process holds.
@@ -294,8 +294,8 @@ func (r *Reader) poll(ctx context.Context, w *want, reply *store.LeaseReply) (fe
 		if f := r.flight(holder); f != nil {
 			return fence.Record{}, f, nil
 		}
-		told = r.listen(w.name)
-		record, err := r.glance(ctx, w)
+		told = r.listen(ctx, w.name)
+		record, err := r.glance(ctx, w, told)
 		if err != nil || record.State.Live() || record.Lease.Token != holder {
 			told.cancel()
 			return record, nil, err
@@ -307,16 +307,23 @@ func (r *Reader) poll(ctx context.Context, w *want, reply *store.LeaseReply) (fe
 	}
 }
 
-// glance reads the key's record, without a value that is dead.
-func (r *Reader) glance(ctx context.Context, w *want) (fence.Record, error) {
+// glance reads the key's record, without a value that is dead, for one who listens or not.
+func (r *Reader) glance(ctx context.Context, w *want, l *listener) (fence.Record, error) {
 	if w.at != nil {
-		p, err := r.peek(ctx, w.at)
+		p, err := r.peekFor(ctx, w.at, l)
 		if w.dead = p.dead; !p.hit {
 			p.record.State = fence.None
 		}
 		return p.record, err
 	}
-	text, err := r.store.Read(ctx, w.name)
+	var text []byte
+	var err error
+	if l != nil && l.rings != nil {
+		found := l.rings.ReadTold(ctx, []store.Reading{{Name: w.name}})[0]
+		text, err = found.Text, found.Err
+	} else {
+		text, err = r.store.Read(ctx, w.name)
+	}
 	if err != nil {
 		return fence.Record{}, err
 	}
@@ -325,6 +332,23 @@ func (r *Reader) glance(ctx context.Context, w *want) (fence.Record, error) {
 		return fence.Record{}, nil //nolint:nilerr // not there, or not a record: the next LEASE is granted
 	}
 	return record, nil
+}
+
+// peekFor is peek for one who listens or not.
+func (r *Reader) peekFor(ctx context.Context, p *place, l *listener) (peeked, error) {
+	if l == nil || l.rings == nil {
+		return r.peek(ctx, p)
+	}
+	asked := r.remembered.of(p)
+	f := l.rings.ReadTold(ctx, []store.Reading{{Name: p.name, Epochs: p.full(asked)}})[0]
+	if f.Err != nil {
+		return peeked{}, f.Err
+	}
+	found, others := r.seen(p, asked, f.Tied)
+	if others != nil { // somebody has stored it, tied to others than it was
+		return r.peek(ctx, p)
+	}
+	return found, nil
 }
 
 // take begins the flight of a lease that was granted. What a need asks for is shown by a snapshot of the primary alone.

@@ -83,35 +83,6 @@ func (h *holding) cancel() {
 	}
 }
 
-// listener waits for one of the keys that are looked at to change. A nil one hears nothing.
-type listener struct{ x *near.Expectation }
-
-// listen is called before keys are looked at: what was not looked at is not told of.
-func (r *Reader) listen(names ...string) *listener {
-	if r.near == nil {
-		return nil
-	}
-	wire := r.tells.Wire(r.laneOf(names[0]))
-	if wire == nil {
-		return nil
-	}
-	return &listener{x: r.near.Expect(wire, names...)}
-}
-
-// heard is closed when the key has changed, or may have.
-func (l *listener) heard() <-chan struct{} {
-	if l == nil {
-		return nil
-	}
-	return l.x.Heard()
-}
-
-func (l *listener) cancel() {
-	if l != nil {
-		l.x.Cancel()
-	}
-}
-
 // keep holds a live record that was read since expect. Its epochs held at that moment.
 func (h *holding) keep(name string, text []byte, record *fence.Record, epochs []string) *near.Held {
 	if h == nil {

@@ -1,6 +1,7 @@
 package fill_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/testkit/faultproxy"
 )
 
 // TestWaiterIsTold: whoever waits for another process's load is told when it is there, and does not look again and again.
@@ -41,28 +43,190 @@ func TestWaiterIsTold(t *testing.T) {
 	}
 }
 
-// TestWaiterLooksWhereNobodyTells: where the store does not tell of changes, or nothing is to be held, whoever waits for another process's
-// load looks for it, after pauses that grow to 50 ms.
+// patient are the entries of processes that hold nothing and wait for long.
+func patient() map[string]fill.Entry {
+	entries := policed(fill.Policy{})
+	for name, e := range entries {
+		e.LoadTimeout = 20 * time.Second
+		entries[name] = e
+	}
+	return entries
+}
+
+// readings counts how often records were read.
+type readings struct {
+	*redisstore.Store
+
+	n atomic.Int64
+}
+
+func (c *readings) Read(ctx context.Context, name string) ([]byte, error) {
+	c.n.Add(1)
+	return c.Store.Read(ctx, name)
+}
+
+func (c *readings) ReadTied(ctx context.Context, name string, epochs []string) (redisstore.Tied, error) {
+	c.n.Add(1)
+	return c.Store.ReadTied(ctx, name, epochs)
+}
+
+func (c *readings) ReadMany(ctx context.Context, all []redisstore.Reading, head bool) []redisstore.Found {
+	c.n.Add(1)
+	return c.Store.ReadMany(ctx, all, head)
+}
+
+func (c *readings) ReadTold(ctx context.Context, all []redisstore.Reading) []redisstore.Found {
+	c.n.Add(1)
+	return c.Store.ReadTold(ctx, all)
+}
+
+// TestWaiterIsToldWithoutMemory: so is one that holds nothing in memory, of one key and of many: it reads what it waits for when it begins to
+// wait and when it is told, and neither one that nobody has to wait for, nor what others read, is told of.
+func TestWaiterIsToldWithoutMemory(t *testing.T) {
+	t.Parallel()
+	for _, ids := range [][]int{{1}, {1, 2, 3}} {
+		w := newWorld(t, options{ownRedis: true})
+		w.batches()
+		kept := &readings{Store: w.as("default", "any")}
+		r := w.readerOf(kept, nil, patient())
+		read(t, r, 50, fill.Miss, price(50, 500))
+		read(t, r, 50, fill.Hit, price(50, 500))
+		if n := w.tracked(); n != 0 {
+			t.Fatalf("%d keys are told of, and nobody waits", n)
+		}
+		other := fence.Token(strings.Repeat("0", 32))
+		for _, id := range ids {
+			w.lease(other, fmt.Sprint(id))
+		}
+		before := kept.n.Load()
+		late := make(chan []fill.Answer, 1)
+		go func() { late <- r.GetMany(t.Context(), "product", numbered(ids...), &fill.Demand{}) }()
+		eventually(t, waiting(r, uint64(len(ids))))
+		pause(t, time.Second)
+		read(t, r, 50, fill.Hit, price(50, 500))
+		if n := w.tracked(); n != len(ids) {
+			t.Errorf("%d keys are told of, of %d that are waited for", n, len(ids))
+		}
+		for _, id := range ids {
+			w.fill(other, fmt.Sprint(id))
+		}
+		filled := time.Now()
+		for i, a := range <-late {
+			if a.Err != nil || a.Value.Status != fill.Hit || string(a.Value.Payload) != price(ids[i], 10*ids[i]) {
+				t.Errorf("product %d: %v %s, %v", ids[i], a.Value.Status, a.Value.Payload, a.Err)
+			}
+		}
+		if took := time.Since(filled); took > slack {
+			t.Errorf("%d keys: told after %v", len(ids), took)
+		}
+		// The read itself and the hit beside it; then a look when the wait begins, after a second, and when it is told, which of many may be
+		// before all are there.
+		if n := kept.n.Load() - before; n > int64(2+2+len(ids)) {
+			t.Errorf("%d keys: read %d times", len(ids), n)
+		}
+	}
+}
+
+// tracked is how many keys the server would tell of.
+func (w *world) tracked() (n int) {
+	w.t.Helper()
+	text, err := w.redis.Ask(w.t, "INFO", "stats").ToString()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for line := range strings.Lines(text) {
+		if _, err := fmt.Sscanf(line, "tracking_total_keys:%d", &n); err == nil {
+			return n
+		}
+	}
+	w.t.Fatal("the server does not say how many keys it tells of")
+	return 0
+}
+
+// TestWaiterOfATiedValueIsTold: a value that is tied to epochs is read with them, and waited for like any other.
+func TestWaiterOfATiedValueIsTold(t *testing.T) {
+	t.Parallel()
+	w := newTied(t, options{ownRedis: true})
+	first, v := &slow{Loader: w.loader}, newValve()
+	first.before = v.pass
+	kept := &readings{Store: w.as("default", "any")}
+	a, b := w.tiedReader(nil, first), w.tiedReader(kept, nil)
+	loading := make(chan fill.Value, 1)
+	go func() { loading <- get(t, a, "below", "25") }()
+	<-v.reached
+	late := make(chan fill.Value, 1)
+	go func() { late <- get(t, b, "below", "25") }()
+	eventually(t, waiting(b, 1))
+	pause(t, 500*time.Millisecond)
+	close(v.open)
+	stored := (<-loading).Payload
+	filled := time.Now()
+	expect(t, <-late, fill.Hit, string(stored))
+	if took := time.Since(filled); took > slack {
+		t.Errorf("told after %v", took)
+	}
+	if n := kept.n.Load(); n > 4 { // by itself, twice to wait, and once more for another epoch than was known
+		t.Errorf("read %d times", n)
+	}
+}
+
+// TestWaiterHearsOfTheEndOfItsConnection: nobody tells on a connection that is lost. Whoever waits looks at once, on the next one.
+func TestWaiterHearsOfTheEndOfItsConnection(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	proxy := faultproxy.Start(t, w.redis.Addr)
+	kept, err := redisstore.Open(t.Context(), redisstore.Options{URL: "redis://" + proxy.Addr, Namespace: w.namespace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(kept.Close)
+	r := w.readerOf(kept, nil, patient())
+	other := fence.Token(strings.Repeat("0", 32))
+	w.lease(other, "1")
+	late := background(t.Context(), r, "1")
+	eventually(t, waiting(r, 1))
+	pause(t, 100*time.Millisecond)
+	proxy.Reset()
+	w.fill(other, "1")
+	filled := time.Now()
+	a := <-late
+	if a.err != nil || string(a.value.Payload) != price(1, 10) {
+		t.Errorf("got %+v, %v", a.value, a.err)
+	}
+	if took := time.Since(filled); took > 500*time.Millisecond {
+		t.Errorf("it came after %v", took)
+	}
+}
+
+// TestWaiterLooksWhereNobodyTells: where the store does not tell of changes, whoever waits for another process's load looks for it, after pauses
+// that grow to 50 ms, whether values are to be held in memory or not.
 func TestWaiterLooksWhereNobodyTells(t *testing.T) {
 	t.Parallel()
-	for _, silent := range []bool{false, true} {
+	for what, tt := range map[string]struct {
+		rule   string // of the server's user, beside everything
+		memory bool
+	}{
+		"holds, no tracking":             {"-client|tracking", true},
+		"holds nothing, no tracking":     {"-client|tracking", false},
+		"holds nothing, chooses nothing": {"-client|caching", false},
+	} {
 		w := newWorld(t, options{ownRedis: true})
-		looks := new(atomic.Int64)
-		wrap := func(s *redisstore.Store) fill.Store { return &hooks{Store: s, afterGet: func(string) { looks.Add(1) }} }
+		w.redis.Do(t, "ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", tt.rule)
+		var kept *readings
 		var r *fill.Reader
-		if silent {
-			w.redis.Do(t, "ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-client|tracking")
-			r = w.memory("plain:secret@", wrap).Reader
+		if tt.memory {
+			r = w.memory("plain:secret@", func(s *redisstore.Store) fill.Store { kept = &readings{Store: s}; return kept }).Reader
 		} else {
-			r = w.reader(wrap(w.store), nil)
+			kept = &readings{Store: w.as("plain", "secret")}
+			r = w.readerOf(kept, nil, patient())
 		}
 		other := fence.Token(strings.Repeat("0", 32))
 		w.lease(other, "1")
 		late := background(t.Context(), r, "1")
 		eventually(t, waiting(r, 1))
 		eventually(t, func() error {
-			if n := looks.Load(); n < 8 { // by then it has paused for as long as it ever does
-				return fmt.Errorf("%d looks", n)
+			if n := kept.n.Load(); n < 9 { // by then it has paused for as long as it ever does
+				return fmt.Errorf("%s: read %d times", what, n)
 			}
 			return nil
 		})
@@ -70,10 +234,10 @@ func TestWaiterLooksWhereNobodyTells(t *testing.T) {
 		filled := time.Now()
 		a := <-late
 		if a.err != nil || a.value.Status != fill.Hit || string(a.value.Payload) != price(1, 10) {
-			t.Errorf("silent %t: got %+v, %v", silent, a.value, a.err)
+			t.Errorf("%s: got %+v, %v", what, a.value, a.err)
 		}
 		if took := time.Since(filled); took > 50*time.Millisecond+slack {
-			t.Errorf("silent %t: seen after %v", silent, took)
+			t.Errorf("%s: seen after %v", what, took)
 		}
 	}
 }

@@ -70,7 +70,7 @@ func (r *Reader) refreshNow(ctx context.Context, e *declared, key Key, load Load
 		w := &want{e: e, l: l, c: c, name: name, args: args, load: load, n: &need{}}
 		if l.ties != nil {
 			w.at = l.ties.place(name, c.keyFrom(l), args)
-			if _, err := r.glance(ctx, w); err != nil { // a value that is dead is not to be taken for one that is newer
+			if _, err := r.glance(ctx, w, nil); err != nil { // a value that is dead is not to be taken for one that is newer
 				return err
 			}
 		}

@@ -208,17 +208,27 @@ type Expectation struct {
 type expectation struct {
 	of   *Expectation
 	name string
+	wire *store.Wire
 	next *expectation // of the same name
 }
 
 // Expect is to be called before the record is asked for, with its name and those of all keys that are read with it, and with
 // the connection that it will be asked for on.
 func (s *Store) Expect(wire *store.Wire, names ...string) *Expectation {
+	return s.expect(wire, names, func(int) *store.Wire { return wire })
+}
+
+// Listen is Expect of what is not to be put in, each name with the connection that it will be asked for on.
+func (s *Store) Listen(wires []*store.Wire, names []string) *Expectation {
+	return s.expect(nil, names, func(i int) *store.Wire { return wires[i] })
+}
+
+func (s *Store) expect(wire *store.Wire, names []string, on func(i int) *store.Wire) *Expectation {
 	e := &Expectation{store: s, wire: wire, parts: make([]*expectation, len(names)), wake: make(chan struct{})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, name := range names {
-		p := &expectation{of: e, name: name, next: s.expected[name]}
+		p := &expectation{of: e, name: name, wire: on(i), next: s.expected[name]}
 		s.expected[name], e.parts[i] = p, p
 	}
 	return e
@@ -352,7 +362,7 @@ func (s *Store) endTied(wire *store.Wire) {
 	defer s.mu.Unlock()
 	for _, first := range s.expected {
 		for at := first; at != nil; at = at.next {
-			if at.of.wire == wire {
+			if at.wire == wire {
 				at.of.hear()
 			}
 		}

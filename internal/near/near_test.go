@@ -62,6 +62,39 @@ func TestHeardWhileItIsRead(t *testing.T) {
 	}
 }
 
+// TestListen: whoever waits for keys that are read on several connections hears of a change of each, and of the end of each connection.
+func TestListen(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		what  string
+		do    func(s *near.Store, wires []*store.Wire)
+		heard bool
+	}{
+		{"another key", func(s *near.Store, _ []*store.Wire) { s.Invalidate("c") }, false},
+		{"the first", func(s *near.Store, _ []*store.Wire) { s.Invalidate("a") }, true},
+		{"the second", func(s *near.Store, _ []*store.Wire) { s.Invalidate("b") }, true},
+		{"the first's connection", func(s *near.Store, wires []*store.Wire) { s.Drop(wires[0]) }, true},
+		{"the second's connection", func(s *near.Store, wires []*store.Wire) { s.Drop(wires[1]) }, true},
+	} {
+		s, wires := near.New(1<<20), []*store.Wire{{}, {}}
+		x := s.Listen(wires, []string{"a", "b"})
+		tt.do(s, wires)
+		heard := false
+		select {
+		case <-x.Heard():
+			heard = true
+		default:
+		}
+		if heard != tt.heard {
+			t.Errorf("%s: heard %t", tt.what, heard)
+		}
+		x.Cancel()
+		if n := s.Expected(); n != 0 {
+			t.Errorf("%s: %d names are expected still", tt.what, n)
+		}
+	}
+}
+
 // TestOver: each way in which what is held ends, for who finds it and for who has it in hand, and nothing is left of it.
 func TestOver(t *testing.T) {
 	t.Parallel()

@@ -82,10 +82,9 @@ func (r *route) typed(err error) error {
 func (s *Store) Heads(ctx context.Context) []LaneHead {
 	heads := make([]LaneHead, s.lanes)
 	if s.cluster == nil {
-		s.tracker.begin(ctx, s.client, s.echoKey(0))
-		wire := s.tracker.current()
+		wire := s.tracker.confirm(ctx, s.client, s.echoKey(0))
 		heads[0].Head, heads[0].Found, heads[0].Err = parseHead(s.client.Do(ctx, s.readHead(0, wholeHead())), wholeHead())
-		if s.tracker.current() == wire {
+		if s.tracker.held() == wire {
 			heads[0].Wire = wire.known()
 		}
 		return heads
@@ -104,10 +103,9 @@ func (s *Store) Heads(ctx context.Context) []LaneHead {
 	for client, some := range lanes {
 		asking.Go(func() {
 			tracker := trackers[client]
-			tracker.begin(ctx, client, s.echoKey(some[0]))
-			wire := tracker.current()
+			wire := tracker.confirm(ctx, client, s.echoKey(some[0]))
 			replies := s.look(ctx, client, some)
-			if tracker.current() != wire {
+			if tracker.held() != wire {
 				wire = nil
 			}
 			for i, reply := range replies {

@@ -72,12 +72,31 @@ func (s *Store) ReadMany(ctx context.Context, all []Reading, head bool) []Found 
 	clients := s.spread(len(all), func(i int) string { return all[i].Name }, func(i int, err error) {
 		found[i].Err = fmt.Errorf("get record: %w", err)
 	})
-	eachClient(clients, func(portions []*portion) { s.readPortions(ctx, portions, all, found, head) })
+	with := alone
+	if head {
+		with = vouching
+	}
+	eachClient(clients, func(portions []*portion) { s.readPortions(ctx, portions, all, found, with) })
 	return found
 }
 
-func (s *Store) readPortions(ctx context.Context, portions []*portion, all []Reading, found []Found, head bool) {
-	fields := s.headFields(vouchedFields())
+// company is what records are read with.
+type company uint8
+
+const (
+	alone    company = iota
+	vouching         // HEAD, before them
+	telling          // the server's word that it will tell of their changes
+)
+
+func (s *Store) readPortions(ctx context.Context, portions []*portion, all []Reading, found []Found, with company) {
+	fields, head := s.headFields(vouchedFields()), with == vouching
+	read := func(name string, others []string) []rueidis.Completed {
+		if with == telling {
+			return []rueidis.Completed{s.caching(), s.readTied(name, others)}
+		}
+		return []rueidis.Completed{s.readTied(name, others)}
+	}
 	send := func(call func(c script, keys, args []string) rueidis.Completed) []rueidis.RedisResult {
 		var commands []rueidis.Completed
 		for _, one := range portions {
@@ -89,14 +108,21 @@ func (s *Store) readPortions(ctx context.Context, portions []*portion, all []Rea
 				if len(all[i].Epochs) == 0 {
 					plain = append(plain, all[i].Name)
 				} else {
-					commands = append(commands, s.readTied(all[i].Name, all[i].Epochs))
+					commands = append(commands, read(all[i].Name, all[i].Epochs)...)
 				}
 			}
 			if len(plain) > 0 {
-				commands = append(commands, s.readTied(plain[0], plain[1:]))
+				commands = append(commands, read(plain[0], plain[1:])...)
 			}
 		}
-		return portions[0].to.client.DoMulti(ctx, commands...)
+		replies := portions[0].to.client.DoMulti(ctx, commands...)
+		if with == telling { // the word itself says nothing: whoever listens hears of a connection that is another one
+			for i := range len(replies) / 2 {
+				replies[i] = replies[2*i+1]
+			}
+			replies = replies[:len(replies)/2]
+		}
+		return replies
 	}
 	replies := send(s.callRead)
 	if head && isNoScript(replies[0].Error()) {

@@ -46,7 +46,7 @@ type Options struct {
 	SentinelPassword string
 	Namespace        string
 	Logger           *slog.Logger // nil: none
-	Near             Near         // is told of changes of what was read; nil: nobody is
+	Near             Near         // is told of changes of what was read; nil: those alone who call Listen are, of what they read then
 }
 
 // Store is one namespace in one Redis.
@@ -54,7 +54,8 @@ type Store struct {
 	client    rueidis.Client // the readers'; in a cluster not for keys
 	sentinels *sentinels     // nil: the address is the server's own
 	cluster   *cluster       // nil: it is one server
-	tracker   *tracker       // of client; nil in a cluster, or when nobody is to be told
+	tracker   *tracker       // of client; nil in a cluster
+	ears      *ears          // nil: there is a Near
 	namespace string
 	lanes     int // 1, or those of a cluster
 	scripts   *scripts
@@ -107,8 +108,13 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s.option = timed(option, reply, dialTimeout, time.Second)
 	option = timed(option, readTimeout, readTimeout, pingGap)
 	whole := option
+	told := o.Near
+	if told == nil {
+		s.ears = newEars()
+		told = s.ears
+	}
 	if seeds == nil {
-		s.tracker = trackWith(&option, o.Near, logger)
+		s.tracker = trackWith(&option, told, logger)
 	}
 	s.client, err = rueidis.NewClient(option)
 	if s.client == nil {
@@ -120,7 +126,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	// An error together with a client is a server that is away now; the client dials again with the next command.
 	if seeds != nil {
 		whole.InitAddress = seeds
-		s.cluster = openCluster(ctx, whole, o.Near, logger)
+		s.cluster = openCluster(ctx, whole, told, logger)
 	}
 	return s, nil
 }

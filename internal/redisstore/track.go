@@ -38,21 +38,22 @@ type wire struct {
 // knows that the command went over its connection.
 type tracker struct {
 	near   Near
+	chosen bool // the server tells of those keys alone that are read after a CLIENT CACHING YES
 	logger *slog.Logger
 	dialer func(ctx context.Context, address string, d *net.Dialer, config *tls.Config) (net.Conn, error)
 	wire   atomic.Pointer[wire]
 	echo   atomic.Pointer[string] // a key that a push is waited for of
 	why    atomic.Pointer[error]  // a server does not tell
 
+	asked atomic.Int64 // when Listen tried a connection last
+
 	mu sync.Mutex // held while a connection is tried
 }
 
-// trackWith has a client's connections tell of what is read on them. Without near it does nothing.
+// trackWith has a client's connections tell of what is read on them: of all of it, or, for ears, of what they choose.
 func trackWith(option *rueidis.ClientOption, near Near, logger *slog.Logger) *tracker {
-	if near == nil {
-		return nil
-	}
 	t := &tracker{near: near, logger: logger, dialer: dialOf(*option)}
+	_, t.chosen = near.(*ears)
 	option.DialCtxFn = t.dial //nolint:forbidigo // the client's name for it
 	option.DialFn = nil       //nolint:forbidigo // see above
 	option.OnInvalidations = t.pushed
@@ -152,11 +153,8 @@ func (t *tracker) pushed(keys []rueidis.RedisMessage) {
 	}
 }
 
-// current is the wire on which something can be read to be held; nil when there is none.
+// current is the wire on which the server tells of what is read; nil when there is none.
 func (t *tracker) current() *wire {
-	if t == nil {
-		return nil
-	}
 	if w := t.wire.Load(); w != nil && w.tracks.Load() && !w.Lost() {
 		return w
 	}
@@ -169,9 +167,6 @@ var errSilent = errors.New("it does not say when a key has changed: what stands 
 // begin has the server say what becomes of the keys that are read, and sees whether it does: a key is read and written, and
 // what is to be heard of that has come before the answer to a command after it. echo is a key for this in a slot of the node.
 func (t *tracker) begin(ctx context.Context, client rueidis.Client, echo string) {
-	if t == nil {
-		return
-	}
 	w := t.wire.Load()
 	if w != nil && (w.tracks.Load() || w.vain.Load()) && !w.Lost() {
 		return
@@ -190,16 +185,19 @@ func (t *tracker) begin(ctx context.Context, client rueidis.Client, echo string)
 	defer t.echo.Store(nil)
 	const life = 1                                 // it has done what it is for when it is written
 	empty := string((&fence.Record{}).Append(nil)) // whoever looks through the records may meet it
-	replies := client.DoMulti(ctx,
-		client.B().Arbitrary("CLIENT", "TRACKING", "ON").Build(), client.B().Get().Key(echo).Build(),
-		client.B().Set().Key(echo).Value(empty).PxMilliseconds(life).Build(), client.B().Ping().Build())
+	on := []rueidis.Completed{client.B().Arbitrary("CLIENT", "TRACKING", "ON").Build()}
+	if t.chosen {
+		on = []rueidis.Completed{client.B().Arbitrary("CLIENT", "TRACKING", "ON", "OPTIN").Build(), cachingOf(client)}
+	}
+	replies := client.DoMulti(ctx, append(on, client.B().Get().Key(echo).Build(),
+		client.B().Set().Key(echo).Value(empty).PxMilliseconds(life).Build(), client.B().Ping().Build())...)
 	if t.wire.Load() != w {
 		return // another one is tried with the next
 	}
 	for i, r := range replies {
 		switch err := r.Error(); {
 		case err == nil || rueidis.IsRedisNil(err):
-		case errors.Is(typed(err), ErrNoPermission), i == 0 && errors.Is(typed(err), ErrRefused):
+		case errors.Is(typed(err), ErrNoPermission), i < len(on) && errors.Is(typed(err), ErrRefused):
 			t.refuse(w, typed(err))
 			return
 		default: // a server that is full, say, or on its way up: it may be otherwise with the next
@@ -213,10 +211,21 @@ func (t *tracker) begin(ctx context.Context, client rueidis.Client, echo string)
 	w.tracks.Store(true)
 }
 
-// refuse says once why nothing is held in memory.
+// cachingOf has the server tell of the keys that the next command reads.
+func cachingOf(client rueidis.Client) rueidis.Completed {
+	return client.B().Arbitrary("CLIENT", "CACHING", "YES").Build()
+}
+
+func (s *Store) caching() rueidis.Completed { return cachingOf(s.client) }
+
+// refuse says once why nothing is held in memory, or why others' loads are looked for.
 func (t *tracker) refuse(w *wire, why error) {
 	w.vain.Store(true)
-	if t.why.Swap(&why) == nil {
+	switch first := t.why.Swap(&why) == nil; {
+	case first && t.chosen:
+		t.logger.Info("whoever waits for another process's load looks for it every 2 to 50 ms: redis does not tell of changes by CLIENT TRACKING",
+			slog.Any("err", why))
+	case first:
 		t.logger.Warn("nothing is held in this process's memory (l1): redis does not tell of changes by CLIENT TRACKING", slog.Any("err", why))
 	}
 }
@@ -229,23 +238,44 @@ func (w *wire) known() *store.Wire {
 	return &w.Wire
 }
 
-// Wire is the connection on which a lane's records can be read to be held in memory; nil when there is none.
-func (s *Store) Wire(lane int) *store.Wire {
-	if s.cluster == nil {
-		return s.tracker.current().known()
+// confirm has a connection tell on which all that is read is told of, and is held then.
+func (t *tracker) confirm(ctx context.Context, client rueidis.Client, echo string) *wire {
+	if t.chosen {
+		return nil
 	}
-	return s.cluster.table.Load().lanes[lane].tracker.current().known()
+	t.begin(ctx, client, echo)
+	return t.held()
 }
 
-// Tracks says why nothing can be held of what is read; nil when it can, or when nobody has asked for it.
+// held is current, where all that is read is told of.
+func (t *tracker) held() *wire {
+	if t.chosen {
+		return nil
+	}
+	return t.current()
+}
+
+// Wire is the connection on which a lane's records can be read to be held in memory; nil when there is none.
+func (s *Store) Wire(lane int) *store.Wire {
+	t := s.tracker
+	if s.cluster != nil {
+		if t = s.cluster.table.Load().lanes[lane].tracker; t == nil {
+			return nil // no owner is known
+		}
+	}
+	return t.held().known()
+}
+
+// Tracks says why nothing can be held of what is read, or, where nothing is to be, why whoever waits for another process's load is not told
+// when it is there; nil when that can be had.
 func (s *Store) Tracks(ctx context.Context) error {
 	for lane, h := range s.Heads(ctx) {
-		if h.Err != nil || h.Wire != nil {
+		to, err := s.toLane(lane)
+		if err != nil || h.Err != nil || h.Wire != nil {
 			continue
 		}
-		to, err := s.toLane(lane)
-		if err != nil || to.tracker == nil {
-			continue
+		if to.tracker.chosen {
+			to.tracker.begin(ctx, to.client, s.echoKey(lane))
 		}
 		if why := to.tracker.why.Load(); why != nil {
 			return *why
@@ -264,7 +294,7 @@ func (s *Store) HeadOn(ctx context.Context, lane int) (head fence.Head, found bo
 	if err != nil {
 		return fence.Head{}, false, nil, fmt.Errorf("read head: %w", err)
 	}
-	on := to.tracker.current()
+	on := to.tracker.held()
 	fields := s.vouched
 	reply := to.client.Do(ctx, s.headFor(lane, fields, s.callRead))
 	if isNoScript(reply.Error()) {
@@ -274,7 +304,7 @@ func (s *Store) HeadOn(ctx context.Context, lane int) (head fence.Head, found bo
 		_ = to.typed(reply.Error())
 		return fence.Head{}, false, nil, err
 	}
-	if to.tracker.current() != on {
+	if to.tracker.held() != on {
 		on = nil
 	}
 	return head, found, on.known(), nil

@@ -121,6 +121,14 @@ type RenewRequest struct {
 	TTL        time.Duration
 }
 
+// Listening is until a key changes that was read, or the connection ends that would have told.
+type Listening interface {
+	// Heard is closed when it does, or may have.
+	Heard() <-chan struct{}
+	// Cancel ends it. It may be called more than once.
+	Cancel()
+}
+
 // Wire is a connection as far as what was read on it is concerned: whether it is lost. It never becomes another, nor comes back.
 type Wire struct{ lost atomic.Bool }
 
