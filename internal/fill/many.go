@@ -92,6 +92,8 @@ type item struct {
 	flight  *flight // of our own, or of somebody else in this process
 	joined  bool    // it is somebody else's
 	ended   bool    // by a stale value; the flight is nobody's to wait for
+	// inherited says that another process was loading it, which did not.
+	inherited bool
 	trip    *trip
 }
 
