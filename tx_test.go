@@ -26,14 +26,20 @@ func bothInTx(t *testing.T, s *shop, cache *freshet.Cache) map[string]inTx {
 	p := pool(t, s.url)
 	db := stdlib.OpenDBFromPool(p)
 	t.Cleanup(func() { _ = db.Close() })
+	// A transaction that is left open fails its test. It is not to keep the pool from closing as well, which would wait for it without end.
+	after := func(end func(context.Context) error) {
+		t.Cleanup(func() { _ = end(context.WithoutCancel(t.Context())) })
+	}
 	return map[string]inTx{
 		"pgx": func(ctx context.Context, write func(exec func(statement string) error) ([]freshet.Key, error)) (freshet.Token, error) {
 			return cache.InTx(ctx, p, func(tx pgx.Tx) ([]freshet.Key, error) {
+				after(tx.Rollback)
 				return write(func(statement string) error { _, err := tx.Exec(ctx, statement); return err })
 			})
 		},
 		"sql": func(ctx context.Context, write func(exec func(statement string) error) ([]freshet.Key, error)) (freshet.Token, error) {
 			return cache.InTxSQL(ctx, db, func(tx *sql.Tx) ([]freshet.Key, error) {
+				after(func(context.Context) error { return tx.Rollback() })
 				return write(func(statement string) error { _, err := tx.ExecContext(ctx, statement); return err })
 			})
 		},
@@ -84,7 +90,12 @@ func TestInTxIsRolledBack(t *testing.T) {
 	}
 	ours := errors.New("ours")
 	get(t, products, 1, Product{ID: 1, Name: "kettle", Price: 24.5}) // now the types are known
-	for name, do := range bothInTx(t, s, cache) {
+	for name, unbounded := range bothInTx(t, s, cache) {
+		do := func(ctx context.Context, write func(exec func(string) error) ([]freshet.Key, error)) (freshet.Token, error) {
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // a pool without a connection left would wait for one
+			defer cancel()
+			return unbounded(ctx, write)
+		}
 		for range 20 { // more than the pool has connections
 			if token, err := do(t.Context(), func(exec func(string) error) ([]freshet.Key, error) {
 				return []freshet.Key{products.Key(1)}, errors.Join(exec(rename), ours)
@@ -97,13 +108,17 @@ func TestInTxIsRolledBack(t *testing.T) {
 						t.Errorf("%s: recovered %v", name, got)
 					}
 				}()
-				_, _ = do(t.Context(), func(exec func(string) error) ([]freshet.Key, error) {
+				_, err := do(t.Context(), func(exec func(string) error) ([]freshet.Key, error) {
 					if err := exec(rename); err != nil {
 						t.Error(err)
 					}
 					panic("ours")
 				})
+				t.Errorf("%s, a panic: %v", name, err)
 			}()
+			if t.Failed() {
+				return
+			}
 		}
 		for what, write := range map[string]func(exec func(string) error) ([]freshet.Key, error){
 			"a constraint at its end": func(exec func(string) error) ([]freshet.Key, error) {

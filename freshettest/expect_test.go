@@ -108,3 +108,47 @@ entries:
 		}
 	}
 }
+
+// TestReadsBesideARefresh: a value that is loaded again beside a read that hits it, since its time is nearly over, is a hit.
+func TestReadsBesideARefresh(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "freshet.yaml")
+	text := `database: {url: "${DATABASE_URL}"}
+source: {postgres: {}}
+entries:
+  product:
+    key: product:{id}
+    query: SELECT id, name, price FROM products WHERE id = @id
+    ttl: 20s
+    ttl_jitter: 0%
+    eager_refresh: 90%
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	judged := &failures{TB: t}
+	w := freshettest.New(judged, freshettest.Options{Config: file})
+	products, err := freshet.Entry[int64, Product](w.Cache, "product")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Set("product", Product{ID: 1, Price: 1}, 1)
+	w.Miss(func() { get(t, products, 1) })
+	refreshed := func() bool { s := w.Cache.Stats(); return s.EagerStored > 0 && s.Loads > 1 }
+	hits := func() { // until one of them has had it loaded again
+		testkit.Eventually(t, 10*time.Second, func() error {
+			if get(t, products, 1); !refreshed() {
+				return errors.New("it is not refreshed")
+			}
+			return nil
+		})
+	}
+	w.Hit(func() {
+		if r := w.Reads(hits); r.Ahead != 1 || r.Hits == 0 || r.Misses != 0 || r.Loads != 1 {
+			t.Errorf("reads beside a refresh are %+v", r)
+		}
+	})
+	if judged.count != 0 {
+		t.Fatalf("%d assertions failed", judged.count)
+	}
+}
