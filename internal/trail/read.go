@@ -181,9 +181,23 @@ func (r *reading) event(kind Kind, p *plan) Event {
 	}
 }
 
-func (r *reading) add(e Event) {
-	r.waiting[e.XID] = append(r.waiting[e.XID], len(r.events))
+// add takes an event of a transaction, unless it has one like it: the log was read again before the transaction was applied, or several
+// versions of the entry have the key.
+func (r *reading) add(e Event) (index int) {
+	for _, i := range r.waiting[e.XID] {
+		if r.events[i].like(&e) {
+			return i
+		}
+	}
+	index = len(r.events)
+	r.waiting[e.XID] = append(r.waiting[e.XID], index)
 	r.events = append(r.events, e)
+	return index
+}
+
+func (e *Event) like(o *Event) bool {
+	return e.Kind == o.Kind && e.Table == o.Table && e.Op == o.Op && e.Rule == o.Rule && e.Class == o.Class && e.Epoch == o.Epoch && named(e.Row) == named(o.Row) &&
+		(e.Op != "" || e.Why == o.Why)
 }
 
 // held reads what a row, or a transaction's own word, invalidates.
@@ -209,8 +223,7 @@ func (r *reading) held() {
 		r.lookUps = append(r.lookUps, e)
 		r.last = &r.lookUps[len(r.lookUps)-1]
 	default:
-		r.add(e)
-		r.last = &r.events[len(r.events)-1]
+		r.last = &r.events[r.add(e)]
 	}
 }
 

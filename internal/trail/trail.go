@@ -334,10 +334,13 @@ func (r *Recorder) Published(entries []*rule.Entry) {
 		switch {
 		case e.Suspended != "":
 			why = "the entry is not cached: " + e.Suspended
-		case p.suspended != "" || p.live == "":
+		case p.suspended != "":
 			why = "the entry is cached, under a new name"
 		}
-		p.live, p.suspended = e.Activation, e.Suspended
+		known := p.live != "" || e.Suspended != "" // otherwise it may have had the name before this daemon began
+		if p.live, p.suspended = e.Activation, e.Suspended; !known {
+			continue
+		}
 		b := signed(number(append(l.scratch[:0], aName), uint64(r.plans[i])), time.Now().UnixMicro())
 		l.append(string_(b, cut(why, longestWhy)))
 	}

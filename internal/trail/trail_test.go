@@ -207,13 +207,50 @@ func TestEpochsLookUpsAndMoves(t *testing.T) {
 		"looked_up 0 2 : one of 2 changed rows of public.products: the database was asked which keys they affect together",
 		"everything 4 0 : every key of the entry may be affected: invalidated by hand",
 		"invalidated 4 0 : a transaction named it itself: a write-through, or somebody by hand",
-		"renamed 0 0 : the entry is cached, under a new name",
 		"renamed 0 0 : the entry has a new name: nothing that was cached under the one before is read any more",
 		"renamed 0 0 : the entry is not cached: for a test",
 		"generation 0 0 : a new generation began, with nothing cached: the slot is lost",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestReadAgain: what the log says again, since it was not applied yet, or for another version of the entry, is remembered once.
+func TestReadAgain(t *testing.T) {
+	t.Parallel()
+	log := trail.New(0)
+	second := entry("product", rule.Rule{Bind: []string{"id"}})
+	second.Definition, second.Version = "other", "w"
+	rows := func(f *follower) {
+		f.begin(7)
+		for _, id := range []string{"1", "2"} {
+			f.router.Row(&change.Row{Op: change.Update, Relation: relation(change.IdentityDefault), New: []change.Value{text(id), text("x")}}, f.keys)
+		}
+		f.router.Key("product", []keytext.Arg{{Text: "1"}}, f.keys)
+		f.router.Whole("product", f.keys)
+	}
+	rows(follow(log, entry("product", rule.Rule{Bind: []string{"id"}})))
+	again := follow(log, entry("product", rule.Rule{Bind: []string{"id"}}), second)
+	rows(again)
+	again.recorder.Applied(7)
+	var got []string
+	for _, e := range read(log, "product", "product:1") {
+		got = append(got, fmt.Sprintf("%s %s %s %v", e.Kind, e.Why, e.Image, !e.Applied.IsZero()))
+	}
+	want := []string{
+		"invalidated UPDATE of public.products where id = 1 both true",
+		"invalidated a transaction named it itself: a write-through, or somebody by hand  true",
+		"everything every key of the entry may be affected: invalidated by hand  true",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	// Another transaction is another one.
+	again.begin(8)
+	again.router.Key("product", []keytext.Arg{{Text: "1"}}, again.keys)
+	if n := len(read(log, "product", "product:1")); n != len(want)+1 {
+		t.Errorf("%d events", n)
 	}
 }
 
