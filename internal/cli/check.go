@@ -168,6 +168,9 @@ func (r *checked) judgeEntry(p planned) {
 	for _, t := range p.compiled.Tables {
 		facts.Tables = append(facts.Tables, t.Schema+"."+t.Table)
 	}
+	if v := e.Vain(p.compiled.Entry.Rules); v != nil {
+		r.Problems = append(r.Problems, finding{Area: "entry", Name: p.name, What: v.What(), Why: v.Why(), Do: v.Do()})
+	}
 	for _, w := range p.compiled.Warnings {
 		r.Notes = append(r.Notes, finding{Area: "entry", Name: p.name, What: w})
 	}

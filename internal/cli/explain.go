@@ -92,6 +92,10 @@ func (a *app) runExplain(ctx context.Context, only string, change *whatif.Event)
 			}
 		} else {
 			explanation := p.compiled.Explain()
+			e := c.Entries[p.name]
+			if v := e.Vain(p.compiled.Entry.Rules); v != nil {
+				explanation.Warnings = append(explanation.Warnings, v.What()+": "+v.Why()+"; "+v.Do())
+			}
 			one.Explain, one.FanOut = &explanation, estimates[p.name]
 			if !a.json {
 				if i > 0 {

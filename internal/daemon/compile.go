@@ -60,6 +60,9 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn, retained []rule.
 			continue
 		}
 		e := file.Entries[declared.Name]
+		if v := e.Vain(entry.Rules); v != nil {
+			c.logger.WarnContext(ctx, v.What()+": "+v.Why(), slog.String("entry", declared.Name), slog.String("do", v.Do()))
+		}
 		entry.Keep = max(e.TTL, e.NegativeTTL).Milliseconds()
 		result.Entries = append(result.Entries, entry)
 		for _, r := range entry.Rules {
