@@ -132,11 +132,11 @@ func TestRefreshOnChange(t *testing.T) {
 	}
 	// Nobody fills it any more: the daemon gives up, and what it was invalidated for is loaded by the next reader.
 	for i := range 20 {
+		sent := refreshes() // before the change: its refresh may be over soon
 		w.pg.Exec(t, w.url, fmt.Sprintf("UPDATE users SET name = 'unread %d' WHERE id = 1", i))
 		if refreshes().Left > 0 {
 			break
 		}
-		sent := refreshes()
 		testkit.Eventually(t, patience, func() error {
 			if r := refreshes(); r.Left == sent.Left && r.Stored == sent.Stored {
 				return fmt.Errorf("%+v", r)
