@@ -2,9 +2,12 @@ package embedded_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -61,4 +64,36 @@ func ExampleOpen() {
 	p, err := products.Get(ctx, 42)
 	fmt.Println(p.Name, err)
 	// Output: kettle <nil>
+}
+
+// A service says that it is ready when the daemon vouches for what is cached, and ends when the daemon does.
+func ExampleDaemon() {
+	ctx := context.Background()
+	run := func(cache *freshet.Cache, daemon *embedded.Daemon) error {
+		defer cache.Close()
+		for daemon.Ready() != nil { // a probe would say so: 503, and why
+			select {
+			case <-daemon.Done():
+				return daemon.Stop() // what it ended with
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+		answer, err := http.Get("http://" + daemon.Addr() + "/livez")
+		if err != nil {
+			return err
+		}
+		fmt.Println(answer.Status)
+		return errors.Join(answer.Body.Close(), daemon.Stop())
+	}
+	cache, daemon, err := embedded.Open(ctx, freshet.Options{Config: exampleFile})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = run(cache, daemon)
+	<-daemon.Done()
+	fmt.Println(err)
+	// Output:
+	// 200 OK
+	// <nil>
 }

@@ -21,3 +21,9 @@ func ExampleCodec() {
 	fmt.Println(len(data), back.SKU, err)
 	// Output: 9 K-1 <nil>
 }
+
+// What is stored says by which codec: bytes of another one are a miss, and no error.
+func ExampleCodec_Name() {
+	fmt.Println(freshetmsgpack.Codec{}.Name())
+	// Output: msgpack
+}

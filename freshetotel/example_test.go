@@ -29,3 +29,26 @@ func Example() {
 	fmt.Println(stop())
 	// Output: <nil>
 }
+
+// fleet counts what several caches do together.
+type fleet []*freshet.Cache
+
+func (f fleet) Stats() (sum freshet.Stats) {
+	for _, cache := range f {
+		s := cache.Stats()
+		sum.Hits, sum.Misses, sum.Loads = sum.Hits+s.Hits, sum.Misses+s.Misses, sum.Loads+s.Loads
+	}
+	return sum
+}
+
+// Whatever counts reads can be exported: here a program's caches as one.
+func ExampleSource() {
+	var source freshetotel.Source = fleet{}
+	stop, err := freshetotel.Count(source, freshetotel.Options{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(stop())
+	// Output: <nil>
+}

@@ -27,3 +27,23 @@ func Example() {
 	fmt.Println(testutil.GatherAndCount(registry, "freshet_reads_hit_total"))
 	// Output: 1 <nil>
 }
+
+// fleet counts what several caches do together.
+type fleet []*freshet.Cache
+
+func (f fleet) Stats() (sum freshet.Stats) {
+	for _, cache := range f {
+		s := cache.Stats()
+		sum.Hits, sum.Misses, sum.Loads = sum.Hits+s.Hits, sum.Misses+s.Misses, sum.Loads+s.Loads
+	}
+	return sum
+}
+
+// Whatever counts reads can be exported: here a program's caches as one.
+func ExampleSource() {
+	var source freshetprom.Source = fleet{}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(freshetprom.Collector(source, nil))
+	fmt.Println(testutil.GatherAndCount(registry, "freshet_reads_hit_total"))
+	// Output: 1 <nil>
+}

@@ -2,6 +2,7 @@ package freshetproto_test
 
 import (
 	"fmt"
+	"reflect"
 
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -19,4 +20,11 @@ func ExampleCodec() {
 	err = freshetproto.Codec{}.Decode(data, &back)
 	fmt.Println(len(data), back.GetValue(), err)
 	// Output: 5 K-1 <nil>
+}
+
+// What is stored says by which codec, and of which message: bytes of another one are a miss, and no error.
+func ExampleCodec_Shape() {
+	codec := freshetproto.Codec{}
+	fmt.Println(codec.Name(), codec.Shape(reflect.TypeFor[*wrapperspb.StringValue]()))
+	// Output: protobuf google.protobuf.StringValue
 }

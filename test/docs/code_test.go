@@ -11,9 +11,11 @@ import (
 	"go/token"
 	"go/types"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -103,13 +105,16 @@ func check(universe types.Importer, block string) error {
 	return errors.Join(errs...)
 }
 
-// exports reads what the compiler knows of the packages, which go list builds as far as need be.
+// exports reads what the compiler knows of the packages that the documents use.
 func exports(t *testing.T) types.Importer {
 	t.Helper()
-	args := []string{"list", "-export", "-deps", "-json=ImportPath,Export"}
-	for _, path := range imported() {
-		args = append(args, path)
-	}
+	return exportsOf(t, slices.Collect(maps.Values(imported()))...)
+}
+
+// exportsOf reads what the compiler knows of packages, which go list builds as far as need be.
+func exportsOf(t *testing.T, paths ...string) types.Importer {
+	t.Helper()
+	args := append([]string{"list", "-export", "-deps", "-json=ImportPath,Export"}, paths...)
 	c := exec.CommandContext(t.Context(), "go", args...)
 	c.Dir = root
 	var stderr bytes.Buffer
