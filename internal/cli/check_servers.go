@@ -79,6 +79,7 @@ func (r *checked) checkPostgres(ctx context.Context) {
 	r.checkIdentities(ctx, primary)
 	r.checkSource(ctx, primary, facts, tables)
 	r.checkLookUps(ctx, primary, entries)
+	r.checkApart(ctx, primary, entries, tables)
 	r.checkDDL(ctx, primary)
 	r.checkLoads(ctx, entries)
 	if len(r.conf.Database.Replicas) > 0 {
