@@ -19,6 +19,7 @@ import (
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/internal/trace"
 )
 
@@ -187,7 +188,7 @@ func (a *app) printTrace(h *trace.History) {
 	table := [][]string{{"when", "what", "why"}}
 	for i := range h.Events {
 		e := &h.Events[i]
-		table = append(table, []string{clock(e.At), strings.ReplaceAll(e.Kind, "_", " "), e.Why + detail(e)})
+		table = append(table, []string{clock(e.At), strings.ReplaceAll(e.Kind, "_", " "), store.Printable(e.Why + detail(e))})
 	}
 	a.printTable(table)
 }

@@ -121,6 +121,7 @@ func run(t *testing.T, name, file string) {
 			env.Setenv("NAMESPACE", unique)
 			env.Setenv("SLOT", slotName(unique))
 			env.Setenv("LISTEN", listen)
+			env.Setenv("ODD", "a\x1b[31m\tb/c") // an argument that a terminal would obey
 			env.Setenv("LISTEN2", freeAddress(t))
 			return nil
 		},
