@@ -43,7 +43,7 @@ func (r *checked) tracks(ctx context.Context, namespace string, near redisstore.
 	options.Near = near
 	opened, err := redisstore.Open(ctx, options)
 	if err != nil {
-		return nil //nolint:nilerr // it has been said of the first one
+		return nil
 	}
 	defer opened.Close()
 	return opened.Tracks(ctx)
