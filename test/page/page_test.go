@@ -67,8 +67,11 @@ func (w *world) serve() *servetest.Daemon { return servetest.Start(w.t, "page", 
 
 const (
 	word     = `document.querySelector(".region .word")?.textContent`
+	figures  = `document.querySelector(".region .figures").textContent`
 	contact  = `document.getElementById("contact").textContent`
+	current  = `[...document.querySelectorAll("#plots .now")].map((e) => e.textContent).join("; ")`
 	timeline = `document.getElementById("history").innerText`
+	refused  = `document.getElementById("refused").textContent`
 	shown    = `document.getElementById("main").checkVisibility()`
 )
 
@@ -102,7 +105,8 @@ func TestPage(t *testing.T) {
 	if got := tab.Await(word, "FRESH"); got != "FRESH" {
 		t.Errorf("the headline is %q", got)
 	}
-	tab.Await(`document.querySelector(".region .figures").textContent`, "lacks nothing that was committed more than")
+	tab.Await(figures, "lacks nothing that was committed more than")
+	tab.Await(figures, " behind the log.")
 	tab.Await(`document.title`, "fresh · freshet")
 	tab.Await(`document.getElementById("source").innerText`, "reserved")
 	tab.Await(`document.getElementById("entries").innerText`, "product:{id}")
@@ -122,6 +126,12 @@ func TestPage(t *testing.T) {
 		}
 		return nil
 	})
+	// What holds at most is not shown as less.
+	for expression, want := range map[string]string{"bound(0.31)": "400 ms", "bound(10.31)": "11 s", "bound(599.5)": "10 min", "bound(661)": "12 min", "bound(7201)": "2.1 h", "percent(99.996)": "99.9 %", "percent(0.4)": "0.4 %"} {
+		if got := tab.Eval(expression); got != want {
+			t.Errorf("%s is %q, want %q", expression, got, want)
+		}
+	}
 	trace(tab, "product", map[string]string{"id": "007"})
 	text := tab.Await(timeline, "invalidated")
 	for _, want := range []string{"product:7", "UPDATE of public.products where id = 7", "rule 1 (EXACT)", "stored", "The daemon remembers what the log did since"} {
@@ -129,6 +139,11 @@ func TestPage(t *testing.T) {
 			t.Errorf("the history lacks %q:\n%s", want, text)
 		}
 	}
+	// What a tab shows that slept for a minute is not of now, until it is answered again.
+	if got := tab.Eval(`(answered -= 60000, document.dispatchEvent(new Event("visibilitychange")), document.querySelector(".region .word").textContent)`); got != "NOT KNOWN" {
+		t.Errorf("after a minute without an answer the headline is %q", got)
+	}
+	tab.Await(word, "FRESH")
 	// A wrong argument is said, and the address leads to the same key again.
 	tab.Set(`#arguments input[name="id"]`, "seven")
 	tab.Click("#ask")
@@ -169,6 +184,13 @@ func TestNarrow(t *testing.T) {
 	if width := tab.Eval(`document.documentElement.scrollWidth`); width != "375" {
 		t.Errorf("the page is %s pixels wide, the window 375", width)
 	}
+	// No word of the table is broken for want of room: each cell is as wide as its text would like to be.
+	const broken = `[...document.querySelectorAll("#entries td, #entries th")].filter((c) => {
+		const r = document.createRange(); r.selectNodeContents(c); return new Set([...r.getClientRects()].map((x) => x.top)).size > 1;
+	}).map((c) => c.textContent).join(", ")`
+	if cells := tab.Eval(broken); cells != "" {
+		t.Errorf("broken over lines: %s", cells)
+	}
 	quiet(t, tab)
 }
 
@@ -191,6 +213,16 @@ func TestLostAndFound(t *testing.T) {
 	if got, title := tab.Eval(word), tab.Eval(`document.title`); got != "NOT KNOWN" || title != "no answer · freshet" {
 		t.Errorf("the headline is %q, the title %q", got, title)
 	}
+	tab.Await(current, "lag –")
+	testkit.Eventually(t, 30*time.Second, func() error { // several times without an answer
+		if n := tab.Eval(`samples.filter((s) => s.started === undefined).length`); len(n) == 1 && n < "2" {
+			return fmt.Errorf("%s times", n)
+		}
+		return nil
+	})
+	if text := tab.Eval(`document.getElementById("plots").innerHTML`); strings.Contains(text, "NaN") {
+		t.Error("the plots have figures that are none")
+	}
 	d = w.serve()
 	fresh := func() error {
 		if got, said := tab.Eval(word), tab.Eval(contact); got != "FRESH" || said != "" {
@@ -199,6 +231,9 @@ func TestLostAndFound(t *testing.T) {
 		return nil
 	}
 	testkit.Eventually(t, 30*time.Second, fresh)
+	if path := tab.Eval(`document.querySelector("#plots path.s1").getAttribute("d")`); strings.Count(path, "M") < 2 {
+		t.Errorf("a plot joins what was before with what came after: %s", path)
+	}
 	d.Freeze()
 	tab.Await(contact, "it has not answered for 5 s")
 	d.Thaw()
@@ -207,6 +242,13 @@ func TestLostAndFound(t *testing.T) {
 	w.pg.Stop(t)
 	tab.Await(word, "NOT FRESH")
 	tab.Await(`document.querySelector(".region .reason").textContent`, "connecting: ")
+	// Without the log nobody knows how far behind it the store is: the figures of before, or 0, would be taken for it.
+	if got := tab.Eval(figures); !strings.Contains(got, "How far it is behind the log is not known.") {
+		t.Errorf("without the database it says %q", got)
+	}
+	if got := tab.Eval(current); !strings.Contains(got, "lag –") || !strings.Contains(got, "staleness bound ") || strings.Contains(got, "staleness bound –") {
+		t.Errorf("without the database the plots say %q", got)
+	}
 	tab.Await(`document.title`, "NOT FRESH")
 	w.pg.Start(t)
 	testkit.Eventually(t, 60*time.Second, fresh)
@@ -214,10 +256,12 @@ func TestLostAndFound(t *testing.T) {
 	// Paused, it asks nothing.
 	tab.Click("#pause")
 	tab.Await(contact, "Paused at ")
+	tab.Await(word, "FRESH at ")
+	tab.Await(`document.title`, "paused · freshet")
 	d.Kill()
 	before := tab.Eval(`performance.getEntriesByType("resource").length`)
 	tab.Do(chromedp.Sleep(2500 * time.Millisecond))
-	if after := tab.Eval(`performance.getEntriesByType("resource").length`); after != before || tab.Eval(word) != "FRESH" {
+	if after := tab.Eval(`performance.getEntriesByType("resource").length`); after != before || !strings.HasPrefix(tab.Eval(word), "FRESH at ") {
 		t.Errorf("paused, it went from %s requests to %s", before, after)
 	}
 	quiet(t, tab, "ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE", "ERR_INCOMPLETE_CHUNKED")
@@ -239,10 +283,13 @@ func TestToken(t *testing.T) {
 		tab.Set("#token", text)
 		tab.Click("#login button")
 	}
-	enter("wrong")
-	tab.Await(`document.getElementById("refused").textContent`, "refuses this token")
-	if tab.Eval(shown) != "false" {
-		t.Error("something is shown with a wrong token")
+	for _, wrong := range []string{"wrong", "schlüssel-✓"} {
+		enter(wrong)
+		tab.Await(refused, "refuses this token")
+		if tab.Eval(shown) != "false" {
+			t.Error("something is shown with a wrong token")
+		}
+		tab.Eval(`document.getElementById("refused").textContent = ""`)
 	}
 	enter(token)
 	tab.Await(word, "FRESH")
@@ -254,6 +301,12 @@ func TestToken(t *testing.T) {
 		if text := tab.Eval(where); strings.Contains(text, token) {
 			t.Errorf("the token is in %s", where)
 		}
+	}
+	// A token that is right no more takes back what was said.
+	tab.Eval(`sessionStorage.setItem("freshet-token", "other")`)
+	tab.Await(refused, "refuses this token")
+	if title := tab.Eval(`document.title`); title != "freshet" || tab.Eval(shown) != "false" {
+		t.Errorf("with a token that is refused the title is %q", title)
 	}
 	quiet(t, tab, "status of 401")
 }

@@ -14,6 +14,7 @@ let answered = null;       // when that came
 let paused = false;
 let timer = null;
 let entryKeys = "";        // what the form of a trace was made for
+let asked = 0;             // traces: only what came of the last one is shown
 
 function el(name, attributes, ...children) {
   const e = document.createElement(name);
@@ -43,6 +44,13 @@ function seconds(s) {
   return (s / 3600).toFixed(1) + " h";
 }
 
+// bound is for what holds at most: it is never shown as less than it is.
+function bound(s) {
+  if (s < 10) return seconds(Math.ceil(s * 10) / 10);
+  if (s < 600) return seconds(Math.ceil(s));
+  return s < 7200 ? seconds(Math.ceil(s / 60) * 60) : seconds(Math.ceil(s / 360) * 360);
+}
+
 function bytes(n) {
   if (n === undefined || n === null) return "not known";
   const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -52,10 +60,14 @@ function bytes(n) {
 }
 
 function rate(n) { return (n >= 100 ? n.toFixed(0) : n >= 1 ? n.toFixed(1) : n === 0 ? "0" : n.toPrecision(2)) + " /s"; }
-function percent(n) { return n.toFixed(n > 99 && n < 100 ? 2 : 0) + " %"; }
+function percent(n) { return (n === 0 || n === 100 ? n : Math.min(n, 99.9).toFixed(n > 99 || n < 1 ? 1 : 0)) + " %"; }
 function count(n, one) { return n + " " + one + (n === 1 ? "" : "s"); }
-function clock(t) { return new Date(t).toLocaleTimeString([], {hour12: false}) + "." + String(new Date(t).getMilliseconds()).padStart(3, "0"); }
-function moment(t) { return new Date(t).toLocaleString([], {hour12: false}); }
+function digits(n, length = 2) { return String(n).padStart(length, "0"); }
+
+// Times are this browser's, in digits that are the same everywhere.
+function clock(t) { const d = new Date(t); return [d.getHours(), d.getMinutes(), d.getSeconds()].map((n) => digits(n)).join(":"); }
+function exact(t) { return clock(t) + "." + digits(new Date(t).getMilliseconds(), 3); }
+function moment(t) { const d = new Date(t); return [d.getFullYear(), digits(d.getMonth() + 1), digits(d.getDate())].join("-") + " " + clock(t); }
 
 // Asking.
 
@@ -64,7 +76,7 @@ class Refused extends Error {}
 async function ask(path) {
   const headers = {Accept: "application/json"};
   const token = sessionStorage.getItem(tokenName);
-  if (token) headers.Authorization = "Bearer " + token;
+  if (token) headers.Authorization = "Bearer " + String.fromCharCode(...new TextEncoder().encode(token)); // a header is bytes
   const answer = await fetch(path, {headers, cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(patience)});
   if (answer.status === 401) throw new Refused(token ? "The daemon refuses this token." : "");
   const body = await answer.json().catch(() => null);
@@ -86,7 +98,9 @@ async function poll() {
     $("main").hidden = true;
     $("login").hidden = false;
     $("refused").textContent = failed.message;
+    $("said").textContent = "";
     contact("");
+    document.title = "freshet"; // what it was before is no answer any more
     if (document.activeElement === document.body) $("token").focus();
     return; // until there is another token
   }
@@ -114,34 +128,54 @@ function contact(text, bad) {
 // lost says that the daemon does not answer; what it said before is shown as old.
 function lost(err) {
   const why = err.name === "TimeoutError" ? "it has not answered for " + patience / 1000 + " s" : err instanceof TypeError ? "it cannot be reached" : err.message;
-  document.body.classList.add("old");
-  contact("The daemon does not answer: " + why + ". " + (answered ? "Everything here is from " + clock(answered).slice(0, 8) + "." : ""), true);
+  contact("The daemon does not answer: " + why + ". " + (answered ? "Everything here is from " + clock(answered) + "." : ""), true);
   document.title = "no answer · freshet";
-  if (!last) return;
+  if (last) outdated();
+}
+
+// outdated takes back what was said: nothing is known of now. The plots go on, with a gap.
+function outdated() {
+  document.body.classList.add("old");
+  $("said").textContent = ""; // so that it is said again when it is known
   for (const region of document.querySelectorAll(".region")) {
     region.classList.add("bad");
     region.querySelector(".word").textContent = "NOT KNOWN";
   }
+  nothing();
+  showPlots();
 }
 
 // Samples.
+
+// following is whether the daemon knows how far behind it is. Without the log it does not, and its figures are those of before, or 0.
+function following(s) { return s.phase === "streaming" || s.phase === "catching_up"; }
+
+// nothing keeps that now is not known, so that no plot joins what was before to what comes after.
+function nothing() {
+  samples.push({at: Date.now()});
+  if (samples.length > kept) samples.shift();
+}
 
 function keep(s) {
   const region = (s.regions || [])[0] || {};
   const reads = s.reads || {};
   const all = (reads.hits || 0) + (reads.misses || 0) + Object.values(reads.bypassed || {}).reduce((a, b) => a + b, 0);
   samples.push({
-    at: Date.now(), started: s.started, lag: region.lag_seconds, stale: region.staleness_seconds, retained: s.source.retained_bytes,
+    at: Date.now(), started: s.started, lag: following(s) ? region.lag_seconds : undefined, stale: region.staleness_seconds,
+    retained: following(s) && s.source.wal_status ? s.source.retained_bytes : undefined,
     transactions: s.applied.transactions, keys: s.applied.keys + s.applied.epochs, hits: reads.hits || 0, misses: reads.misses || 0, bypassed: all - (reads.hits || 0) - (reads.misses || 0), reads: all, loads: reads.loads || 0,
   });
   if (samples.length > kept) samples.shift();
 }
 
-// perSecond makes rates of a count. A daemon that was started anew counts from 0.
+// comparable is whether what was counted between two samples is known. A daemon that was started anew counts from 0.
+function comparable(before, s) { return before && s.started && before.started === s.started && s.at > before.at; }
+
+// perSecond makes rates of a count.
 function perSecond(name) {
   return samples.map((s, i) => {
     const before = samples[i - 1];
-    if (!before || before.started !== s.started || s.at <= before.at) return undefined;
+    if (!comparable(before, s)) return undefined;
     return Math.max(0, (s[name] - before[name]) * 1000 / (s.at - before.at));
   });
 }
@@ -149,7 +183,7 @@ function perSecond(name) {
 function ratio() {
   return samples.map((s, i) => {
     const before = samples[i - 1];
-    if (!before || before.started !== s.started || s.reads <= before.reads) return undefined;
+    if (!comparable(before, s) || s.reads <= before.reads) return undefined;
     return Math.max(0, Math.min(100, 100 * (s.hits - before.hits) / (s.reads - before.reads)));
   });
 }
@@ -177,15 +211,15 @@ function replace(parent, ...children) {
 function showRegions(s) {
   const regions = (s.regions || []).map((r) => {
     const figures = [];
-    if (r.staleness_seconds !== undefined) figures.push("what is cached lacks nothing that was committed more than " + seconds(Math.ceil(r.staleness_seconds * 10) / 10) + " ago");
-    if (r.lag_seconds > 0 || !r.fresh) figures.push(seconds(r.lag_seconds) + " and " + bytes(r.lag_bytes) + " behind the log");
+    if (r.staleness_seconds !== undefined) figures.push("What is cached lacks nothing that was committed more than " + bound(r.staleness_seconds) + " ago");
+    figures.push(following(s) && r.applied_lsn ? seconds(r.lag_seconds) + " and " + bytes(r.lag_bytes) + " behind the log" : "How far it is behind the log is not known");
     if (r.lanes_closed) figures.push(r.lanes_closed + " of 16 lanes are lost: their keys are read from the database");
-    if (r.memory) figures.push("in this process's memory: " + bytes(r.memory.bytes) + " of " + bytes(r.memory.size_bytes) + ", " + count(r.memory.records, "record") + (r.memory.evicted ? ", " + r.memory.evicted + " given up for want of room" : ""));
+    if (r.memory) figures.push("In this process's memory: " + bytes(r.memory.bytes) + " of " + bytes(r.memory.size_bytes) + ", " + count(r.memory.records, "record") + (r.memory.evicted ? ", " + r.memory.evicted + " given up for want of room" : ""));
     return el("div", {class: "region" + (r.fresh ? "" : " bad")},
       el("p", {}, "Region " + r.name),
       el("p", {class: "word"}, r.fresh ? "FRESH" : "NOT FRESH"),
       r.reason ? el("p", {class: "reason"}, r.reason) : null,
-      figures.length ? el("p", {class: "figures"}, figures.join("; ")) : null);
+      el("p", {class: "figures"}, figures.join(". ") + "."));
   });
   replace($("answer"), ...regions);
 }
@@ -194,7 +228,7 @@ function showPlots() {
   const plots = [
     {title: "Behind", unit: seconds, series: [["lag", samples.map((s) => s.lag)], ["staleness bound", samples.map((s) => s.stale)]]},
     {title: "Applied", unit: rate, series: [["transactions", perSecond("transactions")], ["invalidations", perSecond("keys")]]},
-    {title: "Reads of this gateway", unit: rate, series: [["hits", perSecond("hits")], ["misses", perSecond("misses")], ["past the cache", perSecond("bypassed")]]},
+    {title: "Reads of this gateway", unit: rate, series: [["hits", perSecond("hits")], ["misses", perSecond("misses")], ["bypassed", perSecond("bypassed")]]},
     {title: "Loads of this gateway", unit: rate, series: [["loads", perSecond("loads")]]},
     {title: "Answered from the cache", unit: percent, top: 100, series: [["share", ratio()]]},
     {title: "Log kept by the slot", unit: bytes, series: [["retained", samples.map((s) => s.retained)]]},
@@ -256,12 +290,12 @@ function showSource(s) {
   add("Daemon", s.phase.replace(/_/g, " ") + " since " + moment(s.since) + ", started " + moment(s.started), s.phase !== "streaming");
   if (s.problem) add("Problem", s.problem, true);
   const src = s.source;
-  add("Slot", src.slot + (src.wal_status ? " (" + src.wal_status + ")" : ""), src.wal_status && !["reserved", "extended"].includes(src.wal_status));
+  add("Slot", src.slot + (src.wal_status ? " (" + src.wal_status + (following(s) ? ")" : " when last looked at)") : ""), src.wal_status && !["reserved", "extended"].includes(src.wal_status));
   if (src.wal_status) add("Keeps", bytes(src.retained_bytes) + " of log, confirmed up to " + src.confirmed_lsn + ", " + bytes(src.confirmed_lag_bytes) + " behind");
   if (src.safe_wal_bytes !== undefined) add("Lost after", bytes(src.safe_wal_bytes) + " more", src.safe_wal_bytes < 1 << 30);
   if (s.waiting_parts) add("Held back by", count(s.waiting_parts, "batch").replace(/batchs$/, "batches") + " with a transaction that committed and cannot be seen yet");
   if (s.admission) add("Held back by", s.admission);
-  add("Gaps", s.gaps ? s.gaps + ", the last " + (s.last_gap_at ? "on " + moment(s.last_gap_at) : "") + ": " + s.last_gap : "none", s.gaps > 0);
+  add("Gaps", s.gaps ? s.gaps + ", the last" + (s.last_gap_at ? " on " + moment(s.last_gap_at) : "") + ": " + s.last_gap : "none");
   for (const o of s.objectives || []) add("Objective", o.entry + ": at most " + seconds(o.max_staleness_seconds) + " stale, " + (o.met ? "met" : "NOT met"), !o.met);
   add("Names", "generation " + (s.generation || "–") + ", roster revision " + s.roster_revision);
   replace($("source"), ...rows);
@@ -344,12 +378,13 @@ async function trace() {
     address.set("arg." + input.name, input.value);
   }
   history.replaceState(null, "", "#" + address);
-  const to = $("history");
+  const to = $("history"), mine = ++asked;
+  const answer = (...children) => { if (mine === asked) to.replaceChildren(...children); };
   try {
     const h = await ask("/v1/trace/" + encodeURIComponent($("entry").value) + (query.size ? "?" + query : ""));
-    to.replaceChildren(...told(h));
+    answer(...told(h));
   } catch (err) {
-    to.replaceChildren(el("p", {class: "problem"}, err.message || "A token is needed."));
+    answer(el("p", {class: "problem"}, err.message || "A token is needed."));
   }
 }
 
@@ -383,7 +418,7 @@ function event(e) {
   if (e.coverage) details.push("snapshot " + e.coverage);
   if (e.by) details.push("by " + e.by);
   return el("li", {},
-    el("time", {datetime: e.at, title: moment(e.at)}, clock(e.at)),
+    el("time", {datetime: e.at, title: moment(e.at)}, exact(e.at)),
     el("span", {class: "kind" + mark}, e.kind.replace(/_/g, " ")),
     el("div", {}, e.why),
     details.length ? el("div", {class: "detail"}, details.join(", ")) : null);
@@ -393,9 +428,24 @@ function event(e) {
 
 $("pause").addEventListener("click", () => {
   paused = !paused;
-  $("pause").setAttribute("aria-pressed", String(paused));
   $("pause").textContent = paused ? "Go on" : "Pause";
-  if (paused) { clearTimeout(timer); contact("Paused at " + clock(Date.now()).slice(0, 8) + "."); } else poll();
+  if (!paused) {
+    nothing();
+    poll();
+    return;
+  }
+  clearTimeout(timer);
+  contact("Paused at " + clock(Date.now()) + ".");
+  document.title = "paused · freshet";
+  if (!document.body.classList.contains("old")) {
+    for (const word of document.querySelectorAll(".region .word")) word.textContent += " at " + clock(answered);
+  }
+});
+// A tab that nobody looked at asks seldom, or slept: what it shows is not of now.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden || paused || $("main").hidden) return;
+  if (Date.now() - answered > every + patience) outdated();
+  poll();
 });
 $("login").addEventListener("submit", (e) => {
   e.preventDefault();
