@@ -208,8 +208,16 @@ func TestLostAndFound(t *testing.T) {
 		}
 		return nil
 	})
+	killed := time.Now()
 	d.Kill()
 	tab.Await(contact, "The daemon does not answer: it cannot be reached. Everything here is from ")
+	if took := time.Since(killed); took > 10*time.Second {
+		t.Errorf("it took %s to say that the daemon is gone", took)
+	}
+	if pace := tab.Eval(`every + " " + patience`); pace != "2000 5000" {
+		t.Errorf("it asks every, and waits for, %s ms", pace)
+	}
+	tab.Eval(`every = 300, patience = 1000`) // the rest need not take as long
 	if got, title := tab.Eval(word), tab.Eval(`document.title`); got != "NOT KNOWN" || title != "no answer · freshet" {
 		t.Errorf("the headline is %q, the title %q", got, title)
 	}
@@ -235,7 +243,7 @@ func TestLostAndFound(t *testing.T) {
 		t.Errorf("a plot joins what was before with what came after: %s", path)
 	}
 	d.Freeze()
-	tab.Await(contact, "it has not answered for 5 s")
+	tab.Await(contact, "it has not answered for 1 s")
 	d.Thaw()
 	testkit.Eventually(t, 30*time.Second, fresh)
 
@@ -260,7 +268,7 @@ func TestLostAndFound(t *testing.T) {
 	tab.Await(`document.title`, "paused · freshet")
 	d.Kill()
 	before := tab.Eval(`performance.getEntriesByType("resource").length`)
-	tab.Do(chromedp.Sleep(2500 * time.Millisecond))
+	tab.Do(chromedp.Sleep(time.Second))
 	if after := tab.Eval(`performance.getEntriesByType("resource").length`); after != before || !strings.HasPrefix(tab.Eval(word), "FRESH at ") {
 		t.Errorf("paused, it went from %s requests to %s", before, after)
 	}

@@ -2,8 +2,8 @@
 // as text: names of entries and reasons are the users' own.
 "use strict";
 
-const every = 2000;        // milliseconds between two questions
-const patience = 5000;     // for an answer
+let every = 2000;          // milliseconds between two questions
+let patience = 5000;       // for an answer
 const kept = 150;          // samples: five minutes
 const tokenName = "freshet-token";
 
