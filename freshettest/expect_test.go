@@ -137,7 +137,8 @@ entries:
 	refreshed := func() bool { s := w.Cache.Stats(); return s.EagerStored > 0 && s.Loads > 1 }
 	hits := func() { // until one of them has had it loaded again
 		testkit.Eventually(t, 10*time.Second, func() error {
-			if get(t, products, 1); !refreshed() {
+			get(t, products, 1)
+			if !refreshed() {
 				return errors.New("it is not refreshed")
 			}
 			return nil

@@ -61,7 +61,8 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn, retained []rule.
 		}
 		e := file.Entries[declared.Name]
 		if v := e.Vain(entry.Rules); v != nil {
-			c.logger.WarnContext(ctx, v.What()+": "+v.Why(), slog.String("entry", declared.Name), slog.String("do", v.Do()))
+			c.logger.WarnContext(ctx, "an entry says what never has any effect", slog.String("entry", declared.Name), slog.String("what", v.What()),
+				slog.String("why", v.Why()), slog.String("do", v.Do()))
 		}
 		entry.Keep = max(e.TTL, e.NegativeTTL).Milliseconds()
 		result.Entries = append(result.Entries, entry)

@@ -94,7 +94,7 @@ type item struct {
 	ended   bool    // by a stale value; the flight is nobody's to wait for
 	// inherited says that another process was loading it, which did not.
 	inherited bool
-	trip    *trip
+	trip      *trip
 }
 
 // answer is the end of an item.

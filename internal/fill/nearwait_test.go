@@ -3,6 +3,7 @@ package fill_test
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -96,7 +97,7 @@ func TestWaiterIsToldWithoutMemory(t *testing.T) {
 		}
 		other := fence.Token(strings.Repeat("0", 32))
 		for _, id := range ids {
-			w.lease(other, fmt.Sprint(id))
+			w.lease(other, strconv.Itoa(id))
 		}
 		before := kept.n.Load()
 		late := make(chan []fill.Answer, 1)
@@ -108,7 +109,7 @@ func TestWaiterIsToldWithoutMemory(t *testing.T) {
 			t.Errorf("%d keys are told of, of %d that are waited for", n, len(ids))
 		}
 		for _, id := range ids {
-			w.fill(other, fmt.Sprint(id))
+			w.fill(other, strconv.Itoa(id))
 		}
 		filled := time.Now()
 		for i, a := range <-late {

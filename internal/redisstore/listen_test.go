@@ -17,7 +17,7 @@ func listened(t *testing.T, s *Store, names ...string) (l store.Listening) {
 	testkit.Eventually(t, 15*time.Second, func() error {
 		l = s.Listen(t.Context(), names...)
 		if l == nil {
-			return fmt.Errorf("nobody tells: %v", s.Tracks(t.Context()))
+			return fmt.Errorf("nobody tells: %w", s.Tracks(t.Context()))
 		}
 		all := make([]Reading, len(names))
 		for i, name := range names {
@@ -94,12 +94,13 @@ func TestListenToACluster(t *testing.T) {
 	}
 	for lane, name := range names {
 		l := listened(t, s, names...)
-		if leased(t, s, name, token('a')); !heard(l, 5*time.Second) {
+		leased(t, s, name, token('a'))
+		if !heard(l, 5*time.Second) {
 			t.Errorf("lane %d is not heard of", lane)
 		}
 	}
 	l := listened(t, s, names...)
-	cluster.Owner(fence.Slot(fence.Lanes-1)).Kill(t)
+	cluster.Owner(fence.Slot(fence.Lanes - 1)).Kill(t)
 	if !heard(l, 5*time.Second) {
 		t.Error("a node that is gone is not heard of")
 	}
@@ -120,7 +121,8 @@ func TestListenToASentinelsMaster(t *testing.T) {
 	}
 	sentinels.Master(t, replica)
 	after := listened(t, s, s.testName("k"))
-	if leased(t, s, s.testName("k"), token('a')); !heard(after, 5*time.Second) {
+	leased(t, s, s.testName("k"), token('a'))
+	if !heard(after, 5*time.Second) {
 		t.Error("a change on the new master is not heard of")
 	}
 }
