@@ -254,6 +254,9 @@ func TestLostAndFound(t *testing.T) {
 	if got := tab.Eval(figures); !strings.Contains(got, "How far it is behind the log is not known.") {
 		t.Errorf("without the database it says %q", got)
 	}
+	if got := tab.Eval(`document.getElementById("source").innerText`); strings.Count(got, "when last looked at") != 2 {
+		t.Errorf("without the database it says of the slot %q", got)
+	}
 	if got := tab.Eval(current); !strings.Contains(got, "lag –") || !strings.Contains(got, "staleness bound ") || strings.Contains(got, "staleness bound –") {
 		t.Errorf("without the database the plots say %q", got)
 	}

@@ -291,7 +291,7 @@ function showSource(s) {
   if (s.problem) add("Problem", s.problem, true);
   const src = s.source;
   add("Slot", src.slot + (src.wal_status ? " (" + src.wal_status + (following(s) ? ")" : " when last looked at)") : ""), src.wal_status && !["reserved", "extended"].includes(src.wal_status));
-  if (src.wal_status) add("Keeps", bytes(src.retained_bytes) + " of log, confirmed up to " + src.confirmed_lsn + ", " + bytes(src.confirmed_lag_bytes) + " behind");
+  if (src.wal_status) add("Keeps", bytes(src.retained_bytes) + " of log, confirmed up to " + src.confirmed_lsn + ", " + bytes(src.confirmed_lag_bytes) + " behind" + (following(s) ? "" : ", when last looked at"));
   if (src.safe_wal_bytes !== undefined) add("Lost after", bytes(src.safe_wal_bytes) + " more", src.safe_wal_bytes < 1 << 30);
   if (s.waiting_parts) add("Held back by", count(s.waiting_parts, "batch").replace(/batchs$/, "batches") + " with a transaction that committed and cannot be seen yet");
   if (s.admission) add("Held back by", s.admission);
