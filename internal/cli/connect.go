@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/freshet/freshet/internal/config"
+	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/pgcatalog"
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/pgurl"
@@ -114,6 +115,11 @@ func openServers(ctx context.Context, c *config.Config, logger *slog.Logger) (s 
 		return nil, err
 	}
 	return s, nil
+}
+
+// reader reads as a process of the library does. The caller closes it.
+func (s *servers) reader(c *config.Config, logger *slog.Logger) (*fill.Reader, error) {
+	return fill.New(fill.Options{Namespace: s.namespace, Store: s.store, Loader: s.loader, Entries: fill.Entries(c), Logger: logger})
 }
 
 func (s *servers) close() {

@@ -104,7 +104,7 @@ func (a *app) runGet(ctx context.Context, entry string, texts, nulls []string, d
 		return err
 	}
 	defer s.close()
-	reader, err := fill.New(fill.Options{Namespace: s.namespace, Store: s.store, Loader: s.loader, Entries: fill.Entries(c), Logger: logger})
+	reader, err := s.reader(c, logger)
 	if err != nil {
 		return err
 	}

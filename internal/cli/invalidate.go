@@ -11,7 +11,6 @@ import (
 
 	"github.com/freshet/freshet/internal/byhand"
 	"github.com/freshet/freshet/internal/config"
-	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/intent"
 	"github.com/freshet/freshet/internal/pgload"
 )
@@ -134,7 +133,7 @@ func whatOf(ctx context.Context, c *config.Config, s *servers, args []string, fl
 	if err := noSuchEntry(c, entry); err != nil {
 		return nil, err
 	}
-	reader, err := fill.New(fill.Options{Namespace: s.namespace, Store: s.store, Loader: s.loader, Entries: fill.Entries(c), Logger: logger})
+	reader, err := s.reader(c, logger)
 	if err != nil {
 		return nil, err
 	}

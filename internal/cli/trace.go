@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freshet/freshet/internal/config"
-	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/store"
@@ -135,7 +134,7 @@ func (a *app) traceOurselves(ctx context.Context, c *config.Config, entry string
 		return nil, errors.Join(asked, err)
 	}
 	defer s.close()
-	reader, err := fill.New(fill.Options{Namespace: s.namespace, Store: s.store, Loader: s.loader, Entries: fill.Entries(c), Logger: logger})
+	reader, err := s.reader(c, logger)
 	if err != nil {
 		return nil, err
 	}

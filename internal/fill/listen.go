@@ -3,7 +3,9 @@ package fill
 import (
 	"context"
 	"slices"
+	"time"
 
+	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/store"
 )
 
@@ -68,4 +70,87 @@ func (r *Reader) readFor(ctx context.Context, l *listener, all []store.Reading) 
 		return l.rings.ReadTold(ctx, all)
 	}
 	return r.batches.ReadMany(ctx, all, false)
+}
+
+// poll looks at the key, at once when the store says that it has changed, until it is live, or until its holder's lease is gone, or over,
+// since a holder that has died lets go of it in no other way: then the next LEASE may be granted. Or until the holder turns out to be a
+// flight of this process, whose reader had its answer later than we had ours.
+func (r *Reader) poll(ctx context.Context, w *want, reply *store.LeaseReply) (fence.Record, *flight, error) {
+	holder := reply.Holder
+	over := time.NewTimer(max(reply.Left(), firstPause)) // the store judges; two clocks need not go alike
+	defer over.Stop()
+	pause := firstPause
+	look := time.NewTimer(pause)
+	defer look.Stop()
+	var told *listener
+	for {
+		select {
+		case <-look.C:
+		case <-told.heard():
+		case <-over.C:
+			told.cancel()
+			return fence.Record{}, r.flight(holder), nil
+		case <-ctx.Done():
+			told.cancel()
+			return fence.Record{}, nil, ctx.Err()
+		}
+		told.cancel()
+		if f := r.flight(holder); f != nil {
+			return fence.Record{}, f, nil
+		}
+		told = r.listen(ctx, w.name)
+		record, err := r.glance(ctx, w, told)
+		if err != nil || record.State.Live() || record.Lease.Token != holder {
+			told.cancel()
+			return record, nil, err
+		}
+		if pause = min(2*pause, longestPause); told != nil {
+			pause = toldPause
+		}
+		look.Reset(pause)
+	}
+}
+
+// glance reads the key's record, without a value that is dead, for one who listens or not.
+func (r *Reader) glance(ctx context.Context, w *want, l *listener) (fence.Record, error) {
+	if w.at != nil {
+		p, err := r.peekFor(ctx, w.at, l)
+		if w.dead = p.dead; !p.hit {
+			p.record.State = fence.None
+		}
+		return p.record, err
+	}
+	var text []byte
+	var err error
+	if l != nil && l.rings != nil {
+		found := l.rings.ReadTold(ctx, []store.Reading{{Name: w.name}})[0]
+		text, err = found.Text, found.Err
+	} else {
+		text, err = r.store.Read(ctx, w.name)
+	}
+	if err != nil {
+		return fence.Record{}, err
+	}
+	record, err := fence.ParseRecord(text)
+	if err != nil {
+		return fence.Record{}, nil //nolint:nilerr // not there, or not a record: the next LEASE is granted
+	}
+	return record, nil
+}
+
+// peekFor is peek for one who listens or not.
+func (r *Reader) peekFor(ctx context.Context, p *place, l *listener) (peeked, error) {
+	if l == nil || l.rings == nil {
+		return r.peek(ctx, p)
+	}
+	asked := r.remembered.of(p)
+	f := l.rings.ReadTold(ctx, []store.Reading{{Name: p.name, Epochs: p.full(asked)}})[0]
+	if f.Err != nil {
+		return peeked{}, f.Err
+	}
+	found, others := r.seen(p, asked, f.Tied)
+	if others != nil { // somebody has stored it, tied to others than it was
+		return r.peek(ctx, p)
+	}
+	return found, nil
 }
