@@ -152,7 +152,7 @@ func (a *app) traceOurselves(ctx context.Context, c *config.Config, entry string
 		return nil, err
 	}
 	h := trace.Of(ctx, trace.Where{
-		Entry: entry, Args: args, Key: spelled.Key, Name: spelled.Name, Epochs: spelled.Epochs, Why: spelled.Why,
+		Entry: entry, Args: args, Key: spelled.Key, Name: spelled.Name, Epochs: spelled.Epochs, Tied: spelled.Tied, Why: spelled.Why,
 	}, s.store, nil)
 	h.Problems = append(h.Problems, "no daemon answers: "+asked.Error())
 	return h, nil

@@ -24,7 +24,7 @@ func (g *gateway) Trace(ctx context.Context, entry string, args []keytext.Arg) (
 	}
 	p := g.d.parts.Load() // there is one: there is a reader
 	h := trace.Of(ctx, trace.Where{
-		Entry: entry, Args: args, Key: spelled.Key, Name: spelled.Name, Epochs: spelled.Epochs, Why: spelled.Why,
+		Entry: entry, Args: args, Key: spelled.Key, Name: spelled.Name, Epochs: spelled.Epochs, Tied: spelled.Tied, Why: spelled.Why,
 	}, p.store.traced, p.pipeline.Trail())
 	if st := p.pipeline.Status(); h.Since != nil && st.Phase != pipeline.CatchingUp && st.Phase != pipeline.Streaming {
 		h.Problems = append(h.Problems, fmt.Sprintf("the daemon has not followed the log since %s (%s): what happened since then is not known here",

@@ -9,10 +9,11 @@ import (
 
 // Spelled says where the store keeps a key.
 type Spelled struct {
-	Key    string // its text, as the entry's template spells it
-	Name   string // of its record; empty where nothing of the entry may be cached now
-	Epochs string // what the names of epochs that its values are tied to begin with
-	Why    string // without a Name: the reason, as Value.Reason has it
+	Key    string   // its text, as the entry's template spells it
+	Name   string   // of its record; empty where nothing of the entry may be cached now
+	Epochs string   // what the names of epochs that its values are tied to begin with
+	Tied   []string // those that every value of it is tied to, without what they begin with
+	Why    string   // without a Name: the reason, as Value.Reason has it
 }
 
 // Spell spells a key, and the name under which it is cached now. It reads nothing of it.
@@ -28,6 +29,9 @@ func (r *Reader) Spell(ctx context.Context, entry string, args []keytext.Arg) (S
 	c, _ := r.names(ctx)
 	live, why := c.live(e)
 	if live != nil {
+		if live.ties != nil {
+			at.Tied = live.ties.certain(args)
+		}
 		var name []byte
 		if name, _, why = c.spell(nil, live, e.template, args); why == 0 {
 			at.Name, at.Epochs = string(name), string(name[:c.keyFrom(live)-1])

@@ -98,10 +98,11 @@ const MostEvents = 1000
 type Where struct {
 	Entry  string
 	Args   []keytext.Arg
-	Key    string // its text
-	Name   string // of its record; empty: nothing of the entry may be cached now
-	Epochs string // what names of epochs begin with
-	Why    string // there is no name
+	Key    string   // its text
+	Name   string   // of its record; empty: nothing of the entry may be cached now
+	Epochs string   // what names of epochs begin with
+	Tied   []string // epochs that every value of it is tied to, without that
+	Why    string   // there is no name
 }
 
 // Store is what is asked of the store.
@@ -122,7 +123,7 @@ func Of(ctx context.Context, at Where, s Store, log *trail.Log) *History {
 		}
 	}
 	if at.Name == "" {
-		h.Problems = append(h.Problems, "nothing of the entry is cached now, and it has no name in the store: "+at.Why)
+		h.Problems = append(h.Problems, "the key has no name in the store now, or it is not known: readers go past the cache ("+at.Why+")")
 	} else if err := h.look(ctx, &at, s); err != nil {
 		h.Problems = append(h.Problems, "the record could not be read: "+err.Error())
 	}
@@ -215,6 +216,7 @@ func (h *History) load(at *Where, notes []store.Note) (tied []string) {
 			}
 		}
 	}
+	add(at.Tied)
 	if h.Record != nil {
 		add(h.Record.Epochs)
 	}

@@ -92,6 +92,13 @@ func TestOf(t *testing.T) {
 	note(time.Hour, store.Note{Entry: "product", Name: activation + ":product:17", Outcome: store.NoteStored})
 	note(time.Hour, store.Note{Entry: "products", Name: record, Outcome: store.NoteStored})
 
+	// What every value of the key is tied to is known without a value, or a note.
+	bare := at()
+	bare.Name, bare.Tied = "", []string{"~0:7"}
+	if found := Of(t.Context(), bare, memstore.New(memstore.Options{Namespace: "shop"}), log); len(found.Events) != 1 || found.Events[0].Epoch != "~0:7" {
+		t.Errorf("without a record: %+v", found)
+	}
+
 	h := Of(t.Context(), at(), s, log)
 	if diff := cmp.Diff([]string{
 		"stored loaded from the primary and stored: 7 bytes",
@@ -162,7 +169,7 @@ func TestProblems(t *testing.T) {
 	}
 	unnamed := at()
 	unnamed.Name, unnamed.Why = "", "suspended"
-	if h = Of(t.Context(), unnamed, empty, log); h.Record != nil || len(h.Problems) != 1 || !strings.HasSuffix(h.Problems[0], ": suspended") {
+	if h = Of(t.Context(), unnamed, empty, log); h.Record != nil || len(h.Problems) != 1 || !strings.HasSuffix(h.Problems[0], "(suspended)") {
 		t.Errorf("no name: %+v", h)
 	}
 }
