@@ -53,7 +53,7 @@ has_pgbouncer() {
 has_chromium() {
   local program
   for program in chromium chromium-browser google-chrome-stable google-chrome; do
-    if command -v "$program" >/dev/null || [ -x "$root/usr/bin/$program" ]; then return 0; fi
+    if command -v "$program" >/dev/null || [ -x "$root/usr/bin/$program" ] || [ -x "$root/snap/bin/$program" ]; then return 0; fi
   done
   [ -x "$root/Applications/Chromium.app/Contents/MacOS/Chromium" ] || [ -x "$root/Applications/Google Chrome.app/Contents/MacOS/Google Chrome" ]
 }
@@ -115,6 +115,28 @@ install() {
   fi
 }
 
+# install_ubuntu_browser: Ubuntu's package of Chromium only installs a snap. Where there are no snaps, as in a container, it is Google's package.
+install_ubuntu_browser() {
+  if command -v snap >/dev/null && as_root snap list >/dev/null 2>&1; then
+    say "installing with snap: chromium"
+    as_root snap install chromium >&2
+    return
+  fi
+  local machine file
+  machine=$(dpkg --print-architecture)
+  if [ "$machine" != amd64 ]; then
+    say "there are no snaps here, and Google Chrome is for amd64 alone: install Chromium yourself, so that it is found on PATH"
+    return 1
+  fi
+  install_apt curl ca-certificates
+  file=$(mktemp --suffix=.deb)
+  say "downloading Google Chrome"
+  curl -fsSL -o "$file" https://dl.google.com/linux/direct/google-chrome-stable_current_amd64.deb
+  chmod 644 "$file"
+  install_apt "$file"
+  rm -f "$file"
+}
+
 if ! has_postgres; then
   say "PostgreSQL $oldest_postgres or newer is missing"
   install postgresql postgresql@17 "PostgreSQL $oldest_postgres or newer"
@@ -153,9 +175,13 @@ fi
 
 if [ "${1:-}" = tests ] && ! has_chromium; then
   say "Chromium is missing, in which tests look at the web page"
-  install chromium "--cask chromium" "Chromium or Google Chrome"
+  if grep -qs '^ID=ubuntu' "$root/etc/os-release"; then
+    install_ubuntu_browser
+  else
+    install chromium "--cask chromium" "Chromium or Google Chrome"
+  fi
   if ! has_chromium; then
-    say "chromium is not there after the installation: where the package manager has none of its own (Ubuntu's is a snap), install Google Chrome"
+    say "chromium is not there after the installation: install Chromium or Google Chrome, so that it is found on PATH"
     exit 1
   fi
 fi

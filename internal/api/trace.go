@@ -5,10 +5,14 @@ import (
 	"net/http"
 
 	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/rule"
 )
 
 // Tracer says what happened to a key.
 type Tracer interface {
+	// Named are the parameters of an entry in the order of its key, as far as their types are known; ErrNoEntry when it is not declared. It
+	// answers also where the entry cannot be loaded.
+	Named(ctx context.Context, entry string) ([]rule.Param, error)
 	// Trace answers for arguments in canonical text, one for each parameter of the entry, with a value that marshals to JSON.
 	Trace(ctx context.Context, entry string, args []keytext.Arg) (any, error)
 }
@@ -25,7 +29,7 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request, rest string) {
 		s.problemFor(r.Context(), name, err).write(w)
 		return
 	}
-	params, err := s.Reader.Params(r.Context(), name)
+	params, err := s.Trace.Named(r.Context(), name)
 	if err != nil {
 		s.problemFor(r.Context(), name, err).write(w)
 		return

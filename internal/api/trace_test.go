@@ -11,8 +11,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/freshet/freshet/internal/keytext"
+	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/trace"
 )
+
+// Named is Params: the types are known here.
+func (s *shelf) Named(ctx context.Context, entry string) ([]rule.Param, error) {
+	return s.Params(ctx, entry)
+}
 
 // Trace answers with one of everything, and with the arguments that it was asked for.
 func (s *shelf) Trace(_ context.Context, entry string, args []keytext.Arg) (any, error) {

@@ -46,6 +46,7 @@ type ask struct {
 	entry, number int
 	columns       [][]string
 	first, last   mvcc.LSN // where the first and the last of the transactions end that the rows may be of
+	xid           mvcc.XID // of the last
 }
 
 // of says that rows of some of the transactions of a part are among those asked for: all, or the ones that marks stand for.
@@ -55,7 +56,9 @@ func (k *ask) of(part *Part, marks uint64, all bool) {
 			if k.first == 0 || it.end < k.first {
 				k.first = it.end
 			}
-			k.last = max(k.last, it.end)
+			if it.end >= k.last {
+				k.last, k.xid = it.end, it.xid
+			}
 		}
 	}
 }
@@ -144,7 +147,7 @@ func (a *Applier) spell(names []string, k *ask, r *rule.Rule, rows [][]*string) 
 		if prefix := a.opts.Names.prefix(k.entry, key); prefix != "" {
 			names = append(names, strings.Clone(prefix)+string(key))
 			if a.opts.Trail != nil {
-				a.opts.Trail.Found(k.entry, k.number, key, k.first, k.last, len(k.columns[0]))
+				a.opts.Trail.Found(k.entry, k.number, key, k.xid, k.first, k.last, len(k.columns[0]))
 			}
 		}
 	}

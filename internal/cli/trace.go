@@ -109,6 +109,8 @@ func traceByDaemon(ctx context.Context, c *config.Config, entry string, texts, n
 		return nil, nil, err
 	case answer.status == http.StatusBadRequest:
 		return nil, nil, &exitError{code: exitUsage, err: errors.New(answer.complaint()), try: usageOf("trace", entry, named)}
+	case answer.status == http.StatusUnauthorized:
+		return nil, nil, &exitError{code: exitFailure, err: errors.New(answer.complaint()), try: "auth.token (or token_file) of the file is that of the daemon at " + c.Listen}
 	case answer.status == http.StatusNotFound && strings.HasSuffix(answer.problem().Type, ":entry-not-declared"):
 		return nil, nil, &exitError{
 			code: exitFailure, err: fmt.Errorf("the daemon does not know the entry %s, which the file declares", entry), try: "freshet reload",
@@ -139,7 +141,7 @@ func (a *app) traceOurselves(ctx context.Context, c *config.Config, entry string
 		return nil, err
 	}
 	defer reader.Close()
-	params, err := reader.Params(ctx, entry)
+	params, err := reader.Named(ctx, entry)
 	if err != nil {
 		return nil, err
 	}

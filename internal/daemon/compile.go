@@ -53,9 +53,9 @@ func (c *compiler) compile(ctx context.Context, conn *pgx.Conn, retained []rule.
 			}
 			refused = append(refused, err)
 			if result.Refused == nil {
-				result.Refused = map[string]string{}
+				result.Refused, result.Templates = map[string]string{}, map[string]string{}
 			}
-			result.Refused[declared.Name] = err.Error()
+			result.Refused[declared.Name], result.Templates[declared.Name] = err.Error(), declared.Key
 			result.Mentioned = append(result.Mentioned, mentioned(catalog, &declared)...)
 			continue
 		}

@@ -5,10 +5,26 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/freshet/freshet/internal/api"
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pipeline"
+	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/trace"
 )
+
+// Named are the parameters of an entry, as far as their types are known: those of one that is refused, since a column is gone, are not.
+func (g *gateway) Named(ctx context.Context, entry string) ([]rule.Param, error) {
+	if _, ok := g.d.file.Load().Entries[entry]; !ok {
+		return nil, fmt.Errorf("entry %s: %w", entry, api.ErrNoEntry)
+	}
+	reader, done, err := g.reader()
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	params, err := reader.Named(ctx, entry)
+	return params, translate(err)
+}
 
 // Trace says what happened to a key: what the log did to it, as this daemon remembers it, what readers noted of their loads, and what the
 // store has.

@@ -49,7 +49,7 @@ func (r *Reader) note(ctx context.Context, w *want, f *flight) {
 	case n.muted > 0 && r.clock() < n.muted:
 		n.mu.Unlock()
 		return
-	case len(n.list) >= mostNoted, stored && n.stored >= mostStored:
+	case len(n.list) >= mostNoted, stored && n.stored >= mostStored, len(w.name) > store.LongestNotedName:
 		n.left++
 	default:
 		n.list = append(n.list, r.noted(w, f, why))
@@ -79,8 +79,7 @@ func (r *Reader) noted(w *want, f *flight, why refusal) store.Note {
 	}
 	if f.err != nil {
 		note.Outcome = store.NoteFailed
-		note.Error = f.err.Error()
-		note.Error = note.Error[:min(len(note.Error), store.LongestNotedError)]
+		note.Error = classOf(f.err)
 		return note
 	}
 	note.Negative, note.Bytes, note.Replica = !l.Found, len(l.Payload), l.Coverage.Standby()
@@ -92,10 +91,31 @@ func (r *Reader) noted(w *want, f *flight, why refusal) store.Note {
 	case l.Same != pgload.Different:
 		note.Outcome = store.NoteRenewed
 	}
+	left := store.LongestNotedEpochs
 	for _, e := range f.epochs[:min(len(f.epochs), store.MostNotedEpochs)] {
+		if left -= len(e.Name) + 1; left < 0 {
+			break
+		}
 		note.Epochs = append(note.Epochs, e.Name)
 	}
 	return note
+}
+
+// classOf says what kind of error it is. Its text is the log's: it may hold what the database or the code that loads says, and whoever may read the
+// entry may read the notes.
+func classOf(err error) string {
+	var query *pgload.QueryError
+	switch {
+	case errors.As(err, &query):
+		return "the database refuses it: SQLSTATE " + query.Code
+	case errors.Is(err, ErrTimeout):
+		return "it took longer than it may"
+	case errors.Is(err, ErrUnavailable):
+		return "the database does not answer, or too many loads are under way"
+	case errors.Is(err, ErrArguments):
+		return "an argument is not of its type"
+	}
+	return "the code that loads it failed"
 }
 
 // sendNotes sends what is noted within a second.

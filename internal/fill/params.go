@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/rule"
 )
@@ -22,6 +23,22 @@ func (r *Reader) Params(ctx context.Context, entry string) ([]rule.Param, error)
 		return live.entry.Params, nil
 	}
 	return r.described(ctx, began, e)
+}
+
+// Named is Params where nothing is to be loaded: of an entry that the database does not describe it has the types that were known last, and
+// keytext.Unknown where none ever were.
+func (r *Reader) Named(ctx context.Context, entry string) ([]rule.Param, error) {
+	params, err := r.Params(ctx, entry)
+	if err == nil || errors.Is(err, ErrUnknownEntry) || ctx.Err() != nil {
+		return params, err
+	}
+	if known := r.Known(entry); known != nil {
+		return known, nil
+	}
+	for _, name := range r.entries[entry].template.Params() {
+		params = append(params, rule.Param{Name: name, Type: keytext.Unknown})
+	}
+	return params, nil
 }
 
 // described are the parameters of a declared entry, with the types that the database gives them.

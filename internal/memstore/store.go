@@ -171,7 +171,7 @@ func (s *Store) Register(_ context.Context, u store.Use, who string, lasts time.
 func (s *Store) Note(_ context.Context, notes []store.Note) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.notes = append(s.notes, notes...); len(s.notes) > 2*store.MostNotes {
+	if s.notes = append(s.notes, notes...); len(s.notes) > store.MostNotes+store.MostNotes/10 {
 		s.notes = slices.Clone(s.notes[len(s.notes)-store.MostNotes:])
 	}
 	return nil

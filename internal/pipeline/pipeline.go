@@ -30,6 +30,8 @@ type Compiled struct {
 	Keys    map[schema.Name][]string // the columns of the primary keys of tables that have one
 	// Refused are entries that cannot be planned, with the reason: readers load them from the database.
 	Refused map[string]string
+	// Templates are the keys of refused entries, as the configuration has them.
+	Templates map[string]string
 	// Mentioned are tables and views that refused entries may read: once they look otherwise, the entries are planned anew.
 	Mentioned []schema.Name
 	// Called are names, without schemas, of functions of users that entries call, refused ones too, and Functions what those of

@@ -150,7 +150,10 @@ func (s *session) follow(ctx context.Context) error {
 	p.state.apply.Wc.Store(uint64(s.head.Wc))
 	p.state.received.Store(0)
 	began := time.Now()
-	s.recorder = p.trail.Session(s.versions, s.compiled.Keys)
+	s.recorder = p.trail.Session(s.versions, s.compiled.Keys, s.head.Wc)
+	for name, why := range s.compiled.Refused {
+		s.recorder.Refused(name, why)
+	}
 	queue := apply.NewQueue(s.recorder)
 	p.state.apply.Oldest.Store(0)
 	p.state.queue.Store(queue)

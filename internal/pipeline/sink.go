@@ -188,6 +188,7 @@ func (s *sink) unknown(ctx context.Context, m *change.Message, entry string) {
 // Commit closes the transaction.
 func (s *sink) Commit(ctx context.Context, c change.Commit) error {
 	s.received.Store(uint64(c.Position))
+	s.recorder.Reached(mvcc.LSN(c.Position))
 	if s.skipping {
 		return nil
 	}
@@ -197,6 +198,7 @@ func (s *sink) Commit(ctx context.Context, c change.Commit) error {
 // Idle passes on how far the log was read without finding anything.
 func (s *sink) Idle(ctx context.Context, p change.Position) error {
 	s.received.Store(uint64(p))
+	s.recorder.Reached(mvcc.LSN(p))
 	if mvcc.LSN(p) <= s.after {
 		return nil
 	}

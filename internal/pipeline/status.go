@@ -72,7 +72,7 @@ type EntryStatus struct {
 	Version    string `json:"version"`
 	Activation string `json:"activation"`
 	Definition string `json:"definition,omitempty"` // digest of what it was planned from
-	Key        string `json:"key,omitempty"`        // its template; absent of an entry that is refused
+	Key        string `json:"key,omitempty"`        // its template
 	Suspended  string `json:"suspended,omitempty"`
 	// Retained is since when the daemon's file does not declare this version; absent: it does.
 	Retained *time.Time `json:"retained,omitempty"`

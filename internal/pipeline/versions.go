@@ -175,7 +175,7 @@ func (s *session) published(roster *rule.Roster) {
 	}
 	s.live.Store(&liveNames{Live: live, revision: roster.Revision, since: time.Now()})
 	for name, why := range s.compiled.Refused {
-		entries = append(entries, EntryStatus{Name: name, Suspended: why})
+		entries = append(entries, EntryStatus{Name: name, Key: s.compiled.Templates[name], Suspended: why})
 	}
 	SortEntries(entries)
 	s.p.state.update(func(st *Status) {

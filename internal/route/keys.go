@@ -53,6 +53,8 @@ type Cause struct {
 	Rule int         // of the entry, from 0
 	Row  *change.Row // nil: a transaction named it itself, or it is not one row that did it
 	Old  bool        // by the row as it was
+	// Number tells rows apart, whose memory a source uses again. It is never 0.
+	Number uint64
 }
 
 // Witness hears of everything that is to be held, as often as it comes, also of what is held already, and why.

@@ -20,6 +20,7 @@ type Router struct {
 	planned map[uint32]table     // the name that an OID had when the entries were planned
 	tagged  []int                // the versions whose values are tied to tags by hand
 	scratch []byte
+	rows    uint64 // that were routed
 }
 
 type table struct{ schema, name string }
@@ -247,9 +248,10 @@ func (r *Router) Row(row *change.Row, out *Keys) {
 		r.moveAll(table{row.Relation.Schema, row.Relation.Name}, cause, out)
 		return
 	}
+	r.rows++
 	for i := range s.rules {
 		c := &s.rules[i]
-		out.cause = Cause{Rule: c.number, Row: row}
+		out.cause = Cause{Rule: c.number, Row: row, Number: r.rows}
 		if c.broken != "" {
 			out.move(c.entry, func() string { return c.broken })
 			continue

@@ -16,7 +16,7 @@ type Note struct {
 	Bytes    int           // of the value
 	Replica  bool          // it came from a replica
 	Epochs   []string      // names of those that a stored value is tied to, MostNotedEpochs at most
-	Error    string        // of a load that failed, LongestNotedError bytes at most
+	Error    string        // of what kind it is, of a load that failed
 	Count    int           // of a note that stands for others: how many
 }
 
@@ -35,6 +35,8 @@ const (
 	NotesLast = 24 * time.Hour
 	// MostNotedEpochs bounds the epochs that a note names.
 	MostNotedEpochs = 64
-	// LongestNotedError bounds, in bytes, the error of a load that failed.
-	LongestNotedError = 200
+	// LongestNotedEpochs bounds their names, in bytes, with one between them.
+	LongestNotedEpochs = 2 << 10
+	// LongestNotedName bounds, in bytes, the name of a record that is noted.
+	LongestNotedName = 1 << 10
 )

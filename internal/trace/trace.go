@@ -133,7 +133,7 @@ func Of(ctx context.Context, at Where, s Store, log *trail.Log) *History {
 	}
 	tied := h.load(&at, notes)
 	if log != nil {
-		h.follow(&at, log, tied)
+		h.follow(ctx, &at, log, tied)
 	} else {
 		h.Problems = append(h.Problems, "no daemon was asked: what the log did to the key is in the memory of the one that follows it")
 	}
@@ -253,8 +253,12 @@ func ofKey(name, key string) bool {
 }
 
 // follow adds what the log did.
-func (h *History) follow(at *Where, log *trail.Log, tied []string) {
-	events, since, more := log.Read(trail.Query{Entry: at.Entry, Key: at.Key, Epochs: tied, Most: MostEvents})
+func (h *History) follow(ctx context.Context, at *Where, log *trail.Log, tied []string) {
+	events, since, more, err := log.Read(ctx, trail.Query{Entry: at.Entry, Key: at.Key, Epochs: tied, Most: MostEvents})
+	if err != nil {
+		h.Problems = append(h.Problems, err.Error())
+		return
+	}
 	if since.IsZero() {
 		h.Problems = append(h.Problems, "the daemon that was asked has not followed the log yet: it is starting, or waits as standby for another one, "+
 			"which remembers what the log did")

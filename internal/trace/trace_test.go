@@ -71,7 +71,7 @@ func TestOf(t *testing.T) {
 		Name: "product", Key: "product:{id}", Version: "0123456789abcdef", Params: []rule.Param{{Name: "id", Type: keytext.Int8}},
 		Rules: []rule.Rule{{Schema: "public", Table: "products", Bind: []string{"id"}, Class: rule.Group}},
 	}
-	recorder := log.Session([]*rule.Entry{product}, nil)
+	recorder := log.Session([]*rule.Entry{product}, nil, 0)
 	keys := route.NewKeys(10, 1000)
 	keys.Watch(recorder)
 	recorder.Begin(change.Begin{XID: 10, End: 160, Committed: began})
@@ -151,7 +151,7 @@ func (broken) Epochs(context.Context, []string) ([]string, error) {
 func TestProblems(t *testing.T) {
 	t.Parallel()
 	log := trail.New(0)
-	log.Session(nil, nil)
+	log.Session(nil, nil, 0)
 	log.Generation("for a test")
 	h := Of(t.Context(), at(), broken{}, log)
 	if h.Record != nil || len(h.Problems) != 2 || len(h.Events) != 1 || !strings.Contains(h.Events[0].Why, "for a test") {

@@ -1,9 +1,11 @@
 package trail
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -29,10 +31,10 @@ const (
 type Event struct {
 	At        time.Time // when the daemon read it from the log, or did it
 	Kind      Kind
-	XID       mvcc.XID  // 0: it is no transaction's
+	XID       mvcc.XID  // 0: it is no transaction's, or not of one that is known
 	LSN       mvcc.LSN  // where its commit ends
 	Committed time.Time // by the writer's clock
-	Applied   time.Time // zero: it is not, as far as is remembered
+	Applied   time.Time // when it was, at the latest; zero: it is not, as far as is remembered
 	Version   string    // of the entry's plan
 	Table     string
 	Op        string  // INSERT, UPDATE or DELETE; empty where it is not one row that did it
@@ -55,13 +57,28 @@ type Query struct {
 	Entry  string
 	Key    string   // the key's text
 	Epochs []string // what values of it were tied to, from the tilde on
-	Most   int      // events, the last ones
+	Most   int      // events, the last ones; 0: DefaultMost
 }
 
-// Read returns what is remembered of a key, the oldest first, and since when anything is: the zero time where no log was followed yet. more
-// says that there are more than were asked for.
-func (l *Log) Read(q Query) (events []Event, since time.Time, more bool) {
-	r := reading{query: q, plans: map[uint32]plan{}, waiting: map[mvcc.XID][]int{}}
+// DefaultMost is how many events are read where nothing else is said.
+const DefaultMost = 1000
+
+// mostLookUps bounds the rows by which keys were looked up that a reading keeps.
+const mostLookUps = 10_000
+
+// Read returns what is remembered of a key, the oldest first, and since when nothing was missed: the zero time where no log was followed yet.
+// more says that there are more events than were asked for. It takes its turn among those who read, and gives up with ctx.
+func (l *Log) Read(ctx context.Context, q Query) (events []Event, since time.Time, more bool, err error) {
+	select {
+	case l.readers <- struct{}{}:
+		defer func() { <-l.readers }()
+	case <-ctx.Done():
+		return nil, time.Time{}, false, fmt.Errorf("read what the log did: %w", ctx.Err())
+	}
+	if q.Most <= 0 {
+		q.Most = DefaultMost
+	}
+	r := reading{query: q, plans: map[uint32]plan{}, waiting: map[mvcc.XID][]int{}, seen: map[likeness]int{}, lookUps: map[lookUp][]Event{}}
 	l.mu.Lock()
 	since = l.began
 	texts := make([][]byte, len(l.segments))
@@ -76,25 +93,45 @@ func (l *Log) Read(q Query) (events []Event, since time.Time, more bool) {
 	r.tables = slices.Clip(l.tables)
 	l.mu.Unlock()
 	for _, text := range texts {
+		if ctx.Err() != nil {
+			return nil, time.Time{}, false, fmt.Errorf("read what the log did: %w", ctx.Err())
+		}
 		r.segment(text)
 	}
-	if q.Most > 0 && len(r.events) > q.Most {
-		return r.events[len(r.events)-q.Most:], since, true
+	if len(r.events) > q.Most {
+		return r.events[len(r.events)-q.Most:], since, true, nil
 	}
-	return r.events, since, false
+	return r.events, since, r.first > 0, nil
 }
 
-// reading goes through segments, from the oldest on.
+// reading goes through segments, from the oldest on. Events are known by how many were before them, since the first ones are dropped when there
+// are too many.
 type reading struct {
 	query   Query
 	plans   map[uint32]plan
 	tables  []tableShape
 	events  []Event
+	first   int                // how many were dropped
 	waiting map[mvcc.XID][]int // events of transactions that are not applied yet
-	lookUps []Event            // rows by which keys of the entry were looked up
+	seen    map[likeness]int   // the same
+	lookUps map[lookUp][]Event // rows by which keys of the entry were looked up, in the order of the log
+	looked  int                // how many those are
 	last    *Event             // what was held last, where it is among those
 	at      begun
 	rest    []byte
+}
+
+// likeness is what events have in common that are one.
+type likeness struct {
+	xid                           mvcc.XID
+	kind                          Kind
+	rule                          int
+	table, op, class, epoch, what string
+}
+
+type lookUp struct {
+	version string
+	rule    int
 }
 
 func (r *reading) number() uint64 {
@@ -149,24 +186,67 @@ func (r *reading) segment(text []byte) {
 		case aFind:
 			r.find()
 		case anApplied:
-			xid, at := mvcc.XID(r.number()), r.moment()
-			for _, i := range r.waiting[xid] {
-				r.events[i].Applied = at
+			r.applied(mvcc.XID(r.number()), r.moment())
+		case aSession:
+			applied, at := mvcc.LSN(r.number()), r.moment()
+			for xid, all := range r.waiting {
+				if e := r.numbered(all[len(all)-1]); e == nil || e.LSN <= applied {
+					r.applied(xid, at)
+				}
 			}
-			delete(r.waiting, xid)
 		case aName:
 			p, ours := r.plan()
 			at, why := r.moment(), string(r.text())
 			if ours {
-				r.events = append(r.events, Event{At: at, Kind: Renamed, Version: p.version, Why: why})
+				r.append(Event{At: at, Kind: Renamed, Version: p.version, Why: why})
 			}
 		case aGeneration:
 			at, why := r.moment(), string(r.text())
-			r.events = append(r.events, Event{At: at, Kind: Generation, Why: "a new generation began, with nothing cached: " + why})
+			r.append(Event{At: at, Kind: Generation, Why: "a new generation began, with nothing cached: " + why})
 		default:
 			panic("trail: a segment is not as it was written")
 		}
 	}
+}
+
+// numbered is one by how many were before it; nil when it was dropped.
+func (r *reading) numbered(number int) *Event {
+	if number < r.first {
+		return nil
+	}
+	return &r.events[number-r.first]
+}
+
+// append adds an event. Of too many the older half goes.
+func (r *reading) append(e Event) (number int) {
+	if len(r.events) >= 2*r.query.Most {
+		drop := len(r.events) - r.query.Most
+		r.first += drop
+		r.events = slices.Clone(r.events[drop:])
+		r.last = nil
+		for xid, all := range r.waiting {
+			if all[len(all)-1] < r.first {
+				delete(r.waiting, xid)
+			}
+		}
+		for what, number := range r.seen {
+			if number < r.first {
+				delete(r.seen, what)
+			}
+		}
+	}
+	r.events = append(r.events, e)
+	return r.first + len(r.events) - 1
+}
+
+// applied says when a transaction was.
+func (r *reading) applied(xid mvcc.XID, at time.Time) {
+	for _, number := range r.waiting[xid] {
+		if e := r.numbered(number); e != nil {
+			e.Applied = at
+		}
+	}
+	delete(r.waiting, xid)
 }
 
 func (r *reading) plan() (plan, bool) {
@@ -183,21 +263,18 @@ func (r *reading) event(kind Kind, p *plan) Event {
 
 // add takes an event of a transaction, unless it has one like it: the log was read again before the transaction was applied, or several
 // versions of the entry have the key.
-func (r *reading) add(e Event) (index int) {
-	for _, i := range r.waiting[e.XID] {
-		if r.events[i].like(&e) {
-			return i
-		}
+func (r *reading) add(e Event) (number int) {
+	like := likeness{xid: e.XID, kind: e.Kind, rule: e.Rule, table: e.Table, op: e.Op, class: e.Class, epoch: e.Epoch, what: named(e.Row)}
+	if e.Op == "" {
+		like.what = e.Why
 	}
-	index = len(r.events)
-	r.waiting[e.XID] = append(r.waiting[e.XID], index)
-	r.events = append(r.events, e)
-	return index
-}
-
-func (e *Event) like(o *Event) bool {
-	return e.Kind == o.Kind && e.Table == o.Table && e.Op == o.Op && e.Rule == o.Rule && e.Class == o.Class && e.Epoch == o.Epoch && named(e.Row) == named(o.Row) &&
-		(e.Op != "" || e.Why == o.Why)
+	if number, seen := r.seen[like]; seen && number >= r.first && r.events[number-r.first].Applied.IsZero() {
+		return number
+	}
+	number = r.append(e)
+	r.seen[like] = number
+	r.waiting[e.XID] = append(r.waiting[e.XID], number)
+	return number
 }
 
 // held reads what a row, or a transaction's own word, invalidates.
@@ -217,44 +294,66 @@ func (r *reading) held() {
 	}
 	r.row(&e, &p, ours)
 	r.last = nil
-	switch e.Why = e.words(); {
-	case !ours:
-	case what == route.ALookUp:
-		r.lookUps = append(r.lookUps, e)
-		r.last = &r.lookUps[len(r.lookUps)-1]
-	default:
-		r.last = &r.events[r.add(e)]
+	if !ours {
+		return
 	}
+	e.Why = e.words()
+	if what == route.ALookUp {
+		r.look(e)
+		return
+	}
+	r.last = r.numbered(r.add(e))
 }
 
-// find reads a key that a look-up found: for the one row of those transactions that may have led to it, or for one of several.
+// look keeps a row by which keys are looked up. One that was read again is in the place of what it was before.
+func (r *reading) look(e Event) {
+	if r.looked >= mostLookUps {
+		clear(r.lookUps)
+		r.looked = 0
+	}
+	key := lookUp{e.Version, e.Rule}
+	all := r.lookUps[key]
+	for i := len(all) - 1; i >= 0 && all[i].LSN == e.LSN; i-- {
+		if named(all[i].Row) == named(e.Row) && all[i].Op == e.Op {
+			r.last = &all[i]
+			return
+		}
+	}
+	r.lookUps[key] = append(all, e)
+	r.looked++
+	r.last = &r.lookUps[key][len(all)]
+}
+
+// find reads a key that a look-up found: for the one row that it was asked by, or for one of several.
 func (r *reading) find() {
 	p, ours := r.plan()
-	number, first, last := int(r.number())+1, mvcc.LSN(r.number()), mvcc.LSN(r.number()) //nolint:gosec // written from them
+	number, xid, first, last := int(r.number())+1, mvcc.XID(r.number()), mvcc.LSN(r.number()), mvcc.LSN(r.number()) //nolint:gosec // written from them
 	rows, at := r.number(), r.moment()
 	if text := r.text(); !ours || string(text) != r.query.Key {
 		return
 	}
-	var found []Event
-	for _, e := range r.lookUps {
-		if e.Rule == number && e.Version == p.version && first <= e.LSN && e.LSN <= last {
-			found = append(found, e)
+	if rows == 1 {
+		all := r.lookUps[lookUp{p.version, number}]
+		from := sort.Search(len(all), func(i int) bool { return all[i].LSN >= first })
+		to := sort.Search(len(all), func(i int) bool { return all[i].LSN > last })
+		if to-from == 1 {
+			e := all[from]
+			e.Why += ": the database was asked which keys that affects"
+			r.add(e)
+			return
 		}
 	}
 	e := Event{At: at, Kind: LookedUp, LSN: last, Version: p.version, Rule: number, Table: p.rules[number-1].table, Class: p.rules[number-1].class}
-	if len(found) == 1 {
-		e = found[0]
+	e.Why = fmt.Sprintf("one of %d changed rows of %s: the database was asked which keys they affect together", rows, e.Table)
+	if rows == 1 {
+		e.Why = fmt.Sprintf("a changed row of %s: the database was asked which keys it affects", e.Table)
 	}
-	e.Why = e.words() + ": the database was asked which keys that affects"
-	if len(found) != 1 {
-		e.Why = fmt.Sprintf("one of %d changed rows of %s: the database was asked which keys they affect together", rows, e.Table)
-	}
-	if e.XID != 0 {
-		r.add(e)
+	like := likeness{xid: xid, kind: e.Kind, rule: number, what: e.Why}
+	if number, seen := r.seen[like]; seen && number >= r.first && r.events[number-r.first].Applied.IsZero() {
 		return
 	}
-	e.Applied = at
-	r.events = append(r.events, e)
+	r.seen[like] = r.append(e)
+	r.waiting[xid] = append(r.waiting[xid], r.seen[like])
 }
 
 // row reads by which rule which row did it.
@@ -268,16 +367,23 @@ func (r *reading) row(e *Event, p *plan, wanted bool) {
 		e.Op, e.Image, e.Table, e.Rule, e.Class = op.String(), image, shape.name, number+1, p.rules[number].class
 	}
 	for _, column := range shape.columns {
-		switch kind := r.byte(); kind {
-		case nullValue:
-			e.Row = append(e.Row, Field{Column: column})
-		case textValue, cutValue:
-			text := strings.ToValidUTF8(string(r.text()), "\uFFFD")
-			if kind == cutValue {
-				text += "…"
-			}
-			e.Row = append(e.Row, Field{Column: column, Value: &text})
+		kind := r.byte()
+		var text []byte
+		if kind == textValue || kind == cutValue {
+			text = r.text()
 		}
+		if !wanted || kind == unknownValue {
+			continue
+		}
+		f := Field{Column: column}
+		if kind != nullValue {
+			value := strings.ToValidUTF8(string(text), "\uFFFD")
+			if kind == cutValue {
+				value += "…"
+			}
+			f.Value = &value
+		}
+		e.Row = append(e.Row, f)
 	}
 }
 

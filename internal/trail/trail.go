@@ -45,7 +45,15 @@ type Log struct {
 	tables   []tableShape
 	tableOf  map[string]uint32
 	scratch  []byte
+	reached  mvcc.LSN // everything up to it was read, or was applied before
+	named    bool     // names were published once
+	era      int      // how often everything was forgotten with the plans: recorders of before say nothing any more
+
+	readers chan struct{} // one token for each reading under way: they take memory
 }
+
+// mostReaders is how many readings there are at a time.
+const mostReaders = 2
 
 type segment struct {
 	text []byte // never longer than its capacity at first: appending does not move it
@@ -73,7 +81,9 @@ func New(size int) *Log {
 	if size <= 0 {
 		size = DefaultSize
 	}
-	return &Log{size: max(size, 2*segmentSize), planOf: map[string]uint32{}, tableOf: map[string]uint32{}}
+	return &Log{
+		size: max(size, 2*segmentSize), planOf: map[string]uint32{}, tableOf: map[string]uint32{}, readers: make(chan struct{}, mostReaders),
+	}
 }
 
 // The kinds of what is written, each followed by its fields.
@@ -82,22 +92,33 @@ const (
 	aHeld                        // kind, plan, text, and the row with the rule
 	aSame                        // what was held last is so by the row's other image too
 	aMove                        // plan, why, and the row
-	aFind                        // plan, rule, xid, first and last position, rows, at, text
+	aFind                        // plan, rule, xid of the last transaction, positions of the first and the last, rows, at, text
 	anApplied                    // xid, at
 	aName                        // plan, at, why
 	aGeneration                  // at, why
+	aSession                     // position up to which everything is applied, at
 )
 
 // Recorder writes for one session of the pipeline: it knows the entries by the numbers that the router gives them.
 type Recorder struct {
-	log    *Log
-	plans  []uint32
-	keys   map[schema.Name][]string // the columns of primary keys, of tables whose old images are whole
-	shapes map[*change.Relation]uint32
-	open   map[mvcc.XID]struct{} // transactions of which something was written and that are not applied
-	at     begun
-	noted  *segment // where at was written last
-	last   held
+	log       *Log
+	era       int
+	entries   []*rule.Entry
+	plans     []uint32
+	keys      map[schema.Name][]string // the columns of primary keys, of tables whose old images are whole
+	shapes    map[shapeOf]uint32
+	lastOf    shapeOf // the last of them
+	lastShape uint32
+	open      map[mvcc.XID]struct{} // transactions of which something was written and that are not applied
+	at        begun
+	noted     *segment // where at was written last
+	last      held
+}
+
+// shapeOf is what the columns depend on that are remembered of a row.
+type shapeOf struct {
+	relation    *change.Relation
+	entry, rule int
 }
 
 // begun is the transaction that is being routed.
@@ -116,25 +137,28 @@ type held struct {
 	entry   int
 	rule    int
 	text    []byte
-	row     *change.Row // only to be compared, while it is being routed
+	row     uint64 // which one; 0: none
 	old     bool
 }
 
 var _ route.Witness = (*Recorder)(nil)
 
-// Session begins a session with entries in the router's order. keys are the columns of the primary keys of tables, by which a row is named
-// where the log carries all of it.
-func (l *Log) Session(entries []*rule.Entry, keys map[schema.Name][]string) *Recorder {
+// Session begins a session with entries in the router's order, where everything up to a position is applied. keys are the columns of the primary
+// keys of tables, by which a row is named where the log carries all of it.
+func (l *Log) Session(entries []*rule.Entry, keys map[schema.Name][]string, applied mvcc.LSN) *Recorder {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.plans)+len(entries) > mostPlans {
 		l.segments, l.plans, l.planOf = nil, nil, map[string]uint32{}
 		l.began = time.Time{}
+		l.era++
 	}
-	if l.began.IsZero() {
+	if l.began.IsZero() || applied > l.reached { // another daemon has applied what was not read here
 		l.began = time.Now()
 	}
-	r := &Recorder{log: l, keys: keys, shapes: map[*change.Relation]uint32{}, open: map[mvcc.XID]struct{}{}}
+	l.reached = max(l.reached, applied)
+	l.append(signed(number(append(l.scratch[:0], aSession), uint64(applied)), time.Now().UnixMicro()))
+	r := &Recorder{log: l, era: l.era, entries: entries, keys: keys, shapes: map[shapeOf]uint32{}, open: map[mvcc.XID]struct{}{}}
 	for _, e := range entries {
 		id := e.Name + "\x00" + e.Definition + "\x00" + e.Version
 		number, known := l.planOf[id]
@@ -170,21 +194,27 @@ func (r *Recorder) Held(entry int, what route.Kind, text []byte, c *route.Cause)
 	l := r.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if r.era != l.era {
+		return
+	}
 	last := &r.last
 	if last.segment != nil && last.segment == r.noted && last.xid == r.at.xid && last.what == what && last.entry == entry && last.rule == c.Rule &&
-		bytes.Equal(last.text, text) {
-		if c.Row != nil && last.row == c.Row && last.old != c.Old {
+		(last.row != 0) == (c.Row != nil) && bytes.Equal(last.text, text) {
+		if c.Row != nil && last.row == c.Number && last.old != c.Old {
 			r.write(append(l.scratch[:0], aSame))
-			last.segment, last.row = r.noted, nil
+			last.segment, last.old = r.noted, c.Old
 		}
 		return
 	}
 	b := l.scratch[:0]
 	b = append(b, aHeld, byte(what))
 	b = number(b, uint64(r.plans[entry]))
-	b = r.row(string_(b, text), c)
+	b = r.row(str(b, text), entry, c)
 	r.write(b)
-	*last = held{segment: r.noted, xid: r.at.xid, what: what, entry: entry, rule: c.Rule, text: append(last.text[:0], text...), row: c.Row, old: c.Old}
+	*last = held{segment: r.noted, xid: r.at.xid, what: what, entry: entry, rule: c.Rule, text: append(last.text[:0], text...), old: c.Old}
+	if c.Row != nil {
+		last.row = c.Number
+	}
 }
 
 // Moved implements route.Witness.
@@ -192,8 +222,18 @@ func (r *Recorder) Moved(entry int, why string, c *route.Cause) {
 	l := r.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if r.era != l.era {
+		return
+	}
 	b := number(append(l.scratch[:0], aMove), uint64(r.plans[entry]))
-	r.write(r.row(string_(b, cut(why, longestWhy)), c))
+	r.write(r.row(str(b, cut(why, longestWhy)), entry, c))
+}
+
+// Reached says that everything up to a position was read.
+func (r *Recorder) Reached(p mvcc.LSN) {
+	r.log.mu.Lock()
+	defer r.log.mu.Unlock()
+	r.log.reached = max(r.log.reached, p)
 }
 
 // write appends what belongs to the transaction that is being routed, after a word on that where there is none in the segment.
@@ -234,7 +274,7 @@ func (l *Log) room(size int) *segment {
 }
 
 // row appends by which rule which row did it.
-func (r *Recorder) row(b []byte, c *route.Cause) []byte {
+func (r *Recorder) row(b []byte, entry int, c *route.Cause) []byte {
 	if c.Row == nil {
 		return append(b, 0)
 	}
@@ -244,7 +284,7 @@ func (r *Recorder) row(b []byte, c *route.Cause) []byte {
 		old = 1
 	}
 	b = number(append(b, old), uint64(c.Rule)) //nolint:gosec // not negative
-	shape := r.shape(c.Row.Relation)
+	shape := r.shape(shapeOf{c.Row.Relation, entry, c.Rule})
 	b = number(b, uint64(shape))
 	for _, at := range r.log.tables[shape].at {
 		b = value(b, pick(c.Row, at, c.Old))
@@ -264,22 +304,31 @@ func pick(row *change.Row, at int, old bool) change.Value {
 	return v
 }
 
-// shape is what is remembered of rows of a relation: the primary key, or what the log names a row by.
-func (r *Recorder) shape(relation *change.Relation) uint32 {
-	if shape, known := r.shapes[relation]; known {
+// shape is what is remembered of rows of a relation that did something by a rule: the primary key, or what the log names a row by. Where that is
+// all of the row, it is what the rule looks at: nobody is to be told more of a row than its key, who may ask for that.
+func (r *Recorder) shape(of shapeOf) uint32 {
+	if r.lastOf == of && r.lastOf.relation != nil {
+		return r.lastShape
+	}
+	if shape, known := r.shapes[of]; known {
+		r.lastOf, r.lastShape = of, shape
 		return shape
 	}
 	const enough = 1 << 10
 	if len(r.shapes) > enough { // the log describes a relation anew, again and again
 		clear(r.shapes)
 	}
+	relation := of.relation
 	s := tableShape{name: relation.Schema + "." + relation.Name}
 	keys := r.keys[schema.Name{Schema: relation.Schema, Name: relation.Name}]
+	if rules := r.entries[of.entry].Rules; len(keys) == 0 && of.rule < len(rules) {
+		keys = rules[of.rule].Needs()
+	}
 	for i, c := range relation.Columns {
 		if len(s.at) == mostColumns {
 			break
 		}
-		if relation.Identity == change.IdentityFull && len(keys) > 0 {
+		if relation.Identity == change.IdentityFull {
 			if slices.Contains(keys, c.Name) {
 				s.columns, s.at = append(s.columns, c.Name), append(s.at, i)
 			}
@@ -293,19 +342,23 @@ func (r *Recorder) shape(relation *change.Relation) uint32 {
 		shape = uint32(len(r.log.tables)) //nolint:gosec // one for each way that a table ever looked
 		r.log.tables, r.log.tableOf[id] = append(r.log.tables, s), shape
 	}
-	r.shapes[relation] = shape
+	r.shapes[of] = shape
 	return shape
 }
 
-// Found says which keys look-ups of a rule have found, for rows of transactions that end between two positions.
-func (r *Recorder) Found(entry, ruleNumber int, key []byte, first, last mvcc.LSN, rows int) {
+// Found says which keys look-ups of a rule have found, for rows of transactions that end between two positions, of which xid is the last.
+func (r *Recorder) Found(entry, ruleNumber int, key []byte, xid mvcc.XID, first, last mvcc.LSN, rows int) {
 	l := r.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if r.era != l.era {
+		return
+	}
 	b := number(append(l.scratch[:0], aFind), uint64(r.plans[entry]))
-	b = number(number(b, uint64(ruleNumber)), uint64(first)) //nolint:gosec // not negative
-	b = number(number(b, uint64(last)), uint64(rows))        //nolint:gosec // a count
-	l.append(string_(signed(b, time.Now().UnixMicro()), key))
+	b = number(number(number(b, uint64(ruleNumber)), uint64(xid)), uint64(first)) //nolint:gosec // not negative
+	b = number(number(b, uint64(last)), uint64(rows))                             //nolint:gosec // a count
+	r.open[xid] = struct{}{}
+	l.append(str(signed(b, time.Now().UnixMicro()), key))
 }
 
 // Applied says that a transaction is: whoever reads from now on sees what it did.
@@ -313,6 +366,9 @@ func (r *Recorder) Applied(xid mvcc.XID) {
 	l := r.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if r.era != l.era {
+		return
+	}
 	if _, open := r.open[xid]; !open {
 		return
 	}
@@ -325,6 +381,9 @@ func (r *Recorder) Published(entries []*rule.Entry) {
 	l := r.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if r.era != l.era {
+		return
+	}
 	for i, e := range entries {
 		p := &l.plans[r.plans[i]]
 		if p.live == e.Activation && p.suspended == e.Suspended {
@@ -337,12 +396,34 @@ func (r *Recorder) Published(entries []*rule.Entry) {
 		case p.suspended != "":
 			why = "the entry is cached, under a new name"
 		}
-		known := p.live != "" || e.Suspended != "" // otherwise it may have had the name before this daemon began
+		known := l.named || p.live != "" || e.Suspended != "" // otherwise it may have had the name before this daemon began
 		if p.live, p.suspended = e.Activation, e.Suspended; !known {
 			continue
 		}
 		b := signed(number(append(l.scratch[:0], aName), uint64(r.plans[i])), time.Now().UnixMicro())
-		l.append(string_(b, cut(why, longestWhy)))
+		l.append(str(b, cut(why, longestWhy)))
+	}
+	l.named = true
+}
+
+// Refused says that an entry is not cached, since it cannot be planned.
+func (r *Recorder) Refused(entry, why string) {
+	l := r.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r.era != l.era {
+		return
+	}
+	id := entry + "\x00refused"
+	plan_, known := l.planOf[id]
+	if !known {
+		plan_ = uint32(len(l.plans)) //nolint:gosec // bounded by mostPlans, and by how many entries there are
+		l.plans, l.planOf[id] = append(l.plans, plan{name: entry}), plan_
+	}
+	if p := &l.plans[plan_]; p.suspended != why {
+		p.suspended = why
+		b := signed(number(append(l.scratch[:0], aName), uint64(plan_)), time.Now().UnixMicro())
+		l.append(str(b, cut("the entry is not cached: "+why, longestWhy)))
 	}
 }
 
@@ -351,7 +432,7 @@ func (l *Log) Generation(why string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := signed(append(l.scratch[:0], aGeneration), time.Now().UnixMicro())
-	l.append(string_(b, cut(why, longestWhy)))
+	l.append(str(b, cut(why, longestWhy)))
 }
 
 func (l *Log) append(event []byte) {
@@ -363,7 +444,7 @@ func (l *Log) append(event []byte) {
 func number(b []byte, n uint64) []byte { return binary.AppendUvarint(b, n) }
 func signed(b []byte, n int64) []byte  { return binary.AppendVarint(b, n) }
 
-func string_[T []byte | string](b []byte, s T) []byte {
+func str[T []byte | string](b []byte, s T) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
@@ -384,7 +465,7 @@ func value(b []byte, v change.Value) []byte {
 	case v.Kind != change.Text:
 		return append(b, unknownValue)
 	case len(v.Text) > longestValue:
-		return string_(append(b, cutValue), v.Text[:longestValue])
+		return str(append(b, cutValue), v.Text[:longestValue])
 	}
-	return string_(append(b, textValue), v.Text)
+	return str(append(b, textValue), v.Text)
 }

@@ -1,6 +1,7 @@
 package trail_test
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -45,9 +46,11 @@ type follower struct {
 	keys     *route.Keys
 }
 
-func follow(log *trail.Log, entries ...*rule.Entry) *follower {
+func follow(log *trail.Log, entries ...*rule.Entry) *follower { return followFrom(log, 0, entries...) }
+
+func followFrom(log *trail.Log, applied mvcc.LSN, entries ...*rule.Entry) *follower {
 	f := &follower{router: route.New(entries), keys: route.NewKeys(1<<20, 1<<24)}
-	f.recorder = log.Session(entries, map[schema.Name][]string{{Schema: "public", Name: "products"}: {"id"}})
+	f.recorder = log.Session(entries, map[schema.Name][]string{{Schema: "public", Name: "products"}: {"id"}}, applied)
 	f.keys.Watch(f.recorder)
 	return f
 }
@@ -57,7 +60,7 @@ func (f *follower) begin(xid mvcc.XID) {
 }
 
 func read(log *trail.Log, name, key string, epochs ...string) []trail.Event {
-	events, _, _ := log.Read(trail.Query{Entry: name, Key: key, Epochs: epochs})
+	events, _, _, _ := log.Read(context.Background(), trail.Query{Entry: name, Key: key, Epochs: epochs})
 	return events
 }
 
@@ -113,6 +116,7 @@ func TestWhatARowDid(t *testing.T) {
 // TestIdentities: the columns that name a row are the primary key, or what the log names it by.
 func TestIdentities(t *testing.T) {
 	t.Parallel()
+	both := map[schema.Name][]string{{Schema: "public", Name: "products"}: {"id", "name"}}
 	for name, test := range map[string]struct {
 		relation *change.Relation
 		keys     map[schema.Name][]string
@@ -129,7 +133,7 @@ func TestIdentities(t *testing.T) {
 		},
 		"whole, without": {
 			relation: relation(change.IdentityFull), row: change.Row{Op: change.Insert, New: []change.Value{text("1"), {Kind: change.Null}}},
-			want: "INSERT of public.products where id = 1, name NULL",
+			want: "INSERT of public.products where id = 1", // what the rule looks at, and no more
 		},
 		"none": {
 			relation: func() *change.Relation {
@@ -140,12 +144,12 @@ func TestIdentities(t *testing.T) {
 			row: change.Row{Op: change.Insert, New: []change.Value{text("1"), text("x")}}, want: "INSERT of public.products",
 		},
 		"long and not of this encoding": {
-			relation: relation(change.IdentityFull),
-			row:      change.Row{Op: change.Insert, New: []change.Value{text("1"), text("\xff" + strings.Repeat("x", 200))}},
-			want:     "INSERT of public.products where id = 1, name = \uFFFD" + strings.Repeat("x", 127) + "…",
+			relation: relation(change.IdentityFull), keys: both,
+			row:  change.Row{Op: change.Insert, New: []change.Value{text("1"), text("\xff" + strings.Repeat("x", 200))}},
+			want: "INSERT of public.products where id = 1, name = \uFFFD" + strings.Repeat("x", 127) + "…",
 		},
 		"a large value that the UPDATE did not touch": {
-			relation: relation(change.IdentityFull),
+			relation: relation(change.IdentityFull), keys: both,
 			row: change.Row{
 				Op: change.Update, Old: []change.Value{text("1"), text("large")}, New: []change.Value{text("1"), {Kind: change.Unchanged}},
 			},
@@ -154,7 +158,7 @@ func TestIdentities(t *testing.T) {
 	} {
 		log := trail.New(0)
 		e := entry("product", rule.Rule{Bind: []string{"id"}})
-		f := &follower{router: route.New([]*rule.Entry{e}), keys: route.NewKeys(10, 1000), recorder: log.Session([]*rule.Entry{e}, test.keys)}
+		f := &follower{router: route.New([]*rule.Entry{e}), keys: route.NewKeys(10, 1000), recorder: log.Session([]*rule.Entry{e}, test.keys, 0)}
 		f.keys.Watch(f.recorder)
 		f.begin(1)
 		test.row.Relation = test.relation
@@ -180,9 +184,9 @@ func TestEpochsLookUpsAndMoves(t *testing.T) {
 	insert(1, "10", "a")
 	insert(2, "20", "b")
 	insert(3, "30", "b")
-	f.recorder.Found(0, 1, []byte("product:5"), 16, 16, 1)
-	f.recorder.Found(0, 1, []byte("product:5"), 32, 48, 2)
-	f.recorder.Found(0, 1, []byte("product:6"), 32, 48, 2)
+	f.recorder.Found(0, 1, []byte("product:5"), 1, 16, 16, 1)
+	f.recorder.Found(0, 1, []byte("product:5"), 3, 32, 48, 2)
+	f.recorder.Found(0, 1, []byte("product:6"), 3, 32, 48, 2)
 	f.recorder.Applied(1)
 	f.begin(4)
 	f.router.Whole("product", f.keys)
@@ -288,7 +292,10 @@ func TestModel(t *testing.T) {
 			}
 		}
 		for key, want := range all {
-			events, since, _ := log.Read(trail.Query{Entry: "product", Key: key})
+			events, since, _, err := log.Read(context.Background(), trail.Query{Entry: "product", Key: key})
+			if err != nil {
+				t.Fatal(err)
+			}
 			got := make([]mvcc.XID, 0, len(events))
 			for _, e := range events {
 				if n := len(got); n == 0 || got[n-1] != e.XID {
@@ -321,7 +328,7 @@ func TestBounded(t *testing.T) {
 	const size = 1 << 20
 	log := trail.New(size)
 	f := follow(log, entry("product", rule.Rule{Bind: []string{"id"}}))
-	_, began, _ := log.Read(trail.Query{Entry: "product"})
+	_, began, _, _ := log.Read(t.Context(), trail.Query{Entry: "product"})
 	rel := relation(change.IdentityDefault)
 	for i := range 200_000 {
 		f.begin(mvcc.XID(i))
@@ -331,7 +338,7 @@ func TestBounded(t *testing.T) {
 	if held := log.Size(); held > size {
 		t.Errorf("%d bytes are held, of %d", held, size)
 	}
-	_, since, _ := log.Read(trail.Query{Entry: "product"})
+	_, since, _, _ := log.Read(t.Context(), trail.Query{Entry: "product"})
 	if !since.After(began) {
 		t.Errorf("what happened since %s is said to be remembered", since)
 	}
@@ -341,7 +348,7 @@ func TestBounded(t *testing.T) {
 	if got := read(log, "product", "product:1"); len(got) != 0 {
 		t.Errorf("the first is: %+v", got)
 	}
-	events, _, more := log.Read(trail.Query{Entry: "product", Key: "product:199999", Most: 0})
+	events, _, more, _ := log.Read(t.Context(), trail.Query{Entry: "product", Key: "product:199999", Most: 0})
 	if more || len(events) != 1 {
 		t.Errorf("more than are there: %v %d", more, len(events))
 	}
@@ -356,7 +363,7 @@ func TestMost(t *testing.T) {
 		f.begin(mvcc.XID(i + 1))
 		f.router.Key("product", []keytext.Arg{{Text: "5"}}, f.keys)
 	}
-	events, _, more := log.Read(trail.Query{Entry: "product", Key: "product:5", Most: 3})
+	events, _, more, _ := log.Read(t.Context(), trail.Query{Entry: "product", Key: "product:5", Most: 3})
 	if len(events) != 3 || !more || events[2].XID != 10 {
 		t.Errorf("%v %+v", more, events)
 	}
@@ -398,7 +405,7 @@ func BenchmarkRow(b *testing.B) {
 			router, keys := route.New([]*rule.Entry{e}), route.NewKeys(8<<10, 1<<20)
 			var recorder *trail.Recorder
 			if log != nil {
-				recorder = log.Session([]*rule.Entry{e}, nil)
+				recorder = log.Session([]*rule.Entry{e}, nil, 0)
 				keys.Watch(recorder)
 				recorder.Begin(change.Begin{XID: 1, End: 16})
 			}

@@ -90,6 +90,7 @@ redis-server | redis) put "$SERVERS_ROOT/usr/bin/redis-server" true ;;
 pgbouncer) put "$SERVERS_ROOT/usr/sbin/pgbouncer" true ;;
 wrk) put "$SERVERS_ROOT/usr/bin/wrk" true ;;
 chromium) put "$SERVERS_ROOT/usr/bin/chromium" true ;;
+*.deb) put "$SERVERS_ROOT/usr/bin/google-chrome-stable" true ;;
 esac; done`
 	apt = `echo "apt-get $*" >>"$LOG"
 [ "$1" = install ] || exit 0
@@ -137,6 +138,42 @@ func TestAptAsRoot(t *testing.T) {
 	}
 	if said, done, ok = m.run(t, "tests"); !ok || said != "" || strings.Join(done, "") != "" {
 		t.Errorf("with everything there it did %q and said %q (%v)", done, said, ok)
+	}
+}
+
+// TestUbuntuBrowser: Ubuntu's package of Chromium is a snap, which a container cannot have.
+func TestUbuntuBrowser(t *testing.T) {
+	t.Parallel()
+	there := map[string]string{"id": root, "apt-get": apt, "dpkg": "echo amd64", "curl": `echo "curl ${@: -1}" >>"$LOG"`, "mktemp": `echo "$SERVERS_ROOT/x.deb"; : >"$SERVERS_ROOT/x.deb"`}
+	machine := func(programs map[string]string) *machine {
+		m := newMachine(t, programs)
+		for _, name := range []string{"grep", "readlink"} {
+			if path, err := exec.LookPath(name); err == nil {
+				_ = os.Symlink(path, filepath.Join(m.bin, name))
+			}
+		}
+		if err := os.MkdirAll(filepath.Join(m.root, "etc"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(m.root, "etc", "os-release"), []byte("NAME=\"Ubuntu\"\nID=ubuntu\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	m := machine(there)
+	if said, done, ok := m.run(t, "tests"); !ok || !strings.Contains(strings.Join(done, "\n"), "curl https://") || !strings.Contains(said, "downloading Google Chrome") {
+		t.Errorf("without snaps: %v %s\n%s", ok, strings.Join(done, "\n"), said)
+	}
+	there["snap"] = `echo "snap $*" >>"$LOG"; [ "$1" != install ] || { put() { ` + server + `; }; put "$SERVERS_ROOT/snap/bin/chromium" true; }`
+	m = machine(there)
+	if said, done, ok := m.run(t, "tests"); !ok || done[len(done)-1] != "snap install chromium" {
+		t.Errorf("with snaps: %v %s\n%s", ok, strings.Join(done, "\n"), said)
+	}
+	delete(there, "snap")
+	there["dpkg"] = "echo arm64"
+	m = machine(there)
+	if said, _, ok := m.run(t, "tests"); ok || !strings.Contains(said, "install Chromium yourself") {
+		t.Errorf("where there is neither: %v %s", ok, said)
 	}
 }
 

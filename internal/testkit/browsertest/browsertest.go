@@ -18,7 +18,7 @@ import (
 // names are what Chromium is called where it is installed.
 func names() []string {
 	return []string{
-		"chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "/Applications/Chromium.app/Contents/MacOS/Chromium",
+		"chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "/snap/bin/chromium", "/Applications/Chromium.app/Contents/MacOS/Chromium",
 		"/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 	}
 }
