@@ -103,7 +103,9 @@ func (s *session) resume(ctx context.Context) error {
 			// Whatever was not live under this very plan may read a table whose stream lacks a transaction that is still
 			// open: the daemon that added the table may have been stopped while it waited, and the roster that said so
 			// may be lost (D8).
-			e.Activation, e.Suspended = store.Draw(), admitting
+			if e.Activation, e.Suspended = store.Draw(), replanned; s.isNew(e) {
+				e.Suspended = admitting
+			}
 			s.admit = append(s.admit, i)
 		case old.Content != e.Content:
 			// The stream lacks nothing of its tables. But its name has to move as names move while the stream is followed,
@@ -173,7 +175,7 @@ func (s *session) begin(ctx context.Context) error {
 	}
 	for i, e := range s.versions {
 		e.Content = s.content(e)
-		e.Activation, e.Suspended = store.Draw(), admitting
+		e.Activation, e.Suspended = store.Draw(), generation
 		s.admit = append(s.admit, i)
 	}
 	if s.replaces != "" {

@@ -40,8 +40,13 @@ const connectTimeout = 15 * time.Second
 // altered is why an entry moves whose tables look otherwise although no row says so.
 const altered = "a table that it reads was rewritten, or its values are read in another way than before"
 
-// admitting marks an entry that waits until every transaction is over that its tables' publication may have missed.
-const admitting = "its tables were just added to the stream: waiting until every transaction that began before is over"
+// Why an entry waits until every transaction is over that its tables' publication may have missed.
+const (
+	admitting  = "its tables were just added to the stream" + untilOver
+	replanned  = "it is planned anew, since its declaration or a table of it has changed, or what was cached of it is not known" + untilOver
+	generation = "a new generation has begun" + untilOver
+	untilOver  = ": waiting until every transaction that began before is over"
+)
 
 // session is one attempt: everything that is opened for it is closed with it, so that whatever goes wrong is mended
 // by taking the stream up again from what the store says.

@@ -72,7 +72,7 @@ func TestReadingManyTransactions(t *testing.T) { //nolint:paralleltest // it mea
 	took := time.Since(began)
 	runtime.ReadMemStats(&after)
 	t.Logf("%d events in %s, %d MiB allocated, heap %d MiB", len(events), took, (after.TotalAlloc-before.TotalAlloc)>>20, (after.HeapAlloc-before.HeapAlloc)>>20)
-	if mib := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) >> 20; mib > 48 { //nolint:gosec // far from overflowing
+	if mib := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) >> 20; mib > 48 {
 		t.Errorf("%d MiB for the last 1000 events", mib)
 	}
 }
@@ -117,16 +117,16 @@ func TestIntentHidesRow(t *testing.T) {
 	}
 }
 
-func lookups() (*trail.Log, func() *follower, func(*follower, mvcc.XID, string, string)) {
+func lookups() (_ *trail.Log, begin func() *follower, insert func(f *follower, xid mvcc.XID, id, name string)) {
 	log := trail.New(1)
 	lookup := rule.Rule{Class: rule.Lookup, Lookup: &rule.LookupQuery{From: []string{"name"}, Types: []keytext.Type{keytext.String}}}
-	start := func() *follower { return follow(log, entry("product", lookup)) }
-	insert := func(f *follower, xid mvcc.XID, id, name string) {
+	begin = func() *follower { return follow(log, entry("product", lookup)) }
+	insert = func(f *follower, xid mvcc.XID, id, name string) {
 		f.begin(xid)
 		f.keys.Reset()
 		f.router.Row(&change.Row{Op: change.Insert, Relation: relation(change.IdentityDefault), New: []change.Value{text(id), text(name)}}, f.keys)
 	}
-	return log, start, insert
+	return log, begin, insert
 }
 
 // TestLookUpOfForgottenRows: a key that a look-up for several rows found is not of the one that happens to be remembered.

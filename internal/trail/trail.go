@@ -226,7 +226,7 @@ func (r *Recorder) Moved(entry int, why string, c *route.Cause) {
 		return
 	}
 	b := number(append(l.scratch[:0], aMove), uint64(r.plans[entry]))
-	r.write(r.row(str(b, cut(why, longestWhy)), entry, c))
+	r.write(r.row(str(b, cut(why)), entry, c))
 }
 
 // Reached says that everything up to a position was read.
@@ -401,7 +401,7 @@ func (r *Recorder) Published(entries []*rule.Entry) {
 			continue
 		}
 		b := signed(number(append(l.scratch[:0], aName), uint64(r.plans[i])), time.Now().UnixMicro())
-		l.append(str(b, cut(why, longestWhy)))
+		l.append(str(b, cut(why)))
 	}
 	l.named = true
 }
@@ -423,7 +423,7 @@ func (r *Recorder) Refused(entry, why string) {
 	if p := &l.plans[plan_]; p.suspended != why {
 		p.suspended = why
 		b := signed(number(append(l.scratch[:0], aName), uint64(plan_)), time.Now().UnixMicro())
-		l.append(str(b, cut("the entry is not cached: "+why, longestWhy)))
+		l.append(str(b, cut("the entry is not cached: "+why)))
 	}
 }
 
@@ -432,7 +432,7 @@ func (l *Log) Generation(why string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := signed(append(l.scratch[:0], aGeneration), time.Now().UnixMicro())
-	l.append(str(b, cut(why, longestWhy)))
+	l.append(str(b, cut(why)))
 }
 
 func (l *Log) append(event []byte) {
@@ -448,7 +448,7 @@ func str[T []byte | string](b []byte, s T) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-func cut(s string, most int) string { return s[:min(len(s), most)] }
+func cut(why string) string { return why[:min(len(why))] }
 
 // The kinds of values of a row.
 const (

@@ -156,6 +156,7 @@ func TestLeastPrivileges(t *testing.T) {
 		}
 		return nil
 	})
+	traced(t, d, "/v1/trace/product/43")
 	commits(t, app, as(t, super, "shop_app", ""))
 	freshetRuns(t, daemon, "verify")
 	freshetRuns(t, config("verify.yaml", query, "freshet_gateway", "freshet_gateway", "shop_verify", "verify-secret"), "verify")
@@ -259,6 +260,19 @@ func freshetRuns(t *testing.T, config string, args ...string) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("freshet %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
+}
+
+// traced waits until the history of a key has a load and an invalidation, and lacks nothing.
+func traced(t *testing.T, d *servetest.Daemon, path string) {
+	t.Helper()
+	testkit.Eventually(t, patience, func() error {
+		code, _, body, err := d.Get(t.Context(), path)
+		if text := string(body); err != nil || code != http.StatusOK || !strings.Contains(text, `"problems":[]`) || !strings.Contains(text, `"kind":"stored"`) ||
+			!strings.Contains(text, `"kind":"invalidated"`) {
+			return fmt.Errorf("%d %s, %w", code, body, err)
+		}
+		return nil
+	})
 }
 
 // served waits until the gateway serves a body with a status.

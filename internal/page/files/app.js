@@ -14,6 +14,7 @@ let answered = null;       // when that came
 let paused = false;
 let timer = null;
 let entryKeys = "";        // what the form of a trace was made for
+let linked = false;         // the address was followed once
 let asked = 0;             // traces: only what came of the last one is shown
 
 function el(name, attributes, ...children) {
@@ -38,7 +39,7 @@ function seconds(s) {
   if (s === undefined || s === null) return "not known";
   if (s === 0) return "0 s";
   if (s < 0.001) return (s * 1e6).toFixed(0) + " µs";
-  if (s < 1) return (s * 1e3).toPrecision(s < 0.01 ? 2 : 3).replace(/\.0+$/, "") + " ms";
+  if (s < 0.9995) return (s * 1e3).toPrecision(s < 0.01 ? 2 : 3).replace(/\.0+$/, "") + " ms";
   if (s < 600) return s.toFixed(s < 10 ? 1 : 0) + " s";
   if (s < 7200) return (s / 60).toFixed(0) + " min";
   return (s / 3600).toFixed(1) + " h";
@@ -89,6 +90,8 @@ async function poll() {
   let status = null, failed = null;
   try {
     status = await ask("/v1/status");
+    // Whatever stands between may answer in the daemon's place.
+    if (!status || !status.started || !Array.isArray(status.regions) || status.regions.length === 0) throw new Error("what answers is no daemon's status");
   } catch (err) {
     failed = err;
   }
@@ -109,14 +112,20 @@ async function poll() {
     lost(failed);
     return;
   }
+  const before = last;
   last = status;
   answered = Date.now();
   $("login").hidden = true;
   $("main").hidden = false;
   document.body.classList.remove("old");
   contact("");
-  keep(status);
-  show(status);
+  try {
+    keep(status);
+    show(status);
+  } catch (err) {
+    last = before;
+    lost(new Error("this page does not understand its answer (" + err.message + "); load the page again"));
+  }
 }
 
 function contact(text, bad) {
@@ -332,7 +341,8 @@ function showForm(s) {
   if (entries.has(chosen)) $("entry").value = chosen;
   $("ask").disabled = entries.size === 0;
   showArguments();
-  fromAddress();
+  if (!linked) fromAddress(); // later the form is whoever's who types
+  linked = linked || entries.size > 0;
 }
 
 function showArguments() {
