@@ -79,7 +79,7 @@ func (r *Reader) noted(w *want, f *flight, why refusal) store.Note {
 	}
 	if f.err != nil {
 		note.Outcome = store.NoteFailed
-		note.Error = classOf(f.err)
+		note.Error = classOf(f.err, w.load != nil)
 		return note
 	}
 	note.Negative, note.Bytes, note.Replica = !l.Found, len(l.Payload), l.Coverage.Standby()
@@ -103,7 +103,7 @@ func (r *Reader) noted(w *want, f *flight, why refusal) store.Note {
 
 // classOf says what kind of error it is. Its text is the log's: it may hold what the database or the code that loads says, and whoever may read the
 // entry may read the notes.
-func classOf(err error) string {
+func classOf(err error, byCode bool) string {
 	var query *pgload.QueryError
 	switch {
 	case errors.As(err, &query):
@@ -115,7 +115,10 @@ func classOf(err error) string {
 	case errors.Is(err, ErrArguments):
 		return "an argument is not of its type"
 	}
-	return "the code that loads it failed"
+	if byCode {
+		return "the code that loads it failed"
+	}
+	return "it could not be loaded; the log of who tried says why"
 }
 
 // sendNotes sends what is noted within a second.

@@ -147,7 +147,7 @@ func TestRefusalsAreNoted(t *testing.T) {
 	}
 	r.Close()
 	all, outcomes := w.notes(w.name("product", "1"))
-	if outcomes != store.NoteFailed || all[0].Error != "the code that loads it failed" { // the text may have a secret
+	if outcomes != store.NoteFailed || all[0].Error != "it could not be loaded; the log of who tried says why" { // the text may have a secret
 		t.Errorf("%q %+v", outcomes, all)
 	}
 	w = newWorld(t, options{})

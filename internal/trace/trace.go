@@ -165,7 +165,7 @@ func joined(events []Event) []Event {
 }
 
 func leftOut(count int) string {
-	return fmt.Sprintf("%d loads, of whatever keys, were not noted one by one: there were too many at a time", count)
+	return fmt.Sprintf("%d loads, of whatever keys, were not noted one by one: there were too many at a time, or their keys are too long", count)
 }
 
 // look reads the record.

@@ -105,7 +105,7 @@ func TestOf(t *testing.T) {
 		"refused loaded from a replica and not stored: " + refusals()["below_floor"],
 		"epoch_ended INSERT of public.products where id = 7: every key that is tied to ~0:7",
 		"failed the load failed: no server",
-		"left_out 15 loads, of whatever keys, were not noted one by one: there were too many at a time",
+		"left_out 15 loads, of whatever keys, were not noted one by one: there were too many at a time, or their keys are too long",
 	}, lines(h)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

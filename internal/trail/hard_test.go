@@ -287,7 +287,87 @@ func TestRefusedIsSaid(t *testing.T) {
 	one.Activation = "a1"
 	log.Session([]*rule.Entry{one}, nil, 0).Published([]*rule.Entry{one})
 	got := read(log, "product", "product:5")
-	if len(got) != 2 || got[0].Why != "the entry is not cached: column name does not exist" || got[1].Kind != trail.Renamed {
+	if len(got) != 3 || got[0].Why != "the entry is not cached: column name does not exist" || got[1].Kind != trail.Renamed || got[2].Why != "the entry can be planned again" {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestBulkOfLookUps: rows of one transaction by which keys are looked up must not be compared with one another.
+func TestBulkOfLookUps(t *testing.T) {
+	t.Parallel()
+	lookup := rule.Rule{Class: rule.Lookup, Lookup: &rule.LookupQuery{From: []string{"name"}, Types: []keytext.Type{keytext.String}}}
+	log := trail.New(0)
+	f := follow(log, entry("product", lookup))
+	f.begin(7)
+	rel := relation(change.IdentityDefault)
+	const rows = 10_000
+	for i := range rows {
+		f.router.Row(&change.Row{Op: change.Insert, Relation: rel, New: []change.Value{text(strconv.Itoa(i)), text(strconv.Itoa(i))}}, f.keys)
+	}
+	f.recorder.Found(0, 0, []byte("product:5"), 7, 112, 112, rows)
+	began := time.Now()
+	read(log, "product", "product:5")
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("reading what %d rows of one transaction did took %s", rows, took)
+	}
+}
+
+// TestLookUpsReadAgain: several transactions that are read again are not in the order of the log any more.
+func TestLookUpsReadAgain(t *testing.T) {
+	t.Parallel()
+	log, start, insert := lookups()
+	f := start()
+	for i := range 4 {
+		insert(f, mvcc.XID(i+1), strconv.Itoa(i+10), strconv.Itoa(i))
+	}
+	f = start()
+	for i := range 4 {
+		insert(f, mvcc.XID(i+1), strconv.Itoa(i+10), strconv.Itoa(i))
+	}
+	for i := range 4 {
+		f.recorder.Found(0, 0, []byte("product:5"), mvcc.XID(i+1), mvcc.LSN(i+1)*16, mvcc.LSN(i+1)*16, 1)
+		f.recorder.Applied(mvcc.XID(i + 1))
+	}
+	got := read(log, "product", "product:5")
+	for i, e := range got {
+		t.Log(e.XID, e.Why)
+		if e.XID != mvcc.XID(i+1) || e.Op == "" {
+			t.Errorf("it was the row of transaction %d: %+v", i+1, e)
+		}
+	}
+}
+
+// TestRefusedTwice: an entry that is refused, mended, and refused again for the same reason.
+func TestRefusedTwice(t *testing.T) {
+	t.Parallel()
+	log := trail.New(0)
+	e := entry("product", rule.Rule{Bind: []string{"id"}})
+	e.Activation = "a1"
+	log.Session([]*rule.Entry{e}, nil, 0).Published([]*rule.Entry{e})
+	log.Session(nil, nil, 0).Refused("product", "column x is gone")
+	log.Session([]*rule.Entry{e}, nil, 0).Published([]*rule.Entry{e}) // with the name that it had, or another
+	log.Session(nil, nil, 0).Refused("product", "column x is gone")
+	got := read(log, "product", "product:5")
+	for _, e := range got {
+		t.Log(e.Kind, e.Why)
+	}
+	if len(got) != 3 {
+		t.Errorf("it was refused twice and mended once: %d events", len(got))
+	}
+}
+
+// TestFoundBetweenTheImages: the applier writes beside the router; a key that it has found between the two images of a row takes nothing
+// away from what is read of that row.
+func TestFoundBetweenTheImages(t *testing.T) {
+	t.Parallel()
+	log, start, _ := lookups()
+	f := start()
+	row := &change.Row{Op: change.Update, Relation: relation(change.IdentityDefault), New: []change.Value{text("5"), text("x")}, Old: []change.Value{text("5"), text("x")}}
+	f.begin(1)
+	f.recorder.Held(0, route.AKey, []byte("product:5"), &route.Cause{Row: row, Number: 1, Old: true})
+	f.recorder.Found(0, 0, []byte("product:5"), 1, 1, 2, 2)
+	f.recorder.Held(0, route.AKey, []byte("product:5"), &route.Cause{Row: row, Number: 1})
+	if got := read(log, "product", "product:5"); got[0].Image != "both" {
+		t.Errorf("%s: %s", got[0].Image, got[0].Why)
 	}
 }

@@ -78,7 +78,7 @@ func (l *Log) Read(ctx context.Context, q Query) (events []Event, since time.Tim
 	if q.Most <= 0 {
 		q.Most = DefaultMost
 	}
-	r := reading{query: q, plans: map[uint32]plan{}, waiting: map[mvcc.XID][]int{}, seen: map[likeness]int{}, lookUps: map[lookUp][]Event{}}
+	r := reading{query: q, plans: map[uint32]plan{}, waiting: map[mvcc.XID][]int{}, seen: map[likeness]int{}, lookUps: map[lookUp][]Event{}, looked: map[likeness]int{}}
 	l.mu.Lock()
 	since = l.began
 	texts := make([][]byte, len(l.segments))
@@ -115,8 +115,8 @@ type reading struct {
 	waiting map[mvcc.XID][]int // events of transactions that are not applied yet
 	seen    map[likeness]int   // the same
 	lookUps map[lookUp][]Event // rows by which keys of the entry were looked up, in the order of the log
-	looked  int                // how many those are
-	last    *Event             // what was held last, where it is among those
+	looked  map[likeness]int   // their places
+	last    func() *Event      // what was held last, where it is among those
 	at      begun
 	rest    []byte
 }
@@ -171,9 +171,12 @@ func (r *reading) segment(text []byte) {
 		case aHeld:
 			r.held()
 		case aSame:
-			if r.last != nil {
-				r.last.Image = "both"
-				r.last.Why = r.last.words()
+			if r.last == nil {
+				continue
+			}
+			if e := r.last(); e != nil {
+				e.Image = "both"
+				e.Why = e.words()
 			}
 		case aMove:
 			p, ours := r.plan()
@@ -223,7 +226,6 @@ func (r *reading) append(e Event) (number int) {
 		drop := len(r.events) - r.query.Most
 		r.first += drop
 		r.events = slices.Clone(r.events[drop:])
-		r.last = nil
 		for xid, all := range r.waiting {
 			if all[len(all)-1] < r.first {
 				delete(r.waiting, xid)
@@ -302,26 +304,30 @@ func (r *reading) held() {
 		r.look(e)
 		return
 	}
-	r.last = r.numbered(r.add(e))
+	number := r.add(e)
+	r.last = func() *Event { return r.numbered(number) }
 }
 
-// look keeps a row by which keys are looked up. One that was read again is in the place of what it was before.
+// look keeps a row by which keys are looked up. One that was read again has its place already, so that they are in the order of the log.
 func (r *reading) look(e Event) {
-	if r.looked >= mostLookUps {
+	if len(r.looked) >= mostLookUps {
 		clear(r.lookUps)
-		r.looked = 0
+		clear(r.looked)
 	}
 	key := lookUp{e.Version, e.Rule}
-	all := r.lookUps[key]
-	for i := len(all) - 1; i >= 0 && all[i].LSN == e.LSN; i-- {
-		if named(all[i].Row) == named(e.Row) && all[i].Op == e.Op {
-			r.last = &all[i]
-			return
-		}
+	like := likeness{xid: e.XID, rule: e.Rule, table: e.Version, op: e.Op, what: named(e.Row)}
+	at, seen := r.looked[like]
+	if !seen {
+		at = len(r.lookUps[key])
+		r.lookUps[key] = append(r.lookUps[key], e)
+		r.looked[like] = at
 	}
-	r.lookUps[key] = append(all, e)
-	r.looked++
-	r.last = &r.lookUps[key][len(all)]
+	r.last = func() *Event {
+		if at >= len(r.lookUps[key]) {
+			return nil
+		}
+		return &r.lookUps[key][at]
+	}
 }
 
 // find reads a key that a look-up found: for the one row that it was asked by, or for one of several.

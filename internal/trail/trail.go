@@ -109,6 +109,7 @@ type Recorder struct {
 	shapes    map[shapeOf]uint32
 	lastOf    shapeOf // the last of them
 	lastShape uint32
+	refused   map[uint32]bool       // plans of entries that could not be planned
 	open      map[mvcc.XID]struct{} // transactions of which something was written and that are not applied
 	at        begun
 	noted     *segment // where at was written last
@@ -158,7 +159,7 @@ func (l *Log) Session(entries []*rule.Entry, keys map[schema.Name][]string, appl
 	}
 	l.reached = max(l.reached, applied)
 	l.append(signed(number(append(l.scratch[:0], aSession), uint64(applied)), time.Now().UnixMicro()))
-	r := &Recorder{log: l, era: l.era, entries: entries, keys: keys, shapes: map[shapeOf]uint32{}, open: map[mvcc.XID]struct{}{}}
+	r := &Recorder{log: l, era: l.era, entries: entries, keys: keys, shapes: map[shapeOf]uint32{}, refused: map[uint32]bool{}, open: map[mvcc.XID]struct{}{}}
 	for _, e := range entries {
 		id := e.Name + "\x00" + e.Definition + "\x00" + e.Version
 		number, known := l.planOf[id]
@@ -404,7 +405,17 @@ func (r *Recorder) Published(entries []*rule.Entry) {
 		l.append(str(b, cut(why)))
 	}
 	l.named = true
+	for i := range l.plans { // of those that can be planned again it is said anew when they cannot once more
+		if p := &l.plans[i]; p.definition == refused && p.suspended != "" && !r.refused[uint32(i)] {
+			p.suspended = ""
+			b := signed(number(append(l.scratch[:0], aName), uint64(i)), time.Now().UnixMicro())
+			l.append(str(b, "the entry can be planned again"))
+		}
+	}
 }
+
+// refused stands for the definition of an entry that cannot be planned.
+const refused = "refused"
 
 // Refused says that an entry is not cached, since it cannot be planned.
 func (r *Recorder) Refused(entry, why string) {
@@ -414,12 +425,13 @@ func (r *Recorder) Refused(entry, why string) {
 	if r.era != l.era {
 		return
 	}
-	id := entry + "\x00refused"
+	id := entry + "\x00" + refused
 	plan_, known := l.planOf[id]
 	if !known {
 		plan_ = uint32(len(l.plans)) //nolint:gosec // bounded by mostPlans, and by how many entries there are
-		l.plans, l.planOf[id] = append(l.plans, plan{name: entry}), plan_
+		l.plans, l.planOf[id] = append(l.plans, plan{name: entry, definition: refused}), plan_
 	}
+	r.refused[plan_] = true
 	if p := &l.plans[plan_]; p.suspended != why {
 		p.suspended = why
 		b := signed(number(append(l.scratch[:0], aName), uint64(plan_)), time.Now().UnixMicro())
