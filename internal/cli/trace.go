@@ -106,7 +106,7 @@ func traceByDaemon(ctx context.Context, c *config.Config, entry string, texts, n
 	answer, err := requestDaemon(ctx, c, http.MethodGet, path, nil, http.NoBody)
 	switch {
 	case err != nil:
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("no daemon answers: %w", err)
 	case answer.status == http.StatusBadRequest:
 		return nil, nil, &exitError{code: exitUsage, err: errors.New(answer.complaint()), try: usageOf("trace", entry, named)}
 	case answer.status == http.StatusUnauthorized:
@@ -156,7 +156,7 @@ func (a *app) traceOurselves(ctx context.Context, c *config.Config, entry string
 	h := trace.Of(ctx, trace.Where{
 		Entry: entry, Args: args, Key: spelled.Key, Name: spelled.Name, Epochs: spelled.Epochs, Tied: spelled.Tied, Why: spelled.Why,
 	}, s.store, nil)
-	h.Problems = append(h.Problems, "no daemon answers: "+asked.Error())
+	h.Problems = append(h.Problems, asked.Error())
 	return h, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -369,5 +370,41 @@ func TestFoundBetweenTheImages(t *testing.T) {
 	f.recorder.Held(0, route.AKey, []byte("product:5"), &route.Cause{Row: row, Number: 1})
 	if got := read(log, "product", "product:5"); got[0].Image != "both" {
 		t.Errorf("%s: %s", got[0].Image, got[0].Why)
+	}
+}
+
+// TestReasonsAreBounded: a reason may be as long as the text of an entry, and is remembered as far as it is worth it.
+func TestReasonsAreBounded(t *testing.T) {
+	t.Parallel()
+	log := trail.New(0)
+	long := strings.Repeat("x", 1<<20)
+	log.Session(nil, nil, 0).Refused("product", long)
+	log.Generation(long)
+	for _, e := range read(log, "product", "product:5") {
+		if len(e.Why) > 2<<10 {
+			t.Errorf("%s: a reason of %d bytes", e.Kind, len(e.Why))
+		}
+	}
+	if held := log.Size(); held > 1<<20 {
+		t.Errorf("%d bytes are held", held)
+	}
+}
+
+// TestNothingMoreOfARow: of a row that the log has whole, and that has no key, the history of an entry's key has what that entry's own rule looks at.
+func TestNothingMoreOfARow(t *testing.T) {
+	t.Parallel()
+	log := trail.New(0)
+	two := entry("product", rule.Rule{Bind: []string{"id"}}, rule.Rule{Bind: []string{"name"}})
+	two.Params[0].Type = keytext.String
+	f := &follower{router: route.New([]*rule.Entry{two, byName()}), keys: route.NewKeys(100, 10_000), recorder: log.Session([]*rule.Entry{two, byName()}, nil, 0)}
+	f.keys.Watch(f.recorder)
+	f.begin(1)
+	f.router.Row(&change.Row{Op: change.Insert, Relation: relation(change.IdentityFull), New: []change.Value{text("1"), text("x")}}, f.keys)
+	for key, want := range map[string]string{"product:1": "id = 1", "product:x": "name = x", "byname:x": "name = x"} {
+		name, _, _ := strings.Cut(key, ":")
+		got := read(log, name, key)
+		if len(got) != 1 || got[0].Why != "INSERT of public.products where "+want {
+			t.Errorf("%s: %+v, want %s", key, got, want)
+		}
 	}
 }

@@ -69,6 +69,9 @@ const mostLookUps = 10_000
 // Read returns what is remembered of a key, the oldest first, and since when nothing was missed: the zero time where no log was followed yet.
 // more says that there are more events than were asked for. It takes its turn among those who read, and gives up with ctx.
 func (l *Log) Read(ctx context.Context, q Query) (events []Event, since time.Time, more bool, err error) {
+	if ctx.Err() != nil {
+		return nil, time.Time{}, false, fmt.Errorf("read what the log did: %w", ctx.Err())
+	}
 	select {
 	case l.readers <- struct{}{}:
 		defer func() { <-l.readers }()

@@ -460,7 +460,7 @@ func str[T []byte | string](b []byte, s T) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-func cut(why string) string { return why[:min(len(why))] }
+func cut(why string) string { return why[:min(len(why), longestWhy)] }
 
 // The kinds of values of a row.
 const (
