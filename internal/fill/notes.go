@@ -137,7 +137,8 @@ func (r *Reader) sendNotes(ctx context.Context) {
 	if left > 0 {
 		list = append(list, store.Note{At: time.Now(), By: r.process, Outcome: store.NoteLeftOut, Count: left})
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fillTimeout)
+	// It ends by being cancelled: upon a deadline the store's client would close the connection, which is everybody's.
+	ctx, cancel := within(context.WithoutCancel(ctx), fillTimeout)
 	defer cancel()
 	err := r.store.Note(ctx, list)
 	if err == nil {
