@@ -183,11 +183,15 @@ func TestNotesAreFew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	left := 0
-	for _, n := range kept {
-		left += n.Count
+	single, left := 0, 0
+	for _, n := range kept { // a busy machine takes more than a second for them, after which some more are noted, and others left out
+		if n.Outcome == store.NoteLeftOut {
+			left += n.Count
+		} else {
+			single++
+		}
 	}
-	if single := len(kept) - 1; single < 64 || single > 4*64 || single+left != loads {
+	if single < 64 || single > 4*64 || single+left != loads {
 		t.Errorf("%d notes of single loads, and %d loads left out, of %d", single, left, loads)
 	}
 }
