@@ -179,18 +179,8 @@ func TestNotesAreFew(t *testing.T) {
 		}
 	}
 	r.Close()
-	kept, err := w.store.Notes(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	single, left := 0, 0
-	for _, n := range kept { // a busy machine takes more than a second for them, after which some more are noted, and others left out
-		if n.Outcome == store.NoteLeftOut {
-			left += n.Count
-		} else {
-			single++
-		}
-	}
+	// A busy machine takes more than a second for them, after which some more are noted, and others left out.
+	single, left, _ := w.accounted()
 	if single < 64 || single > 4*64 || single+left != loads {
 		t.Errorf("%d notes of single loads, and %d loads left out, of %d", single, left, loads)
 	}
@@ -285,4 +275,75 @@ func TestNotesAreMuted(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// accounted are the notes of single loads, the loads that other notes stand for, and how many such notes there are.
+func (w *world) accounted() (single, left, others int) {
+	w.t.Helper()
+	kept, err := w.store.Notes(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, n := range kept {
+		if n.Outcome == store.NoteLeftOut {
+			left, others = left+n.Count, others+1
+		} else {
+			single++
+		}
+	}
+	return single, left, others
+}
+
+// TestFailedLoadsAreNotedInBounds: failed loads are what people look for, but a database that is down fails all of them.
+func TestFailedLoadsAreNotedInBounds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	r := w.reader(nil, &afterLoad{Loader: w.loader, fail: errors.New("broken")})
+	const loads = 500
+	for i := range loads {
+		if _, err := r.Get(t.Context(), "product", arg(strconv.Itoa(i+1)), nil); err == nil {
+			t.Fatal("the load did not fail")
+		}
+	}
+	r.Close()
+	if single, left, others := w.accounted(); single < 128 || single > 128*(others+1) || single+left != loads {
+		t.Errorf("%d notes of single loads, and %d loads left out by %d notes, of %d", single, left, others, loads)
+	}
+}
+
+// failsOnce is a store that does not take the first notes.
+type failsOnce struct {
+	fill.Store
+	failed atomic.Bool
+}
+
+func (s *failsOnce) Note(ctx context.Context, notes []store.Note) error {
+	if s.failed.CompareAndSwap(false, true) {
+		return errors.New("full")
+	}
+	return s.Store.Note(ctx, notes)
+}
+
+// TestNotesThatWereNotTakenAreCounted: loads whose notes the store did not take are among those that were left out, once each.
+func TestNotesThatWereNotTakenAreCounted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	kept := &failsOnce{Store: w.store}
+	r := w.reader(kept, nil)
+	const before = 80 // more than are noted in a second, so that some were left out already
+	for i := range before {
+		read(t, r, i+1, fill.Miss, price(i+1, 10*(i+1)))
+	}
+	testkit.Eventually(t, 10*time.Second, func() error {
+		if !kept.failed.Load() {
+			return errors.New("notes were not sent")
+		}
+		return nil
+	})
+	pause(t, 100*time.Millisecond) // until they are counted
+	read(t, r, before+1, fill.Miss, price(before+1, 10*(before+1)))
+	r.Close()
+	if single, left, _ := w.accounted(); single < 1 || single+left != before+1 {
+		t.Errorf("%d notes of single loads, and %d loads left out, of %d", single, left, before+1)
+	}
 }

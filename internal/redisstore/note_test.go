@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/internal/testkit/redistest"
 )
@@ -66,6 +67,72 @@ func TestNotesEnd(t *testing.T) {
 	}
 	if notes, err := s.Notes(t.Context()); err != nil || len(notes) != 1 {
 		t.Errorf("after a sweep: %v, %v", notes, err)
+	}
+	if _, err := s.DropAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if notes, err := s.Notes(t.Context()); err != nil || len(notes) != 0 {
+		t.Errorf("after the namespace was dropped: %v, %v", notes, err)
+	}
+}
+
+// TestFullServerTakesNoNotes: that notes find no room is said, and nothing else comes of it.
+func TestFullServerTakesNoNotes(t *testing.T) {
+	t.Parallel()
+	f := becomesFull(t, func(*Store) {})
+	some := []store.Note{{At: time.UnixMicro(1), Outcome: store.NoteStored}, {At: time.UnixMicro(2), Outcome: store.NoteStored}}
+	if err := f.Note(t.Context(), some); !errors.Is(err, ErrOutOfMemory) {
+		t.Errorf("Note = %v", err)
+	}
+	if r, err := f.Get(t.Context(), f.cached); err != nil || r.State != fence.Live {
+		t.Errorf("a cached value afterwards: %+v, %v", r, err)
+	}
+	f.memory(t, "0")
+	if notes, err := f.Notes(t.Context()); err != nil || len(notes) != 0 {
+		t.Errorf("Notes = %v, %v", notes, err)
+	}
+	if err := f.Note(t.Context(), some); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+	if notes, err := f.Notes(t.Context()); err != nil || len(notes) != len(some) {
+		t.Errorf("with room again: %v, %v", notes, err)
+	}
+}
+
+// TestReplicaTakesNoNotes: a server that became a replica refuses notes, and has those from before.
+func TestReplicaTakesNoNotes(t *testing.T) {
+	t.Parallel()
+	s := open(t, redistest.Start(t))
+	some := []store.Note{{At: time.UnixMicro(1), Outcome: store.NoteStored}}
+	if err := s.Note(t.Context(), some); err != nil {
+		t.Fatal(err)
+	}
+	// Of a master that is not there.
+	if err := s.client.Do(t.Context(), s.client.B().Replicaof().Host("127.0.0.1").Port(1).Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Note(t.Context(), some); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("Note = %v", err)
+	}
+	if notes, err := s.Notes(t.Context()); err != nil || len(notes) != 1 {
+		t.Errorf("Notes = %v, %v", notes, err)
+	}
+}
+
+// TestNotesInACluster: they are in the first lane, for whoever reads, whichever lanes the keys are in.
+func TestNotesInACluster(t *testing.T) {
+	t.Parallel()
+	_, s, c, _ := clusterStore(t)
+	want := []store.Note{
+		{At: time.UnixMicro(1), Name: s.nameIn(c, 1, "a"), Outcome: store.NoteStored},
+		{At: time.UnixMicro(2), Name: s.nameIn(c, 2, "b"), Outcome: "lease_lost"},
+	}
+	if err := s.Note(t.Context(), want); err != nil {
+		t.Fatal(err)
+	}
+	notes, err := s.Notes(t.Context())
+	if diff := cmp.Diff(want, notes); err != nil || diff != "" {
+		t.Errorf("%v (-written +read):\n%s", err, diff)
 	}
 	if _, err := s.DropAll(t.Context()); err != nil {
 		t.Fatal(err)
