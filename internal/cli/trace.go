@@ -77,7 +77,7 @@ func (a *app) runTrace(ctx context.Context, entry string, texts, nulls []string)
 	return nil
 }
 
-// traceByDaemon asks the daemon. Its error is an exitError where the daemon has answered.
+// traceByDaemon asks the daemon. Its error is an exitError where what the daemon has answered is the last word.
 func traceByDaemon(ctx context.Context, c *config.Config, entry string, texts, nulls []string) (json.RawMessage, *trace.History, error) {
 	template, err := rule.ParseTemplate(c.Entries[entry].Key)
 	if err != nil {
@@ -178,6 +178,10 @@ func (a *app) printTrace(h *trace.History) {
 		rows = append(rows, []string{"not known", p})
 	}
 	a.printTable(rows)
+	if len(h.Events) == 0 && len(h.Problems) > 0 {
+		a.out("\nNo more is known of this key.\n")
+		return
+	}
 	if len(h.Events) == 0 {
 		a.out("\nNothing is remembered of this key.\n")
 		return
