@@ -256,6 +256,10 @@ func (a *app) printStatus(st *daemon.Status) {
 			add("problem", "%s", st.Problem)
 		}
 	}
+	if st.FileRefused != nil {
+		why, _, _ := strings.Cut(st.FileRefused.Why, "\n") // the rest shows the lines of the file
+		add("file", "NOT applied when it was read again at %s, the one before is in force: %s", st.FileRefused.At.Format(time.RFC3339), why)
+	}
 	slot := "slot " + st.Source.Slot + " does not exist"
 	if st.Source.WALStatus != "" {
 		slot = fmt.Sprintf("slot %s (%s) keeps %s of log, confirmed %s, %s behind", st.Source.Slot, st.Source.WALStatus,

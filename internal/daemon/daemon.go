@@ -54,7 +54,8 @@ type daemon struct {
 	file     atomic.Pointer[config.Config] // the one in force
 	within   atomic.Int64                  // nanoseconds that an answer may take by that file
 	load     func() (*config.Config, error)
-	reloads  sync.Mutex // one at a time
+	reloads  sync.Mutex                  // one at a time
+	refused  atomic.Pointer[FileRefused] // what became of the last one; nil: it was applied, or there was none
 	logger   *slog.Logger
 	unused   time.Duration
 	memory   *memstore.Store // given by who reads it too; nil: none

@@ -81,6 +81,7 @@ func figures() []figure {
 		{"freshet_lanes_closed", "Lanes of a Redis Cluster that are lost now; their keys are read from the database.", gauge, func(st *Status) float64 { return float64(st.Regions[0].LanesClosed) }},
 		{"freshet_lanes_begun_total", "Lanes of a Redis Cluster that were lost, by a failover or a moved slot, and begun anew.", count, func(st *Status) float64 { return float64(st.Regions[0].LanesBegun) }},
 		{"freshet_retained_versions", "Versions of entries that only libraries with another file use.", gauge, retainedVersions},
+		{"freshet_file_refused", "1 while the file, when it was read again last, was not applied: the one before it is in force.", gauge, func(st *Status) float64 { return flag(st.FileRefused != nil) }},
 		{"freshet_database_breaker_open", "1 while the gateway's loads are refused since the database did not answer the last ones.", gauge, func(st *Status) float64 { return flag(st.Reads.Database.Open) }},
 	}
 }

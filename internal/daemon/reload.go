@@ -48,7 +48,7 @@ func (d *daemon) obey(ctx context.Context, signals <-chan os.Signal) {
 			return
 		case <-signals:
 		}
-		if _, err := d.reload(ctx); err != nil {
+		if _, err := d.reloadOnce(ctx); err != nil {
 			d.logger.ErrorContext(ctx, "the file is not applied, the one before stays in force", slog.Any("err", err))
 		}
 	}
@@ -56,18 +56,29 @@ func (d *daemon) obey(ctx context.Context, signals <-chan os.Signal) {
 
 // Reload implements api.Reloader.
 func (d *daemon) Reload(ctx context.Context) (any, error) {
-	done, err := d.reload(ctx)
+	done, err := d.reloadOnce(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", api.ErrNotApplied, err)
 	}
 	return done, nil
 }
 
+// reloadOnce reloads, one after the other, and keeps what it came to for the status: who sends a signal has no answer.
+func (d *daemon) reloadOnce(ctx context.Context) (*Reloaded, error) {
+	d.reloads.Lock()
+	defer d.reloads.Unlock()
+	done, err := d.reload(ctx)
+	if err != nil {
+		d.refused.Store(&FileRefused{At: time.Now().UTC(), Why: err.Error()})
+		return nil, err
+	}
+	d.refused.Store(nil)
+	return done, nil
+}
+
 // reload reads the file again and applies it, all of it or nothing: a file that does not hold, changes what only a restart can
 // change, or has a query that is refused leaves the one before in force.
 func (d *daemon) reload(ctx context.Context) (*Reloaded, error) {
-	d.reloads.Lock()
-	defer d.reloads.Unlock()
 	p := d.parts.Load()
 	switch {
 	case d.load == nil:

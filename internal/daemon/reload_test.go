@@ -167,6 +167,20 @@ func TestReloadOfABadFile(t *testing.T) {
 		if a := w.get("/v1/entries/product/1"); !hit(a) {
 			t.Errorf("%s: afterwards %+v", name, a)
 		}
+		st := w.get("/v1/status").body
+		if !strings.Contains(st, `"file_refused":{"at":"`) || !strings.Contains(st, strings.ReplaceAll(tt.says, `"`, `\"`)) {
+			t.Errorf("%s: the status does not say it: %s", name, st)
+		}
+	}
+	if a := w.get("/metrics"); !strings.Contains(a.body, "\nfreshet_file_refused 1\n") {
+		t.Errorf("metrics: %+v", a)
+	}
+	if err := os.WriteFile(w.file, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.reload()
+	if a := w.get("/v1/status"); strings.Contains(a.body, "file_refused") {
+		t.Errorf("after one that holds: %+v", a)
 	}
 	w.pg.Exec(t, w.url, `UPDATE products SET price = 77 WHERE id = 1`)
 	w.until("/v1/entries/product/1", bodyIs(`{"id":1,"name":"product 1","price":77}`))

@@ -24,6 +24,15 @@ type Status struct {
 	Refreshes Refreshes `json:"refreshes"`
 	// Objectives are those of the entries that declare max_staleness. A standby knows of none.
 	Objectives []Objective `json:"objectives,omitempty"`
+	// FileRefused is why the file was not applied when it was read again last, so that the one before it is in force. Absent: it was
+	// applied, or has not been read again.
+	FileRefused *FileRefused `json:"file_refused,omitempty"`
+}
+
+// FileRefused is a reload that did not come about.
+type FileRefused struct {
+	At  time.Time `json:"at"`
+	Why string    `json:"why"`
 }
 
 // Objective is what an entry's readers tolerate, and whether it holds.
@@ -86,6 +95,8 @@ func (d *daemon) status() Status {
 		Started: d.started,
 		Source:  SourceStatus{Slot: source.Slot, Publication: source.Publication},
 		Regions: []Region{{Name: file.RegionName()}},
+
+		FileRefused: d.refused.Load(),
 	}
 	region := &st.Regions[0]
 	if err := d.Ready(); err != nil {

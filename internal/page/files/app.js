@@ -305,6 +305,7 @@ function showSource(s) {
   if (s.waiting_parts) add("Held back by", count(s.waiting_parts, "batch").replace(/batchs$/, "batches") + " with a transaction that committed and cannot be seen yet");
   if (s.admission) add("Held back by", s.admission);
   add("Gaps", s.gaps ? s.gaps + ", the last" + (s.last_gap_at ? " on " + moment(s.last_gap_at) : "") + ": " + s.last_gap : "none");
+  if (s.file_refused) add("File", "NOT applied when it was read again, the one before is in force: " + s.file_refused.why, true);
   for (const o of s.objectives || []) add("Objective", o.entry + ": at most " + seconds(o.max_staleness_seconds) + " stale, " + (o.met ? "met" : "NOT met"), !o.met);
   add("Names", "generation " + (s.generation || "–") + ", roster revision " + s.roster_revision);
   replace($("source"), ...rows);
