@@ -148,8 +148,6 @@ func parseURL(address string) (rueidis.ClientOption, error) {
 	}
 	option.ForceSingleClient = true
 	option.PipelineMultiplex = -1 // one connection: LEASE and the HEAD after it share it, and pipelines stay deep
-	// Readers that read at the same time share a write to the socket (docs/performance.md); one that reads alone does not wait.
-	option.MaxFlushDelay = 5 * time.Microsecond
 	option.DisableCache = true // a value is believed because of when it was read; a client's own copy has no such time
 	// No command is repeated behind our back. A LEASE that was sent twice could be granted once more after its reader
 	// has loaded, and would then let an old row in. Readers that get an error go to the database.

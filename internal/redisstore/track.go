@@ -1,14 +1,17 @@
 package redisstore
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/rueidis"
 
@@ -103,7 +106,8 @@ func (t *tracker) lose(w *wire) {
 type watched struct {
 	net.Conn
 
-	by *tracker
+	by    *tracker
+	wrote atomic.Int64 // when something was written last, in nanoseconds
 }
 
 // ended loses what is the connection's. Whatever it was before the server last forgot what was read on it is lost already.
@@ -118,6 +122,21 @@ func (c *watched) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if err != nil {
 		c.ended()
+	}
+	return n, err
+}
+
+// crowded is how soon a write follows another where several read. A reader that is alone with a server next door comes back later.
+const crowded = 10 * time.Microsecond
+
+// Write writes, and then lets those run first who can, if others write as well: by the time the client looks for more to write, they have
+// come to their next command, and share a write with each other. Where processors are idle that takes no time.
+func (c *watched) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	const enough = 1 << 10 // to see whether there is a second command in it
+	now := time.Now().UnixNano()
+	if last := c.wrote.Swap(now); now-last < int64(crowded) || bytes.Contains(b[:min(len(b), enough)], []byte("\r\n*")) {
+		runtime.Gosched()
 	}
 	return n, err
 }
