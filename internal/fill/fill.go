@@ -102,6 +102,8 @@ type Options struct {
 	Clock func() time.Duration
 	// Near holds values in memory. Store has to be one that Tells, and to tell it of changes. nil: every read asks Store.
 	Near *near.Store
+	// Patience is how long Store may take for what readers wait for. 0: confirmTimeout and fillTimeout.
+	Patience time.Duration
 }
 
 const (
@@ -218,6 +220,8 @@ type Reader struct {
 	rings      Rings       // of the store; nil: it does not
 	gauge      near.Gauge
 
+	confirmWithin, fillWithin time.Duration // what the store may take
+
 	confirmed atomic.Pointer[confirmation]
 	asking    chan struct{} // held by whoever confirms the roster
 	stale     chan struct{} // asks the confirmer to confirm
@@ -266,6 +270,9 @@ func New(o Options) (*Reader, error) {
 		flights:  map[fence.Token]*flight{},
 		lanes:    map[string]*lane{},
 		lanesOf:  o.Store.Lanes(),
+
+		confirmWithin: cmp.Or(o.Patience, confirmTimeout),
+		fillWithin:    cmp.Or(o.Patience, fillTimeout),
 	}
 	r.remembered.seed, r.eager.seed = maphash.MakeSeed(), maphash.MakeSeed()
 	r.eager.slots = make(chan struct{}, max(cap(r.loads)/eagerShare, 1))

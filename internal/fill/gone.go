@@ -11,7 +11,7 @@ import (
 // would load under them: until their end all others would wait in vain. What is sent now comes after them, on the connection that they were
 // asked for on.
 func (r *Reader) abandon(ctx context.Context, names []string, tokens []fence.Token) {
-	err := r.begin(ctx, fillTimeout, func(ctx context.Context) {
+	err := r.begin(ctx, r.fillWithin, func(ctx context.Context) {
 		if err := r.batches.ReleaseMany(ctx, names, tokens); err != nil {
 			r.logger.DebugContext(ctx, "release failed", slog.String("error", err.Error()))
 		}

@@ -293,7 +293,7 @@ func (b *batch) store(ctx context.Context, items []*item) (held []*item) {
 	if len(items) == 0 {
 		return held
 	}
-	ctx, cancel := context.WithTimeout(ctx, fillTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.fillWithin)
 	defer cancel()
 	loads := make([]*pgload.Loaded, len(items))
 	for i, it := range items {

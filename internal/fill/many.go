@@ -422,7 +422,7 @@ func (b *batch) giveBack(ctx context.Context, items []*item) {
 	if len(items) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fillTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.fillWithin)
 	defer cancel()
 	names, tokens := leases(items)
 	if err := b.batches.ReleaseMany(ctx, names, tokens); err != nil {

@@ -383,7 +383,7 @@ func (r *Reader) fill(ctx context.Context, w *want, f *flight, token fence.Token
 		return refusedTooLarge
 	}
 	request := w.request(f, token)
-	ctx, cancel := context.WithTimeout(ctx, fillTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.fillWithin)
 	defer cancel()
 	if request.Epochs, why = r.pin(ctx, w, &f.loaded); why != 0 {
 		r.stats.refused[why].Add(1)
@@ -436,7 +436,7 @@ func (r *Reader) filled(ctx context.Context, w *want, outcome fence.FillOutcome,
 
 // release gives a lease back, so that the next reader need not wait for its end.
 func (r *Reader) release(ctx context.Context, name string, token fence.Token) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fillTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.fillWithin)
 	defer cancel()
 	if err := r.store.Release(ctx, name, token); err != nil {
 		r.logger.DebugContext(ctx, "release failed", slog.String("error", err.Error()))

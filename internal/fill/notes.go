@@ -138,7 +138,7 @@ func (r *Reader) sendNotes(ctx context.Context) {
 		list = append(list, store.Note{At: time.Now(), By: r.process, Outcome: store.NoteLeftOut, Count: left})
 	}
 	// It ends by being cancelled: upon a deadline the store's client would close the connection, which is everybody's.
-	ctx, cancel := within(context.WithoutCancel(ctx), fillTimeout)
+	ctx, cancel := within(context.WithoutCancel(ctx), r.fillWithin)
 	defer cancel()
 	err := r.store.Note(ctx, list)
 	if err == nil {

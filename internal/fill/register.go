@@ -39,7 +39,7 @@ func (r *Reader) register(before, next *confirmation) {
 
 // registerAll tells the store which retained versions this process uses.
 func (r *Reader) registerAll(uses []use) {
-	ctx, cancel := context.WithTimeout(context.Background(), confirmTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.confirmWithin)
 	defer cancel()
 	for _, u := range uses {
 		if err := r.store.Register(ctx, store.Use{Entry: u.entry, Definition: u.definition}, r.process, registeredFor); err != nil {

@@ -212,7 +212,7 @@ func unavailable(err error) bool { return errors.Is(err, store.ErrUnavailable) }
 
 // confirm reads HEAD, and the roster when HEAD names another one than is known. The caller holds asking.
 func (r *Reader) confirm(ctx context.Context) *confirmation {
-	timeout, cancel := context.WithTimeout(ctx, confirmTimeout)
+	timeout, cancel := context.WithTimeout(ctx, r.confirmWithin)
 	defer cancel()
 	before := r.confirmed.Load()
 	next := &confirmation{sent: awake(), began: time.Now()}

@@ -23,7 +23,7 @@ func (w *world) fleet(size int) ([]*fill.Reader, *slow) {
 	loader := &slow{Loader: w.loader}
 	readers := make([]*fill.Reader, size)
 	for i := range readers {
-		store, err := redisstore.Open(w.t.Context(), redisstore.Options{URL: w.redis.URL, Namespace: w.namespace})
+		store, err := redisstore.Open(w.t.Context(), redisstore.Options{URL: w.redis.URL, Namespace: w.namespace, Patience: w.patience})
 		if err != nil {
 			w.t.Fatal(err)
 		}

@@ -84,7 +84,7 @@ func (r *Reader) count(ctx context.Context, lane int) {
 		return
 	}
 	// An error means that the Reader is closed.
-	_ = r.begin(ctx, confirmTimeout, func(ctx context.Context) {
+	_ = r.begin(ctx, r.confirmWithin, func(ctx context.Context) {
 		sent := r.clock()
 		tick, err := r.store.Tick(ctx, lane)
 		if err != nil {

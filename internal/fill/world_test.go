@@ -40,6 +40,7 @@ type world struct {
 	url       string
 	xids      uint64
 	clock     func() time.Duration // of readers; nil: the system's
+	patience  time.Duration        // of readers; 0: that of a program
 }
 
 type options struct {
@@ -58,13 +59,17 @@ func newWorld(t *testing.T, o options) *world {
 	}
 	w.url = w.pg.Database(t)
 	w.pg.Exec(t, w.url, `CREATE TABLE product (id int8 PRIMARY KEY, price int4)`, `INSERT INTO product SELECT i, 10 * i FROM generate_series(1, 100) i`)
+	// A machine that is busy with other tests is no store that is away. A test that has a server of its own may take it away.
+	if !o.ownRedis {
+		w.patience = 10 * time.Second
+	}
 	var err error
 	if w.loader, err = pgload.Open(t.Context(), w.url); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.loader.Close)
 	w.db = w.loader.Pool()
-	if w.store, err = redisstore.Open(t.Context(), redisstore.Options{URL: w.redis.URL, Namespace: w.namespace}); err != nil {
+	if w.store, err = redisstore.Open(t.Context(), redisstore.Options{URL: w.redis.URL, Namespace: w.namespace, Patience: w.patience}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.store.Close)
@@ -268,7 +273,7 @@ func (w *world) readerOf(kept fill.Store, loader fill.Loader, entries map[string
 	if loader == nil {
 		loader = w.loader
 	}
-	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: kept, Loader: loader, Entries: entries, Clock: w.clock})
+	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: kept, Loader: loader, Entries: entries, Clock: w.clock, Patience: w.patience})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -6,6 +6,7 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,6 +48,8 @@ type Options struct {
 	Namespace        string
 	Logger           *slog.Logger // nil: none
 	Near             Near         // is told of changes of what was read; nil: those alone who call Listen are, of what they read then
+	// Patience is how long a reader waits for an answer before it takes the store to be away. 0: readTimeout.
+	Patience time.Duration
 }
 
 // Store is one namespace in one Redis.
@@ -106,7 +109,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		reply = nodeTimeout
 	}
 	s.option = timed(option, reply, dialTimeout, time.Second)
-	option = timed(option, readTimeout, readTimeout, pingGap)
+	option = timed(option, cmp.Or(o.Patience, readTimeout), readTimeout, pingGap)
 	whole := option
 	told := o.Near
 	if told == nil {
@@ -148,7 +151,7 @@ func parseURL(address string) (rueidis.ClientOption, error) {
 	}
 	option.ForceSingleClient = true
 	option.PipelineMultiplex = -1 // one connection: LEASE and the HEAD after it share it, and pipelines stay deep
-	option.DisableCache = true // a value is believed because of when it was read; a client's own copy has no such time
+	option.DisableCache = true    // a value is believed because of when it was read; a client's own copy has no such time
 	// No command is repeated behind our back. A LEASE that was sent twice could be granted once more after its reader
 	// has loaded, and would then let an old row in. Readers that get an error go to the database.
 	option.DisableRetry = true
