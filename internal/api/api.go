@@ -64,7 +64,7 @@ type Health interface {
 
 // Reloader has the daemon read its file again.
 type Reloader interface {
-	// Reload applies the file and says what changed, as a value that marshals to JSON. ErrNotApplied: the one before stays in force.
+	// Reload applies the file and says what changed, as a value that marshals to JSON. ErrNotApplied, ErrNotYet: the one before stays in force.
 	Reload(ctx context.Context) (any, error)
 }
 

@@ -122,6 +122,7 @@ func probes() []probe {
 		{"/v1/reload", "post", 401, "/v1/reload", "", nil, guarded},
 		{"/v1/reload", "post", 403, "/v1/reload", "", []string{"Origin", "https://elsewhere.example"}, nil},
 		{"/v1/reload", "post", 422, "/v1/reload", "", nil, func(_ *bench, o *Options) { o.Reload = reloader{ErrNotApplied} }},
+		{"/v1/reload", "post", 503, "/v1/reload", "", nil, func(_ *bench, o *Options) { o.Reload = reloader{ErrNotYet} }},
 		{"/v1/reload", "post", 500, "/v1/reload", "", nil, func(_ *bench, o *Options) { o.Reload = reloader{errors.New("broken")} }},
 	}
 	for _, method := range []string{"get", "head"} {

@@ -42,6 +42,9 @@ func parse(file string, text []byte, lookup func(string) (string, bool), lenient
 	}
 	c := &Config{places: d.places}
 	d.value(body, reflect.ValueOf(c).Elem(), "")
+	for _, e := range Errors(errors.Join(d.errs...)) { // now that all secrets are known, those behind it in its line as well
+		e.Excerpt = d.excerpt(place{e.Line, e.Column})
+	}
 	return c, errors.Join(d.errs...)
 }
 
@@ -64,6 +67,7 @@ func (d *decoder) body(source string) (ast.Node, error) {
 		if !errors.As(err, &syntax) || syntax.GetToken() == nil {
 			return nil, &Error{File: d.file, Message: "parse YAML: " + showReferences(err.Error())}
 		}
+		d.unread = true
 		return nil, d.errorIn(placeOf(syntax.GetToken()), "not valid YAML: "+showReferences(syntax.GetMessage()), "")
 	}
 	var bodies []ast.Node
@@ -170,6 +174,7 @@ func (d *decoder) onChange(node *ast.MappingNode, on *OnChange, path string) {
 func (d *decoder) pairs(node ast.Node, path string) ([]*ast.MappingValueNode, bool) {
 	m, ok := node.(*ast.MappingNode)
 	if !ok {
+		d.hideAll(node, path)
 		d.fail(node, "", "%s is a mapping (key: value)", orFile(path))
 		return nil, false
 	}
@@ -238,6 +243,7 @@ func (d *decoder) structure(node ast.Node, v reflect.Value, path string) {
 			if near := nearest(name, names); near != "" {
 				hint = fmt.Sprintf("did you mean %q?", near)
 			}
+			d.hideAll(pair.Value, join(path, name))
 			d.fail(pair.Key, hint, "unknown key %q in %s", name, orFile(path))
 			continue
 		}
@@ -283,6 +289,7 @@ func (d *decoder) mapping(node ast.Node, v reflect.Value, path string) {
 func (d *decoder) list(node ast.Node, v reflect.Value, path string) {
 	seq, ok := node.(*ast.SequenceNode)
 	if !ok {
+		d.hideAll(node, path)
 		d.fail(node, "", "%s is a list ([a, b], or lines that begin with -)", path)
 		return
 	}
@@ -296,6 +303,7 @@ func (d *decoder) list(node ast.Node, v reflect.Value, path string) {
 func (d *decoder) scalar(node ast.Node, v reflect.Value, path string) {
 	raw, ok := scalarText(node)
 	if !ok {
+		d.hideAll(node, path)
 		d.fail(node, "", "%s is one value, not a mapping or a list", path)
 		return
 	}
@@ -349,6 +357,30 @@ func (d *decoder) scalar(node ast.Node, v reflect.Value, path string) {
 	default:
 		panic(fmt.Sprintf("config: no form for %s at %s", v.Type(), path)) // a field of a new type: every test fails
 	}
+}
+
+// hideAll hides what stands where it is not understood, and could be a secret that was meant for another place.
+func (d *decoder) hideAll(node ast.Node, path string) {
+	section, _, _ := strings.Cut(path, ".")
+	if slices.Contains(harmless, section) {
+		return
+	}
+	ast.Walk(scalars(func(text string) { d.hide(text, func(string) string { return mask }) }), node)
+}
+
+// scalars is called with each value of a tree, and not with its keys.
+type scalars func(text string)
+
+// Visit implements ast.Visitor.
+func (s scalars) Visit(node ast.Node) ast.Visitor {
+	if pair, ok := node.(*ast.MappingValueNode); ok {
+		ast.Walk(s, pair.Value)
+		return nil
+	}
+	if text, ok := scalarText(node); ok {
+		s(text)
+	}
+	return s
 }
 
 // hide remembers a secret, so that no excerpt shows it. It may span lines. A reference is no secret.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -64,7 +65,11 @@ type places struct {
 	at      map[string]place // by path, such as entries.product.ttl; a mapping's or a list's is its key's
 	secrets []secretText
 	raw     map[string]string // by path: what the file says where the environment was put in
+	unread  bool              // the file is not YAML: what its lines mean is not known
 }
+
+// harmless are the sections of a file that have no place for a secret.
+var harmless = []string{"namespace", "listen", "memory", "l1", "defaults", "entries"}
 
 // secretText is a text of the file that must not be shown, and what is shown for it.
 type secretText struct{ text, shown string }
@@ -127,10 +132,29 @@ func (p *places) excerpt(at place) string {
 // error of syntax comes before anything is read.
 func (p *places) masked(line int) string {
 	text := strings.TrimRight(p.lines[line-1], "\r")
+	if p.unread && !slices.Contains(harmless, p.section(line)) {
+		// A key is shown, and a dash before it. A line without one may be a secret's own.
+		key := regexp.MustCompile(`^\s*(?:- +)*(?:\w+:(?:\s+|$))?`).FindString(text)
+		if len(key) == len(text) {
+			return text
+		}
+		return key + mask
+	}
 	for _, s := range p.secrets {
 		text = strings.ReplaceAll(text, s.text, s.shown)
 	}
 	text = regexp.MustCompile(`(://[^:/@\s]*:)[^\s"']*@`).ReplaceAllString(text, "${1}"+mask+"@")
 	// A reference to the environment is no secret, and shows what to set. A path to a file is not one either.
 	return regexp.MustCompile(secretParameter+`(\s*[:=]\s*)("[^"]*"?|'[^']*'?|[^\s"'$][^\s,}]*)`).ReplaceAllString(text, "${1}${2}"+mask)
+}
+
+// section is the key at the margin that a line stands below, or begins with.
+func (p *places) section(line int) string {
+	for ; line > 0; line-- {
+		if text := p.lines[line-1]; text != "" && !strings.ContainsAny(text[:1], " \t\r#-]}") {
+			key, _, _ := strings.Cut(text, ":")
+			return strings.TrimSpace(key)
+		}
+	}
+	return ""
 }

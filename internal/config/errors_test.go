@@ -256,6 +256,22 @@ func TestErrorsShowNoSecrets(t *testing.T) {
 		replace("WHERE id = @id", "WHERE id = @${SECRET2}"),
 		replace("product:{id}", "product:${SECRET3}"),
 		"namespace: ${SECRET}\n" + minimal,
+		// Where nothing has been read yet, or stands where it is not understood.
+		"auth:\n  token: |\n    hunter2\n  bad: [\n",
+		"auth:\n  token:\n    hunter2\n  bad: \"x\n",
+		"auth:\n- hunter2\nbad: [\n",
+		"auth: {tokn: hunter2}\n",
+		"auth: {x: 1, tokn: hunter2, toke: hunter2b}\n",
+		"auth: {x: 1,\n  tokn: hunter2, y: 1}\n",
+		"auth: hunter2\n",
+		"auth: [hunter2]\n",
+		"auth: {token: [hunter2]}\n",
+		"auth: {token: {a: hunter2}}\n",
+		"ahth: {token: {a: [hunter2]}}\n",
+		"ahth:\n  tokn: hunter2\nx: 1\n",
+		"database: {url: postgres://app@db/shop, replicas: {a: hunter2}}\n",
+		"regions: [{name: a, redis: {url: redis://h, pass: hunter2}}]\n",
+		"regions: [{name: a, redis: {url: redis://h, sentinel: hunter2}}]\n",
 	} {
 		_, err := Parse("f.yaml", []byte(text), environment("SECRET=hunter2 {", "SECRET2=hunter2", "SECRET3={hunter2}"))
 		if err == nil {

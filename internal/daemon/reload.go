@@ -27,6 +27,8 @@ const (
 	// liveWithin is how long a reload waits until the store has the roster of the new file.
 	liveWithin = 10 * time.Second
 	liveEvery  = 20 * time.Millisecond
+	// undecidedFor is how long a reload waits that nobody will ask for again.
+	undecidedFor = 5 * time.Second
 )
 
 // Reloaded is what POST /v1/reload answers and `freshet reload --json` prints: the entries by what became of them. Fields are only
@@ -40,15 +42,26 @@ type Reloaded struct {
 	Pending string `json:"pending,omitempty"`
 }
 
-// obey reloads whenever something comes.
+// errUndecided is wrapped by the error of a reload that could not find out whether the file holds.
+var errUndecided = errors.New("whether the file holds is not known")
+
+// obey reloads whenever something comes. Who sends a signal has no answer and does not come again: what cannot be decided is tried until
+// it can.
 func (d *daemon) obey(ctx context.Context, signals <-chan os.Signal) {
+	var again <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-signals:
+		case <-again:
 		}
-		if _, err := d.reloadOnce(ctx); err != nil {
+		again = nil
+		switch _, err := d.reloadOnce(ctx); {
+		case errors.Is(err, errUndecided):
+			again = time.After(undecidedFor)
+			d.logger.WarnContext(ctx, "the file is not applied yet, the one before stays in force", slog.Any("err", err))
+		case err != nil:
 			d.logger.ErrorContext(ctx, "the file is not applied, the one before stays in force", slog.Any("err", err))
 		}
 	}
@@ -56,24 +69,25 @@ func (d *daemon) obey(ctx context.Context, signals <-chan os.Signal) {
 
 // Reload implements api.Reloader.
 func (d *daemon) Reload(ctx context.Context) (any, error) {
-	done, err := d.reloadOnce(ctx)
-	if err != nil {
+	switch done, err := d.reloadOnce(ctx); {
+	case errors.Is(err, errUndecided):
+		return nil, fmt.Errorf("%w: %w", api.ErrNotYet, err)
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", api.ErrNotApplied, err)
+	default:
+		return done, nil
 	}
-	return done, nil
 }
 
-// reloadOnce reloads, one after the other, and keeps what it came to for the status: who sends a signal has no answer.
+// reloadOnce reloads, one after the other, and keeps what it came to for the status. A caller that has gone has called it off.
 func (d *daemon) reloadOnce(ctx context.Context) (*Reloaded, error) {
 	d.reloads.Lock()
 	defer d.reloads.Unlock()
 	done, err := d.reload(ctx)
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		d.refused.Store(&FileRefused{At: time.Now().UTC(), Why: err.Error()})
-		return nil, err
 	}
-	d.refused.Store(nil)
-	return done, nil
+	return done, err
 }
 
 // reload reads the file again and applies it, all of it or nothing: a file that does not hold, changes what only a restart can
@@ -84,7 +98,7 @@ func (d *daemon) reload(ctx context.Context) (*Reloaded, error) {
 	case d.load == nil:
 		return nil, errors.New("this daemon was not started from a file")
 	case p == nil:
-		return nil, fmt.Errorf("the daemon is starting, and has not read its database yet: %s", *d.wait.Load())
+		return nil, fmt.Errorf("%w: the daemon is starting, and has not read its database yet: %s", errUndecided, *d.wait.Load())
 	}
 	next, err := d.load()
 	if err != nil {
@@ -95,13 +109,14 @@ func (d *daemon) reload(ctx context.Context) (*Reloaded, error) {
 		return nil, fmt.Errorf("%s: differs from what the daemon was started with; a reload changes defaults and entries: restart the daemon for the rest",
 			strings.Join(fixed, ", "))
 	}
-	if err := d.plannable(ctx, next); err != nil {
-		return nil, err
-	}
 	done := compare(before, next)
 	if len(done.Added)+len(done.Changed)+len(done.Removed) == 0 {
+		d.refused.Store(nil)
 		done.Live = true
 		return done, nil
+	}
+	if err := d.plannable(ctx, next); err != nil {
+		return nil, err
 	}
 	fresh, err := d.serve(p, next)
 	if err != nil {
@@ -109,6 +124,7 @@ func (d *daemon) reload(ctx context.Context) (*Reloaded, error) {
 	}
 	d.obeyFile(next)
 	old := p.served.Swap(fresh)
+	d.refused.Store(nil)
 	p.pipeline.Replan()
 	d.logger.InfoContext(ctx, "the file was read again", slog.Any("added", done.Added), slog.Any("changed", done.Changed), slog.Any("removed", done.Removed))
 	done.Pending = d.settled(ctx, p, next)
@@ -127,12 +143,15 @@ func (d *daemon) plannable(ctx context.Context, c *config.Config) error {
 	}
 	conn, err := pgx.ConnectConfig(ctx, options)
 	if err != nil {
-		return fmt.Errorf("plan the entries: %w", err)
+		return fmt.Errorf("%w: plan the entries: %w", errUndecided, err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // what was asked has been answered
 	compiler := &compiler{config: func() *config.Config { return c }, logger: d.logger}
-	if _, err := compiler.compile(ctx, conn, nil, true); err != nil {
+	switch _, err := compiler.compile(ctx, conn, nil, true); {
+	case errors.Is(err, pipeline.ErrRefused):
 		return fmt.Errorf("plan the entries: %w", err)
+	case err != nil:
+		return fmt.Errorf("%w: plan the entries: %w", errUndecided, err)
 	}
 	return nil
 }

@@ -192,6 +192,68 @@ func TestReloadOfABadFile(t *testing.T) {
 	}
 }
 
+// TestReloadWithoutDatabase: a file that differs waits for the database, one that does not needs none, and what a caller called off says
+// nothing of the file.
+func TestReloadWithoutDatabase(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, true)
+	signals := make(chan os.Signal, 1)
+	w.startReloading(signals)
+	w.ready()
+	refused := func() bool { return strings.Contains(w.get("/v1/status").body, "file_refused") }
+	w.overwrite(entries + strings.Replace(profile, "user_profile", "other", 1))
+	w.callOff(refused)
+	w.pg.Stop(t)
+	if a := w.postReload(); a.status != http.StatusServiceUnavailable || a.retry == "" || !strings.Contains(a.body, "is not known") {
+		t.Errorf("without the database: %+v", a)
+	}
+	if !refused() {
+		t.Error("the status does not say that the file is not applied")
+	}
+	w.overwrite(entries)
+	if done := w.reload(); !done.Live || refused() {
+		t.Errorf("the file that is in force = %+v, refused %t", done, refused())
+	}
+	w.overwrite(entries + strings.Replace(profile, "user_profile", "other", 1))
+	signals <- syscall.SIGHUP
+	w.until("/v1/status", func(a answer) bool { return strings.Contains(a.body, "file_refused") })
+	w.pg.Start(t)
+	w.until("/v1/entries/other/1", bodyIs(`{"id":1,"name":"Ada"}`))
+	if refused() {
+		t.Error("applied, and the status says otherwise")
+	}
+}
+
+// callOff asks for a reload, whose planning is held up, and goes away.
+func (w *world) callOff(refused func() bool) {
+	w.t.Helper()
+	conn, err := pgx.Connect(w.t.Context(), w.url)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(w.t.Context())) }()
+	if _, err := conn.Exec(w.t.Context(), `BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE`); err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(w.t.Context(), 300*time.Millisecond)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.base+"/v1/reload", http.NoBody)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if answer, err := http.DefaultClient.Do(req); err == nil {
+		_ = answer.Body.Close()
+		w.t.Errorf("a reload that waits for a lock is answered with %s", answer.Status)
+	}
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for began := time.Now(); time.Since(began) < time.Second; <-look.C {
+		if refused() {
+			w.t.Fatal("a reload was called off, and the status speaks of the file")
+		}
+	}
+}
+
 // TestReloadBySignal: and of a daemon that stands by, which says what the file waits for.
 func TestReloadBySignal(t *testing.T) {
 	t.Parallel()

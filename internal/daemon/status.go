@@ -24,8 +24,8 @@ type Status struct {
 	Refreshes Refreshes `json:"refreshes"`
 	// Objectives are those of the entries that declare max_staleness. A standby knows of none.
 	Objectives []Objective `json:"objectives,omitempty"`
-	// FileRefused is why the file was not applied when it was read again last, so that the one before it is in force. Absent: it was
-	// applied, or has not been read again.
+	// FileRefused is why the file was not applied when it was read again last, or is not yet, so that the one before it is in force.
+	// Absent: it was applied, or has not been read again.
 	FileRefused *FileRefused `json:"file_refused,omitempty"`
 }
 
