@@ -72,7 +72,7 @@ func (s *server) whatOf(ctx context.Context, body io.Reader) (what *byhand.What,
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := errors.Join(checkText(string(text)), d.Decode(&a)); err != nil {
-		return nil, false, &argumentError{detail: fmt.Sprintf("The body is not what is expected: %v.", err)}
+		return nil, false, &argumentError{detail: fmt.Sprintf("The body is not what is expected: %v.", inJSON(err))}
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, false, &argumentError{detail: "Something follows the JSON object."}
@@ -182,4 +182,16 @@ func (s *server) problemOfInvalidate(ctx context.Context, err error) problem {
 		s.Logger.ErrorContext(ctx, "invalidation by hand failed", slog.Any("err", err))
 	}
 	return p
+}
+
+// inJSON says what is wrong with a body in the words of JSON, and not of Go.
+func inJSON(err error) error {
+	other, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	switch {
+	case !ok:
+		return err
+	case other.Field == "":
+		return fmt.Errorf("it is an object, and of kind %s here", other.Value)
+	}
+	return fmt.Errorf("%q is of kind %s", other.Field, other.Value)
 }

@@ -57,7 +57,7 @@ type Trail interface {
 	Applied(xid mvcc.XID)
 	// Found is told of a key of an entry that look-ups of a rule found, for so many rows of transactions that end between two positions, of
 	// which xid is the last.
-	Found(entry, number int, key []byte, xid mvcc.XID, first, last mvcc.LSN, rows int)
+	Found(entry, number int, key []byte, xid mvcc.XID, first, last mvcc.LSN, values int)
 }
 
 // Options configure an Applier. Store, Gate, Queue, Names and Head are required.

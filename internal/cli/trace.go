@@ -193,9 +193,25 @@ func (a *app) printTrace(h *trace.History) {
 	table := [][]string{{"when", "what", "why"}}
 	for i := range h.Events {
 		e := &h.Events[i]
-		table = append(table, []string{clock(e.At), strings.ReplaceAll(e.Kind, "_", " "), store.Printable(e.Why + detail(e))})
+		table = append(table, []string{clock(e.At), strings.ReplaceAll(e.Kind, "_", " "), inOneLine(e.Why) + store.Printable(detail(e))})
 	}
 	a.printTable(table)
+}
+
+// inOneLine is a reason that may have several lines, as those of the planner do, without the line of the query that it points at.
+func inOneLine(why string) string {
+	var parts []string
+	for line := range strings.Lines(why) {
+		text := strings.Join(strings.Fields(line), " ")
+		switch {
+		case text == "":
+		case text == "^" && len(parts) > 1:
+			parts = parts[:len(parts)-1]
+		default:
+			parts = append(parts, text)
+		}
+	}
+	return store.Printable(strings.Join(parts, "; "))
 }
 
 func nowText(r *trace.Record) string {

@@ -184,6 +184,7 @@ func (b *batch) read(ctx context.Context) {
 		}
 	}
 	missing, lost := b.look(ctx, there)
+	b.stats.misses.Add(uint64(len(missing))) // once, however often they are leased
 	granted, more := b.lease(ctx, missing)
 	b.launch(ctx, granted)
 	b.bypassMany(ctx, slices.Concat(away, lost, more))
@@ -346,7 +347,6 @@ func (b *batch) lease(ctx context.Context, missing []*item) (granted, lost []*it
 		b.fail(missing, ErrNoLoader)
 		return nil, nil
 	}
-	b.stats.misses.Add(uint64(len(missing)))
 	leasings := make([]store.Leasing, len(missing))
 	for i, it := range missing {
 		it.token = newToken()

@@ -59,7 +59,7 @@ func TestManyInheritLoadsThatFail(t *testing.T) {
 		if leases := store.leases.Load(); leases != 2 {
 			t.Errorf("%s: leases were asked for %d times", tt.what, leases)
 		}
-		if s := r.Stats(); s.Fills != uint64(len(ids)) {
+		if s := r.Stats(); s.Fills != uint64(len(ids)) || s.Misses != uint64(len(ids)) {
 			t.Errorf("%s: %+v", tt.what, s)
 		}
 	}

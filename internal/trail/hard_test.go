@@ -408,3 +408,42 @@ func TestNothingMoreOfARow(t *testing.T) {
 		}
 	}
 }
+
+// TestImagesOfATag: an UPDATE that leaves the tag's column alone did it by either image.
+func TestImagesOfATag(t *testing.T) {
+	t.Parallel()
+	log := trail.New(0)
+	tag := rule.Rule{Class: rule.Tag, Tag: &rule.TagQuery{From: []string{"id"}, Types: []keytext.Type{keytext.Int8}}}
+	f := follow(log, entry("product", tag))
+	f.begin(7)
+	f.router.Row(&change.Row{
+		Op: change.Update, Relation: relation(change.IdentityFull), Old: []change.Value{text("1"), text("a")}, New: []change.Value{text("1"), text("b")},
+	}, f.keys)
+	for _, name := range []string{"~0:1", "~0+"} {
+		for _, e := range read(log, "product", "product:1", name) {
+			if e.Image != "both" || strings.Contains(e.Why, "as the row") {
+				t.Errorf("%s: image %q, want both: %s", e.Epoch, e.Image, e.Why)
+			}
+		}
+	}
+}
+
+// TestRowsOfOneValue: rows are counted, not what was asked by, and a transaction that they all are of is named.
+func TestRowsOfOneValue(t *testing.T) {
+	t.Parallel()
+	lookup := rule.Rule{Class: rule.Lookup, Lookup: &rule.LookupQuery{From: []string{"name"}, Types: []keytext.Type{keytext.String}}}
+	log := trail.New(0)
+	f := follow(log, entry("product", lookup))
+	f.begin(7)
+	for i := range 4 {
+		f.router.Row(&change.Row{
+			Op: change.Insert, Relation: relation(change.IdentityDefault), New: []change.Value{text(strconv.Itoa(i)), text(strconv.Itoa(i % 2))},
+		}, f.keys)
+	}
+	f.recorder.Found(0, 0, []byte("product:5"), 7, 112, 112, 2)
+	f.recorder.Applied(7)
+	got := read(log, "product", "product:5")
+	if len(got) != 1 || got[0].XID != 7 || got[0].Committed.IsZero() || got[0].Applied.IsZero() || !strings.HasPrefix(got[0].Why, "one of 4 changed rows") {
+		t.Errorf("four rows of transaction 7 with two values: %+v", got)
+	}
+}

@@ -119,6 +119,8 @@ type reading struct {
 	seen    map[likeness]int   // the same
 	lookUps map[lookUp][]Event // rows by which keys of the entry were looked up, in the order of the log
 	looked  map[likeness]int   // their places
+	gaveUp  bool               // there were too many of them, and the first ones are not kept
+	oldest  mvcc.LSN           // where the first transaction ends that is remembered; others may have been before
 	last    func() *Event      // what was held last, where it is among those
 	at      begun
 	rest    []byte
@@ -171,6 +173,9 @@ func (r *reading) segment(text []byte) {
 		case aTransaction:
 			r.at.xid, r.at.end = mvcc.XID(r.number()), mvcc.LSN(r.number())
 			r.at.committed, r.at.at = r.signed(), r.signed()
+			if r.oldest == 0 {
+				r.oldest = r.at.end
+			}
 		case aHeld:
 			r.held()
 		case aSame:
@@ -267,13 +272,17 @@ func (r *reading) event(kind Kind, p *plan) Event {
 }
 
 // add takes an event of a transaction, unless it has one like it: the log was read again before the transaction was applied, or several
-// versions of the entry have the key.
+// versions of the entry have the key. What did it by the row's other image is the same.
 func (r *reading) add(e Event) (number int) {
 	like := likeness{xid: e.XID, kind: e.Kind, rule: e.Rule, table: e.Table, op: e.Op, class: e.Class, epoch: e.Epoch, what: named(e.Row)}
 	if e.Op == "" {
 		like.what = e.Why
 	}
 	if number, seen := r.seen[like]; seen && number >= r.first && r.events[number-r.first].Applied.IsZero() {
+		if known := r.numbered(number); known.Image != e.Image && known.Kind != LookedUp {
+			known.Image = "both"
+			known.Why = known.words()
+		}
 		return number
 	}
 	number = r.append(e)
@@ -316,6 +325,7 @@ func (r *reading) look(e Event) {
 	if len(r.looked) >= mostLookUps {
 		clear(r.lookUps)
 		clear(r.looked)
+		r.gaveUp = true
 	}
 	key := lookUp{e.Version, e.Rule}
 	like := likeness{xid: e.XID, rule: e.Rule, table: e.Version, op: e.Op, what: named(e.Row)}
@@ -333,29 +343,34 @@ func (r *reading) look(e Event) {
 	}
 }
 
-// find reads a key that a look-up found: for the one row that it was asked by, or for one of several.
+// find reads a key that a look-up found: for the one row that it was asked by, or for one of several, as far as they are remembered.
 func (r *reading) find() {
 	p, ours := r.plan()
 	number, xid, first, last := int(r.number())+1, mvcc.XID(r.number()), mvcc.LSN(r.number()), mvcc.LSN(r.number()) //nolint:gosec // written from them
-	rows, at := r.number(), r.moment()
+	values, at := int(r.number()), r.moment()                                                                      //nolint:gosec // written from one
 	if text := r.text(); !ours || string(text) != r.query.Key {
 		return
 	}
-	if rows == 1 {
-		all := r.lookUps[lookUp{p.version, number}]
-		from := sort.Search(len(all), func(i int) bool { return all[i].LSN >= first })
-		to := sort.Search(len(all), func(i int) bool { return all[i].LSN > last })
-		if to-from == 1 {
-			e := all[from]
-			e.Why += ": the database was asked which keys that affects"
-			r.add(e)
-			return
-		}
+	all := r.lookUps[lookUp{p.version, number}]
+	from := sort.Search(len(all), func(i int) bool { return all[i].LSN >= first })
+	to := sort.Search(len(all), func(i int) bool { return all[i].LSN > last })
+	const images = 2 // of a row, each with values to look up
+	rows := to - from
+	whole := r.oldest <= first && !r.gaveUp && values <= images*rows
+	if whole && rows == 1 {
+		e := all[from]
+		e.Why += ": the database was asked which keys that affects"
+		r.add(e)
+		return
 	}
 	e := Event{At: at, Kind: LookedUp, LSN: last, Version: p.version, Rule: number, Table: p.rules[number-1].table, Class: p.rules[number-1].class}
-	e.Why = fmt.Sprintf("one of %d changed rows of %s: the database was asked which keys they affect together", rows, e.Table)
-	if rows == 1 {
-		e.Why = fmt.Sprintf("a changed row of %s: the database was asked which keys it affects", e.Table)
+	if e.Why = fmt.Sprintf("rows of %s changed: the database was asked which keys they affect", e.Table); whole {
+		e.Why = fmt.Sprintf("one of %d changed rows of %s: the database was asked which keys they affect together", rows, e.Table)
+	}
+	if first == last { // all of one transaction
+		if e.XID = xid; from < to {
+			e.At, e.Committed = all[from].At, all[from].Committed
+		}
 	}
 	like := likeness{xid: xid, kind: e.Kind, rule: number, what: e.Why}
 	if number, seen := r.seen[like]; seen && number >= r.first && r.events[number-r.first].Applied.IsZero() {

@@ -92,7 +92,7 @@ const (
 	aHeld                        // kind, plan, text, and the row with the rule
 	aSame                        // what was held last is so by the row's other image too
 	aMove                        // plan, why, and the row
-	aFind                        // plan, rule, xid of the last transaction, positions of the first and the last, rows, at, text
+	aFind                        // plan, rule, xid of the last transaction, positions of the first and the last, values, at, text
 	anApplied                    // xid, at
 	aName                        // plan, at, why
 	aGeneration                  // at, why
@@ -347,8 +347,9 @@ func (r *Recorder) shape(of shapeOf) uint32 {
 	return shape
 }
 
-// Found says which keys look-ups of a rule have found, for rows of transactions that end between two positions, of which xid is the last.
-func (r *Recorder) Found(entry, ruleNumber int, key []byte, xid mvcc.XID, first, last mvcc.LSN, rows int) {
+// Found says which keys look-ups of a rule have found, for so many different values of rows of transactions that end between two positions, of
+// which xid is the last.
+func (r *Recorder) Found(entry, ruleNumber int, key []byte, xid mvcc.XID, first, last mvcc.LSN, values int) {
 	l := r.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -357,7 +358,7 @@ func (r *Recorder) Found(entry, ruleNumber int, key []byte, xid mvcc.XID, first,
 	}
 	b := number(append(l.scratch[:0], aFind), uint64(r.plans[entry]))
 	b = number(number(number(b, uint64(ruleNumber)), uint64(xid)), uint64(first)) //nolint:gosec // not negative
-	b = number(number(b, uint64(last)), uint64(rows))                             //nolint:gosec // a count
+	b = number(number(b, uint64(last)), uint64(values))                             //nolint:gosec // a count
 	r.open[xid] = struct{}{}
 	l.append(str(signed(b, time.Now().UnixMicro()), key))
 }

@@ -46,3 +46,26 @@ func TestAnswersOfAnother(t *testing.T) {
 		})
 	}
 }
+
+// TestHistoryThatIsNotKnown: what could not be read is not taken for nothing.
+func TestHistoryThatIsNotKnown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t), "")
+	w.serve()
+	target := &url.URL{Scheme: "http", Host: w.addr}
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = w.addr }}
+	s := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/v1/trace/") {
+			_, _ = io.WriteString(out, `{"entry":"product","key":"product:7","events":[],"problems":["the record could not be read: it is away"]}`)
+			return
+		}
+		proxy.ServeHTTP(out, r)
+	}))
+	t.Cleanup(s.Close)
+	tab := browsertest.Open(t, 1280, 900)
+	tab.Goto(s.URL + "/#trace=product&arg.id=7")
+	tab.Await(timeline, "No more is known of this key.")
+	if got := tab.Eval(timeline); strings.Contains(got, "Nothing is remembered") || !strings.Contains(got, "Not known: the record could not be read: it is away.") {
+		t.Errorf("the page says %q", got)
+	}
+}

@@ -404,7 +404,7 @@ function told(h) {
   for (const p of h.problems) all.push(el("p", {class: "problem"}, "Not known: " + p + "."));
   if (h.since) all.push(el("p", {class: "note"}, "The daemon remembers what the log did since " + moment(h.since) + "."));
   if (h.more) all.push(el("p", {class: "note"}, "Older events are not shown."));
-  all.push(h.events.length ? el("ol", {}, ...h.events.toReversed().map(event)) : el("p", {}, "Nothing is remembered of this key."));
+  all.push(h.events.length ? el("ol", {}, ...h.events.toReversed().map(event)) : el("p", {}, h.problems.length ? "No more is known of this key." : "Nothing is remembered of this key."));
   return all;
 }
 
