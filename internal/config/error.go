@@ -68,8 +68,10 @@ type places struct {
 	unread  bool              // the file is not YAML: what its lines mean is not known
 }
 
-// harmless are the sections of a file that have no place for a secret.
-var harmless = []string{"namespace", "listen", "memory", "l1", "defaults", "entries"}
+// harmless reports whether a section of a file has no place for a secret.
+func harmless(section string) bool {
+	return slices.Contains([]string{"namespace", "listen", "memory", "l1", "defaults", "entries"}, section)
+}
 
 // secretText is a text of the file that must not be shown, and what is shown for it.
 type secretText struct{ text, shown string }
@@ -132,7 +134,7 @@ func (p *places) excerpt(at place) string {
 // error of syntax comes before anything is read.
 func (p *places) masked(line int) string {
 	text := strings.TrimRight(p.lines[line-1], "\r")
-	if p.unread && !slices.Contains(harmless, p.section(line)) {
+	if p.unread && !harmless(p.section(line)) {
 		// A key is shown, and a dash before it. A line without one may be a secret's own.
 		key := regexp.MustCompile(`^\s*(?:- +)*(?:\w+:(?:\s+|$))?`).FindString(text)
 		if len(key) == len(text) {

@@ -241,7 +241,9 @@ func (w *world) callOff(refused func() bool) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if answer, err := http.DefaultClient.Do(req); err == nil {
+	client := &http.Client{}
+	defer client.CloseIdleConnections()
+	if answer, err := client.Do(req); err == nil {
 		_ = answer.Body.Close()
 		w.t.Errorf("a reload that waits for a lock is answered with %s", answer.Status)
 	}

@@ -347,16 +347,16 @@ func (r *reading) look(e Event) {
 func (r *reading) find() {
 	p, ours := r.plan()
 	number, xid, first, last := int(r.number())+1, mvcc.XID(r.number()), mvcc.LSN(r.number()), mvcc.LSN(r.number()) //nolint:gosec // written from them
-	values, at := int(r.number()), r.moment()                                                                      //nolint:gosec // written from one
+	values, at := r.number(), r.moment()
 	if text := r.text(); !ours || string(text) != r.query.Key {
 		return
 	}
 	all := r.lookUps[lookUp{p.version, number}]
 	from := sort.Search(len(all), func(i int) bool { return all[i].LSN >= first })
 	to := sort.Search(len(all), func(i int) bool { return all[i].LSN > last })
-	const images = 2 // of a row, each with values to look up
-	rows := to - from
-	whole := r.oldest <= first && !r.gaveUp && values <= images*rows
+	const images = 2          // of a row, each with values to look up
+	rows := uint64(to - from) //nolint:gosec // to is not before from, or there are none
+	whole := from < to && r.oldest <= first && !r.gaveUp && values <= images*rows
 	if whole && rows == 1 {
 		e := all[from]
 		e.Why += ": the database was asked which keys that affects"

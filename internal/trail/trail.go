@@ -358,7 +358,7 @@ func (r *Recorder) Found(entry, ruleNumber int, key []byte, xid mvcc.XID, first,
 	}
 	b := number(append(l.scratch[:0], aFind), uint64(r.plans[entry]))
 	b = number(number(number(b, uint64(ruleNumber)), uint64(xid)), uint64(first)) //nolint:gosec // not negative
-	b = number(number(b, uint64(last)), uint64(values))                             //nolint:gosec // a count
+	b = number(number(b, uint64(last)), uint64(values))                           //nolint:gosec // a count
 	r.open[xid] = struct{}{}
 	l.append(str(signed(b, time.Now().UnixMicro()), key))
 }
