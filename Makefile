@@ -77,7 +77,12 @@ verify: generate fmt ## fail when generated files, format or go.mod differ from 
 
 .PHONY: bench
 bench: install-test-servers ## measure, as ratios against floors and peers
-	@cd bench && go run .
+	@cd bench && go run . -samples samples.txt
+
+.PHONY: benchstat
+benchstat: ## compare what the last make bench measured, part by part, with medians and how sure they are
+	@cd bench && for part in Hit L1 Demand Revalidate Many Gateway Stampede Tags; do \
+		grep -q "^Benchmark$$part/" samples.txt && go tool benchstat -filter .name:$$part -col /by samples.txt; done; true
 
 .PHONY: spec
 spec: ## explore the protocol's model further than make test does

@@ -45,7 +45,7 @@ func demand(ctx context.Context, b *bench) error {
 		readers := []*reader{
 			{name: "plain", read: plain}, {name: "token", read: token1}, {name: "bounded", read: bounded}, {name: "session", read: session},
 		}
-		if err := b.race(ctx, readers, goroutines); err != nil {
+		if err := b.race(ctx, "cached", readers, goroutines); err != nil {
 			return err
 		}
 		floor := median(readers[0].took)

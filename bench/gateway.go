@@ -95,6 +95,9 @@ func (b *bench) wrkAll(ctx context.Context, sides []*httpSide) error {
 				}
 				if block >= warmup {
 					side.rates, side.p99 = append(side.rates, rate), append(side.p99, p99)
+					what := "cached/connections=" + strconv.Itoa(connections)
+					b.sample(what, side.name, rate, "req/s")
+					b.sample(what, side.name, p99*1e6, "p99-ns/op")
 				}
 			}
 		}

@@ -98,7 +98,7 @@ func hit(ctx context.Context, b *bench) error {
 			{name: "rockscache", read: peers.rockscache},
 			{name: "go-redis/cache", read: peers.goCache},
 		}
-		if err := b.race(ctx, readers, goroutines); err != nil {
+		if err := b.race(ctx, "cached", readers, goroutines); err != nil {
 			return err
 		}
 		plain, decode, library, decoded := median(readers[0].took), median(readers[1].took), median(readers[2].took), median(readers[3].took)
@@ -167,8 +167,8 @@ func (p *hitPeers) goCache(ctx context.Context, id int) error {
 	return p.cache.Get(ctx, fmt.Sprint("gocache:", id), &v)
 }
 
-// race lets the readers read in turn, in blocks, every second time in the other order.
-func (b *bench) race(ctx context.Context, readers []*reader, goroutines int) error {
+// race lets the readers read in turn, in blocks, every second time in the other order. what is read is the samples' name.
+func (b *bench) race(ctx context.Context, what string, readers []*reader, goroutines int) error {
 	const warmup = 1
 	for block := range warmup + b.sizes.hits {
 		turn := slices.Clone(readers)
@@ -182,6 +182,7 @@ func (b *bench) race(ctx context.Context, readers []*reader, goroutines int) err
 			}
 			if block >= warmup {
 				r.took = append(r.took, took)
+				b.sample(fmt.Sprintf("%s/goroutines=%d", what, goroutines), r.name, took, "ns/op")
 			}
 		}
 	}

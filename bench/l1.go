@@ -54,7 +54,7 @@ func memory(ctx context.Context, b *bench) error {
 		for _, r := range readers {
 			r.took = nil
 		}
-		if err := b.race(ctx, readers, goroutines); err != nil {
+		if err := b.race(ctx, "held", readers, goroutines); err != nil {
 			return err
 		}
 		library := median(readers[0].took)

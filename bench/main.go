@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -120,6 +121,9 @@ type bench struct {
 	seed    uint64
 	servers *servers
 	figures []figure
+	samples string    // the file to write them to; empty: none
+	sampled io.Writer // that file
+	part    string    // the one that runs
 }
 
 // random is a generator of its own for each use, so that one part's draws do not depend on whether another one ran.
@@ -128,6 +132,14 @@ func (b *bench) random(stream uint64) *rand.Rand {
 }
 
 func (b *bench) printf(format string, args ...any) { _, _ = fmt.Fprintf(b.out, format, args...) }
+
+// sample writes one measurement down, as Go's benchmarks write theirs, which benchstat reads: what was measured, by what, and in which unit.
+func (b *bench) sample(what, by string, value float64, unit string) {
+	if b.sampled != nil {
+		by = strings.NewReplacer(" ", "-", "/", "-", ",", "").Replace(by)
+		_, _ = fmt.Fprintf(b.sampled, "Benchmark%s/%s/by=%s 1 %g %s\n", strings.ToUpper(b.part[:1])+b.part[1:], what, by, value, unit)
+	}
+}
 
 // report takes a figure down.
 func (b *bench) report(name string, value float64, unit string) {
@@ -156,6 +168,7 @@ func parse(args []string, lookup func(string) (string, bool), out io.Writer) (*b
 	short := flags.Bool("short", false, "tiny sizes: shows that everything runs, judges nothing")
 	which := flags.String("parts", environment(lookup, "BENCH", strings.Join(names, ",")), "what to measure (environment: BENCH)")
 	seed := flags.String("seed", environment(lookup, "SEED", "1"), "of the random choices (environment: SEED)")
+	samples := flags.String("samples", "", "a file for all measurements of hit, l1, demand, revalidate, many, gateway, stampede and tags, to be read by benchstat -col /by")
 	full := fullSizes()
 	rounds := flags.Int("rounds", 0, "interleaved runs of drain and peers (default "+strconv.Itoa(full.rounds)+")")
 	transactions := flags.Int("transactions", 0, "transactions, or rows of the one transaction, of drain (default "+strconv.Itoa(full.transactions)+")")
@@ -169,7 +182,7 @@ func parse(args []string, lookup func(string) (string, bool), out io.Writer) (*b
 	if err != nil {
 		return nil, nil, fmt.Errorf("read seed: %w", err)
 	}
-	b := &bench{out: out, sizes: full, seed: n}
+	b := &bench{out: out, sizes: full, seed: n, samples: *samples}
 	if *short {
 		b.sizes = shortSizes()
 	}
@@ -198,8 +211,7 @@ func environment(lookup func(string) (string, bool), name, otherwise string) str
 	return otherwise
 }
 
-func (b *bench) all(ctx context.Context, chosen []string) error {
-	var err error
+func (b *bench) all(ctx context.Context, chosen []string) (err error) {
 	if b.servers, err = startServers(ctx); err != nil {
 		return err
 	}
@@ -209,10 +221,19 @@ func (b *bench) all(ctx context.Context, chosen []string) error {
 		return err
 	}
 	b.printf("%s\nseed %d\n", description, b.seed)
+	if b.samples != "" {
+		file, err := os.Create(b.samples)
+		if err != nil {
+			return fmt.Errorf("write samples: %w", err)
+		}
+		defer func() { err = errors.Join(err, file.Close()) }()
+		b.sampled = file
+	}
 	for _, p := range parts() {
 		if !slices.Contains(chosen, p.name) {
 			continue
 		}
+		b.part = p.name
 		b.printf("\n%s\n", p.name)
 		began := time.Now()
 		if err := p.run(ctx, b); err != nil {

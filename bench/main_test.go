@@ -191,3 +191,15 @@ Requests/sec:  30000.50
 		}
 	}
 }
+
+// TestSample: benchstat reads what is written, and tells who was measured apart.
+func TestSample(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	b := &bench{sampled: &out, part: "hit"}
+	b.sample("cached/goroutines=16", "go-redis/cache, local", 12.5, "ns/op")
+	if got, want := out.String(), "BenchmarkHit/cached/goroutines=16/by=go-redis-cache-local 1 12.5 ns/op\n"; got != want {
+		t.Errorf("sample() wrote %q, want %q", got, want)
+	}
+	(&bench{part: "hit"}).sample("cached", "x", 1, "ns/op") // nobody asked for any
+}

@@ -35,7 +35,7 @@ func many(ctx context.Context, b *bench) error {
 	if err := m.learn(ctx); err != nil {
 		return err
 	}
-	misses, err := m.race(ctx, []manySide{
+	misses, err := m.race(ctx, "missed", []manySide{
 		{"sequential reads", m.drop, m.sequential},
 		{"pipelined statements", nil, m.pipelined},
 		{"GetMany", m.drop, m.getMany},
@@ -47,7 +47,7 @@ func many(ctx context.Context, b *bench) error {
 	b.report("many/misses/sequential", misses[0]/misses[2], "times as long as GetMany")
 	b.report("many/misses/pipelined", misses[1]/misses[2], "times as long as GetMany")
 	b.report("many/misses/pipelined/load", misses[1]/misses[3], "times as long as GetMany that stores nothing")
-	hits, err := m.race(ctx, []manySide{{"GETs", nil, m.gets}, {"GetMany", nil, m.getMany}})
+	hits, err := m.race(ctx, "cached", []manySide{{"GETs", nil, m.gets}, {"GetMany", nil, m.getMany}})
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ type manySide struct {
 }
 
 // race runs all sides in turns, and returns their medians in nanoseconds.
-func (m *manySides) race(ctx context.Context, sides []manySide) ([]float64, error) {
+func (m *manySides) race(ctx context.Context, what string, sides []manySide) ([]float64, error) {
 	took := make([][]float64, len(sides))
 	for round := range m.b.sizes.rounds*manyRounds + 1 {
 		for i, side := range sides {
@@ -85,6 +85,7 @@ func (m *manySides) race(ctx context.Context, sides []manySide) ([]float64, erro
 			}
 			if round > 0 { // the first one warms up
 				took[i] = append(took[i], float64(time.Since(began)))
+				m.b.sample(fmt.Sprintf("%s/keys=%d", what, len(m.keys)), side.name, took[i][round-1], "ns/op")
 			}
 		}
 	}

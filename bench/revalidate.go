@@ -133,7 +133,7 @@ func (a *application) compared(ctx context.Context, cache *freshet.Cache, size, 
 		}
 		readers = append(readers, r)
 	}
-	if err := a.b.race(ctx, readers, 1); err != nil {
+	if err := a.b.race(ctx, strings.ReplaceAll(size, " ", "-"), readers, 1); err != nil {
 		return err
 	}
 	load, stored := median(readers[0].took), median(readers[1].took)

@@ -54,6 +54,8 @@ func crowdSchemes() []string { return []string{crowdFreshet, crowdRocks, crowdTu
 type crowded struct {
 	Loads int64   `json:"loads"`
 	Took  []int64 `json:"took"` // microseconds, of each goroutine
+
+	p99 []int64 // of each round, by process
 }
 
 // stampede has 4 processes with 200 goroutines each read the same key, which is not cached, at the same time, and counts how often it
@@ -121,6 +123,7 @@ func (b *bench) hear(children []*child) ([]crowded, error) {
 				}
 				outcomes[i].Loads += r.Loads
 				outcomes[i].Took = append(outcomes[i].Took, r.Took...)
+				outcomes[i].p99 = append(outcomes[i].p99, quantile(r.Took, 0.99))
 			}
 			return nil
 		})
@@ -137,6 +140,9 @@ func (b *bench) conclusions(names []string, outcomes []crowded) {
 		for _, o := range outcomes[i*crowdProcesses : (i+1)*crowdProcesses] {
 			all.Loads += o.Loads
 			all.Took = append(all.Took, o.Took...)
+			for _, us := range o.p99 {
+				b.sample("missed/goroutines=200", name, float64(us)*1000, "p99-ns/op")
+			}
 		}
 		loads[name] = float64(all.Loads) / float64(b.sizes.stampedes)
 		p99[name] = float64(quantile(all.Took, 0.99)) / 1000

@@ -164,7 +164,7 @@ func (t *tagged) hits(ctx context.Context) error {
 				return err
 			}})
 		}
-		if err := t.b.race(ctx, readers, goroutines); err != nil {
+		if err := t.b.race(ctx, "cached", readers, goroutines); err != nil {
 			return err
 		}
 		plain := median(readers[0].took)
@@ -196,7 +196,7 @@ func (t *tagged) fills(ctx context.Context) error {
 			return err
 		}})
 	}
-	if err := t.b.race(ctx, readers, 1); err != nil {
+	if err := t.b.race(ctx, "missed", readers, 1); err != nil {
 		return err
 	}
 	plain := median(readers[0].took)
