@@ -12,11 +12,10 @@ import (
 	"time"
 
 	"github.com/dtm-labs/rockscache"
+	"github.com/freshet/freshet"
 	gocache "github.com/go-redis/cache/v9"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/rueidis"
-
-	"github.com/freshet/freshet"
 )
 
 // hitKeys are read in turn.

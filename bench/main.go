@@ -222,7 +222,7 @@ func (b *bench) all(ctx context.Context, chosen []string) (err error) {
 	}
 	b.printf("%s\nseed %d\n", description, b.seed)
 	if b.samples != "" {
-		file, err := os.Create(b.samples)
+		file, err := os.Create(b.samples) //nolint:gosec // whoever measures says where
 		if err != nil {
 			return fmt.Errorf("write samples: %w", err)
 		}

@@ -12,8 +12,12 @@ import (
 // Rings is a Store that says when keys change which somebody looks at who waits for another process's load, also where nothing is held in
 // memory.
 type Rings interface {
-	// Listen is called before keys are read by ReadTold, and hears of whatever changes one of them after that; nil where nobody would say.
+	// Listen is called before keys are read, and hears of whatever changes one of them after that; nil where nobody would say.
 	Listen(ctx context.Context, names ...string) store.Listening
+}
+
+// Asks is one of Rings that has to be asked: it tells of what is read by ReadTold alone.
+type Asks interface {
 	// ReadTold reads records, and has the store say when they change.
 	ReadTold(ctx context.Context, all []store.Reading) []store.Found
 }
@@ -22,7 +26,7 @@ type Rings interface {
 type listener struct {
 	store.Listening
 
-	rings Rings // by which the keys are to be read; nil: whatever is read is told of
+	asks Asks // by which the keys are to be read; nil: whatever is read is told of
 }
 
 // listen is called before keys are looked at: what was not looked at is not told of.
@@ -32,7 +36,8 @@ func (r *Reader) listen(ctx context.Context, names ...string) *listener {
 			return nil
 		}
 		if x := r.rings.Listen(ctx, names...); x != nil {
-			return &listener{Listening: x, rings: r.rings}
+			asks, _ := r.rings.(Asks)
+			return &listener{Listening: x, asks: asks}
 		}
 		return nil
 	}
@@ -66,8 +71,8 @@ func (l *listener) cancel() {
 
 // readFor reads records for who listens, or for one who does not.
 func (r *Reader) readFor(ctx context.Context, l *listener, all []store.Reading) []store.Found {
-	if l != nil && l.rings != nil {
-		return l.rings.ReadTold(ctx, all)
+	if l != nil && l.asks != nil {
+		return l.asks.ReadTold(ctx, all)
 	}
 	return r.batches.ReadMany(ctx, all, false)
 }
@@ -122,8 +127,8 @@ func (r *Reader) glance(ctx context.Context, w *want, l *listener) (fence.Record
 	}
 	var text []byte
 	var err error
-	if l != nil && l.rings != nil {
-		found := l.rings.ReadTold(ctx, []store.Reading{{Name: w.name}})[0]
+	if l != nil && l.asks != nil {
+		found := l.asks.ReadTold(ctx, []store.Reading{{Name: w.name}})[0]
 		text, err = found.Text, found.Err
 	} else {
 		text, err = r.store.Read(ctx, w.name)
@@ -140,11 +145,11 @@ func (r *Reader) glance(ctx context.Context, w *want, l *listener) (fence.Record
 
 // peekFor is peek for one who listens or not.
 func (r *Reader) peekFor(ctx context.Context, p *place, l *listener) (peeked, error) {
-	if l == nil || l.rings == nil {
+	if l == nil || l.asks == nil {
 		return r.peek(ctx, p)
 	}
 	asked := r.remembered.of(p)
-	f := l.rings.ReadTold(ctx, []store.Reading{{Name: p.name, Epochs: p.full(asked)}})[0]
+	f := l.asks.ReadTold(ctx, []store.Reading{{Name: p.name, Epochs: p.full(asked)}})[0]
 	if f.Err != nil {
 		return peeked{}, f.Err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pipeline"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/internal/testkit"
 	"github.com/freshet/freshet/internal/testkit/storetest"
 )
@@ -61,4 +62,39 @@ func TestRecordsEqualFence(t *testing.T) {
 func TestHeadEqualsFence(t *testing.T) {
 	t.Parallel()
 	storetest.HeadEqualsFence(t, open)
+}
+
+// TestListen: whoever listens hears of what is stored and removed, and of nothing else.
+func TestListen(t *testing.T) {
+	t.Parallel()
+	s := New(Options{Namespace: "test"})
+	heard := func(l store.Listening) bool {
+		select {
+		case <-l.Heard():
+			return true
+		default:
+			return false
+		}
+	}
+	write := func(name string) {
+		if _, err := s.Lease(t.Context(), name, fence.Token(name), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, other := s.Listen(t.Context(), "a", "b"), s.Listen(t.Context(), "c")
+	write("b")
+	if !heard(l) || heard(other) {
+		t.Errorf("a lease of b: heard %t, of c %t", heard(l), heard(other))
+	}
+	l.Cancel()
+	l = s.Listen(t.Context(), "b")
+	s.unlink("b")
+	if !heard(l) {
+		t.Error("what is removed is not heard of")
+	}
+	l.Cancel()
+	other.Cancel()
+	if n := s.ears.Waiting(); n != 0 {
+		t.Errorf("%d names are listened to still", n)
+	}
 }

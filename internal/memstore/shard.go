@@ -4,6 +4,8 @@ import (
 	"container/heap"
 	"sync"
 	"sync/atomic"
+
+	"github.com/freshet/freshet/internal/store"
 )
 
 // shard is a part of the keys under a lock of its own.
@@ -19,6 +21,7 @@ type shard struct {
 	oldest  *item
 	hand    *item // the next that is looked at; nil: the oldest
 	evicted uint64
+	ears    *store.Ears
 }
 
 // item is what is stored under one name: a record, or the id of an epoch. It is replaced and not changed, but for its place.
@@ -47,6 +50,7 @@ func (s *shard) get(name string, now int64) *item {
 
 // put stores text under a name, and returns by how much the shard has grown.
 func (s *shard) put(name string, text []byte, expires int64) (grown int64) {
+	s.ears.Invalidate(name)
 	i := s.items[name]
 	if i == nil {
 		i = &item{name: name, expires: expires}
@@ -67,6 +71,7 @@ func (s *shard) put(name string, text []byte, expires int64) (grown int64) {
 
 // remove returns by how much the shard has grown: it is negative.
 func (s *shard) remove(i *item) (grown int64) {
+	s.ears.Invalidate(i.name)
 	delete(s.items, i.name)
 	heap.Remove(&s.expiry, i.place)
 	if s.hand == i {

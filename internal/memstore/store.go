@@ -45,6 +45,7 @@ type Store struct {
 
 	shards [shards]shard
 	used   atomic.Int64
+	ears   *store.Ears // of readers in this process that share the store
 
 	mu     sync.Mutex // of what follows, and never held together with a shard's
 	head   fence.Shard
@@ -63,7 +64,7 @@ type use struct {
 // New makes an empty store.
 func New(o Options) *Store {
 	s := &Store{
-		namespace: o.Namespace, size: o.Size, began: time.Now(), seed: maphash.MakeSeed(), uses: map[store.Use]use{},
+		namespace: o.Namespace, size: o.Size, began: time.Now(), seed: maphash.MakeSeed(), uses: map[store.Use]use{}, ears: store.NewEars(),
 		replid: (store.Draw() + store.Draw() + store.Draw())[:40], // as long as Redis' names of histories
 	}
 	if s.size <= 0 {
@@ -71,7 +72,7 @@ func New(o Options) *Store {
 	}
 	s.head.Replid = s.replid
 	for i := range s.shards {
-		s.shards[i].items = map[string]*item{}
+		s.shards[i].items, s.shards[i].ears = map[string]*item{}, s.ears
 	}
 	return s
 }
@@ -247,4 +248,9 @@ func (s *Store) Forget() {
 // after is the time of the store's clock when something ends that begins now.
 func (s *Store) after(d time.Duration) int64 {
 	return s.now() + max(d, time.Millisecond).Microseconds()
+}
+
+// Listen is called before keys are read: what it returns hears of whatever changes one of them after that.
+func (s *Store) Listen(_ context.Context, names ...string) store.Listening {
+	return s.ears.Add(nil, names)
 }

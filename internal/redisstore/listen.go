@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/freshet/freshet/internal/store"
@@ -12,74 +11,6 @@ import (
 
 // askAgain is how long it takes until a server that could not be asked whether it tells of changes is asked again.
 const askAgain = time.Second
-
-// ears are those who wait for keys to change that they look at by ReadTold. Nothing is held of what they read, and what others read on
-// their connection the server keeps no account of.
-type ears struct {
-	mu      sync.Mutex
-	waiting map[string][]*listening
-}
-
-func newEars() *ears { return &ears{waiting: map[string][]*listening{}} }
-
-// listening is one who waits.
-type listening struct {
-	by    *ears
-	names []string
-	wires []*store.Wire // on which the names are read
-	once  sync.Once
-	wake  chan struct{}
-}
-
-func (e *ears) add(wires []*store.Wire, names []string) *listening {
-	l := &listening{by: e, names: slices.Clone(names), wires: wires, wake: make(chan struct{})}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, name := range names {
-		e.waiting[name] = append(e.waiting[name], l)
-	}
-	return l
-}
-
-// Heard is closed when one of the keys has changed, or may have.
-func (l *listening) Heard() <-chan struct{} { return l.wake }
-
-func (l *listening) hear() { l.once.Do(func() { close(l.wake) }) }
-
-// Cancel ends it. It may be called more than once.
-func (l *listening) Cancel() {
-	l.by.mu.Lock()
-	defer l.by.mu.Unlock()
-	for _, name := range l.names {
-		rest := slices.DeleteFunc(l.by.waiting[name], func(x *listening) bool { return x == l })
-		if l.by.waiting[name] = rest; len(rest) == 0 {
-			delete(l.by.waiting, name)
-		}
-	}
-	l.names = nil
-}
-
-// Invalidate wakes whoever waits for a key.
-func (e *ears) Invalidate(name string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, l := range e.waiting[name] {
-		l.hear()
-	}
-}
-
-// Drop wakes whoever waits for a key that was read on a connection.
-func (e *ears) Drop(wire *store.Wire) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, all := range e.waiting {
-		for _, l := range all {
-			if slices.Contains(l.wires, wire) {
-				l.hear()
-			}
-		}
-	}
-}
 
 // Listen is called before keys are read by ReadTold: what it returns hears of whatever changes one of them after that, and of the end of a
 // connection that would have told. It is nil where that cannot be had: the server does not tell, or has not been seen to yet, or all that
@@ -107,7 +38,7 @@ func (s *Store) Listen(ctx context.Context, names ...string) store.Listening {
 			wires = append(wires, &now.Wire)
 		}
 	}
-	l := s.ears.add(wires, names)
+	l := s.ears.Add(wires, names)
 	if slices.ContainsFunc(wires, (*store.Wire).Lost) { // perhaps before it could hear of that
 		l.Cancel()
 		return nil

@@ -57,7 +57,7 @@ func TestListen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	others := s.ears.add(nil, []string{c})
+	others := s.ears.Add(nil, []string{c})
 	defer others.Cancel()
 	for _, name := range []string{a, c} {
 		leased(t, writer, name, token('a'))
@@ -76,7 +76,7 @@ func TestListen(t *testing.T) {
 	}
 	both.Cancel()
 	others.Cancel()
-	if n := len(s.ears.waiting); n != 0 {
+	if n := s.ears.Waiting(); n != 0 {
 		t.Errorf("%d names are listened to still", n)
 	}
 }

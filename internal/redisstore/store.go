@@ -19,6 +19,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/store"
 )
 
 const (
@@ -58,7 +59,7 @@ type Store struct {
 	sentinels *sentinels     // nil: the address is the server's own
 	cluster   *cluster       // nil: it is one server
 	tracker   *tracker       // of client; nil in a cluster
-	ears      *ears          // nil: there is a Near
+	ears      *store.Ears    // nil: there is a Near
 	namespace string
 	lanes     int // 1, or those of a cluster
 	scripts   *scripts
@@ -113,7 +114,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	whole := option
 	told := o.Near
 	if told == nil {
-		s.ears = newEars()
+		s.ears = store.NewEars()
 		told = s.ears
 	}
 	if seeds == nil {

@@ -56,7 +56,7 @@ type tracker struct {
 // trackWith has a client's connections tell of what is read on them: of all of it, or, for ears, of what they choose.
 func trackWith(option *rueidis.ClientOption, near Near, logger *slog.Logger) *tracker {
 	t := &tracker{near: near, logger: logger, dialer: dialOf(*option)}
-	_, t.chosen = near.(*ears)
+	_, t.chosen = near.(*store.Ears)
 	option.DialCtxFn = t.dial //nolint:forbidigo // the client's name for it
 	option.DialFn = nil       //nolint:forbidigo // see above
 	option.OnInvalidations = t.pushed
