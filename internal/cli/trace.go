@@ -202,7 +202,7 @@ func (a *app) printTrace(h *trace.History) {
 func inOneLine(why string) string {
 	var parts []string
 	for line := range strings.Lines(why) {
-		text := strings.Join(strings.Fields(line), " ")
+		text := strings.TrimSpace(line)
 		switch {
 		case text == "":
 		case text == "^" && len(parts) > 1:

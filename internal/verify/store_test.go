@@ -278,6 +278,27 @@ func TestMovedNamesAreNoViolation(t *testing.T) {
 	total(t, r.verify(nil), verify.Counts{Checked: 1, Fresh: 1})
 }
 
+// write begins to run a statement on a connection of its own.
+func (r *rig) write(statement string) (*pgx.Conn, <-chan error) {
+	r.t.Helper()
+	conn, err := pgx.Connect(r.t.Context(), r.url)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := conn.Exec(context.Background(), statement)
+		ended <- err
+	}()
+	return conn, ended
+}
+
+// hangs reports whether a connection's commit waits for a standby.
+func (r *rig) hangs(conn *pgx.Conn) (waits bool, err error) {
+	err = r.loader.Pool().QueryRow(r.t.Context(), "SELECT coalesce(wait_event, '') = 'SyncRep' FROM pg_stat_activity WHERE pid = $1", conn.PgConn().PID()).Scan(&waits)
+	return waits, err
+}
+
 // TestHungCommit has one commit hang in synchronous replication. Its key's old value is what everybody sees. HEAD stands
 // still, so a stale value of another key is left undecided, and found when the commit is through.
 func TestHungCommit(t *testing.T) {
@@ -288,20 +309,28 @@ func TestHungCommit(t *testing.T) {
 	passes := r.fill("item", "2")
 	old := r.record(passes)
 	r.exec("ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()")
-	writer, err := pgx.Connect(t.Context(), r.url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = writer.Close(context.Background()) }()
-	committed := make(chan error, 1)
-	go func() {
-		_, err := writer.Exec(context.Background(), "UPDATE items SET v = 'hangs' WHERE id = 1")
-		committed <- err
-	}()
+	// The setting has arrived when a commit hangs, which another process of the server decides than any session.
 	testkit.Eventually(t, patience, func() error {
-		var waits bool
-		err := r.loader.Pool().QueryRow(t.Context(), "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $1", writer.PgConn().PID()).Scan(&waits)
-		if err == nil && !waits {
+		probe, ended := r.write("SELECT pg_logical_emit_message(true, 'probe', '')")
+		defer func() { _ = probe.Close(context.Background()) }()
+		for {
+			select {
+			case err := <-ended:
+				return errors.Join(errors.New("a commit does not hang yet"), err)
+			case <-time.After(5 * time.Millisecond):
+			}
+			if hangs, err := r.hangs(probe); err != nil || hangs {
+				r.exec(fmt.Sprintf("SELECT pg_cancel_backend(%d)", probe.PgConn().PID())) // it is over then, and done
+				<-ended
+				return err
+			}
+		}
+	})
+	writer, committed := r.write("UPDATE items SET v = 'hangs' WHERE id = 1")
+	defer func() { _ = writer.Close(context.Background()) }()
+	testkit.Eventually(t, patience, func() error {
+		hangs, err := r.hangs(writer)
+		if err == nil && !hangs {
 			err = errors.New("it does not hang")
 		}
 		return err
