@@ -20,10 +20,14 @@ func (e *declared) left(began time.Time) time.Duration {
 // lane is the loads of one key without a lease: the one under way, and the one that begins after it. A reader joins
 // only a load that begins after it came, since an earlier one may miss what was written before.
 type lane struct {
+	key       string
 	now, next *trip
 }
 
+// trip is a load of a lane. Whoever ends it takes it from that lane, which the Reader may have given up meanwhile: others may have come
+// into it, and ended before.
 type trip struct {
+	on     *lane
 	began  time.Time // before the database was asked; zero until then
 	done   chan struct{}
 	loaded pgload.Loaded
@@ -87,7 +91,7 @@ func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
 	r.mu.Lock()
 	on := r.lanes[key]
 	if on == nil {
-		on = &lane{}
+		on = &lane{key: key}
 		r.lanes[key] = on
 	}
 	t := on.next
@@ -98,7 +102,7 @@ func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
 		r.mu.Unlock()
 		return t, nil
 	}
-	t = &trip{done: make(chan struct{})}
+	t = &trip{on: on, done: make(chan struct{})}
 	before := on.now
 	if before == nil {
 		on.now, t.began = t, time.Now()
@@ -111,12 +115,12 @@ func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
 	// A load that hangs does not hold up those behind it for its whole time.
 	err := r.begin(ctx, w.e.LoadTimeout+w.e.LoadTimeout/patience, func(ctx context.Context) {
 		if before != nil {
-			r.follow(ctx, on, t, before, w.e.LoadTimeout/patience)
+			r.follow(ctx, t, before, w.e.LoadTimeout/patience)
 		}
 		ctx, cancel := context.WithTimeout(ctx, w.e.LoadTimeout)
 		defer cancel()
 		defer func() {
-			r.leave(key, on, t)
+			r.leave(t)
 			close(t.done)
 		}()
 		t.err = errExited // unless it returns
@@ -124,7 +128,7 @@ func (r *Reader) board(ctx context.Context, w *want) (*trip, error) {
 	})
 	if err != nil {
 		t.err = err
-		r.leave(key, on, t)
+		r.leave(t)
 		close(t.done)
 	}
 	return t, err
@@ -139,7 +143,7 @@ func (w *want) lane() string {
 	return string(w.e.template.Append([]byte(key), w.args))
 }
 
-func (r *Reader) follow(ctx context.Context, on *lane, t, before *trip, longest time.Duration) {
+func (r *Reader) follow(ctx context.Context, t, before *trip, longest time.Duration) {
 	timer := time.NewTimer(longest)
 	defer timer.Stop()
 	select {
@@ -148,20 +152,21 @@ func (r *Reader) follow(ctx context.Context, on *lane, t, before *trip, longest 
 	case <-ctx.Done():
 	}
 	r.mu.Lock()
-	on.next, on.now, t.began = nil, t, time.Now()
+	t.on.next, t.on.now, t.began = nil, t, time.Now()
 	r.mu.Unlock()
 }
 
-func (r *Reader) leave(key string, on *lane, t *trip) {
+func (r *Reader) leave(t *trip) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	on := t.on
 	if on.now == t {
 		on.now = nil
 	}
 	if on.next == t {
 		on.next = nil
 	}
-	if on.now == nil && on.next == nil && r.lanes[key] == on {
-		delete(r.lanes, key)
+	if on.now == nil && on.next == nil && r.lanes[on.key] == on {
+		delete(r.lanes, on.key)
 	}
 }

@@ -367,19 +367,16 @@ func (b *batch) boardFirst(it *item) bool {
 	if b.lanes[key] != nil {
 		return false
 	}
-	it.trip = &trip{began: time.Now(), done: make(chan struct{})}
-	b.lanes[key] = &lane{now: it.trip}
+	on := &lane{key: key}
+	it.trip = &trip{on: on, began: time.Now(), done: make(chan struct{})}
+	on.now, b.lanes[key] = it.trip, on
 	return true
 }
 
 // arrived ends a trip.
 func (b *batch) arrived(it *item, one pgload.One, seen *watched) {
-	key := it.w.lane()
-	b.mu.Lock()
-	on := b.lanes[key]
-	b.mu.Unlock()
 	it.trip.loaded, it.trip.seen, it.trip.err = one.Loaded, seen, one.Err
-	b.leave(key, on, it.trip)
+	b.leave(it.trip)
 	close(it.trip.done)
 }
 
