@@ -87,9 +87,6 @@ func Entry[K, V any](cache *Cache, name string, options ...Option[K, V]) (*Typed
 		return nil, fmt.Errorf("entry %s: %w", name, err)
 	}
 	t := &Typed[K, V]{cache: cache, name: name, memo: newMemo[V]()}
-	if t.plain, t.size = plainKindOf(reflect.TypeFor[K]()); t.plain != notPlain && cache.near && declared.L1 != config.Off && len(cache.observers) == 0 {
-		t.near = newRecalled[V]()
-	}
 	for _, option := range options {
 		option(t)
 	}
@@ -104,6 +101,9 @@ func Entry[K, V any](cache *Cache, name string, options ...Option[K, V]) (*Typed
 	}
 	if err := t.setCodec(); err != nil {
 		return nil, fmt.Errorf("entry %s: %w", name, err)
+	}
+	if t.plain, t.size = plainKindOf(reflect.TypeFor[K]()); t.plain != notPlain && cache.near && declared.L1 != config.Off && len(cache.observers) == 0 {
+		t.near = recalledOf[K, V](cache, name, t.codec.Name(), t.shape)
 	}
 	return t, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -49,7 +50,8 @@ type Cache struct {
 	logger   *slog.Logger
 
 	observers observers
-	near      bool // something is held in memory
+	near      bool     // something is held in memory
+	recalled  sync.Map // from a recalledKey to a *recalled, one for all who prepare the same entry in the same way
 	closed    atomic.Bool
 }
 

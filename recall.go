@@ -17,12 +17,12 @@ const (
 	recallWays = 8
 	// recallLeast and recallMost bound the number of places, powers of two. Keys for which there is none are found the longer way.
 	recallLeast, recallMost = 1 << 7, 1 << 22
-	// recallSwept places are looked at whenever one is taken, so that nothing is kept for long of what is over.
+	// recallSwept places are looked at whenever one is taken, for what is tied to something that is over.
 	recallSwept = 16
 )
 
 // recalled are the hits in memory by their keys as the application has them: a read of one of them spells no name and decodes
-// nothing. What is held is not here; this only finds it. It is read without a lock.
+// nothing. What is held is not here; this only finds it, and lets go of it when it ends. It is read without a lock.
 type recalled[V any] struct {
 	seed   maphash.Seed
 	salt   uint64
@@ -113,6 +113,26 @@ func (k plainKind) plain(key unsafe.Pointer, size uintptr) (p plainKey) {
 	return p
 }
 
+// recalledKey is what the keys and the values of a table have in common.
+type recalledKey struct {
+	entry, codec, shape string
+	key, value          reflect.Type
+}
+
+// recalledOf is the table of an entry.
+func recalledOf[K, V any](cache *Cache, entry, codec, shape string) *recalled[V] {
+	of := recalledKey{entry: entry, codec: codec, shape: shape, key: reflect.TypeFor[K](), value: reflect.TypeFor[V]()}
+	found, known := cache.recalled.Load(of)
+	if !known {
+		found, _ = cache.recalled.LoadOrStore(of, newRecalled[V]())
+	}
+	table, ok := found.(*recalled[V])
+	if !ok {
+		panic("freshet: a table of other values than its name says") // it is made just above
+	}
+	return table
+}
+
 func newRecalled[V any]() *recalled[V] {
 	t := &recalled[V]{seed: maphash.MakeSeed(), salt: rand.Uint64()} //nolint:gosec // spread, no secret
 	places := make([]atomic.Pointer[recall[V]], recallLeast)
@@ -161,6 +181,32 @@ func (t *Typed[K, V]) note(k *plainKey, got *fill.Value) {
 		hit.value = &m.value
 	}
 	t.near.take(hit)
+	of := t.near
+	if !got.Held().OnEnd(placed[V]{of, hit.key}, func() { of.release(&hit.key, &memory) }) {
+		of.release(&hit.key, &memory)
+	}
+}
+
+// placed names a key of a table.
+type placed[V any] struct {
+	in  *recalled[V]
+	key plainKey
+}
+
+// release lets go of what is over.
+func (t *recalled[V]) release(k *plainKey, m *fill.Memory) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	places := *t.places.Load()
+	hash := t.hash(k)
+	for way := range uint64(recallWays) {
+		at := &places[(hash+way)&uint64(len(places)-1)] //nolint:gosec // there are some
+		if was := at.Load(); was != nil && was.key == *k && was.memory.Same(m) {
+			at.Store(nil)
+			t.used--
+			return
+		}
+	}
 }
 
 // take puts a hit in a place.

@@ -240,6 +240,9 @@ func (v *Value) Memory() (m Memory, ok bool) {
 // Alive reports whether it is not known to be over.
 func (m *Memory) Alive() bool { return m.held.Alive() }
 
+// Same reports whether both are of one record as it was read once.
+func (m *Memory) Same(other *Memory) bool { return m.held == other.held }
+
 // Held is what a value is held as; nil when it is not.
 func (v *Value) Held() *near.Held { return v.held }
 

@@ -47,6 +47,50 @@ type Held struct {
 	until   time.Duration // by Now; a backstop
 	dead    atomic.Bool
 	decoded atomic.Pointer[any]
+	found   atomic.Pointer[ending]
+}
+
+// ending is one of those who want to know when a record ends.
+type ending struct {
+	id   any
+	do   func()
+	next *ending
+}
+
+// mostEndings is how many may want to know that of one record.
+const mostEndings = 8
+
+// OnEnd has do called once when the record ends, so that nobody holds on to what counts no more: at once, if it has ended. do must be
+// quick, and not use the Store. Who has asked already is not asked for again; it is false when there are too many.
+func (h *Held) OnEnd(id any, do func()) bool {
+	own := &ending{id: id, do: do}
+	for {
+		own.next = h.found.Load()
+		n := 0
+		for e := own.next; e != nil; e = e.next {
+			if e.id == id {
+				return true
+			}
+			n++
+		}
+		if n == mostEndings {
+			return false
+		}
+		if h.found.CompareAndSwap(own.next, own) {
+			break
+		}
+	}
+	if h.dead.Load() {
+		h.ended()
+	}
+	return true
+}
+
+// ended tells those who want to know.
+func (h *Held) ended() {
+	for e := h.found.Swap(nil); e != nil; e = e.next {
+		e.do()
+	}
 }
 
 // tie is an epoch that records are tied to. It is over for good when it is pushed; a later one of its name is another tie.
@@ -151,6 +195,7 @@ func New(size uint64) *Store {
 // about it later would not find it. It is called under the table's own locks, and so takes no other but freeing.
 func (s *Store) end(e otter.DeletionEvent[string, *Held]) {
 	e.Value.dead.Store(true)
+	e.Value.ended()
 	if e.WasEvicted() {
 		s.counts.evicted.Add(1)
 	}

@@ -279,18 +279,18 @@ func TestMovedNamesAreNoViolation(t *testing.T) {
 }
 
 // write begins to run a statement on a connection of its own.
-func (r *rig) write(statement string) (*pgx.Conn, <-chan error) {
+func (r *rig) write(statement string) (conn *pgx.Conn, ended <-chan error) {
 	r.t.Helper()
 	conn, err := pgx.Connect(r.t.Context(), r.url)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	ended := make(chan error, 1)
+	done := make(chan error, 1)
 	go func() {
 		_, err := conn.Exec(context.Background(), statement)
-		ended <- err
+		done <- err
 	}()
-	return conn, ended
+	return conn, done
 }
 
 // hangs reports whether a connection's commit waits for a standby.
@@ -321,8 +321,7 @@ func TestHungCommit(t *testing.T) {
 			}
 			if hangs, err := r.hangs(probe); err != nil || hangs {
 				r.exec(fmt.Sprintf("SELECT pg_cancel_backend(%d)", probe.PgConn().PID())) // it is over then, and done
-				<-ended
-				return err
+				return errors.Join(err, <-ended)
 			}
 		}
 	})
