@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"reflect"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"unsafe"
@@ -203,8 +201,6 @@ func (t *Typed[K, V]) loadFunc(key K) fill.LoadFunc {
 		return nil
 	}
 	return func(ctx context.Context, q pgload.Querier) (payload []byte, found bool, err error) {
-		// What panics is one key's load, in a goroutine that its callers only wait for: they get an error, as of any that fails.
-		defer t.recovered(ctx, &err)
 		value, err := t.load(ctx, q, key)
 		if errors.Is(err, ErrNotFound) || errors.Is(err, pgx.ErrNoRows) {
 			return nil, false, nil
@@ -214,14 +210,5 @@ func (t *Typed[K, V]) loadFunc(key K) fill.LoadFunc {
 		}
 		payload, err = t.encode(value)
 		return payload, err == nil, err
-	}
-}
-
-// recovered makes an error of a panic.
-func (t *Typed[K, V]) recovered(ctx context.Context, err *error) { //nolint:gocritic // it is what the caller returns
-	if reason := recover(); reason != nil {
-		*err = fmt.Errorf("the code that loads the entry panicked: %v", reason)
-		t.cache.logger.ErrorContext(ctx, "the code that loads an entry panicked", slog.String("entry", t.name), slog.Any("panic", reason),
-			slog.String("stack", string(debug.Stack())))
 	}
 }

@@ -82,7 +82,7 @@ func TestGetManyOfWhichSomeFail(t *testing.T) {
 		func(r freshet.Result[int]) bool { return r.Err == nil && r.Value == 2 },
 		func(r freshet.Result[int]) bool { return errors.Is(r.Err, odd) },
 		func(r freshet.Result[int]) bool {
-			return r.Err != nil && strings.Contains(r.Err.Error(), "panicked: even")
+			return r.Err != nil && strings.Contains(r.Err.Error(), "panicked: even") && strings.Contains(r.Err.Error(), "many_test.go")
 		},
 		func(r freshet.Result[int]) bool { return errors.Is(r.Err, freshet.ErrTimeout) },
 		func(r freshet.Result[int]) bool { return errors.Is(r.Err, freshet.ErrNotFound) },

@@ -119,7 +119,7 @@ func (r *Reader) Reload(ctx context.Context, entry, key string) Reloaded {
 	if !ok {
 		return ReloadFailed
 	}
-	ctx, cancel := within(ctx, e.LoadTimeout+leaseMargin)
+	ctx, cancel := context.WithTimeout(ctx, e.LoadTimeout+leaseMargin)
 	defer cancel()
 	for range refreshAttempts { // each may lose its lease to the next change
 		c, _ := r.names(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -83,8 +84,7 @@ func (r *Reader) missed(ctx context.Context, w *want) (v Value, again bool, err 
 	w.reading = r.reading(ctx)
 	w.timer = time.NewTimer(w.e.left(w.began))
 	defer w.timer.Stop()
-	// A wait for another process's load leaves half of the time for a load of our own. It ends by being cancelled: upon a
-	// deadline the store's client would close the connection, which is everybody's.
+	// A wait for another process's load leaves half of the time for a load of our own, or ends sooner where something stale may be served.
 	patient, cancel := context.WithCancel(ctx)
 	defer cancel()
 	limit := time.AfterFunc(w.e.LoadTimeout/2-time.Since(w.began), cancel)
@@ -414,6 +414,9 @@ func (w *want) request(f *flight, token fence.Token) store.FillRequest {
 // filled counts what came of a FILL, and says why the load is not stored, if it is not, and whether the lease is there still.
 func (r *Reader) filled(ctx context.Context, w *want, outcome fence.FillOutcome, err error) (why refusal, held bool) {
 	switch {
+	case errors.Is(err, store.ErrTooLarge):
+		r.stats.refused[refusedTooLarge].Add(1)
+		return refusedTooLarge, true
 	case err != nil:
 		why = refusedStore
 		r.logger.DebugContext(ctx, "fill failed", slog.String("entry", w.e.name), slog.String("error", err.Error()))

@@ -9,7 +9,7 @@ import (
 
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/memstore"
-	"github.com/freshet/freshet/internal/redisstore"
+	"github.com/freshet/freshet/internal/pgload"
 )
 
 // glances counts how often records are looked at.
@@ -23,28 +23,59 @@ func (l *glances) Read(ctx context.Context, name string) ([]byte, error) {
 	return l.Store.Read(ctx, name)
 }
 
+// inMemory is a store in memory, of a size, with what a daemon writes into it when it starts.
+func (w *world) inMemory(size int64) *memstore.Store {
+	w.t.Helper()
+	memory := memstore.New(memstore.Options{Namespace: w.namespace, Size: size})
+	conn, err := memory.Connect(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(conn.Close)
+	if _, _, err := conn.Claim(w.t.Context(), w.head.Term); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := conn.NewGeneration(w.t.Context(), w.head); err != nil {
+		w.t.Fatal(err)
+	}
+	roster := w.newRoster(1)
+	if err := conn.Move(w.t.Context(), w.expected(), roster.Text(), roster.Revision, "p"); err != nil {
+		w.t.Fatal(err)
+	}
+	return memory
+}
+
+// TestTooLargeForMemory: a value that the store keeps nothing of is returned, counted as what it is, and leaves no lease behind.
+func TestTooLargeForMemory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	memory := w.inMemory(1 << 20)
+	sized := func(size int) fill.LoadFunc {
+		return func(context.Context, pgload.Querier) ([]byte, bool, error) { return make([]byte, size), true, nil }
+	}
+	reader := w.readerOf(memory, nil, policed(fill.Policy{}))
+	for range 2 {
+		if v, err := getCode(t.Context(), reader, "1", sized(200_000)); err != nil || v.Status != fill.Miss || len(v.Payload) != 200_000 {
+			t.Errorf("%v of %d bytes, %v", v.Status, len(v.Payload), err)
+		}
+	}
+	if s := reader.Stats(); s.Fills != 0 || s.Refused["too_large"] != 2 || s.Waits != 0 {
+		t.Errorf("%+v", s)
+	}
+	if v, err := getCode(t.Context(), reader, "1", sized(1000)); err != nil || v.Status != fill.Miss {
+		t.Errorf("a smaller one: %v, %v", v.Status, err)
+	}
+	if v, err := getCode(t.Context(), reader, "1", sized(1000)); err != nil || v.Status != fill.Hit {
+		t.Errorf("a smaller one again: %v, %v", v.Status, err)
+	}
+}
+
 // TestWaitersOverOneMemory: two readers share a store in memory, as a service and the gateway of the daemon inside it do. One of them waits for
 // the other's load, and is told.
 func TestWaitersOverOneMemory(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
-	memory := memstore.New(memstore.Options{Namespace: w.namespace})
-	conn, err := memory.Connect(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(conn.Close)
-	if _, _, err := conn.Claim(t.Context(), w.head.Term); err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.NewGeneration(t.Context(), w.head); err != nil {
-		t.Fatal(err)
-	}
-	roster := w.newRoster(1)
-	expected := redisstore.Expected{Generation: w.head.Generation, Term: w.head.Term, Wc: w.head.Wc}
-	if err := conn.Move(t.Context(), expected, roster.Text(), roster.Revision, "p"); err != nil {
-		t.Fatal(err)
-	}
+	memory := w.inMemory(0)
 	const takes = 600 * time.Millisecond
 	loader := &slow{Loader: w.loader, before: func(ctx context.Context) {
 		select {

@@ -137,8 +137,7 @@ func (r *Reader) sendNotes(ctx context.Context) {
 	if left > 0 {
 		list = append(list, store.Note{At: time.Now(), By: r.process, Outcome: store.NoteLeftOut, Count: left})
 	}
-	// It ends by being cancelled: upon a deadline the store's client would close the connection, which is everybody's.
-	ctx, cancel := within(context.WithoutCancel(ctx), r.fillWithin)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.fillWithin)
 	defer cancel()
 	err := r.store.Note(ctx, list)
 	if err == nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/freshet/freshet/internal/rule"
 )
@@ -25,7 +24,7 @@ func (r *Reader) Refresh(ctx context.Context, entry string, key Key, load LoadFu
 		return fmt.Errorf("entry %s: %w", entry, ErrUnknownEntry)
 	}
 	r.stats.refreshes.Add(1)
-	ctx, cancel := within(ctx, e.LoadTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.LoadTimeout)
 	defer cancel()
 	err := r.refreshNow(ctx, e, key, load)
 	if err != nil {
@@ -33,17 +32,6 @@ func (r *Reader) Refresh(ctx context.Context, entry string, key Key, load LoadFu
 	}
 	r.stats.refreshed.Add(1)
 	return nil
-}
-
-// within ends a context after a while by cancelling it: upon a deadline the store's client would close the connection,
-// which is everybody's.
-func within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	timer := time.AfterFunc(d, cancel)
-	return ctx, func() {
-		timer.Stop()
-		cancel()
-	}
 }
 
 func (r *Reader) refreshNow(ctx context.Context, e *declared, key Key, load LoadFunc) error {

@@ -255,3 +255,41 @@ func TestRedisFailsOverWhileItLoads(t *testing.T) {
 		return nil
 	})
 }
+
+// TestDeadlineKeepsTheConnection: a read that gives up upon its deadline leaves the connection as it is, which is everybody's.
+func TestDeadlineKeepsTheConnection(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{ownRedis: true})
+	store, proxy := w.through()
+	r := w.reader(store, nil)
+	read(t, r, 1, fill.Miss, price(1, 10))
+	read(t, r, 1, fill.Hit, price(1, 10))
+	conns := func() string {
+		list, err := w.redis.Ask(t, "CLIENT", "LIST", "TYPE", "normal").ToString()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ids []string
+		for line := range strings.Lines(list) {
+			if id, _, _ := strings.Cut(line, " "); strings.Contains(line, " name=freshet ") {
+				ids = append(ids, id)
+			}
+		}
+		return strings.Join(ids, " ")
+	}
+	before := conns()
+	if before == "" {
+		t.Fatal("no connection is freshet's")
+	}
+	proxy.Hold(faultproxy.ToClient)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	if _, err := r.Get(ctx, "product", arg("1"), nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the read has no error of its deadline: %v", err)
+	}
+	proxy.Heal()
+	read(t, r, 1, fill.Hit, price(1, 10))
+	if after := conns(); after != before {
+		t.Errorf("the connections were %s and are %s", before, after)
+	}
+}

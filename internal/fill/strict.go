@@ -39,7 +39,7 @@ const (
 // for as long as the fences live. x has written and not committed; should it be rolled back, whoever loads on the primary
 // after that may store again. Where nothing is live there is nothing to fence.
 func (r *Reader) Fence(ctx context.Context, x mvcc.XID, keys []Written) error {
-	ctx, cancel := within(ctx, fencePatience)
+	ctx, cancel := context.WithTimeout(ctx, fencePatience)
 	defer cancel()
 	c, err := r.settled(ctx)
 	switch {
@@ -121,7 +121,7 @@ func (e *declared) spelled(c *confirmation, key Key) (names []string, err error)
 // them along, and names move. Where one was missing somebody may have stored the old row. After this it is gone, and whoever
 // has read it before cannot store it any more.
 func (r *Reader) FenceAgain(ctx context.Context, x mvcc.XID, keys []Written) error {
-	ctx, cancel := within(ctx, fencePatience)
+	ctx, cancel := context.WithTimeout(ctx, fencePatience)
 	defer cancel()
 	now := r.confirmed.Load()
 	if now != nil && now.names != nil {

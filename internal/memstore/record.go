@@ -178,9 +178,13 @@ func (s *Store) Fill(_ context.Context, name string, f store.FillRequest) (outco
 		if outcome != fence.Filled {
 			return r, until
 		}
+		if int64(len(next.Append(nil))) > s.size/largest {
+			err = fmt.Errorf("fill key: %w: at most %d bytes", store.ErrTooLarge, s.size/largest)
+			return r, until
+		}
 		return next, s.after(f.TTL)
 	})
-	return outcome, nil
+	return outcome, err
 }
 
 // Renew is Fill of the value that is stored (R5): if the token's lease allows it, the value has the request's coverage from now

@@ -30,6 +30,8 @@ var (
 	ErrNoPermission = errors.New("redis refuses the user")
 	// ErrOutOfMemory is the answer of a full server.
 	ErrOutOfMemory = errors.New("redis is out of memory")
+	// ErrTooLarge says that the store keeps no value of that size.
+	ErrTooLarge = errors.New("the value is too large for the store")
 	// ErrSuperseded says that a later daemon owns the store: whoever gets it steps down.
 	ErrSuperseded = errors.New("a later daemon has taken over")
 	// ErrRevision says that the store has a roster of a higher revision: an earlier move was not finished. The caller
