@@ -3,6 +3,7 @@ package memstore
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -117,9 +118,19 @@ func TestLargeValue(t *testing.T) {
 	for i := range 100 {
 		stored(t, s, fmt.Sprintf("f:test:%d", i), 1000, time.Hour)
 	}
-	stored(t, s, "f:test:large", 1<<18, time.Hour)
-	if live(s, "f:test:large") {
-		t.Error("a value of a quarter of the store is kept")
+	const name = "f:test:large"
+	token := storetest.Token('a')
+	if reply, err := s.Lease(t.Context(), name, token, time.Minute); err != nil || !reply.Granted {
+		t.Fatalf("Lease = %+v, %v", reply, err)
+	}
+	_, err := s.Fill(t.Context(), name, store.FillRequest{
+		Token: token, Coverage: fence.Coverage{Snapshot: storetest.Sees(10)}, State: fence.Live, Payload: make([]byte, 1<<18), TTL: time.Hour,
+	})
+	if !errors.Is(err, store.ErrTooLarge) {
+		t.Errorf("a value of a quarter of the store: %v", err)
+	}
+	if r, err := s.Get(t.Context(), name); err != nil || r.State.Live() || r.Lease.Token != token {
+		t.Errorf("its record is %+v, %v: its lease is to be given back", r, err)
 	}
 	for i := range 100 {
 		if !live(s, fmt.Sprintf("f:test:%d", i)) {
