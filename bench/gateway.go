@@ -22,8 +22,6 @@ import (
 
 const (
 	floor = "floor" // a child that serves a value from its memory, and one that it GETs
-	// gatewayBlock is how long wrk runs at a time.
-	gatewayBlock = 2 * time.Second
 	// gatewayReady bounds the start of the daemon.
 	gatewayReady = time.Minute
 )
@@ -89,7 +87,7 @@ func (b *bench) wrkAll(ctx context.Context, sides []*httpSide) error {
 				slices.Reverse(turn)
 			}
 			for _, side := range turn {
-				rate, p99, err := wrk(ctx, side.url, connections)
+				rate, p99, err := wrk(ctx, side.url, connections, b.sizes.httpTime)
 				if err != nil {
 					return fmt.Errorf("%s: %w", side.name, err)
 				}
@@ -200,9 +198,9 @@ var (
 )
 
 // wrk runs wrk for a block, with one thread.
-func wrk(ctx context.Context, url string, connections int) (rate, p99 float64, err error) {
+func wrk(ctx context.Context, url string, connections int, lasts time.Duration) (rate, p99 float64, err error) {
 	out, err := exec.CommandContext(ctx, "wrk", "--latency", "-t1", "-c"+strconv.Itoa(connections), //nolint:gosec // an address of the benchmark's own
-		"-d"+strconv.Itoa(int(gatewayBlock.Seconds()))+"s", url).CombinedOutput()
+		"-d"+strconv.Itoa(int(lasts.Seconds()))+"s", url).CombinedOutput()
 	if err != nil {
 		return 0, 0, fmt.Errorf("wrk: %w: %s", err, out)
 	}

@@ -85,7 +85,7 @@ func memory(ctx context.Context, b *bench) error {
 
 // allocations measures what a read allocates once nothing is new to it.
 func (b *bench) allocations(ctx context.Context, part string, r *reader) error {
-	const reads = 20_000
+	reads := b.sizes.counted
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	for n := range reads {
@@ -95,8 +95,8 @@ func (b *bench) allocations(ctx context.Context, part string, r *reader) error {
 	}
 	runtime.ReadMemStats(&after)
 	name := part + "/allocations/" + strings.ReplaceAll(r.name, " ", "-")
-	b.report(name, float64(after.Mallocs-before.Mallocs)/reads, "allocations a read")
-	b.report(name+"/bytes", float64(after.TotalAlloc-before.TotalAlloc)/reads, "bytes a read")
+	b.report(name, float64(after.Mallocs-before.Mallocs)/float64(reads), "allocations a read")
+	b.report(name+"/bytes", float64(after.TotalAlloc-before.TotalAlloc)/float64(reads), "bytes a read")
 	return nil
 }
 

@@ -46,6 +46,9 @@ type sizes struct {
 
 	hitTime time.Duration // per block of a hit measurement
 	hits    int           // blocks of each side
+	counted int           // reads whose allocations are counted
+
+	httpTime time.Duration // per block of the gateway, whole seconds
 
 	stampedes int // rounds of each scheme
 
@@ -64,7 +67,8 @@ func fullSizes() sizes {
 	return sizes{
 		rounds: 5, transactions: 200_000,
 		blocks: 5, samples: 300, load: 500,
-		hits: 9, hitTime: 700 * time.Millisecond,
+		hits: 9, hitTime: 700 * time.Millisecond, counted: 20_000,
+		httpTime:    2 * time.Second,
 		stampedes:   30,
 		dependents:  100_000,
 		hotTime:     8 * time.Second,
@@ -79,7 +83,8 @@ func shortSizes() sizes {
 	return sizes{
 		rounds: 1, transactions: 2_000,
 		blocks: 1, samples: 20, load: 200,
-		hits: 1, hitTime: 50 * time.Millisecond,
+		hits: 1, hitTime: 50 * time.Millisecond, counted: 500,
+		httpTime:    time.Second,
 		stampedes:   2,
 		dependents:  1_000,
 		hotTime:     500 * time.Millisecond,
