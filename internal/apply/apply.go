@@ -55,8 +55,8 @@ type Gate interface {
 type Trail interface {
 	// Applied is told of a transaction that is, and of which the queue's witness heard.
 	Applied(xid mvcc.XID)
-	// Found is told of a key of an entry that look-ups of a rule found, for so many rows of transactions that end between two positions, of
-	// which xid is the last.
+	// Found is told of a key of an entry that look-ups of a rule found, for so many different values of rows of transactions that end between
+	// two positions, of which xid is the last.
 	Found(entry, number int, key []byte, xid mvcc.XID, first, last mvcc.LSN, values int)
 }
 

@@ -192,7 +192,8 @@ func New(size uint64) *Store {
 }
 
 // end makes a record unusable that leaves the table, for whatever reason, for those who have it in hand: what is heard
-// about it later would not find it. It is called under the table's own locks, and so takes no other but freeing.
+// about it later would not find it. It is called under the table's own locks, and so takes no other
+// but freeing, and those of whoever wanted to know (OnEnd), which come after these.
 func (s *Store) end(e otter.DeletionEvent[string, *Held]) {
 	e.Value.dead.Store(true)
 	e.Value.ended()
