@@ -70,7 +70,11 @@ func TestWhatHangsIsBounded(t *testing.T) {
 					return nil
 				}()
 			}()
-			stays := time.NewTimer(3 * time.Second)
+			held := patience // until what is not held back has come to its end
+			if tt.held {
+				held = 3 * time.Second
+			}
+			stays := time.NewTimer(held)
 			defer stays.Stop()
 			select {
 			case err := <-source:
