@@ -49,7 +49,7 @@ type Options struct {
 	Namespace        string
 	Logger           *slog.Logger // nil: none
 	Near             Near         // is told of changes of what was read; nil: those alone who call Listen are, of what they read then
-	// Patience is how long a reader waits for an answer before it takes the store to be away. 0: readTimeout.
+	// Patience is how long a reader waits for an answer, or a connection, before it takes the store to be away. 0: readTimeout.
 	Patience time.Duration
 }
 
@@ -110,7 +110,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		reply = nodeTimeout
 	}
 	s.option = timed(option, reply, dialTimeout, time.Second)
-	option = timed(option, cmp.Or(o.Patience, readTimeout), readTimeout, pingGap)
+	patience := cmp.Or(o.Patience, readTimeout)
+	option = timed(option, patience, patience, pingGap)
 	whole := option
 	told := o.Near
 	if told == nil {
