@@ -44,7 +44,7 @@ func newRig(t *testing.T, pg *pgtest.Server, maxWaiting int) *rig {
 	r := &rig{t: t, url: pg.Database(t)}
 	namespace := redistest.Namespace(t)
 	var err error
-	if r.store, err = redisstore.Open(t.Context(), redisstore.Options{URL: redistest.Shared(t).URL, Namespace: namespace}); err != nil {
+	if r.store, err = redisstore.Open(t.Context(), redisstore.Options{URL: redistest.Shared(t).URL, Namespace: namespace, Patience: patience}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.store.Close)

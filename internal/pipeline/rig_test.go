@@ -84,7 +84,7 @@ func newRig(t *testing.T, o options) *rig {
 func (r *rig) open() {
 	r.t.Helper()
 	var err error
-	if r.store, err = redisstore.Open(r.t.Context(), redisstore.Options{URL: r.redisURL, Namespace: r.namespace}); err != nil {
+	if r.store, err = redisstore.Open(r.t.Context(), redisstore.Options{URL: r.redisURL, Namespace: r.namespace, Patience: patience}); err != nil {
 		r.t.Fatal(err)
 	}
 	store := r.store

@@ -52,7 +52,7 @@ func newRig(t *testing.T, pg *pgtest.Server, tables []string, entries string) *r
 		t.Fatal(err)
 	}
 	t.Cleanup(r.loader.Close)
-	if r.store, err = redisstore.Open(t.Context(), redisstore.Options{URL: redis.URL, Namespace: name}); err != nil {
+	if r.store, err = redisstore.Open(t.Context(), redisstore.Options{URL: redis.URL, Namespace: name, Patience: patience}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.store.Close)

@@ -475,7 +475,7 @@ func TestWhatCannotBeCompared(t *testing.T) {
 		t.Errorf("Run() = %+v, %v, want what ended its context", report, err)
 	}
 
-	empty, err := redisstore.Open(t.Context(), redisstore.Options{URL: redistest.Shared(t).URL, Namespace: redistest.Namespace(t)})
+	empty, err := redisstore.Open(t.Context(), redisstore.Options{URL: redistest.Shared(t).URL, Namespace: redistest.Namespace(t), Patience: patience})
 	if err != nil {
 		t.Fatal(err)
 	}

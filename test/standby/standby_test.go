@@ -101,7 +101,7 @@ func newWorld(t *testing.T, see func(fill.Store) fill.Store) *world {
 		replicas = append(replicas, replica)
 	}
 	var err error
-	if w.store, err = redisstore.Open(t.Context(), redisstore.Options{URL: redistest.Shared(t).URL, Namespace: w.namespace}); err != nil {
+	if w.store, err = redisstore.Open(t.Context(), redisstore.Options{URL: redistest.Shared(t).URL, Namespace: w.namespace, Patience: patience}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.store.Close)
