@@ -275,14 +275,14 @@ func TestNodeThatHangs(t *testing.T) {
 	hangs.Freeze(t)
 	// ADVANCE alone goes to the lanes of the node that hangs; the keys of others are not held up at all.
 	took, result := apply(batch(200, names[0]))
-	if took < nodeTimeout || took > nodeTimeout+time.Second || result.Removed != 1 {
+	if took < nodeTimeout || took > 4*nodeTimeout || result.Removed != 1 {
 		t.Errorf("a batch takes %v and removes %d", took, result.Removed)
 	}
 	lost := c.Closed()
 	if lost != 5 {
 		t.Fatalf("%d lanes are lost", lost)
 	}
-	anew := head
+	anew, least := head, time.Hour
 	for i := range 5 {
 		anew.Wc, anew.Wi, anew.Si = head.Wc, head.Wc, sees(mvcc.XID(head.Wc))
 		began := time.Now()
@@ -290,9 +290,10 @@ func TestNodeThatHangs(t *testing.T) {
 			t.Fatalf("Mend = %d, %v", opened, err)
 		}
 		apply(batch(300+uint64(i), names...))
-		if took := time.Since(began); took > nodeTimeout/2 {
-			t.Errorf("another batch takes %v beside a node that hangs", took)
-		}
+		least = min(least, time.Since(began))
+	}
+	if least > nodeTimeout/2 { // the machine may hold one of them up, and the node that hangs would hold up all
+		t.Errorf("each of the batches after that takes at least %v beside a node that hangs", least)
 	}
 	for lane, name := range names[:11] {
 		if h, _, held, err := s.ReadWithHead(t.Context(), name, nil); err != nil || h.Wc != head.Wc || held.Text != nil {
