@@ -33,7 +33,11 @@ import (
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 
-const patience = 20 * time.Second
+const (
+	patience = time.Minute
+	// answers is how long the store may take for what the test asks it itself.
+	answers = 10 * time.Second
+)
 
 // rig is a database with one table, a store, and pipelines between them.
 type rig struct {
@@ -84,7 +88,7 @@ func newRig(t *testing.T, o options) *rig {
 func (r *rig) open() {
 	r.t.Helper()
 	var err error
-	if r.store, err = redisstore.Open(r.t.Context(), redisstore.Options{URL: r.redisURL, Namespace: r.namespace, Patience: patience}); err != nil {
+	if r.store, err = redisstore.Open(r.t.Context(), redisstore.Options{URL: r.redisURL, Namespace: r.namespace, Patience: answers}); err != nil {
 		r.t.Fatal(err)
 	}
 	store := r.store
