@@ -95,11 +95,12 @@ func TestBoundsWhileReplicationStalls(t *testing.T) {
 	// Four seconds of reads that may miss what is older than one. One after the other: on an idle database, what the process has
 	// seen for one entry proves the other's bound too.
 	for _, x := range []struct{ entry, asked string }{{"product", "revalidated"}, {"whole", "miss"}} {
-		counts := map[string]int{}
-		for began := time.Now(); time.Since(began) < 4*time.Second; {
+		counts, began := map[string]int{}, time.Now()
+		few := func() bool { return counts[x.asked] < 2 || counts["hit"] < 2*counts[x.asked] } // a busy machine reads little in a second
+		for time.Since(began) < 4*time.Second || few() && time.Since(began) < patience {
 			counts[w.get("/v1/entries/"+x.entry+"/8", "Cache-Control", "max-age=1").cache]++
 		}
-		if n := counts[x.asked]; n < 2 || n > 6 || counts["hit"] < 2*n || len(counts) > 2 {
+		if most := int(time.Since(began)/time.Second) + 2; few() || counts[x.asked] > most || len(counts) > 2 {
 			t.Errorf("%s: %v: it is to be %s once a second, and a hit otherwise", x.entry, counts, x.asked)
 		}
 	}

@@ -81,18 +81,26 @@ func TestAMinuteAway(t *testing.T) {
 			price := 1
 			tick := time.NewTicker(500 * time.Millisecond)
 			defer tick.Stop()
+			heldUp := 0
 			for began := time.Now(); time.Since(began) < away; <-tick.C {
 				if tt.writable {
 					price++
 					w.pg.Exec(t, w.url, fmt.Sprintf(`UPDATE products SET price = %d WHERE id = 1`, price))
 				}
 				want := fmt.Sprintf(`{"id":1,"name":"product 1","price":%d}`, price)
-				if a := w.get("/v1/entries/product/1"); !tt.cached(a) || a.body != want {
+				a := w.get("/v1/entries/product/1")
+				if a.status == http.StatusServiceUnavailable { // a machine that stands still makes the other server one that does not answer, for a moment
+					heldUp++
+					w.until("/v1/entries/product/1", tt.cached)
+				} else if !tt.cached(a) || a.body != want {
 					t.Errorf("after %v, product 1: %+v, want %s", time.Since(began), a, want)
 				}
 				if a := w.get("/v1/entries/product/2"); !tt.elsewhere(a) {
 					t.Errorf("after %v, product 2: %+v", time.Since(began), a)
 				}
+			}
+			if heldUp > 5 {
+				t.Errorf("%d reads of a value that is cached had none", heldUp)
 			}
 			waits := log.taken()
 			if len(waits) < 5 || len(waits) > 30 || !slices.IsSorted(waits) || waits[len(waits)-1] > 5*time.Second || waits[len(waits)-1] < 2*time.Second {
