@@ -129,7 +129,7 @@ func TestLooksTakeNoLocks(t *testing.T) {
 	if _, err := other.Exec(t.Context(), alter); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	tables := []schema.Name{{Schema: "public", Name: "plain"}, {Schema: "public", Name: "whole"}}
 	if _, err := pgcatalog.Looks(ctx, conn, tables); err != nil {
