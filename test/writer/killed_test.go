@@ -64,6 +64,7 @@ database: {url: %q}
 source: {postgres: {slot: %q}}
 regions: [{name: local, redis: {url: %q}}]
 listen: 127.0.0.1:0
+defaults: {load_timeout: 20s} # a machine that stands still is no database that does not answer
 entries:
   rate: {key: "rate:{currency}", depends_on: []}
   line: {key: "order:{order_id}/line:{number}", depends_on: []}
