@@ -337,10 +337,11 @@ func TestOneNodeHangs(t *testing.T) {
 	w := newWorld(t, false)
 	hangs := w.redis.Masters[2]
 	var (
-		here        []int // items of the others
-		took, gone  time.Duration
-		late, reads int
-		hits        int
+		here       []int // items of the others
+		took, gone time.Duration
+		late, slow int
+		reads      int
+		hits       int
 	)
 	for id := 1; id <= rows; id++ {
 		if w.master(laneOf(id)) != hangs {
@@ -368,7 +369,8 @@ func TestOneNodeHangs(t *testing.T) {
 					t.Fatal(err)
 				}
 				if lasted := time.Since(asked); lasted > time.Second {
-					t.Errorf("a read of item %d, in lane %d, takes %v (%v)", id, laneOf(id), lasted, v.Status)
+					t.Logf("a read of item %d, in lane %d, takes %v (%v)", id, laneOf(id), lasted, v.Status)
+					slow++
 				}
 				reads++
 				if v.Status == fill.Hit {
@@ -379,8 +381,10 @@ func TestOneNodeHangs(t *testing.T) {
 		hangs.Thaw(t)
 	})
 	t.Logf("the first write is applied after %v, the others after %v at most; %d of %d reads are hits", gone, took, hits, reads)
-	if gone > 4*time.Second || late > 1 {
-		t.Errorf("the first write is applied after %v, %d others after more than a second, %v at most", gone, late, took)
+	// A machine that stands still makes a few of them late, and a node that held the others up would make all.
+	if gone > 10*time.Second || late > 3 || slow > 5 {
+		t.Errorf("the first write is applied after %v, %d others after more than a second, %v at most; %d of %d reads take more than a second",
+			gone, late, took, slow, reads)
 	}
 	if hits < reads/2 {
 		t.Errorf("%d of %d reads of the other nodes are hits", hits, reads)
