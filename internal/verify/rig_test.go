@@ -57,7 +57,7 @@ func newRig(t *testing.T, pg *pgtest.Server, tables []string, entries string) *r
 	}
 	t.Cleanup(r.store.Close)
 	if r.reader, err = fill.New(fill.Options{
-		Namespace: name, Store: r.store, Loader: r.loader, Entries: fill.Entries(r.config),
+		Namespace: name, Store: r.store, Loader: r.loader, Entries: fill.Entries(r.config), Patience: patience,
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -158,7 +158,7 @@ func newWorld(t *testing.T, redisURL string) *world {
 
 func (w *world) open() *redisstore.Store {
 	w.t.Helper()
-	s, err := redisstore.Open(w.t.Context(), redisstore.Options{URL: w.redisURL, Namespace: w.namespace})
+	s, err := redisstore.Open(w.t.Context(), redisstore.Options{URL: w.redisURL, Namespace: w.namespace, Patience: patience})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -203,7 +203,7 @@ func (w *world) reader(loader fill.Loader) *fill.Reader {
 	for _, d := range declarations() {
 		all[d.Name] = fill.Entry{Declared: d, TTL: time.Hour, LoadTimeout: 10 * time.Second}
 	}
-	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: w.open(), Loader: loader, Entries: all})
+	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: w.open(), Loader: loader, Entries: all, Patience: patience})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -54,6 +54,7 @@ func newWorld(t *testing.T) *world {
 database: {url: %q}
 source: {postgres: {slot: %s, publication: %s}}
 listen: 127.0.0.1:0
+defaults: {load_timeout: 20s} # a machine that stands still is no database that does not answer
 entries:
   product: {key: 'product:{id}', query: 'SELECT id, price FROM products WHERE id = @id'}
   shop: {key: 'shop:{shop}', result: many, query: 'SELECT id, price FROM products WHERE shop = @shop ORDER BY id'}

@@ -111,8 +111,8 @@ func newWorld(t *testing.T, see func(fill.Store) fill.Store) *world {
 	}
 	t.Cleanup(loader.Close)
 	w.reader, err = fill.New(fill.Options{
-		Namespace: w.namespace, Store: see(w.store), Loader: loader, Replicas: replicas,
-		Entries: map[string]fill.Entry{"item": {Declared: declared(), TTL: time.Hour, LoadTimeout: 2 * time.Second}},
+		Namespace: w.namespace, Store: see(w.store), Loader: loader, Replicas: replicas, Patience: patience,
+		Entries: map[string]fill.Entry{"item": {Declared: declared(), TTL: time.Hour, LoadTimeout: 20 * time.Second}},
 	})
 	if err != nil {
 		t.Fatal(err)

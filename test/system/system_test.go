@@ -58,7 +58,7 @@ func newWorld(t *testing.T, entries string, statements ...string) *world {
 		t.Fatal(err)
 	}
 	var err error
-	if w.store, err = redisstore.Open(t.Context(), redisstore.Options{URL: redis.URL, Namespace: w.namespace}); err != nil {
+	if w.store, err = redisstore.Open(t.Context(), redisstore.Options{URL: redis.URL, Namespace: w.namespace, Patience: patience}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.store.Close)
