@@ -25,30 +25,31 @@ func TestWaiterIsTold(t *testing.T) {
 	})
 	m.holds(2) // the connection tells
 	other := fence.Token(strings.Repeat("0", 32))
-	w.lease(other, "1")
-	looks.Store(0)
-	late := background(t.Context(), m.Reader, "1")
-	eventually(t, waiting(m.Reader, 1))
-	pause(t, 400*time.Millisecond)
-	if n := looks.Load(); n > 4 {
-		t.Errorf("%d looks in 400 ms", n)
-	}
-	w.fill(other, "1")
-	filled := time.Now()
-	a := <-late
-	if a.err != nil || a.value.Status != fill.Hit || string(a.value.Payload) != price(1, 10) {
-		t.Errorf("got %+v, %v", a.value, a.err)
-	}
-	if took := time.Since(filled); took > 100*time.Millisecond {
-		t.Errorf("told after %v", took)
-	}
+	soon(t, slack, func(n int) time.Duration {
+		id := 10 + n
+		w.lease(other, strconv.Itoa(id))
+		looks.Store(0)
+		late := background(t.Context(), m.Reader, strconv.Itoa(id))
+		eventually(t, waiting(m.Reader, uint64(n+1)))
+		pause(t, 400*time.Millisecond)
+		if n := looks.Load(); n > 4 {
+			t.Errorf("%d looks in 400 ms", n)
+		}
+		w.fill(other, strconv.Itoa(id))
+		filled := time.Now()
+		a := <-late
+		if a.err != nil || a.value.Status != fill.Hit || string(a.value.Payload) != price(id, 10*id) {
+			t.Errorf("got %+v, %v", a.value, a.err)
+		}
+		return time.Since(filled)
+	})
 }
 
 // patient are the entries of processes that hold nothing and wait for long.
 func patient() map[string]fill.Entry {
 	entries := policed(fill.Policy{})
 	for name, e := range entries {
-		e.LoadTimeout = 20 * time.Second
+		e.LoadTimeout = 2 * unhurried
 		entries[name] = e
 	}
 	return entries
@@ -85,7 +86,7 @@ func (c *readings) ReadTold(ctx context.Context, all []redisstore.Reading) []red
 // wait and when it is told, and neither one that nobody has to wait for, nor what others read, is told of.
 func TestWaiterIsToldWithoutMemory(t *testing.T) {
 	t.Parallel()
-	for _, ids := range [][]int{{1}, {1, 2, 3}} {
+	for _, many := range []int{1, 3} {
 		w := newWorld(t, options{ownRedis: true})
 		w.batches()
 		kept := &readings{Store: w.as("default", "any")}
@@ -96,35 +97,38 @@ func TestWaiterIsToldWithoutMemory(t *testing.T) {
 			t.Fatalf("%d keys are told of, and nobody waits", n)
 		}
 		other := fence.Token(strings.Repeat("0", 32))
-		for _, id := range ids {
-			w.lease(other, strconv.Itoa(id))
-		}
-		before := kept.n.Load()
-		late := make(chan []fill.Answer, 1)
-		go func() { late <- r.GetMany(t.Context(), "product", numbered(ids...), &fill.Demand{}) }()
-		eventually(t, waiting(r, uint64(len(ids))))
-		pause(t, time.Second)
-		read(t, r, 50, fill.Hit, price(50, 500))
-		if n := w.tracked(); n != len(ids) {
-			t.Errorf("%d keys are told of, of %d that are waited for", n, len(ids))
-		}
-		for _, id := range ids {
-			w.fill(other, strconv.Itoa(id))
-		}
-		filled := time.Now()
-		for i, a := range <-late {
-			if a.Err != nil || a.Value.Status != fill.Hit || string(a.Value.Payload) != price(ids[i], 10*ids[i]) {
-				t.Errorf("product %d: %v %s, %v", ids[i], a.Value.Status, a.Value.Payload, a.Err)
+		soon(t, slack, func(round int) time.Duration {
+			ids := upTo(many)
+			for i := range ids {
+				ids[i] += 3 * round
+				w.lease(other, strconv.Itoa(ids[i]))
 			}
-		}
-		if took := time.Since(filled); took > slack {
-			t.Errorf("%d keys: told after %v", len(ids), took)
-		}
-		// The read itself and the hit beside it; then a look when the wait begins, after a second, and when it is told, which of many may be
-		// before all are there.
-		if n := kept.n.Load() - before; n > int64(2+2+len(ids)) {
-			t.Errorf("%d keys: read %d times", len(ids), n)
-		}
+			before, began := kept.n.Load(), time.Now()
+			late := make(chan []fill.Answer, 1)
+			go func() { late <- r.GetMany(t.Context(), "product", numbered(ids...), &fill.Demand{}) }()
+			eventually(t, waiting(r, uint64(len(ids)*(round+1))))
+			pause(t, time.Second)
+			read(t, r, 50, fill.Hit, price(50, 500))
+			if n := w.tracked(); n != len(ids) {
+				t.Errorf("%d keys are told of, of %d that are waited for", n, len(ids))
+			}
+			for _, id := range ids {
+				w.fill(other, strconv.Itoa(id))
+			}
+			filled := time.Now()
+			for i, a := range <-late {
+				if a.Err != nil || a.Value.Status != fill.Hit || string(a.Value.Payload) != price(ids[i], 10*ids[i]) {
+					t.Errorf("product %d: %v %s, %v", ids[i], a.Value.Status, a.Value.Payload, a.Err)
+				}
+			}
+			took := time.Since(filled)
+			// The read itself and the hit beside it; then a look when the wait begins, after each second, and when it is told, which of many may
+			// be before all are there.
+			if n := kept.n.Load() - before; n > int64(2+1+seconds(began)+len(ids)) {
+				t.Errorf("%d keys: read %d times", len(ids), n)
+			}
+			return took
+		})
 	}
 }
 
@@ -148,27 +152,31 @@ func (w *world) tracked() (n int) {
 func TestWaiterOfATiedValueIsTold(t *testing.T) {
 	t.Parallel()
 	w := newTied(t, options{ownRedis: true})
-	first, v := &slow{Loader: w.loader}, newValve()
-	first.before = v.pass
 	kept := &readings{Store: w.as("default", "any")}
-	a, b := w.tiedReader(nil, first), w.tiedReader(kept, nil)
-	loading := make(chan fill.Value, 1)
-	go func() { loading <- get(t, a, "below", "25") }()
-	<-v.reached
-	late := make(chan fill.Value, 1)
-	go func() { late <- get(t, b, "below", "25") }()
-	eventually(t, waiting(b, 1))
-	pause(t, 500*time.Millisecond)
-	close(v.open)
-	stored := (<-loading).Payload
-	filled := time.Now()
-	expect(t, <-late, fill.Hit, string(stored))
-	if took := time.Since(filled); took > slack {
-		t.Errorf("told after %v", took)
-	}
-	if n := kept.n.Load(); n > 4 { // by itself, twice to wait, and once more for another epoch than was known
-		t.Errorf("read %d times", n)
-	}
+	soon(t, slack, func(n int) time.Duration {
+		first, v, than := &slow{Loader: w.loader}, newValve(), strconv.Itoa(25+10*n)
+		first.before = v.pass
+		a, b := w.tiedReader(nil, first), w.tiedReader(kept, nil)
+		kept.n.Store(0)
+		began := time.Now()
+		loading := make(chan fill.Value, 1)
+		go func() { loading <- get(t, a, "below", than) }()
+		<-v.reached
+		late := make(chan fill.Value, 1)
+		go func() { late <- get(t, b, "below", than) }()
+		eventually(t, waiting(b, 1))
+		pause(t, 500*time.Millisecond)
+		close(v.open)
+		stored := (<-loading).Payload
+		filled := time.Now()
+		expect(t, <-late, fill.Hit, string(stored))
+		took := time.Since(filled)
+		// By itself, twice to wait, and once more for another epoch than was known; and after each second.
+		if n := kept.n.Load(); n > int64(3+seconds(began)) {
+			t.Errorf("read %d times", n)
+		}
+		return took
+	})
 }
 
 // TestWaiterHearsOfTheEndOfItsConnection: nobody tells on a connection that is lost. Whoever waits looks at once, on the next one.
@@ -176,27 +184,28 @@ func TestWaiterHearsOfTheEndOfItsConnection(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
 	proxy := faultproxy.Start(t, w.redis.Addr)
-	kept, err := redisstore.Open(t.Context(), redisstore.Options{URL: "redis://" + proxy.Addr, Namespace: w.namespace})
+	kept, err := redisstore.Open(t.Context(), redisstore.Options{URL: "redis://" + proxy.Addr, Namespace: w.namespace, Patience: w.patience})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(kept.Close)
 	r := w.readerOf(kept, nil, patient())
 	other := fence.Token(strings.Repeat("0", 32))
-	w.lease(other, "1")
-	late := background(t.Context(), r, "1")
-	eventually(t, waiting(r, 1))
-	pause(t, 100*time.Millisecond)
-	proxy.Reset()
-	w.fill(other, "1")
-	filled := time.Now()
-	a := <-late
-	if a.err != nil || string(a.value.Payload) != price(1, 10) {
-		t.Errorf("got %+v, %v", a.value, a.err)
-	}
-	if took := time.Since(filled); took > 500*time.Millisecond {
-		t.Errorf("it came after %v", took)
-	}
+	soon(t, 500*time.Millisecond, func(n int) time.Duration { // not being told it would look after a second
+		id := n + 1
+		w.lease(other, strconv.Itoa(id))
+		late := background(t.Context(), r, strconv.Itoa(id))
+		eventually(t, waiting(r, uint64(n+1)))
+		pause(t, 100*time.Millisecond)
+		proxy.Reset()
+		w.fill(other, strconv.Itoa(id))
+		filled := time.Now()
+		a := <-late
+		if a.err != nil || string(a.value.Payload) != price(id, 10*id) {
+			t.Errorf("got %+v, %v", a.value, a.err)
+		}
+		return time.Since(filled)
+	})
 }
 
 // TestWaiterLooksWhereNobodyTells: where the store does not tell of changes, whoever waits for another process's load looks for it, after pauses
@@ -222,23 +231,25 @@ func TestWaiterLooksWhereNobodyTells(t *testing.T) {
 			r = w.readerOf(kept, nil, patient())
 		}
 		other := fence.Token(strings.Repeat("0", 32))
-		w.lease(other, "1")
-		late := background(t.Context(), r, "1")
-		eventually(t, waiting(r, 1))
-		eventually(t, func() error {
-			if n := kept.n.Load(); n < 9 { // by then it has paused for as long as it ever does
-				return fmt.Errorf("%s: read %d times", what, n)
+		soon(t, longestLook+slack, func(n int) time.Duration {
+			id := n + 1
+			w.lease(other, strconv.Itoa(id))
+			kept.n.Store(0)
+			late := background(t.Context(), r, strconv.Itoa(id))
+			eventually(t, waiting(r, uint64(n+1)))
+			eventually(t, func() error {
+				if n := kept.n.Load(); n < 9 { // by then it has paused for as long as it ever does
+					return fmt.Errorf("%s: read %d times", what, n)
+				}
+				return nil
+			})
+			w.fill(other, strconv.Itoa(id))
+			filled := time.Now()
+			a := <-late
+			if a.err != nil || a.value.Status != fill.Hit || string(a.value.Payload) != price(id, 10*id) {
+				t.Errorf("%s: got %+v, %v", what, a.value, a.err)
 			}
-			return nil
+			return time.Since(filled)
 		})
-		w.fill(other, "1")
-		filled := time.Now()
-		a := <-late
-		if a.err != nil || a.value.Status != fill.Hit || string(a.value.Payload) != price(1, 10) {
-			t.Errorf("%s: got %+v, %v", what, a.value, a.err)
-		}
-		if took := time.Since(filled); took > 50*time.Millisecond+slack {
-			t.Errorf("%s: seen after %v", what, took)
-		}
 	}
 }

@@ -1,6 +1,7 @@
 package fill_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -41,10 +42,20 @@ type world struct {
 	xids      uint64
 	clock     func() time.Duration // of readers; nil: the system's
 	patience  time.Duration        // of readers; 0: that of a program
+	loads     time.Duration        // of readers: their load timeout, where their entries have none; 0: unhurried
 }
+
+// unhurried is what loads may take where it is not their load timeout that is tried: a machine that is busy with other tests may stand still
+// for seconds, which is no database that does not answer.
+const unhurried = 20 * time.Second
+
+// hurried is what they may take where it is tried what comes of one that takes longer.
+const hurried = 5 * time.Second
 
 type options struct {
 	ownRedis, ownPostgres, noDaemon bool
+
+	away bool // the test takes Redis away from readers: they have no more patience with it than a program
 }
 
 func newWorld(t *testing.T, o options) *world {
@@ -59,8 +70,8 @@ func newWorld(t *testing.T, o options) *world {
 	}
 	w.url = w.pg.Database(t)
 	w.pg.Exec(t, w.url, `CREATE TABLE product (id int8 PRIMARY KEY, price int4)`, `INSERT INTO product SELECT i, 10 * i FROM generate_series(1, 100) i`)
-	// A machine that is busy with other tests is no store that is away. A test that has a server of its own may take it away.
-	if !o.ownRedis {
+	// A machine that is busy with other tests is no store that is away.
+	if !o.away {
 		w.patience = 10 * time.Second
 	}
 	var err error
@@ -146,9 +157,10 @@ func (w *world) begin() {
 	if w.daemon != nil {
 		w.daemon.Close()
 	}
-	if w.daemon, err = w.store.Connect(ctx); err != nil {
-		w.t.Fatal(err)
-	}
+	eventually(w.t, func() (err error) { // a connection has a second, in which a busy machine may stand still
+		w.daemon, err = w.store.Connect(ctx)
+		return err
+	})
 	w.t.Cleanup(w.daemon.Close)
 	snapshot, lsn := w.gate()
 	w.xids++
@@ -252,13 +264,13 @@ func (w *world) put(name string, text []byte) {
 	}
 }
 
-// reader opens one of the processes that read. Its loads take at most two seconds.
+// reader opens one of the processes that read.
 func (w *world) reader(kept fill.Store, loader fill.Loader) *fill.Reader {
 	w.t.Helper()
 	entries := map[string]fill.Entry{}
 	for name, d := range declarations() {
 		entries[name] = fill.Entry{
-			Declared: d, TTL: time.Minute, NegativeTTL: 10 * time.Second, Jitter: 0.1, LoadTimeout: 2 * time.Second,
+			Declared: d, TTL: time.Minute, NegativeTTL: 10 * time.Second, Jitter: 0.1,
 			LoadUnproved: true, // so that what comes from the database is told from what comes from the cache
 		}
 	}
@@ -267,13 +279,24 @@ func (w *world) reader(kept fill.Store, loader fill.Loader) *fill.Reader {
 
 func (w *world) readerOf(kept fill.Store, loader fill.Loader, entries map[string]fill.Entry) *fill.Reader {
 	w.t.Helper()
-	if kept == nil {
-		kept = w.store
+	return w.open(fill.Options{Store: kept, Loader: loader, Entries: entries})
+}
+
+// open is a reader with options, and the world's for what they do not say.
+func (w *world) open(o fill.Options) *fill.Reader {
+	w.t.Helper()
+	o.Namespace, o.Clock, o.Patience = w.namespace, w.clock, w.patience
+	if o.Store == nil {
+		o.Store = w.store
 	}
-	if loader == nil {
-		loader = w.loader
+	if o.Loader == nil {
+		o.Loader = w.loader
 	}
-	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: kept, Loader: loader, Entries: entries, Clock: w.clock, Patience: w.patience})
+	for name, e := range o.Entries {
+		e.LoadTimeout = cmp.Or(e.LoadTimeout, w.loads, unhurried)
+		o.Entries[name] = e
+	}
+	r, err := fill.New(o)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -285,7 +308,7 @@ func (w *world) readerOf(kept fill.Store, loader fill.Loader, entries map[string
 func (w *world) as(user, password string) *redisstore.Store {
 	w.t.Helper()
 	kept, err := redisstore.Open(w.t.Context(), redisstore.Options{
-		URL: "redis://" + user + ":" + password + "@" + w.redis.Addr, Namespace: w.namespace,
+		URL: "redis://" + user + ":" + password + "@" + w.redis.Addr, Namespace: w.namespace, Patience: w.patience,
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -489,7 +512,20 @@ func (w *world) fill(token fence.Token, id string) {
 
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
-	testkit.Eventually(t, 15*time.Second, check)
+	testkit.Eventually(t, time.Minute, check)
+}
+
+// soon fails unless one of several rounds takes no longer than a limit. A machine that stands still makes rounds late, and not all of them.
+func soon(t *testing.T, limit time.Duration, round func(n int) time.Duration) {
+	t.Helper()
+	const rounds = 10
+	took := round(0)
+	for n := 1; n < rounds && took > limit && !t.Failed(); n++ {
+		took = min(took, round(n))
+	}
+	if took > limit {
+		t.Errorf("in none of %d rounds it took less than %v", rounds, took)
+	}
 }
 
 // pause lets time pass, for what is about time itself.
