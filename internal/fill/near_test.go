@@ -39,7 +39,7 @@ func (w *world) memoryOf(user string, wrap func(*redisstore.Store) fill.Store, e
 	w.t.Helper()
 	m := &memory{world: w, near: near.New(1 << 20), proxy: faultproxy.Start(w.t, w.redis.Addr)}
 	var err error
-	m.store, err = redisstore.Open(w.t.Context(), redisstore.Options{URL: "redis://" + user + m.proxy.Addr, Namespace: w.namespace, Near: m.near})
+	m.store, err = redisstore.Open(w.t.Context(), redisstore.Options{URL: "redis://" + user + m.proxy.Addr, Namespace: w.namespace, Near: m.near, Patience: w.patience})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -54,12 +54,7 @@ func (w *world) memoryOf(user string, wrap func(*redisstore.Store) fill.Store, e
 		e.Near = true
 		entries[name] = e
 	}
-	if m.Reader, err = fill.New(fill.Options{
-		Namespace: w.namespace, Store: kept, Loader: w.loader, Entries: entries, Clock: w.clock, Near: m.near,
-	}); err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(m.Close)
+	m.Reader = w.open(fill.Options{Store: kept, Entries: entries, Near: m.near})
 	return m
 }
 
@@ -147,42 +142,50 @@ func TestHungConnection(t *testing.T) {
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, options{})
-			m := w.memory("", nil)
-			m.holds(1)
-			held, err := m.Get(t.Context(), "product", arg("1"), nil)
-			memory, ok := held.Memory()
-			if err != nil || !ok {
-				t.Fatalf("%+v, %v", held, err)
-			}
-			tt.hang(m)
-			w.change()
-			changed := time.Now()
-			old := 0
-			for time.Since(changed) < 2*trust {
-				began := time.Now()
-				if again := m.Again(&memory); again && began.Sub(changed) > trust {
-					t.Fatalf("old after %v, had again", began.Sub(changed))
-				}
-				v, err := m.Get(t.Context(), "product", arg("1"), nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if string(v.Payload) == price(1, 11) {
-					continue
-				}
-				old++
-				if began.Sub(changed) > trust {
-					t.Fatalf("old after %v, as %v", began.Sub(changed), v.Status)
+			// On a busy machine what is held may be over by the time that it has changed.
+			for range 5 {
+				if servedInTheDark(t, tt.hang) > 0 {
+					return
 				}
 			}
-			if old == 0 {
-				t.Error("nothing was served in the dark: the test does not show what it is about")
-			}
-			m.proxy.Heal()
-			m.holds(1)
+			t.Error("nothing was served in the dark: the test does not show what it is about")
 		})
 	}
+}
+
+func servedInTheDark(t *testing.T, hang func(m *memory)) (old int) {
+	t.Helper()
+	w := newWorld(t, options{away: true})
+	m := w.memory("", nil)
+	m.holds(1)
+	held, err := m.Get(t.Context(), "product", arg("1"), nil)
+	memory, ok := held.Memory()
+	if err != nil || !ok {
+		t.Fatalf("%+v, %v", held, err)
+	}
+	hang(m)
+	w.change()
+	changed := time.Now()
+	for time.Since(changed) < 2*trust {
+		began := time.Now()
+		if again := m.Again(&memory); again && began.Sub(changed) > trust {
+			t.Fatalf("old after %v, had again", began.Sub(changed))
+		}
+		v, err := m.Get(t.Context(), "product", arg("1"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(v.Payload) == price(1, 11) {
+			continue
+		}
+		old++
+		if began.Sub(changed) > trust {
+			t.Fatalf("old after %v, as %v", began.Sub(changed), v.Status)
+		}
+	}
+	m.proxy.Heal()
+	m.holds(1)
+	return old
 }
 
 // stuck is a store whose confirmations stop on their way, as where nothing in this process but the reader goes on.
@@ -233,7 +236,7 @@ func TestConfirmationsEndByThemselves(t *testing.T) {
 // TestServerThatHangs: a server that is stopped vouches for nothing, T_r after it last did.
 func TestServerThatHangs(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, options{ownRedis: true})
+	w := newWorld(t, options{ownRedis: true, away: true})
 	m := w.memory("", nil)
 	m.holds(1)
 	w.redis.Freeze(t)
@@ -262,7 +265,7 @@ func TestLostConnection(t *testing.T) {
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, options{ownRedis: true})
+			w := newWorld(t, options{ownRedis: true, away: true})
 			m := w.memory("", nil)
 			m.holds(1)
 			tt.lose(m)
@@ -295,6 +298,17 @@ func TestLostConnection(t *testing.T) {
 // heard of.
 func TestChangedWhileItIsRead(t *testing.T) {
 	t.Parallel()
+	// On a busy machine the names' confirmation may be over by the time that the value has changed, and it is read again.
+	for range 5 {
+		if changedWhileItIsRead(t) {
+			return
+		}
+	}
+	t.Error("what was read was dropped each time: the test does not show what it is about")
+}
+
+func changedWhileItIsRead(t *testing.T) (shown bool) {
+	t.Helper()
 	w := newWorld(t, options{})
 	var once atomic.Bool
 	m := w.memory("", func(s *redisstore.Store) fill.Store {
@@ -311,11 +325,18 @@ func TestChangedWhileItIsRead(t *testing.T) {
 		}}
 	})
 	read(t, m.Reader, 1, fill.Miss, price(1, 10))
-	read(t, m.Reader, 1, fill.Hit, price(1, 10)) // and it is true as of when it was read
+	v, err := m.Get(t.Context(), "product", arg("1"), nil)
+	if err == nil && m.Stats().Dropped > 0 {
+		return false
+	}
+	if err != nil || v.Status != fill.Hit || string(v.Payload) != price(1, 10) { // it is true as of when it was read
+		t.Fatalf("%v %s, %v", v.Status, v.Payload, err)
+	}
 	if s := m.near.Stats(); s.Refused != 1 || s.Puts != 0 {
 		t.Errorf("%+v", s)
 	}
 	read(t, m.Reader, 1, fill.Miss, price(1, 11))
+	return true
 }
 
 func (w *world) recorded() bool {
@@ -375,7 +396,7 @@ func TestServerThatDoesNotTell(t *testing.T) {
 // fails as networks do. No read that begins T_r after a change was confirmed misses it.
 func TestMemoryUnderFaults(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, options{ownRedis: true})
+	w := newWorld(t, options{ownRedis: true, away: true})
 	m := w.memory("", nil)
 	m.holds(1)
 	type confirmed struct {
@@ -431,14 +452,28 @@ func TestMemoryUnderFaults(t *testing.T) {
 	if err := <-reads; err != nil {
 		t.Error(err)
 	}
+	// What may not have happened to it while something was held happens now.
 	m.proxy.Heal()
 	m.holds(1)
-	m.proxy.Reset() // if it was not while something was held
+	w.write(1, 1_000_000)
+	w.confirm(w.name("product", "1"))
 	eventually(t, func() error {
-		if s := m.near.Stats(); s.Dropped == 0 {
+		if s := m.near.Stats(); s.Pushed == 0 {
 			return fmt.Errorf("%+v", s)
 		}
 		return nil
+	})
+	for m.Stats().HitsL1 < 100 {
+		m.holds(1)
+	}
+	eventually(t, func() error {
+		s := m.near.Stats()
+		if s.Dropped > 0 {
+			return nil
+		}
+		m.holds(1)
+		m.proxy.Reset()
+		return fmt.Errorf("%+v", s)
 	})
 	if s := m.Stats(); s.HitsL1 < 100 || s.L1.Dropped == 0 || s.L1.Pushed == 0 {
 		t.Errorf("Stats = %+v, %+v", s, *s.L1)

@@ -3,6 +3,7 @@ package fill_test
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,18 +20,23 @@ func TestHeardBeforeHead(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
 	m := w.memory("", nil)
-	m.holds(1)
-	token := w.after(w.write(1, 12))
-	m.proxy.Delay(100 * time.Millisecond)
-	w.confirm(w.name("product", "1"))
-	before := m.near.Stats()
-	if before.Records == 0 {
-		t.Fatal("the push came too early: the test does not show what it is about")
+	for p := 12; p < 22; p++ {
+		m.holds(1)
+		token := w.after(w.write(1, p))
+		m.proxy.Delay(100 * time.Millisecond)
+		w.confirm(w.name("product", "1"))
+		before := m.near.Stats()
+		if before.Records == 0 { // the machine was busy, and the push came too early
+			m.proxy.Heal()
+			continue
+		}
+		under(t, m.Reader, 1, after(token), fill.Miss, price(1, p))
+		if s := m.near.Stats(); s.Pushed == before.Pushed {
+			t.Errorf("nothing was heard: %+v", s)
+		}
+		return
 	}
-	under(t, m.Reader, 1, after(token), fill.Miss, price(1, 12))
-	if s := m.near.Stats(); s.Pushed == before.Pushed {
-		t.Errorf("nothing was heard: %+v", s)
-	}
+	t.Fatal("the push came too early each time: the test does not show what it is about")
 }
 
 // TestBoundInMemory: a bound is proved of what is held by HEAD alone, for as long as HEAD proves it.
@@ -92,8 +98,14 @@ func TestHeldUntilItIsDue(t *testing.T) {
 	entries["product"] = e
 	m := w.memoryOf("", nil, entries)
 	read(t, m.Reader, 1, fill.Miss, price(1, 10))
-	for began := time.Now(); time.Since(began) < 5*time.Second; pause(t, 5*time.Millisecond) {
-		read(t, m.Reader, 1, fill.Hit, price(1, 10))
+	// Where the machine stands still for as long as it is due before its time is over, nobody reads it in time.
+	last := time.Now()
+	for began := last; time.Since(began) < 5*time.Second; pause(t, 5*time.Millisecond) {
+		v, err := m.Get(t.Context(), "product", arg("1"), nil)
+		if err != nil || string(v.Payload) != price(1, 10) || v.Status != fill.Hit && time.Since(last) < time.Second/2 {
+			t.Fatalf("%v %s, %v", v.Status, v.Payload, err)
+		}
+		last = time.Now()
 	}
 	if s := m.Stats(); s.HitsL1 < 100 || s.EagerStored < 2 {
 		t.Errorf("Stats = %+v", s)
@@ -120,28 +132,28 @@ func TestManyAreTold(t *testing.T) {
 	m := w.memory("", func(s *redisstore.Store) fill.Store { return &looked{Store: s, times: looks} })
 	m.holds(50) // the connection tells
 	const other = fence.Token("fedcba9876543210fedcba9876543210")
-	ids := []string{"1", "2", "3"}
-	for _, id := range ids {
-		w.lease(other, id)
-	}
-	late := make(chan []fill.Answer, 1)
-	go func() { late <- m.GetMany(t.Context(), "product", numbered(1, 2, 3), &fill.Demand{}) }()
-	eventually(t, waiting(m.Reader, 3))
-	looks.Store(0)
-	pause(t, 400*time.Millisecond)
-	if n := looks.Load(); n > 4 {
-		t.Errorf("%d looks in 400 ms", n)
-	}
-	for _, id := range ids {
-		w.fill(other, id)
-	}
-	filled := time.Now()
-	for i, a := range <-late {
-		if a.Err != nil || a.Value.Status != fill.Hit || string(a.Value.Payload) != price(i+1, 10*(i+1)) {
-			t.Errorf("product %d: %v %s, %v", i+1, a.Value.Status, a.Value.Payload, a.Err)
+	soon(t, slack, func(n int) time.Duration {
+		ids := []int{3*n + 1, 3*n + 2, 3*n + 3}
+		for _, id := range ids {
+			w.lease(other, strconv.Itoa(id))
 		}
-	}
-	if took := time.Since(filled); took > slack {
-		t.Errorf("told after %v", took)
-	}
+		late := make(chan []fill.Answer, 1)
+		go func() { late <- m.GetMany(t.Context(), "product", numbered(ids...), &fill.Demand{}) }()
+		eventually(t, waiting(m.Reader, uint64(3*(n+1))))
+		looks.Store(0)
+		pause(t, 400*time.Millisecond)
+		if n := looks.Load(); n > 4 {
+			t.Errorf("%d looks in 400 ms", n)
+		}
+		for _, id := range ids {
+			w.fill(other, strconv.Itoa(id))
+		}
+		filled := time.Now()
+		for i, a := range <-late {
+			if a.Err != nil || a.Value.Status != fill.Hit || string(a.Value.Payload) != price(ids[i], 10*ids[i]) {
+				t.Errorf("product %d: %v %s, %v", ids[i], a.Value.Status, a.Value.Payload, a.Err)
+			}
+		}
+		return time.Since(filled)
+	})
 }
