@@ -118,14 +118,9 @@ func TestReplicaOfASiblingDatabase(t *testing.T) {
 	w := newWorld(t, options{})
 	w.claim(w.where(w.loader))
 	d := declarations()["product"]
-	r, err := fill.New(fill.Options{
-		Namespace: w.namespace, Store: w.store, Loader: w.loader, Followed: -1, Replicas: []fill.Replica{pgload.NewReplica(w.sibling().Pool())},
-		Entries: map[string]fill.Entry{"product": {Declared: d, LoadTimeout: 20 * time.Second}},
+	r := w.open(fill.Options{
+		Followed: -1, Replicas: []fill.Replica{pgload.NewReplica(w.sibling().Pool())}, Entries: map[string]fill.Entry{"product": {Declared: d}},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(r.Close)
 	read(t, r, 1, fill.Miss, price(1, 10))
 	if got := r.Stats().Replicas; got["foreign"] != 1 || got["used"] != 0 {
 		t.Errorf("replicas: %v", got)

@@ -19,7 +19,7 @@ func (w *withEpochs) handPoliced(p fill.Policy, ttl time.Duration) *fill.Reader 
 	w.t.Helper()
 	entries := map[string]fill.Entry{}
 	for _, d := range handDeclarations() {
-		entries[d.Name] = fill.Entry{Declared: d, TTL: ttl, NegativeTTL: ttl, LoadTimeout: 2 * time.Second, Policy: p}
+		entries[d.Name] = fill.Entry{Declared: d, TTL: ttl, NegativeTTL: ttl, Policy: p}
 	}
 	return w.readerOf(nil, nil, entries)
 }

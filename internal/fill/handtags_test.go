@@ -45,7 +45,7 @@ func (w *withEpochs) handReader(store fill.Store) *fill.Reader {
 	w.t.Helper()
 	entries := map[string]fill.Entry{}
 	for _, d := range handDeclarations() {
-		entries[d.Name] = fill.Entry{Declared: d, TTL: time.Minute, NegativeTTL: time.Minute, LoadTimeout: 2 * time.Second}
+		entries[d.Name] = fill.Entry{Declared: d, TTL: time.Minute, NegativeTTL: time.Minute}
 	}
 	return w.readerOf(store, nil, entries)
 }

@@ -3,7 +3,6 @@ package fill_test
 import (
 	"context"
 	"testing"
-	"time"
 
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/keytext"
@@ -21,16 +20,17 @@ func TestManyOutlivedByOneOfItsKeys(t *testing.T) {
 				w.batches()
 			}
 			loader := &statements{Loader: w.loader}
-			r := w.reader(nil, loader) // its load timeout is 2 s, of which a load waits a quarter for the one before
+			w.loads = 2 * hurried // of which a load waits a quarter for the one before
+			r := w.reader(nil, loader)
 			entered := make(chan struct{})
 			loader.before = func([][]keytext.Arg) {
 				close(entered)
-				pause(t, 900*time.Millisecond) // less than the second that a statement for many has
+				pause(t, hurried*7/10) // less than the half of it that a statement for many has
 			}
 			done := make(chan map[string]int, 1)
 			go func() { done <- readMany(t, r, demand, []int{1, 2, 3}, nil) }()
 			<-entered
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 6*hurried)
 			defer cancel()
 			v, err := r.GetUnder(ctx, "product", arg("2"), nil, demand)
 			if err != nil || string(v.Payload) != price(2, 20) {

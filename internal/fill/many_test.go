@@ -200,7 +200,7 @@ func TestManyOfWhichOneFails(t *testing.T) {
 	roster := w.newRoster(w.roster.Revision + 1)
 	e := &rule.Entry{
 		Name: "slow", Definition: declared.Digest(), Key: declared.Key, Params: []rule.Param{{Name: "id", Type: keytext.Int8}}, Result: rule.One,
-		SQL:        "SELECT id, 60 / (id - 5) AS n, CASE WHEN id = 7 THEN pg_sleep(20)::text END AS s FROM public.product WHERE id = $1",
+		SQL:        "SELECT id, 60 / (id - 5) AS n, CASE WHEN id = 7 THEN pg_sleep(100)::text END AS s FROM public.product WHERE id = $1",
 		Activation: "0000000000000001",
 	}
 	inBatch(e)
@@ -208,7 +208,7 @@ func TestManyOfWhichOneFails(t *testing.T) {
 	roster.Entries["slow"] = e
 	w.move(roster)
 	loader := &statements{Loader: w.loader}
-	r := w.readerOf(nil, loader, map[string]fill.Entry{"slow": {Declared: declared, TTL: time.Minute, LoadTimeout: 2 * time.Second}})
+	r := w.readerOf(nil, loader, map[string]fill.Entry{"slow": {Declared: declared, TTL: time.Minute, LoadTimeout: 2 * hurried}})
 	began := time.Now()
 	answers := r.GetMany(t.Context(), "slow", slices.Concat(numbered(1, 2, 3), [][]keytext.Arg{{}}, numbered(4, 5, 6)), &fill.Demand{})
 	for i, a := range answers {
@@ -231,7 +231,7 @@ func TestManyOfWhichOneFails(t *testing.T) {
 			t.Errorf("key %d: %+v", i+7, a)
 		}
 	}
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > 6*hurried {
 		t.Errorf("it took %v", took)
 	}
 	if statuses := r.GetMany(t.Context(), "slow", numbered(8, 9, 10), &fill.Demand{}); statuses[0].Value.Status != fill.Hit {

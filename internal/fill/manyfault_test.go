@@ -128,7 +128,7 @@ func TestManyWithoutAStore(t *testing.T) {
 func TestManyWhileRedisIsAway(t *testing.T) {
 	t.Parallel()
 	for _, refused := range []bool{false, true} {
-		w := newWorld(t, options{ownRedis: true})
+		w := newWorld(t, options{ownRedis: true, away: true})
 		w.batches()
 		if refused {
 			roster := w.newRoster(w.roster.Revision + 1)
@@ -175,7 +175,7 @@ func TestManyWhileRedisGoes(t *testing.T) {
 	for step := range 3 {
 		t.Run(strconv.Itoa(step), func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, options{ownRedis: true})
+			w := newWorld(t, options{ownRedis: true, away: true})
 			w.batches()
 			store := &steps{Store: w.store}
 			r := w.reader(store, nil)

@@ -81,7 +81,7 @@ func (c *crossed) HeadOn(ctx context.Context, lane int) (head fence.Head, found 
 func TestHeadOnTheConnectionThatTells(t *testing.T) {
 	t.Parallel()
 	for _, planted := range []bool{false, true} {
-		w := newWorld(t, options{})
+		w := newWorld(t, options{away: true})
 		m := w.memory("", func(s *redisstore.Store) fill.Store {
 			if planted {
 				return &crossed{telling: telling{Store: s, Tells: s}, other: w.store}
@@ -140,20 +140,16 @@ func TestTiedValuesInMemory(t *testing.T) {
 	t.Parallel()
 	w := newTied(t, options{})
 	held := near.New(1 << 20)
-	kept, err := redisstore.Open(t.Context(), redisstore.Options{URL: w.redis.URL, Namespace: w.namespace, Near: held})
+	kept, err := redisstore.Open(t.Context(), redisstore.Options{URL: w.redis.URL, Namespace: w.namespace, Near: held, Patience: w.patience})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(kept.Close)
 	entries := map[string]fill.Entry{}
 	for _, d := range tiedDeclarations() {
-		entries[d.Name] = fill.Entry{Declared: d, TTL: time.Minute, LoadTimeout: 2 * time.Second, Near: true}
+		entries[d.Name] = fill.Entry{Declared: d, TTL: time.Minute, Near: true}
 	}
-	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: kept, Loader: w.loader, Entries: entries, Near: held})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(r.Close)
+	r := w.open(fill.Options{Store: kept, Entries: entries, Near: held})
 	hits := func(user string) {
 		t.Helper()
 		eventually(t, func() error {

@@ -67,13 +67,10 @@ func TestObservedManyHeldUp(t *testing.T) {
 			{[]int{7, 8, 9}, map[string]bool{"7": true, "8": true, "9": true}, []int{3, 1, 1, 1}, true, 3},
 		} {
 			h, reading := &heard{}, &fill.Reading{}
-			r, err := fill.New(fill.Options{
-				Namespace: w.namespace, Store: w.store, Loader: &heldUp{w.loader, x.up}, Observer: h, Clock: w.clock,
-				Entries: map[string]fill.Entry{"product": {Declared: declarations()["product"], TTL: time.Minute, LoadTimeout: 2 * time.Second}},
+			r := w.open(fill.Options{
+				Loader: &heldUp{w.loader, x.up}, Observer: h,
+				Entries: map[string]fill.Entry{"product": {Declared: declarations()["product"], TTL: time.Minute}},
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
 			for _, a := range r.GetMany(fill.Observe(t.Context(), reading), "product", numbered(x.ids...), &fill.Demand{Past: past}) {
 				if a.Err != nil || !a.Value.Found || a.Value.Status == fill.Hit {
 					t.Errorf("%+v", a)
@@ -105,14 +102,10 @@ func TestObservedManyFromAReplica(t *testing.T) {
 	w := newStandby(t)
 	w.batches()
 	h := &heard{}
-	r, err := fill.New(fill.Options{
-		Namespace: w.namespace, Store: w.store, Loader: w.loader, Observer: h, Clock: w.clock, Replicas: []fill.Replica{w.replica}, Followed: -1,
-		Entries: map[string]fill.Entry{"product": {Declared: declarations()["product"], TTL: time.Minute, LoadTimeout: 2 * time.Second}},
+	r := w.open(fill.Options{
+		Observer: h, Replicas: []fill.Replica{w.replica}, Followed: -1,
+		Entries: map[string]fill.Entry{"product": {Declared: declarations()["product"], TTL: time.Minute}},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
 	read := func(used uint64, ids ...int) {
 		t.Helper()
 		h.loads = nil

@@ -17,7 +17,7 @@ func (w *world) compressing(p fill.Policy) *fill.Reader {
 	w.t.Helper()
 	entries := map[string]fill.Entry{}
 	for name, d := range declarations() {
-		entries[name] = fill.Entry{Declared: d, TTL: time.Minute, NegativeTTL: time.Minute, LoadTimeout: 2 * time.Second, CompressAbove: 100, Policy: p}
+		entries[name] = fill.Entry{Declared: d, TTL: time.Minute, NegativeTTL: time.Minute, CompressAbove: 100, Policy: p}
 	}
 	return w.readerOf(nil, nil, entries)
 }

@@ -482,7 +482,8 @@ func TestRevalidateUnderTokens(t *testing.T) {
 	w.write(1, 12)
 	under(t, r, 1, &fill.Demand{Session: &session, Revalidate: true, Bounded: true, MaxStale: time.Hour}, fill.Miss, price(1, 12))
 	token.XID += 1 << 40
-	if _, err := r.GetUnder(t.Context(), "product", arg("1"), nil, &fill.Demand{Revalidate: true, After: []mvcc.Token{token}}); !errors.Is(err, fill.ErrTokenNotReached) {
+	w.loads = hurried
+	if _, err := w.reader(nil, nil).GetUnder(t.Context(), "product", arg("1"), nil, &fill.Demand{Revalidate: true, After: []mvcc.Token{token}}); !errors.Is(err, fill.ErrTokenNotReached) {
 		t.Errorf("a token of the future: %v", err)
 	}
 	token.System = "7"

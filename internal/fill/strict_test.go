@@ -152,10 +152,10 @@ func TestRefreshWaitsForAnotherLoad(t *testing.T) {
 	r := w.reader(nil, nil)
 	name := w.name("product", "1")
 	const other, lasts = fence.Token("00112233445566778899aabbccddeeff"), 300 * time.Millisecond
+	began := time.Now()
 	if reply, err := w.store.Lease(t.Context(), name, other, lasts); err != nil || !reply.Granted {
 		t.Fatal(err)
 	}
-	began := time.Now()
 	if err := r.Refresh(t.Context(), "product", key(arg("1")), nil); err != nil {
 		t.Fatal(err)
 	}

@@ -82,20 +82,9 @@ func (w *withEpochs) tiedReader(kept fill.Store, loader fill.Loader, replicas ..
 	w.t.Helper()
 	entries := map[string]fill.Entry{}
 	for _, d := range tiedDeclarations() {
-		entries[d.Name] = fill.Entry{Declared: d, TTL: time.Minute, LoadTimeout: 2 * time.Second}
+		entries[d.Name] = fill.Entry{Declared: d, TTL: time.Minute}
 	}
-	if kept == nil {
-		kept = w.store
-	}
-	if loader == nil {
-		loader = w.loader
-	}
-	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: kept, Loader: loader, Entries: entries, Replicas: replicas, Followed: -1})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(r.Close)
-	return r
+	return w.open(fill.Options{Store: kept, Loader: loader, Entries: entries, Replicas: replicas, Followed: -1})
 }
 
 // record is the name of a record, and epoch that of an epoch.

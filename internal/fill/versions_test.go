@@ -42,15 +42,9 @@ func (w *world) logged(query string) (*fill.Reader, *journal) {
 		d.Query = query
 	}
 	j := &journal{}
-	r, err := fill.New(fill.Options{
-		Namespace: w.namespace, Store: w.store, Loader: w.loader, Logger: slog.New(slog.NewTextHandler(j, nil)),
-		Entries: map[string]fill.Entry{"product": {Declared: d, TTL: time.Minute}},
-	})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(r.Close)
-	return r, j
+	return w.open(fill.Options{
+		Logger: slog.New(slog.NewTextHandler(j, nil)), Entries: map[string]fill.Entry{"product": {Declared: d, TTL: time.Minute}},
+	}), j
 }
 
 const earlier = "SELECT id FROM product WHERE id = @id"

@@ -287,9 +287,11 @@ func TestLeasedElsewhere(t *testing.T) {
 	}
 
 	w.lease(token(3), "3")
+	w.loads = 2 * hurried
+	r = w.reader(nil, loader)
 	start := time.Now()
 	a := <-background(t.Context(), r, "3")
-	if took := time.Since(start); a.err != nil || a.value.Reason != "leased_elsewhere" || took < 900*time.Millisecond || took > 2*time.Second {
+	if took := time.Since(start); a.err != nil || a.value.Reason != "leased_elsewhere" || took < w.loads/2-100*time.Millisecond || took > w.loads {
 		t.Errorf("after %v: %+v, %v", took, a.value, a.err)
 	}
 	if record, _ := w.record(w.name("product", "3")); record.Lease.Token != token(3) || record.State != fence.None {
@@ -332,10 +334,11 @@ func TestBypassJoinsOnlyLoadsToCome(t *testing.T) {
 func TestBypassDoesNotWaitForALoadThatHangs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{noDaemon: true})
+	w.loads = 12 * time.Second
 	r, _, v, hangs := w.heldBefore()
 	start := time.Now()
 	read(t, r, 1, fill.Bypass, price(1, 10))
-	if took := time.Since(start); took > 1500*time.Millisecond {
+	if took := time.Since(start); took > w.loads*3/4 {
 		t.Errorf("the second reader waited for %v", took)
 	}
 	close(v.open)

@@ -22,7 +22,7 @@ func TestManyInheritLoadsThatFail(t *testing.T) {
 		fail bool
 	}{
 		{"its load fails", time.Minute, true},
-		{"it dies", 700 * time.Millisecond, false},
+		{"it dies", 6 * time.Second, false},
 	} {
 		w := newWorld(t, options{})
 		w.batches()
