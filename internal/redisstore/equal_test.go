@@ -61,7 +61,7 @@ func laneOf(url string) storetest.Open {
 
 func opened(tb testing.TB, url string, n int) *storetest.Opened {
 	tb.Helper()
-	s, err := Open(tb.Context(), Options{URL: url, Namespace: fmt.Sprintf("%s-%d", redistest.Namespace(tb), n)})
+	s, err := Open(tb.Context(), Options{URL: url, Namespace: fmt.Sprintf("%s-%d", redistest.Namespace(tb), n), Patience: patience})
 	if err != nil {
 		tb.Fatal(err)
 	}

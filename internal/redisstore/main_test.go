@@ -22,13 +22,20 @@ func open(tb testing.TB, server *redistest.Server) *Store {
 
 func openNamespace(tb testing.TB, server *redistest.Server, namespace string) *Store {
 	tb.Helper()
-	s, err := Open(tb.Context(), Options{URL: server.URL, Namespace: namespace})
+	o := Options{URL: server.URL, Namespace: namespace}
+	if server == redistest.Shared(tb) {
+		o.Patience = patience
+	}
+	s, err := Open(tb.Context(), o)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(s.Close)
 	return s
 }
+
+// patience is for a store that the test does not take away: a machine that is busy with other tests is none that is away.
+const patience = 10 * time.Second
 
 func connect(tb testing.TB, s *Store) *Conn {
 	tb.Helper()

@@ -52,7 +52,11 @@ func (n *notes) hasLost(w *store.Wire) bool {
 func openNoting(t *testing.T, url string) (*Store, *notes) {
 	t.Helper()
 	n := &notes{}
-	s, err := Open(t.Context(), Options{URL: url, Namespace: redistest.Namespace(t), Near: n})
+	o := Options{URL: url, Namespace: redistest.Namespace(t), Near: n}
+	if url == redistest.Shared(t).URL {
+		o.Patience = patience
+	}
+	s, err := Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
