@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -275,14 +276,21 @@ func get(ts *testscript.TestScript, neg bool, args []string) {
 // await is await CODE PATH [TEXT]: it asks until the answer is that and contains the text.
 func await(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
-		ts.Fatalf("usage: await CODE PATH [TEXT]")
+		ts.Fatalf("usage: await CODE PATH [TEXT | ~REGEXP]")
+	}
+	matches := func(string) bool { return true }
+	if len(args) > 2 {
+		matches = func(text string) bool { return strings.Contains(text, args[2]) }
+		if pattern, is := strings.CutPrefix(args[2], "~"); is {
+			matches = regexp.MustCompile(pattern).MatchString
+		}
 	}
 	deadline := time.Now().Add(30 * time.Second)
 	pause := time.NewTicker(20 * time.Millisecond)
 	defer pause.Stop()
 	for {
 		text, code, err := request(ts.Getenv("LISTEN"), args[1], nil)
-		if err == nil && strconv.Itoa(code) == args[0] && (len(args) < 3 || strings.Contains(text, args[2])) {
+		if err == nil && strconv.Itoa(code) == args[0] && matches(text) {
 			return
 		}
 		if time.Now().After(deadline) {
