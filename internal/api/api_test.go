@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -226,17 +227,28 @@ func TestProblemNamesTheArgument(t *testing.T) {
 	}
 }
 
+// aged reports whether an Age is that of a value which was so many seconds old at a time: each second makes it older by one.
+func aged(age, was string, at time.Time) bool {
+	n, err := strconv.Atoi(age)
+	least, wrong := strconv.Atoi(was)
+	return err == nil && wrong == nil && n >= least && n <= least+int(time.Since(at)/time.Second) && (least > 0 || n == 0)
+}
+
 func TestHeaders(t *testing.T) {
 	t.Parallel()
+	began := time.Now()
 	b := start(t)
 	hit := b.do(t, http.MethodGet, "/v1/entries/product/7")
 	for name, want := range map[string]string{
 		"Cache-Control": "private, no-cache", "Freshet-Status": "hit", "Content-Length": "9",
-		"Age": "90", "Vary": "Freshet-After", "X-Content-Type-Options": "nosniff",
+		"Vary": "Freshet-After", "X-Content-Type-Options": "nosniff",
 	} {
 		if got := hit.header.Get(name); got != want {
 			t.Errorf("%s = %q, want %q", name, got, want)
 		}
+	}
+	if age := hit.header.Get("Age"); !aged(age, "90", began) {
+		t.Errorf("Age = %q, want 90 and what has gone by", age)
 	}
 	tag := hit.header.Get("ETag")
 	if len(tag) != 24 || tag[0] != '"' {
