@@ -135,7 +135,7 @@ func TestNetworkBetweenReadersAndRedis(t *testing.T) {
 			t.Logf("%s: the longest read took %v", tt.name, longest.Round(time.Millisecond))
 			proxy.Heal()
 			hits := w.cache.Stats().Hits
-			testkit.Eventually(t, 5*time.Second, func() error { // and then use the cache again
+			testkit.Eventually(t, patience, func() error { // and then use the cache again
 				if now := w.cache.Stats().Hits; now < hits+20 {
 					return fmt.Errorf("%d hits since", now-hits)
 				}
