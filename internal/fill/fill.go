@@ -46,6 +46,11 @@ type Records interface { //nolint:interfacebloat // what one key's record goes t
 	Early(ctx context.Context, key store.Stamped) error
 }
 
+// Lone is a Store that reads in another way where nobody else does: what is found is a hit only under the names.
+type Lone interface {
+	ReadUnder(ctx context.Context, name string, epochs []string, under *store.Under) (store.Tied, error)
+}
+
 // Names is what a Store says of live names, and is told of their use.
 type Names interface {
 	Lanes() int
@@ -218,6 +223,7 @@ type Reader struct {
 	near       *near.Store // nil: nothing is held
 	tells      Tells       // of the store; nil: of what is in it nobody holds anything
 	rings      Rings       // of the store; nil: it does not
+	lone       Lone        // the store; nil: it reads in one way, or what is read is held
 	gauge      near.Gauge
 
 	confirmWithin, fillWithin time.Duration // what the store may take
@@ -230,7 +236,7 @@ type Reader struct {
 
 	process    string          // who registers
 	uses       chan []use      // asks the confirmer to register them
-	registered time.Duration   // when that was asked last, a time of awake; of whoever holds asking
+	registered time.Duration   // when that was asked last, a time of store.Awake; of whoever holds asking
 	unknown    map[string]bool // entries of which it was said that the daemon does not know them; of whoever holds asking
 
 	mu      sync.Mutex
@@ -278,6 +284,9 @@ func New(o Options) (*Reader, error) {
 	r.eager.slots = make(chan struct{}, max(cap(r.loads)/eagerShare, 1))
 	r.batches, r.many = batchesOf(o.Store), manyOf(o.Loader)
 	r.rings, _ = o.Store.(Rings)
+	if o.Near == nil {
+		r.lone, _ = o.Store.(Lone)
+	}
 	if tells, ok := o.Store.(Tells); ok {
 		if r.tells = tells; o.Near != nil {
 			r.near = o.Near
@@ -290,7 +299,7 @@ func New(o Options) (*Reader, error) {
 		r.standbys = append(r.standbys, &standby{replica: replica, number: i + 1})
 	}
 	if r.clock == nil {
-		r.clock = awake
+		r.clock = store.Awake
 	}
 	r.breaker.logger = r.logger
 	for name, e := range o.Entries {
@@ -429,13 +438,20 @@ func (r *Reader) first(ctx context.Context, c *confirmation, e *declared, l *liv
 	if l.ties != nil {
 		f.at = l.ties.place(name, c.keyFrom(l), args)
 		f.at.e = e
-		p, err := r.peek(ctx, f.at)
+		p, err := r.peek(ctx, f.at, c.under)
 		f.text, f.payload, f.hit, f.found, f.dead, f.held = p.text, p.record.Payload, p.hit, p.record.State == fence.Live, p.dead, p.held
 		return f, err
 	}
 	x := r.expect(e, name)
 	defer x.cancel()
-	if f.text, err = r.store.Read(ctx, name); err != nil || f.text == nil {
+	if r.lone != nil {
+		var held store.Tied
+		held, err = r.lone.ReadUnder(ctx, name, nil, c.under)
+		f.text = held.Text
+	} else {
+		f.text, err = r.store.Read(ctx, name)
+	}
+	if err != nil || f.text == nil {
 		return f, err
 	}
 	if f.payload, f.found, f.hit = fence.Hit(f.text); !f.hit {

@@ -146,7 +146,7 @@ func (r *Reader) glance(ctx context.Context, w *want, l *listener) (fence.Record
 // peekFor is peek for one who listens or not.
 func (r *Reader) peekFor(ctx context.Context, p *place, l *listener) (peeked, error) {
 	if l == nil || l.asks == nil {
-		return r.peek(ctx, p)
+		return r.peek(ctx, p, nil)
 	}
 	asked := r.remembered.of(p)
 	f := l.asks.ReadTold(ctx, []store.Reading{{Name: p.name, Epochs: p.full(asked)}})[0]
@@ -155,7 +155,7 @@ func (r *Reader) peekFor(ctx context.Context, p *place, l *listener) (peeked, er
 	}
 	found, others := r.seen(p, asked, f.Tied)
 	if others != nil { // somebody has stored it, tied to others than it was
-		return r.peek(ctx, p)
+		return r.peek(ctx, p, nil)
 	}
 	return found, nil
 }

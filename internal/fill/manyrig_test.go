@@ -15,6 +15,7 @@ import (
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/redisstore"
 	"github.com/freshet/freshet/internal/rule"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // steps is the real store; it counts what is asked of it for many keys, and for one, and has the test come between the steps.
@@ -55,6 +56,11 @@ func (s *steps) FillMany(ctx context.Context, all []redisstore.Filling) []rediss
 func (s *steps) Read(ctx context.Context, name string) ([]byte, error) {
 	s.singles.Add(1)
 	return s.Store.Read(ctx, name)
+}
+
+func (s *steps) ReadUnder(ctx context.Context, name string, epochs []string, under *store.Under) (redisstore.Tied, error) {
+	s.singles.Add(1)
+	return s.Store.ReadUnder(ctx, name, epochs, under)
 }
 
 func (s *steps) Lease(ctx context.Context, name string, token fence.Token, lasts time.Duration) (redisstore.LeaseReply, error) {

@@ -146,7 +146,7 @@ func (r *Reader) fresh(c *confirmation, ticks uint64) bool {
 }
 
 func (r *Reader) freshByClock(c *confirmation, ticks uint64) bool {
-	now := awake()
+	now := store.Awake()
 	age := now - c.sent
 	if age >= refreshAfter {
 		r.refresh()

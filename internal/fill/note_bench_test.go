@@ -9,12 +9,13 @@ import (
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/memstore"
 	"github.com/freshet/freshet/internal/pgload"
+	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/mvcc"
 )
 
 // BenchmarkNote is what a load costs more for being noted: the first 64 of a second, and those that are only counted.
 func BenchmarkNote(b *testing.B) {
-	r := &Reader{store: memstore.New(memstore.Options{Namespace: "n"}), clock: awake, process: process(), logger: slog.New(slog.DiscardHandler)}
+	r := &Reader{store: memstore.New(memstore.Options{Namespace: "n"}), clock: store.Awake, process: process(), logger: slog.New(slog.DiscardHandler)}
 	r.notes.begun = true // nobody is started to send them
 	w := &want{e: &declared{name: "product"}, name: "f:n:0:product.0.0:product:7"}
 	f := &flight{loaded: pgload.Loaded{Found: true, Payload: []byte("{}"), Coverage: fence.Coverage{Snapshot: mvcc.Snapshot{Xmin: 7, Xmax: 9, Xip: []mvcc.XID{8}}}}, took: time.Millisecond}

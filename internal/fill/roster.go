@@ -31,7 +31,7 @@ const (
 	retryMoving = 20 * time.Millisecond
 )
 
-// confirmation is what was known of the names when sent, a time of awake, began.
+// confirmation is what was known of the names when sent, a time of store.Awake, began.
 type confirmation struct {
 	sent  time.Duration
 	began time.Time // the same moment on the process's clock, which is cheaper to ask but stands still in suspension
@@ -39,6 +39,7 @@ type confirmation struct {
 	why   bypassReason
 	parts *parts // of a cluster; nil: the store is one server
 
+	under  *store.Under  // what is read elsewhere than there where it was confirmed must be of; nil where there are no names
 	wires  []*store.Wire // by lane, on which it was confirmed, if what is read on them is held; nil: nothing is
 	seen   *glance       // where there are wires
 	ground *ground       // what a hit in memory rests on; nil where there are no wires, or no names
@@ -66,7 +67,7 @@ type live struct {
 	apart atomic.Bool
 }
 
-func (c *confirmation) age() time.Duration { return awake() - c.sent }
+func (c *confirmation) age() time.Duration { return store.Awake() - c.sent }
 
 // live finds an entry under names that its declaration agrees with.
 func (c *confirmation) live(e *declared) (*live, bypassReason) {
@@ -202,7 +203,7 @@ func (r *Reader) failed(c *confirmation, lane int, err error) bypassReason {
 	if now := r.confirmed.Load(); now != nil && now.names != nil && now.age() >= retryAfter {
 		c = now
 	}
-	if r.confirmed.CompareAndSwap(c, &confirmation{sent: awake(), began: time.Now(), why: storeDown}) {
+	if r.confirmed.CompareAndSwap(c, &confirmation{sent: store.Awake(), began: time.Now(), why: storeDown}) {
 		r.logger.Warn("store is away, reading from the database", slog.String("error", err.Error()))
 	}
 	return storeDown
@@ -215,12 +216,12 @@ func (r *Reader) confirm(ctx context.Context) *confirmation {
 	timeout, cancel := context.WithTimeout(ctx, r.confirmWithin)
 	defer cancel()
 	before := r.confirmed.Load()
-	next := &confirmation{sent: awake(), began: time.Now()}
+	next := &confirmation{sent: store.Awake(), began: time.Now()}
 	err := r.confirmNames(timeout, before, next)
 	for look := 1; err == nil && next.moving() && look < movingLooks; look++ {
 		select {
 		case <-time.After(movingPause):
-			*next = confirmation{sent: awake(), began: time.Now()}
+			*next = confirmation{sent: store.Awake(), began: time.Now()}
 			err = r.confirmNames(timeout, before, next)
 		case <-timeout.Done():
 			err = timeout.Err()
@@ -230,7 +231,7 @@ func (r *Reader) confirm(ctx context.Context) *confirmation {
 	case err != nil && ctx.Err() != nil:
 		return &confirmation{why: callerGone} // says nothing about the store
 	case err != nil:
-		next.names, next.why, next.sent, next.began = nil, storeDown, awake(), time.Now()
+		next.names, next.why, next.sent, next.began = nil, storeDown, store.Awake(), time.Now()
 		if before == nil || before.why != storeDown {
 			r.logger.WarnContext(ctx, "store is away, reading from the database", slog.String("error", err.Error()))
 		}
@@ -261,13 +262,15 @@ func (r *Reader) confirmNames(ctx context.Context, before, next *confirmation) e
 		next.why = noHead
 		return nil
 	}
-	if len(heads) > 1 {
-		defer func() {
-			if next.names != nil {
-				next.parts = r.newParts(heads, next.names)
-			}
-		}()
-	}
+	defer func() {
+		if next.names == nil {
+			return
+		}
+		next.under = &store.Under{Generation: head.Generation, Revision: head.Revision, Wc: head.Wc, Trust: trust}
+		if len(heads) > 1 {
+			next.parts = r.newParts(heads, next.names)
+		}
+	}()
 	if before != nil && before.names != nil && before.names.generation == head.Generation && before.names.revision == head.Revision {
 		next.names = before.names
 		return nil

@@ -219,12 +219,17 @@ type peeked struct {
 const looks = 4
 
 // peek reads a record together with its epochs, in one command: one moment of one server.
-func (r *Reader) peek(ctx context.Context, p *place) (found peeked, err error) {
+func (r *Reader) peek(ctx context.Context, p *place, under *store.Under) (found peeked, err error) {
 	asked := r.remembered.of(p)
 	for range looks {
 		full := p.full(asked)
 		x := r.expect(p.e, p.name, full...)
-		held, err := r.store.ReadTied(ctx, p.name, full)
+		var held store.Tied
+		if r.lone != nil && under != nil {
+			held, err = r.lone.ReadUnder(ctx, p.name, full, under)
+		} else {
+			held, err = r.store.ReadTied(ctx, p.name, full)
+		}
 		if err != nil {
 			x.cancel()
 			return peeked{}, err

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/store"
 )
 
 // Read reads a record's bytes with one plain GET, nil when it is not there.
@@ -23,6 +24,26 @@ func (s *Store) Read(ctx context.Context, name string) ([]byte, error) {
 		return nil, fmt.Errorf("get record: %w", to.typed(err))
 	}
 	return text, nil
+}
+
+// ReadUnder is Read, or with epochs ReadTied, for a hit under names that were confirmed. A reader that is alone has a connection to itself.
+func (s *Store) ReadUnder(ctx context.Context, name string, epochs []string, under *store.Under) (Tied, error) {
+	if s.lone != nil {
+		defer s.lone.leave()
+		if s.lone.come() {
+			if held, ok, err := s.lone.read(ctx, name, epochs, under); ok || err != nil {
+				if err != nil {
+					err = fmt.Errorf("get record: %w", err)
+				}
+				return held, err
+			}
+		}
+	}
+	if len(epochs) > 0 {
+		return s.ReadTied(ctx, name, epochs)
+	}
+	text, err := s.Read(ctx, name)
+	return Tied{Text: text}, err
 }
 
 // readPlain is a GET. The client's own works out the key's cluster slot, which is most of what sending it costs and of no use with

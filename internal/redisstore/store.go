@@ -60,6 +60,7 @@ type Store struct {
 	cluster   *cluster       // nil: it is one server
 	tracker   *tracker       // of client; nil in a cluster
 	ears      *store.Ears    // nil: there is a Near
+	lone      *lone          // nil: readers share a connection, or the connections of a cluster, and nothing else
 	namespace string
 	lanes     int // 1, or those of a cluster
 	scripts   *scripts
@@ -120,6 +121,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	if seeds == nil {
 		s.tracker = trackWith(&option, told, logger)
+	}
+	if s.ears != nil && seeds == nil {
+		s.lone = s.newLone(whole)
 	}
 	s.client, err = rueidis.NewClient(option)
 	if s.client == nil {
@@ -208,6 +212,9 @@ func maskURL(err error, address string) error {
 
 // Close ends the readers' connection, and whatever Connect made.
 func (s *Store) Close() {
+	if s.lone != nil {
+		s.lone.close()
+	}
 	s.client.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,4 +1,4 @@
-package fill
+package store
 
 import (
 	"testing"
@@ -7,10 +7,10 @@ import (
 
 func TestAwakeGoesOn(t *testing.T) {
 	t.Parallel()
-	before, start := awake(), time.Now()
+	before, start := Awake(), time.Now()
 	timer := time.NewTimer(20 * time.Millisecond)
 	<-timer.C
-	passed, took := awake()-before, time.Since(start)
+	passed, took := Awake()-before, time.Since(start)
 	if passed < 20*time.Millisecond || passed > took+time.Second {
 		t.Errorf("%v passed while %v did", passed, took)
 	}

@@ -1,4 +1,4 @@
-package fill
+package store
 
 import (
 	"time"
@@ -7,11 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// awake is a monotonic clock that goes on while the machine is suspended: a process that slept must not believe that
+// Awake is a monotonic clock that goes on while the machine is suspended: a process that slept must not believe that
 // its names are still fresh (R0).
 //
 // Every hit asks it once. The call never blocks, so the scheduler need not be told of it, which is most of its cost.
-func awake() time.Duration {
+func Awake() time.Duration {
 	var t unix.Timespec
 	//nolint:gosec // the kernel writes to t before the call returns
 	if _, _, failed := unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_BOOTTIME, uintptr(unsafe.Pointer(&t)), 0); failed != 0 {
