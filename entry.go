@@ -100,7 +100,7 @@ func Entry[K, V any](cache *Cache, name string, options ...Option[K, V]) (*Typed
 	if err := t.setCodec(); err != nil {
 		return nil, fmt.Errorf("entry %s: %w", name, err)
 	}
-	if t.plain, t.size = plainKindOf(reflect.TypeFor[K]()); t.plain != notPlain && cache.near && declared.L1 != config.Off && len(cache.observers) == 0 {
+	if t.plain, t.size = plainKindOf(reflect.TypeFor[K]()); t.plain != notPlain && cache.held != nil && declared.L1 != config.Off && len(cache.observers) == 0 {
 		t.near = recalledOf[K, V](cache, name, t.codec.Name(), t.shape)
 	}
 	return t, nil

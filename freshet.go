@@ -34,7 +34,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Observers hear of reads and loads: metrics and traces. Default: none, which costs nothing.
 	Observers []Observer
-	// MaxLoads is how many loads run at a time. Default: 32.
+	// MaxLoads is how many loads run at a time. Default: 32, or as many as Database and Replicas have connections for (pool_max_conns), if that
+	// is less.
 	MaxLoads int
 	// Region is the name of the region whose store is used. Default: the first one of the file.
 	Region string
@@ -50,8 +51,8 @@ type Cache struct {
 	logger   *slog.Logger
 
 	observers observers
-	near      bool     // something is held in memory
-	recalled  sync.Map // from a recalledKey to a *recalled, one for all who prepare the same entry in the same way
+	held      *near.Store // what is held in memory; nil: nothing is
+	recalled  sync.Map    // from a recalledKey to a *recalled, one for all who prepare the same entry in the same way
 	closed    atomic.Bool
 }
 
@@ -62,6 +63,9 @@ func Open(ctx context.Context, o Options) (*Cache, error) {
 	file, err := o.file(given)
 	if err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	if o.MaxLoads < 0 {
+		return nil, fmt.Errorf("open cache: Options.MaxLoads is %d: leave it out for the default, or say how many loads may run at a time", o.MaxLoads)
 	}
 	c := &Cache{config: file, logger: o.Logger, observers: o.Observers}
 	if c.logger == nil {
@@ -138,7 +142,8 @@ func (c *Cache) open(ctx context.Context, o Options, given parts.Parts) error {
 	}
 	if reading.Store == nil { // one that is given is in this process's memory: nothing is held twice
 		if size := c.config.L1.Size.Bytes(); size > 0 {
-			reading.Near, c.near = near.New(size), true
+			c.held = near.New(size)
+			reading.Near = c.held
 		}
 		var err error
 		if c.store, err = openRegion(ctx, c.config, o, namespace, reading.Near); err != nil {
@@ -194,6 +199,9 @@ func (c *Cache) Close() {
 	}
 	if c.store != nil {
 		c.store.Close()
+	}
+	if c.held != nil {
+		c.held.Wait()
 	}
 	for _, r := range c.replicas {
 		r.Close()

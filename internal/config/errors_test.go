@@ -151,6 +151,10 @@ func TestErrors(t *testing.T) {
 			"f.yaml:9:19: entries.product.soft_timeout: there is no stale value that a read could take instead of waiting",
 		}},
 		{"eager_refresh", minimal + "    eager_refresh: 95%\n", []string{"f.yaml:9:20: entries.product.eager_refresh: 95% is not between 1% and 90%"}},
+		{"max_loads of none", minimal + "    max_loads: 0\n", []string{"f.yaml:9:16: entries.product.max_loads: 0 is not between 1 and 100000"}},
+		{"soft_timeout too late", minimal + "    serve_stale_on_error: 100ms\n    soft_timeout: 1s\n", []string{
+			"f.yaml:10:19: entries.product.soft_timeout: when 1s are over, no value is stale for less than 100ms any more, so that none could be taken instead of waiting",
+		}},
 		{"max_loads", minimal + "    max_loads: -1\n", []string{"f.yaml:9:16: entries.product.max_loads: -1 is not between 1 and 100000"}},
 		{"max_value", minimal + "    max_value: 1GiB\n", []string{"f.yaml:9:16: entries.product.max_value: 1GiB is not between 64B and 256MiB"}},
 		{"max_value of defaults", minimal + "defaults: {max_value: 1B}\n", []string{

@@ -23,14 +23,17 @@ func (j *judge) policies(path string, e Entry) {
 	case soft >= e.LoadTimeout:
 		j.fail(path+".soft_timeout", "make it shorter than load_timeout, which ends the load", "%s is not shorter than load_timeout, %s",
 			formatDuration(soft), formatDuration(e.LoadTimeout))
+	case e.StaleOnError > 0 && soft >= e.StaleOnError:
+		j.fail(path+".soft_timeout", "make it shorter than serve_stale_on_error, or that longer",
+			"when %s are over, no value is stale for less than %s any more, so that none could be taken instead of waiting", formatDuration(soft), formatDuration(e.StaleOnError))
 	case e.StaleOnError == 0:
 		j.fail(path+".soft_timeout", "add serve_stale_on_error, or remove soft_timeout", "there is no stale value that a read could take instead of waiting")
 	}
 	if p := e.EagerRefresh; p != nil && (*p < minEager || *p > maxEager) {
 		j.fail(path+".eager_refresh", "eager_refresh: 20%", "%s is not between %d%% and %d%%", p, minEager, maxEager)
 	}
-	if e.MaxLoads < 0 || e.MaxLoads > maxEntryLoads {
-		j.fail(path+".max_loads", "remove it for no limit but that of all entries", "%d is not between 1 and %d", e.MaxLoads, maxEntryLoads)
+	if n := e.MaxLoads; n != nil && (*n < 1 || *n > maxEntryLoads) {
+		j.fail(path+".max_loads", "remove it for no limit but that of all entries", "%d is not between 1 and %d", *n, maxEntryLoads)
 	}
 	j.maxValue(path, e.MaxValue)
 	if most := min(e.MaxValue, maxCompressed); e.CompressAbove >= most && most >= minMaxValue {

@@ -63,7 +63,12 @@ func silent(err error) bool {
 
 // mute reports whether an error says nothing about the database.
 func mute(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) || errors.Is(err, errExited) || errors.Is(err, errSlow) || errors.Is(err, errBusy)
+	for _, of := range []error{context.Canceled, ErrClosed, errExited, errSlow, errBusy, pgload.ErrBusy} {
+		if errors.Is(err, of) {
+			return true
+		}
+	}
+	return false
 }
 
 // errBusy is the outcome of a load by code that took its whole time: perhaps with something else than the database.

@@ -19,7 +19,7 @@ func Entries(c *config.Config) map[string]Entry {
 			LoadUnproved: e.OnUnproved == config.UnprovedLoad, CompressAbove: int(e.CompressAbove),
 			Policy: Policy{
 				StaleFor: e.OnChange.For, StaleOnError: e.StaleOnError, SoftTimeout: e.SoftTimeout, Eager: shareOf(e.EagerRefresh),
-				MaxLoads: e.MaxLoads, MaxValue: int(e.MaxValue),
+				MaxLoads: loadsOf(e.MaxLoads), MaxValue: int(e.MaxValue),
 			},
 			Near: e.L1 != config.Off,
 		}
@@ -44,4 +44,11 @@ func (e *Entry) Backstop(standbys bool) time.Duration {
 		longest += Followed
 	}
 	return longest
+}
+
+func loadsOf(most *int) int {
+	if most == nil {
+		return 0
+	}
+	return *most
 }

@@ -97,7 +97,7 @@ type Options struct {
 	Loader    Loader
 	Entries   map[string]Entry
 	Logger    *slog.Logger // nil: none
-	MaxLoads  int          // loads at a time; default 32
+	MaxLoads  int          // loads at a time; default 32, or as many as Loader and Replicas can run (Runs), if they tell and it is less
 	Observer  Observer     // hears of loads; nil: nobody does
 	Replicas  []Replica    // standbys that loads may go to; none: all go to Loader
 	// Followed is how long ago what HEAD does not vouch for yet may have been committed, for a load to go to a standby: while no
@@ -204,6 +204,7 @@ type Reader struct {
 	entries    map[string]*declared
 	loads      chan struct{} // one token for each load under way
 	waiting    atomic.Int64  // loads that wait for one
+	mayWait    int64         // so many at most
 	breaker    breaker
 	eager      eagers
 	skew       skew
@@ -260,12 +261,35 @@ type declared struct {
 	batch    atomic.Pointer[rule.Batch]   // the same
 }
 
+// Runs is a Loader, or a Replica, that can run so many loads at a time. More of them would wait for each other there, where nobody can tell that
+// from a database that does not answer.
+type Runs interface{ Most() int }
+
+// loads is how many loads are let run at a time.
+func (o *Options) loads() int {
+	if o.MaxLoads != 0 {
+		return o.MaxLoads
+	}
+	runs, ok := o.Loader.(Runs)
+	if !ok {
+		return defaultLoads
+	}
+	most := runs.Most()
+	for _, r := range o.Replicas {
+		if runs, ok := r.(Runs); ok {
+			most += runs.Most()
+		}
+	}
+	return min(most, defaultLoads)
+}
+
 // New makes a Reader. It does not need store or database to be there.
 func New(o Options) (*Reader, error) {
 	r := &Reader{
 		namespace: o.Namespace, store: o.Store, loader: o.Loader, logger: o.Logger, clock: o.Clock, followed: cmp.Or(o.Followed, Followed), entries: map[string]*declared{},
 		observer: o.Observer,
-		loads:    make(chan struct{}, cmp.Or(o.MaxLoads, defaultLoads)),
+		loads:    make(chan struct{}, o.loads()),
+		mayWait:  queuePerLoad * int64(cmp.Or(o.MaxLoads, defaultLoads)),
 		asking:   make(chan struct{}, 1),
 		stale:    make(chan struct{}, 1),
 		closing:  make(chan struct{}),

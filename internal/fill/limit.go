@@ -20,14 +20,14 @@ var (
 	errExited = errors.New("the loader ended its goroutine (runtime.Goexit)")
 )
 
-// queuePerLoad bounds how many loads wait for the end of another, for each that may be under way. Beyond it a read is told at once
+// queuePerLoad bounds how many loads wait for the end of another, for each that Options let be under way. Beyond it a read is told at once
 // that it will not have its value: whoever waits behind so many would not have it in time either, and each takes memory.
 const queuePerLoad = 64
 
 // enter waits until a load may be sent to the database, as one of a limited number: of the entry's, and of all. It does so for
 // half of the load timeout at most, which leaves the other half for the load.
 func (r *Reader) enter(ctx context.Context, e *declared) (leave func(), err error) {
-	if waiting := r.waiting.Add(1); waiting > int64(queuePerLoad*cap(r.loads)) {
+	if waiting := r.waiting.Add(1); waiting > r.mayWait {
 		r.waiting.Add(-1)
 		r.stats.overloaded.Add(1)
 		return nil, fmt.Errorf("%w: %w: %d wait for %d", ErrUnavailable, ErrOverloaded, waiting-1, cap(r.loads))

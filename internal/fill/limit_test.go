@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/fill"
 	"github.com/freshet/freshet/internal/pgload"
@@ -294,22 +296,98 @@ func TestBreakerIgnoresAnswers(t *testing.T) {
 		}
 	}
 	// Nor does code that takes its whole time, with whatever that may be.
-	var loaders sync.WaitGroup
-	for i := range 20 {
-		loaders.Go(func() {
-			_, err := getCode(t.Context(), r, strconv.Itoa(i), func(ctx context.Context, _ pgload.Querier) ([]byte, bool, error) {
-				<-ctx.Done()
-				return nil, false, ctx.Err()
+	r = w.readerOf(nil, nil, soon())
+	for range 3 {
+		var loaders sync.WaitGroup
+		for i := range w.loader.Most() {
+			loaders.Go(func() {
+				_, err := getCode(t.Context(), r, strconv.Itoa(i), func(ctx context.Context, _ pgload.Querier) ([]byte, bool, error) {
+					<-ctx.Done()
+					return nil, false, ctx.Err()
+				})
+				if !errors.Is(err, fill.ErrTimeout) {
+					t.Error(err)
+				}
 			})
-			if !errors.Is(err, fill.ErrTimeout) {
+		}
+		loaders.Wait()
+	}
+	if s := r.Stats(); s.Database.Opened != 0 {
+		t.Errorf("%+v", s.Database)
+	}
+}
+
+// soon are entries whose loads are given up early.
+func soon() map[string]fill.Entry {
+	entries := policed(fill.Policy{})
+	for name, e := range entries {
+		e.LoadTimeout = 500 * time.Millisecond
+		entries[name] = e
+	}
+	return entries
+}
+
+// TestBusyPool: that all connections of the pool are in use says nothing of the database; and no more loads are let run, unless somebody says
+// so, than there are connections for.
+func TestBusyPool(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	var held []*pgxpool.Conn
+	for range w.loader.Most() {
+		conn, err := w.db.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, conn)
+	}
+	free := func() {
+		for _, conn := range held {
+			conn.Release()
+		}
+		held = nil
+	}
+	defer free()
+	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: w.store, Loader: w.loader, Entries: soon(), MaxLoads: 32, Patience: w.patience})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	var readers sync.WaitGroup
+	for i := range 32 {
+		readers.Go(func() {
+			if _, err := r.Get(t.Context(), "product", arg(strconv.Itoa(i)), nil); !errors.Is(err, fill.ErrTimeout) {
 				t.Error(err)
 			}
 		})
 	}
-	loaders.Wait()
+	readers.Wait()
+	eventually(t, func() error { // loads end later than who waits for them
+		if s := r.Stats(); s.LoadErrors+s.Database.Refused < 32 {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
 	if s := r.Stats(); s.Database.Opened != 0 {
-		t.Errorf("%+v", s.Database)
+		t.Errorf("the database counts as one that does not answer: %+v", s.Database)
 	}
+	limited := w.readerOf(nil, nil, soon())
+	for i := range 32 {
+		readers.Go(func() {
+			_, err := limited.Get(t.Context(), "product", arg(strconv.Itoa(i)), nil)
+			if !errors.Is(err, fill.ErrTimeout) && !errors.Is(err, fill.ErrOverloaded) {
+				t.Error(err)
+			}
+		})
+	}
+	readers.Wait()
+	if s := limited.Stats(); s.Loads > uint64(w.loader.Most()) {
+		t.Errorf("%d loads ran, with %d connections", s.Loads, w.loader.Most())
+	}
+	free()
+	eventually(t, func() error {
+		_, err := limited.Get(t.Context(), "product", arg("1"), nil)
+		return err
+	})
 }
 
 // TestEagerRefresh: a value that is read near the end of its time is loaded again beside the read, once in the fleet; one that is

@@ -439,7 +439,7 @@ func (b *batch) collect(ctx context.Context, items []*item) {
 		if it.flight == nil || it.ended {
 			continue
 		}
-		if it.w.timer = hard; it.w.standIn != nil {
+		if it.w.timer = hard; it.w.standIn != nil && it.w.standIn.outlives(it.w) {
 			it.w.timer = soft
 		}
 		if it.joined {

@@ -64,6 +64,7 @@ type want struct {
 	n       *need
 	fresh   bool     // nothing stale is wanted
 	standIn *standIn // what may be returned instead of an error
+	soft    bool     // also instead of a load that takes longer than the soft timeout, which timer is set to
 
 	reading *Reading // nil: nobody observes the read
 

@@ -46,6 +46,9 @@ func (r *Reader) described(ctx context.Context, began time.Time, e *declared) ([
 	if known := e.types.Load(); known != nil {
 		return *known, nil
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("entry %s: %w", e.name, err)
+	}
 	params := make([]rule.Param, len(e.template.Params()))
 	for i, name := range e.template.Params() {
 		params[i].Name = name

@@ -197,3 +197,22 @@ func TestRefreshAheadIsNotTriedAgainAndAgain(t *testing.T) {
 		t.Errorf("%d leases were asked for", n)
 	}
 }
+
+// TestOwnContextIsOver: a caller whose context is over has that as his error, also where nothing was confirmed yet.
+func TestOwnContextIsOver(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	late, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
+	defer cancel()
+	<-late.Done()
+	for _, entry := range []string{"product", "cheaper"} {
+		for want, ctx := range map[error]context.Context{context.Canceled: gone, context.DeadlineExceeded: late} {
+			r := w.reader(nil, nil)
+			if _, err := r.Get(ctx, entry, arg("1"), nil); !errors.Is(err, want) || errors.Is(err, fill.ErrTimeout) || errors.Is(err, fill.ErrUnavailable) {
+				t.Errorf("%s: %v, want %v", entry, err, want)
+			}
+		}
+	}
+}

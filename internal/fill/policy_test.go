@@ -295,6 +295,62 @@ func TestStaleAfterTheSoftTimeout(t *testing.T) {
 	}
 }
 
+// TestSoftTimeoutWithoutAStandIn: where no stale value may be taken when the soft timeout is over, there is the whole load timeout to load in.
+func TestSoftTimeoutWithoutAStandIn(t *testing.T) {
+	t.Parallel()
+	// begin has a value that was cached and has changed. A load of it is not over before the soft timeout is.
+	begin := func(t *testing.T, p fill.Policy) (*world, *fill.Reader) {
+		t.Helper()
+		w := newWorld(t, options{})
+		loader := &slow{Loader: w.loader}
+		entries := policed(p)
+		product := entries["product"]
+		product.LoadTimeout = 20 * time.Second
+		entries["product"] = product
+		r := w.readerOf(nil, loader, entries)
+		read(t, r, 1, fill.Miss, price(1, 10))
+		w.marked()
+		loader.before = func(context.Context) { pause(t, p.SoftTimeout+300*time.Millisecond) }
+		return w, r
+	}
+	t.Run("it is gone", func(t *testing.T) {
+		t.Parallel()
+		w, r := begin(t, fill.Policy{StaleOnError: time.Minute, SoftTimeout: 2 * time.Second})
+		w.lease(other, "1")
+		got := background(t.Context(), r, "1")
+		eventually(t, func() error { // it has been shown what may stand in, and waits for the other's load
+			if r.Stats().Waits == 0 {
+				return errors.New("it does not wait")
+			}
+			return nil
+		})
+		w.confirm(w.name("product", "1"))
+		if a := <-got; a.err != nil || string(a.value.Payload) != price(1, 11) {
+			t.Errorf("%v %s, %v", a.value.Status, a.value.Payload, a.err)
+		}
+	})
+	t.Run("it is too old by then", func(t *testing.T) {
+		t.Parallel()
+		const most, soft = time.Second, 300 * time.Millisecond
+		_, r := begin(t, fill.Policy{StaleOnError: most, SoftTimeout: soft})
+		pause(t, most-2*soft/3)
+		if a := <-background(t.Context(), r, "1"); a.err != nil || string(a.value.Payload) != price(1, 11) {
+			t.Errorf("%v %s, %v", a.value.Status, a.value.Payload, a.err)
+		}
+	})
+	t.Run("it is too old by then, of many", func(t *testing.T) {
+		t.Parallel()
+		const most, soft = time.Second, 300 * time.Millisecond
+		_, r := begin(t, fill.Policy{StaleOnError: most, SoftTimeout: soft})
+		pause(t, most-2*soft/3)
+		for i, a := range r.GetMany(t.Context(), "product", numbered(1, 2), &fill.Demand{}) {
+			if want := price(i+1, 11+9*i); a.Err != nil || string(a.Value.Payload) != want {
+				t.Errorf("%v %s, want %s; %v", a.Value.Status, a.Value.Payload, want, a.Err)
+			}
+		}
+	})
+}
+
 // TestStaleAndEpochs: what is tied to epochs is served stale while they hold, when its own key has changed; once one has ended nobody
 // knows how long ago that was, and it is not.
 func TestStaleAndEpochs(t *testing.T) {

@@ -35,8 +35,8 @@ type standby struct {
 	replica  Replica
 	number   int
 	replayed atomic.Uint64 // how far it had come when it last answered
-	seen     atomic.Int64  // when that was, in Unix microseconds
-	away     atomic.Int64  // it is left alone until then
+	seen     atomic.Int64  // when that was, a time of store.Awake; 0: it has not
+	away     atomic.Int64  // it is left alone until then, a time of store.Awake
 	leave    atomic.Int64  // and was for so long
 }
 
@@ -184,14 +184,14 @@ func (r *Reader) isFollowed(ctx context.Context, lane int, head *fence.Head) boo
 // position just now.
 func (r *Reader) choose(position mvcc.LSN) (*standby, replicaOutcome) {
 	outcome := replicaAway
-	now := time.Now().UnixMicro()
+	now := int64(store.Awake())
 	all := uint64(len(r.standbys))
 	first := r.turn.Add(1)
 	for i := range all {
 		s := r.standbys[(first+i)%all]
 		switch {
 		case s.away.Load() > now:
-		case s.seen.Load() > now-knownFor.Microseconds() && mvcc.LSN(s.replayed.Load()) < position:
+		case s.seen.Load() != 0 && s.seen.Load() > now-int64(knownFor) && mvcc.LSN(s.replayed.Load()) < position:
 			outcome = replicaKnown
 		default:
 			return s, 0
@@ -207,7 +207,7 @@ func (s *standby) judge(need *requirement, loaded *pgload.Loaded, err error) rep
 	}
 	if loaded.Coverage.Standby() {
 		s.replayed.Store(uint64(loaded.Coverage.Replay))
-		s.seen.Store(time.Now().UnixMicro())
+		s.seen.Store(int64(store.Awake()))
 	}
 	switch {
 	case loaded.Server.System != need.head.System || loaded.Server.Timeline != need.head.Timeline || need.names.elsewhere(loaded.Database):
@@ -223,8 +223,8 @@ func (s *standby) judge(need *requirement, loaded *pgload.Loaded, err error) rep
 // leaveAlone reports whether the standby was not left alone before.
 func (s *standby) leaveAlone() (first bool) {
 	before := s.leave.Load()
-	next := min(max(2*before, firstLeave.Microseconds()), longestLeave.Microseconds())
+	next := min(max(2*before, int64(firstLeave)), int64(longestLeave))
 	s.leave.Store(next)
-	s.away.Store(time.Now().UnixMicro() + next)
+	s.away.Store(int64(store.Awake()) + next)
 	return before == 0
 }

@@ -60,6 +60,11 @@ type standIn struct {
 // fails or is slow is remembered in w, and the read's timers are set to when it is.
 func (r *Reader) serveStale(ctx context.Context, w *want, token fence.Token, reply *store.LeaseReply, limit *time.Timer) (v Value, served bool) {
 	w.standIn = nil
+	if w.soft {
+		w.soft = false
+		w.timer.Reset(w.e.left(w.began))
+		limit.Reset(max(w.e.LoadTimeout/2-time.Since(w.began), 0))
+	}
 	s := r.shown(ctx, w, reply)
 	if s == nil {
 		return Value{}, false
@@ -76,12 +81,21 @@ func (r *Reader) serveStale(ctx context.Context, w *want, token fence.Token, rep
 		return Value{}, false
 	}
 	w.standIn = s
-	if soft := w.e.SoftTimeout; soft > 0 {
-		left := max(soft-time.Since(w.began), 0)
+	if w.soft = s.outlives(w); w.soft {
+		left := w.softLeft()
 		w.timer.Reset(left)
 		limit.Reset(min(left, max(w.e.LoadTimeout/2-time.Since(w.began), 0)))
 	}
 	return Value{}, false
+}
+
+// softLeft is how long a read is to wait for a load if a stale value may stand in for it.
+func (w *want) softLeft() time.Duration { return max(w.e.SoftTimeout-time.Since(w.began), 0) }
+
+// outlives reports whether a stand-in may be served when the soft timeout is over: if it is too old by then, the load is all that there is to
+// wait for.
+func (s *standIn) outlives(w *want) bool {
+	return w.e.SoftTimeout > 0 && s.age+time.Since(s.shown)+w.softLeft() <= w.e.StaleOnError
 }
 
 // shown is the value in the answer to a LEASE, if it is stale and the entry may serve it, at once or instead of an error.
@@ -166,7 +180,7 @@ func (w *want) tooLarge(f *flight) bool {
 	return w.e.MaxValue > 0 && len(f.loaded.Payload) > w.e.MaxValue
 }
 
-// softOver reports whether a read that was shown a stand-in has waited for a load for as long as it is to.
+// softOver reports whether a read that a stand-in is to be served has waited for a load for as long as it is to.
 func (w *want) softOver() bool {
-	return w.standIn != nil && w.e.SoftTimeout > 0 && time.Since(w.began) >= w.e.SoftTimeout
+	return w.soft && time.Since(w.began) >= w.e.SoftTimeout
 }

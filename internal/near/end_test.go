@@ -20,6 +20,7 @@ func TestOnEnd(t *testing.T) {
 		"dropped": func(s *near.Store, wire *store.Wire) {
 			wire.Lose()
 			s.Drop(wire)
+			s.Wait()
 		},
 		"evicted": func(s *near.Store, wire *store.Wire) {
 			for i := range 10_000 {
@@ -72,5 +73,23 @@ func TestOnEndAsItEnds(t *testing.T) {
 		if n := told.Load(); n != 2 {
 			t.Fatalf("%d of 2 were told", n)
 		}
+	}
+}
+
+// TestNobodyWaitsForADrop: who says that a connection is lost reads it for others. What it leaves behind is no hit at once, and goes later.
+func TestNobodyWaitsForADrop(t *testing.T) {
+	t.Parallel()
+	s, wire := near.New(1<<18), new(store.Wire)
+	h, gate := put(s, wire, "a", "1"), make(chan struct{})
+	h.OnEnd("slow", func() { <-gate })
+	wire.Lose()
+	s.Drop(wire) // would not return
+	if h.Alive() {
+		t.Error("it is a hit still")
+	}
+	close(gate)
+	s.Wait()
+	if n := s.Stats().Records; n != 0 {
+		t.Errorf("%d records are left", n)
 	}
 }

@@ -145,6 +145,8 @@ type Store struct {
 	expected map[string]*expectation
 	ties     map[string]*tie
 
+	dropping sync.WaitGroup // of what was read on connections that are lost
+
 	freeing sync.Mutex // under mu, or alone
 	freed   []*Held    // with ties that are to be let go
 }
@@ -391,16 +393,21 @@ func (s *Store) Invalidate(name string) {
 // Drop ends everything that was read on a connection, and all that is being read on it. The connection is lost already.
 func (s *Store) Drop(wire *store.Wire) {
 	s.endTied(wire)
-	// No reader takes what is left (Alive), whose memory is all that this is about. It may be much, and nobody else waits for it: what was put
-	// meanwhile under a name, on another connection, is dropped with the name.
-	for name := range of(s.cache.All(), wire) {
-		s.cache.Invalidate(name)
-		s.counts.dropped.Add(1)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.release()
+	// No reader takes what is left (Alive), whose memory is all that this is about. It may be much, and who calls reads a connection that
+	// others wait for: nobody waits for this. What was put meanwhile under a name, on another connection, is dropped with the name.
+	s.dropping.Go(func() {
+		for name := range of(s.cache.All(), wire) {
+			s.cache.Invalidate(name)
+			s.counts.dropped.Add(1)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.release()
+	})
 }
+
+// Wait waits until what connections that are lost have left behind is gone.
+func (s *Store) Wait() { s.dropping.Wait() }
 
 // endTied ends what is being read on a connection, and the epochs that were.
 func (s *Store) endTied(wire *store.Wire) {

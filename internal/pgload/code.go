@@ -105,9 +105,7 @@ func runCode(ctx context.Context, conn *pgx.Conn, load Func, loaded Loaded) (Loa
 
 // abandonCode ends the transaction, and returns why.
 func abandonCode(ctx context.Context, conn *pgx.Conn, why error) error {
-	if !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
-		_, _ = conn.Exec(context.WithoutCancel(ctx), "ROLLBACK") // or else the pool closes the connection
-	}
+	rollBack(ctx, conn.PgConn())
 	return why
 }
 
@@ -124,7 +122,7 @@ func (r *Replica) LoadFunc(ctx context.Context, load Func, enough func(*Loaded) 
 	}
 	acquired, err := r.loader.connection(ctx)
 	if err != nil {
-		return Loaded{}, unconnected(ctx, err)
+		return Loaded{}, r.loader.unconnected(ctx, err)
 	}
 	defer acquired.Release()
 	conn := acquired.Conn()

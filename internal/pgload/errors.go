@@ -17,6 +17,9 @@ var (
 	ErrUnavailable = errors.New("the database is unavailable")
 	// ErrTimeout wraps the error of a load that took longer than its context allows.
 	ErrTimeout = errors.New("the load took too long")
+	// ErrBusy wraps the error of a load that had to wait for a connection for too long, since all that the pool may have are in use. It
+	// comes with ErrTimeout, and says nothing of the database.
+	ErrBusy = errors.New("every connection that the pool may have is in use (pool_max_conns)")
 	// ErrManyRows is the error of a query that returned several rows where the entry expects at most one.
 	ErrManyRows = errors.New("the query returned more than one row; an entry that lists rows needs result: many")
 )
@@ -58,8 +61,11 @@ func classify(ctx context.Context, verb string, err error) error {
 
 // unconnected classifies the error of a connection that could not be had: whatever it was, a pool that its owner has closed, say, or whose own
 // code refuses the connection, there is no database.
-func unconnected(ctx context.Context, err error) error {
+func (l *Loader) unconnected(ctx context.Context, err error) error {
 	err = classify(ctx, "connect", err)
+	if stat := l.pool.Stat(); errors.Is(err, ErrTimeout) && stat.AcquiredConns() >= stat.MaxConns() {
+		return fmt.Errorf("%w: %w", ErrBusy, err)
+	}
 	var answer *QueryError
 	if ctx.Err() != nil || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrTimeout) || errors.As(err, &answer) {
 		return err

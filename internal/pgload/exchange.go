@@ -3,6 +3,7 @@ package pgload
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -55,8 +56,19 @@ func exchange(ctx context.Context, conn *pgconn.PgConn, statements ...statement)
 	if err == nil {
 		return rows, nil
 	}
-	if conn.TxStatus() != 'I' && !conn.IsClosed() {
-		_ = conn.Exec(context.WithoutCancel(ctx), "ROLLBACK").Close() // or else the pool closes the connection
-	}
+	rollBack(ctx, conn)
 	return nil, err
+}
+
+// rollBackWithin bounds the end of a transaction that came to nothing: whoever loads keeps its place until then.
+const rollBackWithin = time.Second
+
+// rollBack ends a transaction that is open, or else the pool would close the connection; so it does when that takes too long.
+func rollBack(ctx context.Context, conn *pgconn.PgConn) {
+	if conn.IsClosed() || conn.TxStatus() == 'I' {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollBackWithin)
+	defer cancel()
+	_ = conn.Exec(ctx, "ROLLBACK").Close()
 }

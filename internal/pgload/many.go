@@ -427,7 +427,7 @@ func answer(p *pgconn.Pipeline) (rows [][][]byte, refused, err error) {
 func (r *Replica) LoadMany(ctx context.Context, q Query, keys [][]keytext.Arg) ([]Loaded, error) {
 	conn, err := r.loader.connection(ctx)
 	if err != nil {
-		return nil, unconnected(ctx, err)
+		return nil, r.loader.unconnected(ctx, err)
 	}
 	defer conn.Release()
 	statements := []statement{{sql: beginReading}, {sql: positionStatement}}

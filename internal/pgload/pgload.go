@@ -127,6 +127,9 @@ func (l *Loader) Close() {
 // Pool is the pool that the loader uses.
 func (l *Loader) Pool() *pgxpool.Pool { return l.pool }
 
+// Most is how many loads can run at a time: each has a connection of the pool's.
+func (l *Loader) Most() int { return int(l.pool.Config().MaxConns) }
+
 // Server tells servers apart whose transaction ids have nothing to do with each other: a logical copy has another
 // system identifier, a primary that was left behind by a failover, and its standbys, another timeline.
 type Server struct {
@@ -156,7 +159,7 @@ const linkKey = "freshet.link"
 func (l *Loader) acquire(ctx context.Context) (*pgxpool.Conn, *link, error) {
 	conn, err := l.connection(ctx)
 	if err != nil {
-		return nil, nil, unconnected(ctx, err)
+		return nil, nil, l.unconnected(ctx, err)
 	}
 	data := conn.Conn().PgConn().CustomData()
 	if known, ok := data[linkKey].(*link); ok && !known.standby() {

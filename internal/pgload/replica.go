@@ -38,6 +38,9 @@ func NewReplica(pool *pgxpool.Pool) *Replica { return &Replica{loader: New(pool)
 // Close closes the pool, if it is the replica's own.
 func (r *Replica) Close() { r.loader.Close() }
 
+// Most is Loader.Most.
+func (r *Replica) Most() int { return r.loader.Most() }
+
 // Host names the standby, for logs.
 func (r *Replica) Host() string { return r.loader.pool.Config().ConnConfig.Host }
 
@@ -57,7 +60,7 @@ func (r *Replica) Load(ctx context.Context, sql string, result rule.Result, args
 func (r *Replica) LoadTagged(ctx context.Context, q Query, args []keytext.Arg) (Loaded, error) {
 	conn, err := r.loader.connection(ctx)
 	if err != nil {
-		return Loaded{}, unconnected(ctx, err)
+		return Loaded{}, r.loader.unconnected(ctx, err)
 	}
 	defer conn.Release()
 	statements := []statement{{sql: beginReading}, {sql: positionStatement}}

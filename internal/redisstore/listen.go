@@ -48,7 +48,7 @@ func (s *Store) Listen(ctx context.Context, names ...string) store.Listening {
 
 // due reports whether the server is to be asked whether it tells of changes, where it could not say when it was asked last.
 func (t *tracker) due() bool {
-	last, now := t.asked.Load(), time.Now().UnixNano()
+	last, now := t.asked.Load(), int64(store.Awake())
 	return now-last >= int64(askAgain) && t.asked.CompareAndSwap(last, now)
 }
 
