@@ -15,6 +15,7 @@ import (
 	"github.com/freshet/freshet/internal/config"
 	"github.com/freshet/freshet/internal/ddl"
 	"github.com/freshet/freshet/internal/pgcatalog"
+	"github.com/freshet/freshet/internal/pggate"
 	"github.com/freshet/freshet/internal/pgsource"
 )
 
@@ -121,6 +122,13 @@ func (a *app) runDrop(ctx context.Context, flags dropFlags) error {
 	if err := dropFromPostgres(ctx, conn, source, flags.keepPublication, triggers.Remove()); err != nil {
 		return err
 	}
+	others, err := dropMark(ctx, conn, pggate.Mark(namespace, source.Slot))
+	if err != nil {
+		return err
+	}
+	if others > 0 {
+		a.out("left the schema freshet with its table alive, which has rows of other namespaces or slots\n")
+	}
 	a.out(removed)
 	return nil
 }
@@ -202,12 +210,33 @@ func dropFromPostgres(ctx context.Context, conn *pgx.Conn, source *config.Postgr
 	} else if err := pgsource.Drop(ctx, conn, source.Slot, source.Publication); err != nil {
 		return err
 	}
-	for _, statement := range append(triggers, `DROP TABLE IF EXISTS freshet.alive`, `DROP SCHEMA IF EXISTS freshet`) {
+	return inTurn(ctx, conn, triggers...)
+}
+
+func inTurn(ctx context.Context, conn *pgx.Conn, statements ...string) error {
+	for _, statement := range statements {
 		if _, err := conn.Exec(ctx, statement); err != nil {
 			return fmt.Errorf("%s: %w", strings.ToLower(statement), err)
 		}
 	}
 	return nil
+}
+
+// dropMark removes the daemon's row from freshet.alive, and the table with its schema if no other daemon has one there: others tells.
+func dropMark(ctx context.Context, conn *pgx.Conn, mark string) (others int, err error) {
+	var there bool
+	if err := conn.QueryRow(ctx, `SELECT to_regclass('freshet.alive') IS NOT NULL`).Scan(&there); err != nil {
+		return 0, fmt.Errorf("look for freshet.alive: %w", err)
+	}
+	if there {
+		if _, err := conn.Exec(ctx, `DELETE FROM freshet.alive WHERE namespace = $1`, mark); err != nil {
+			return 0, fmt.Errorf("remove the daemon's row from freshet.alive: %w", err)
+		}
+		if err := conn.QueryRow(ctx, `SELECT count(*) FROM freshet.alive`).Scan(&others); err != nil || others > 0 {
+			return others, err
+		}
+	}
+	return 0, inTurn(ctx, conn, `DROP TABLE IF EXISTS freshet.alive`, `DROP SCHEMA IF EXISTS freshet`)
 }
 
 func (a *app) dropFromRedis(ctx context.Context, c *config.Config, namespace string) (removed int64, err error) {

@@ -96,15 +96,27 @@ func (e *LoggedError) Do() string {
 // Unwrap returns the server's error.
 func (e *LoggedError) Unwrap() error { return e.Err }
 
-// Alive reports whether the mark is there: the server has not recovered from a crash since this generation of the
-// namespace was marked. A mark that was never made, or whose table is gone or logged, is not there. claimed tells whether it knows of
+// usualSlot is the slot that a daemon has unless its file names another.
+const usualSlot = "freshet"
+
+// Mark is what the row of a daemon is called that follows the log through a slot: two daemons of one database, with stores of their own, have a
+// row each.
+func Mark(namespace, slot string) string {
+	if slot == usualSlot {
+		return namespace
+	}
+	return namespace + " " + slot
+}
+
+// Alive reports whether the mark is there: the server has not recovered from a crash since this generation was marked
+// under the name (Mark). A mark that was never made, or whose table is gone or logged, is not there. claimed tells whether it knows of
 // the daemon with this term: it does not where the database is a copy from before that daemon claimed the store.
-func (g *Gate) Alive(ctx context.Context, namespace, generation string, term fence.Term) (alive, claimed bool, err error) {
+func (g *Gate) Alive(ctx context.Context, name, generation string, term fence.Term) (alive, claimed bool, err error) {
 	ctx, done := g.turn(ctx)
 	defer done()
 	var mark string
 	err = g.conn.QueryRow(ctx, `SELECT coalesce((SELECT generation FROM freshet.alive WHERE namespace = $1), '')
-		WHERE (SELECT relpersistence = 'u' FROM pg_class WHERE oid = 'freshet.alive'::regclass)`, namespace).Scan(&mark)
+		WHERE (SELECT relpersistence = 'u' FROM pg_class WHERE oid = 'freshet.alive'::regclass)`, name).Scan(&mark)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, false, nil
 	}
@@ -125,17 +137,17 @@ func (g *Gate) Alive(ctx context.Context, namespace, generation string, term fen
 
 // MarkAlive makes the mark, by the daemon with this term. It is for after the new generation was acknowledged, never
 // before.
-func (g *Gate) MarkAlive(ctx context.Context, namespace, generation string, term fence.Term) error {
+func (g *Gate) MarkAlive(ctx context.Context, name, generation string, term fence.Term) error {
 	return g.mark(ctx, `INSERT INTO freshet.alive (namespace, generation) VALUES ($1, $2 || ' ' || $3)
-		ON CONFLICT (namespace) DO UPDATE SET generation = excluded.generation`, namespace, generation, string(term))
+		ON CONFLICT (namespace) DO UPDATE SET generation = excluded.generation`, name, generation, string(term))
 }
 
 // MarkClaim adds a term to the mark, if that is there. It is for before the store is claimed under this term: the store then
 // never has one that the mark lacks. The last eight are kept, since claims may fail, or be lost by the store.
-func (g *Gate) MarkClaim(ctx context.Context, namespace, generation string, term fence.Term) error {
+func (g *Gate) MarkClaim(ctx context.Context, name, generation string, term fence.Term) error {
 	return g.mark(ctx, `UPDATE freshet.alive SET generation = array_to_string(w[1:1] || w[greatest(2, cardinality(w) - 6):] || $3::text, ' ')
 		FROM (SELECT namespace AS n, string_to_array(generation, ' ') AS w FROM freshet.alive) words
-		WHERE namespace = $1 AND n = namespace AND w[1] = $2`, namespace, generation, string(term))
+		WHERE namespace = $1 AND n = namespace AND w[1] = $2`, name, generation, string(term))
 }
 
 func (g *Gate) mark(ctx context.Context, statement string, args ...any) error {

@@ -28,7 +28,7 @@ func (s *session) claim(ctx context.Context) error {
 			return err
 		}
 		if found {
-			if err := s.gate.MarkClaim(ctx, s.p.opts.Namespace, stored.Generation, term); err != nil {
+			if err := s.gate.MarkClaim(ctx, s.p.opts.mark(), stored.Generation, term); err != nil {
 				return refused(err)
 			}
 		}
@@ -188,7 +188,7 @@ func (s *session) begin(ctx context.Context) error {
 	}
 	s.p.term = s.head.Term
 	// Only now that the store has it, or a crash between the two would hide the recovery that this generation answers.
-	if err := s.gate.MarkAlive(ctx, s.p.opts.Namespace, s.head.Generation, s.head.Term); err != nil {
+	if err := s.gate.MarkAlive(ctx, s.p.opts.mark(), s.head.Generation, s.head.Term); err != nil {
 		return err
 	}
 	s.names = apply.NewNames(s.p.opts.Namespace, s.roster(), s.versions)

@@ -122,12 +122,12 @@ func (s *session) evidence(ctx context.Context, head fence.Head, found bool) (*E
 		return nil, err
 	}
 	e := &Evidence{HeadFound: found, Head: head, Identity: s.identity, Insert: insert, Publication: s.before}
-	e.Alive, e.Claimed, err = s.gate.Alive(ctx, s.p.opts.Namespace, head.Generation, head.Term)
+	e.Alive, e.Claimed, err = s.gate.Alive(ctx, s.p.opts.mark(), head.Generation, head.Term)
 	for _, term := range otherTerms(head) {
 		if err != nil || !e.Claimed {
 			break
 		}
-		_, e.Claimed, err = s.gate.Alive(ctx, s.p.opts.Namespace, head.Generation, term)
+		_, e.Claimed, err = s.gate.Alive(ctx, s.p.opts.mark(), head.Generation, term)
 	}
 	return e, err
 }

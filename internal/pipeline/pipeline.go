@@ -16,6 +16,7 @@ import (
 
 	"github.com/freshet/freshet/internal/apply"
 	"github.com/freshet/freshet/internal/fence"
+	"github.com/freshet/freshet/internal/pggate"
 	"github.com/freshet/freshet/internal/pgsource"
 	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/schema"
@@ -92,6 +93,9 @@ type Options struct {
 	// SweepAfter is how long names have to be quiet before the records of dead ones are swept. Default: 1 minute.
 	SweepAfter time.Duration
 }
+
+// mark is what this daemon's row in freshet.alive is called.
+func (o *Options) mark() string { return pggate.Mark(o.Namespace, o.Slot) }
 
 // Pipeline is the loop and what it knows of itself.
 type Pipeline struct {
