@@ -226,6 +226,8 @@ type Reader struct {
 	rings      Rings       // of the store; nil: it does not
 	lone       Lone        // the store; nil: it reads in one way, or what is read is held
 	gauge      near.Gauge
+	leases     together[leased]
+	glances    together[looked]
 
 	confirmWithin, fillWithin time.Duration // what the store may take
 

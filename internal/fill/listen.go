@@ -104,7 +104,7 @@ func (r *Reader) poll(ctx context.Context, w *want, reply *store.LeaseReply) (fe
 			return fence.Record{}, f, nil
 		}
 		told = r.listen(ctx, w.name)
-		record, err := r.glance(ctx, w, told)
+		record, err := r.glanceOnce(ctx, w, told)
 		if err != nil || record.State.Live() || record.Lease.Token != holder {
 			told.cancel()
 			return record, nil, err

@@ -92,8 +92,7 @@ func (r *Reader) missed(ctx context.Context, w *want) (v Value, again bool, err 
 	defer limit.Stop()
 	asking, vain := ctx, false
 	for {
-		token := newToken()
-		reply, err := r.lease(asking, w, token)
+		token, reply, err := r.leaseOnce(asking, w)
 		hit := false
 		if err == nil && reply.Record.State.Live() && r.covered(w.n, w.c, &reply) { // filled between the GET and the LEASE
 			if w.n != nil && w.at != nil { // to be judged together with its epochs, by a HEAD that is read before both
