@@ -296,7 +296,7 @@ func TestBreakerIgnoresAnswers(t *testing.T) {
 		}
 	}
 	// Nor does code that takes its whole time, with whatever that may be.
-	r = w.readerOf(nil, nil, soon())
+	r = w.readerOf(nil, nil, impatient())
 	for range 3 {
 		var loaders sync.WaitGroup
 		for i := range w.loader.Most() {
@@ -317,8 +317,8 @@ func TestBreakerIgnoresAnswers(t *testing.T) {
 	}
 }
 
-// soon are entries whose loads are given up early.
-func soon() map[string]fill.Entry {
+// impatient are entries whose loads are given up early.
+func impatient() map[string]fill.Entry {
 	entries := policed(fill.Policy{})
 	for name, e := range entries {
 		e.LoadTimeout = 500 * time.Millisecond
@@ -347,7 +347,7 @@ func TestBusyPool(t *testing.T) {
 		held = nil
 	}
 	defer free()
-	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: w.store, Loader: w.loader, Entries: soon(), MaxLoads: 32, Patience: w.patience})
+	r, err := fill.New(fill.Options{Namespace: w.namespace, Store: w.store, Loader: w.loader, Entries: impatient(), MaxLoads: 32, Patience: w.patience})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,7 +370,7 @@ func TestBusyPool(t *testing.T) {
 	if s := r.Stats(); s.Database.Opened != 0 {
 		t.Errorf("the database counts as one that does not answer: %+v", s.Database)
 	}
-	limited := w.readerOf(nil, nil, soon())
+	limited := w.readerOf(nil, nil, impatient())
 	for i := range 32 {
 		readers.Go(func() {
 			_, err := limited.Get(t.Context(), "product", arg(strconv.Itoa(i)), nil)

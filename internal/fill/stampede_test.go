@@ -1,8 +1,10 @@
 package fill_test
 
 import (
+	"context"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,6 +67,38 @@ func TestStampede(t *testing.T) {
 	storm(t, fleet, 200, keys)
 	if n := loader.count.Load(); n != keys {
 		t.Errorf("%d loads of %d keys by 4 times 200 readers", n, keys)
+	}
+}
+
+// TestStampedeAsksForOneLease: the readers of one process that want the same key ask for its lease together, and look together for what others
+// load.
+func TestStampedeAsksForOneLease(t *testing.T) {
+	t.Parallel()
+	const readers, few = 200, 100
+	for _, elsewhere := range []bool{false, true} {
+		w := newWorld(t, options{})
+		var leases, looks atomic.Int64
+		store := &hooks{Store: w.store, afterCall: func(what string) {
+			if what == "lease" {
+				leases.Add(1)
+			}
+		}, afterGet: func(string) { looks.Add(1) }}
+		loader := &slow{Loader: w.loader, before: func(context.Context) { pause(t, 50*time.Millisecond) }}
+		r := w.readerOf(store, loader, policed(fill.Policy{}))
+		read(t, r, 2, fill.Miss, price(2, 20))
+		if elsewhere {
+			w.lease(other, "1")
+			go func() {
+				pause(t, 50*time.Millisecond)
+				_ = w.store.Release(context.WithoutCancel(t.Context()), w.name("product", "1"), other)
+			}()
+		}
+		leases.Store(0)
+		looks.Store(0)
+		storm(t, []*fill.Reader{r}, readers, 1)
+		if n, m := leases.Load(), looks.Load(); n > few || m > readers+few {
+			t.Errorf("%d readers asked for a lease %d times, and looked at the key %d times", readers, n, m)
+		}
 	}
 }
 

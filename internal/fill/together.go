@@ -30,26 +30,13 @@ func (t *together[T]) ask(ctx context.Context, what string, ask func() (T, error
 	crowded := t.asking.Add(1) > 1
 	defer t.asking.Add(-1)
 	for {
-		t.mu.Lock()
-		q := t.open[what]
-		if first = q == nil; first {
-			if t.open == nil {
-				t.open = map[string]*question[T]{}
-			}
-			q = &question[T]{done: make(chan struct{}), err: errExited}
-			t.open[what] = q
-		}
-		t.mu.Unlock()
+		q, first := t.join(what)
 		if first {
 			if crowded {
 				runtime.Gosched() // who can run, and is about to ask, joins
 			}
-			t.mu.Lock()
-			delete(t.open, what)
-			t.mu.Unlock()
-			defer close(q.done)
-			q.answer, q.err = ask()
-			q.gone = q.err != nil && ctx.Err() != nil
+			t.close(what)
+			q.put(ctx, ask)
 			return q.answer, true, q.err
 		}
 		select {
@@ -61,6 +48,35 @@ func (t *together[T]) ask(ctx context.Context, what string, ask func() (T, error
 			return q.answer, false, q.err
 		}
 	}
+}
+
+// put asks, and wakes whoever waits for the answer.
+func (q *question[T]) put(ctx context.Context, ask func() (T, error)) {
+	defer close(q.done)
+	q.answer, q.err = ask()
+	q.gone = q.err != nil && ctx.Err() != nil
+}
+
+// join finds a question that is not asked yet, or is the first who has it.
+func (t *together[T]) join(what string) (q *question[T], first bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if there := t.open[what]; there != nil {
+		return there, false
+	}
+	if t.open == nil {
+		t.open = map[string]*question[T]{}
+	}
+	q = &question[T]{done: make(chan struct{}), err: errExited}
+	t.open[what] = q
+	return q, true
+}
+
+// close lets nobody else join.
+func (t *together[T]) close(what string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.open, what)
 }
 
 // leased is the answer to a LEASE, and the token that it was asked for with.

@@ -175,17 +175,19 @@ func TestCrowdThatMayNotJoinIsOneLoad(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
 	const crowd = 20
-	var came atomic.Int64
+	var came, asked atomic.Int64
 	all := make(chan struct{})
 	v := newValve()
 	loader := &slow{Loader: w.loader, after: v.pass}
-	r := w.reader(&hooks{Store: w.store, afterCall: func(string) {
-		if n := came.Add(1); n == 1+crowd {
+	// Nobody of the crowd is told whose the lease is before all have come. They may ask together.
+	r := w.reader(&hooks{Store: w.store, afterGet: func(string) {
+		if came.Add(1) == 1+crowd {
 			close(all)
-		} else if n == 1 {
-			return
 		}
-		<-all
+	}, afterCall: func(string) {
+		if asked.Add(1) > 1 {
+			<-all
+		}
 	}}, loader)
 	old := background(t.Context(), r, "1")
 	<-v.reached

@@ -19,13 +19,13 @@ import (
 	"github.com/freshet/freshet/internal/testkit/redistest"
 )
 
-// patience is more than a busy machine takes.
-const patience = time.Minute
+// ages is more than a busy machine takes.
+const ages = time.Minute
 
 // patient is a store that does not take a busy machine's for one that is away.
 func patient(t *testing.T, address, namespace string) *Store {
 	t.Helper()
-	s, err := Open(t.Context(), Options{URL: "redis://" + address, Namespace: namespace, Patience: patience})
+	s, err := Open(t.Context(), Options{URL: "redis://" + address, Namespace: namespace, Patience: ages})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func patient(t *testing.T, address, namespace string) *Store {
 
 // under is what begin's HEAD says.
 func under() *store.Under {
-	return &store.Under{Generation: generation, Revision: 1, Wc: 100, Trust: patience}
+	return &store.Under{Generation: generation, Revision: 1, Wc: 100, Trust: ages}
 }
 
 // over is what a read under names finds, and whether it came over the connection of a lone reader.
@@ -260,7 +260,7 @@ func TestLoneReaderGoes(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("a cancelled read: %v", err)
 		}
-	case <-time.After(patience / 2):
+	case <-time.After(ages / 2):
 		t.Fatal("a cancelled read waits for its answer")
 	}
 	if text, alone := over(t, s, name, under()); !strings.Contains(text, `{"seen":10}`) || alone {
@@ -281,7 +281,7 @@ func TestLoneReaderOfAHungServer(t *testing.T) {
 	if _, err := s.ReadUnder(t.Context(), name, nil, under()); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("an answer of a frozen server: %v", err)
 	}
-	if took := time.Since(began); took > patience/2 {
+	if took := time.Since(began); took > ages/2 {
 		t.Errorf("a lone reader waited %v for a frozen server", took)
 	}
 	server.Thaw(t)
