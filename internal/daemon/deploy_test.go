@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -227,6 +228,57 @@ func TestSchemaLeavesAnEarlierVersionBehind(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestDeployKeepsWhatDependsOnNothing: an earlier version of an entry that code loads and that no table affects is served like any other, for as
+// long as a library uses it, whether the new file declares the entry otherwise or not at all; and its writers' word still reaches it.
+func TestDeployKeepsWhatDependsOnNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	w.configure(oldFile + "  rate: {key: \"rate:{currency}\", depends_on: [], ttl: 1m}\n")
+	before := w.file
+	run := w.start()
+	w.ready()
+	older := w.library("old", before)
+	value := "old"
+	rates, err := freshet.Entry(older.cache, "rate", freshet.Load(func(context.Context, freshet.Querier, string) (string, error) { return value, nil }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hits := func(want string) {
+		t.Helper()
+		testkit.Eventually(t, patience, func() error {
+			was := older.cache.Stats()
+			got, err := rates.Get(t.Context(), "EUR")
+			if is := older.cache.Stats(); err == nil && (got != want || is.Hits == was.Hits) {
+				err = fmt.Errorf("rate = %s, want a hit with %s; %+v", got, want, is)
+			}
+			return err
+		})
+	}
+	hits("old")
+	for i, file := range []string{oldFile + "  rate: {key: \"rates:{currency}\", depends_on: []}\n", oldFile} {
+		if err := run.stop(); err != nil {
+			t.Fatal(err)
+		}
+		w.rewrite(file)
+		c, err := config.Load(w.file, os.LookupEnv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log := &library{t: t}
+		run = w.serve(daemon.Options{Config: c, Logger: slog.New(slog.NewTextHandler(log, nil))})
+		w.ready()
+		hits(value)
+		value = fmt.Sprintf("new %d", i)
+		if _, err := older.cache.Invalidate(t.Context(), rates.Key("EUR")); err != nil {
+			t.Fatal(err)
+		}
+		hits(value)
+		if log.said("given up") {
+			t.Errorf("file %d: the daemon gives the earlier version up: %s", i, log.log.String())
+		}
+	}
 }
 
 func (w *world) unregister(definition string) {

@@ -31,7 +31,8 @@ type Declared struct {
 	Key    string `json:"key"`
 	Query  string `json:"query,omitempty"`
 	Result Result `json:"result"`
-	// DependsOn is for values that code loads. Empty, and not nil: no table affects them, only their writers' intents.
+	// DependsOn is for values that code loads. Empty, and not nil: no table affects them, only their writers' intents. The
+	// JSON leaves that out, as it does nil, so that the digest is what it always was; UnmarshalJSON tells them apart.
 	DependsOn    []Dependency `json:"depends_on,omitempty"`
 	UnsafeIgnore []string     `json:"unsafe_ignore,omitempty"`
 	RowVersion   string       `json:"row_version,omitempty"` // of a query: what conditional reads compare; empty: what freshet finds by itself
@@ -47,6 +48,19 @@ type Declared struct {
 	Tags string `json:"tags,omitempty"`
 	// Covers is CoversNone where that code reads elsewhere than in the database.
 	Covers string `json:"covers,omitempty"`
+}
+
+// UnmarshalJSON reads a declaration out of a roster. One without a query is loaded by code, so that it has depends_on: where
+// the text leaves that out, it is the empty list. Nothing is planned from a declaration that has neither.
+func (d *Declared) UnmarshalJSON(text []byte) error {
+	type plain Declared // without this method
+	if err := json.Unmarshal(text, (*plain)(d)); err != nil {
+		return err
+	}
+	if d.Query == "" && d.DependsOn == nil {
+		d.DependsOn = []Dependency{}
+	}
+	return nil
 }
 
 // Dependency is one line of depends_on: changes of a row of Table affect the key that Key spells with its columns.

@@ -268,3 +268,36 @@ func TestHashIsOfThePlanAlone(t *testing.T) {
 		t.Error("the version moved")
 	}
 }
+
+// TestDeclaredComesBack: what a roster says of a declaration is the declaration, also where its list of dependencies is empty, which a
+// daemon that has another file plans it from; and its digest is that of the same JSON as ever.
+func TestDeclaredComesBack(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		d    rule.Declared
+		text string
+	}{
+		{rule.Declared{Name: "a", Key: "a:{id}", Query: "SELECT 1", Result: rule.One}, `{"name":"a","key":"a:{id}","query":"SELECT 1","result":"one"}`},
+		{rule.Declared{Name: "b", Key: "b:{id}", Result: rule.One, DependsOn: []rule.Dependency{}}, `{"name":"b","key":"b:{id}","result":"one"}`},
+		{
+			rule.Declared{Name: "c", Key: "c:{id}", Result: rule.Many, DependsOn: []rule.Dependency{{Table: "t", Key: "{id}"}}, Tags: rule.TagsByHand},
+			`{"name":"c","key":"c:{id}","result":"many","depends_on":[{"table":"t","key":"{id}"}],"tags":"by_hand"}`,
+		},
+	} {
+		written := &rule.Roster{Format: rule.RosterFormat, Entries: map[string]*rule.Entry{tt.d.Name: {Name: tt.d.Name, Definition: tt.d.Digest(), Declared: &tt.d}}}
+		if text := string(written.Text()); !strings.Contains(text, `"declared":`+tt.text) {
+			t.Errorf("entry %s: the roster has %s, want %s in it", tt.d.Name, text, tt.text)
+		}
+		read, err := rule.ParseRoster(written.Text())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := read.Entries[tt.d.Name].Declared
+		if diff := cmp.Diff(&tt.d, got); diff != "" { // which tells nil from empty
+			t.Errorf("entry %s (-written +read):\n%s", tt.d.Name, diff)
+		}
+		if got.Digest() != tt.d.Digest() {
+			t.Errorf("entry %s: it comes back with another digest", tt.d.Name)
+		}
+	}
+}
