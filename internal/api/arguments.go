@@ -77,6 +77,22 @@ func arguments(params []rule.Param, path []string, rawQuery string) ([]keytext.A
 	return args, nil
 }
 
+// maxKey is how many bytes the arguments of one key may have together. Each key that is read becomes a record of that name, also where there is
+// no such row.
+const maxKey = 8 << 10
+
+// checkLength refuses arguments that would make a key too long.
+func checkLength(args []keytext.Arg) error {
+	length := 0
+	for _, a := range args {
+		length += len(a.Text)
+	}
+	if length > maxKey {
+		return &argumentError{detail: fmt.Sprintf("The arguments of the key have %d bytes together, and %d are the most that a key may have here.", length, maxKey)}
+	}
+	return nil
+}
+
 func argument(p rule.Param, text string) (keytext.Arg, error) {
 	canonical, err := keytext.Canonical(p.Type, text)
 	if err != nil {

@@ -7,11 +7,15 @@ import (
 	"strings"
 )
 
-// entityTag is the strong validator of a body: the digest of the bytes sent. They are sent without any content coding.
-func entityTag(body []byte) string {
+// entityTag is the strong validator of a body, which is given in one piece or several: the digest of the bytes sent. They are sent
+// without any content coding.
+func entityTag(body ...[]byte) string {
 	const bytes = 16
-	sum := sha256.Sum256(body)
-	return `"` + base64.RawURLEncoding.EncodeToString(sum[:bytes]) + `"`
+	digest := sha256.New()
+	for _, piece := range body {
+		digest.Write(piece)
+	}
+	return `"` + base64.RawURLEncoding.EncodeToString(digest.Sum(nil)[:bytes]) + `"`
 }
 
 // precondition judges the preconditions of a request that would be answered with 200, in the order of RFC 9110, 13.2.2: it

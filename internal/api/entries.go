@@ -55,6 +55,9 @@ func (s *server) readEntry(w http.ResponseWriter, r *http.Request, rest string) 
 		return fail("", s.problemFor(r.Context(), name, err))
 	}
 	args, err := arguments(params, path, r.URL.RawQuery)
+	if err == nil {
+		err = checkLength(args)
+	}
 	if err != nil {
 		return fail(name, s.problemFor(r.Context(), name, err))
 	}
@@ -62,7 +65,7 @@ func (s *server) readEntry(w http.ResponseWriter, r *http.Request, rest string) 
 	if err != nil {
 		return fail(name, s.problemFor(r.Context(), name, err))
 	}
-	return s.answer(w, r, name, value)
+	return s.answer(w, r, name, value, value.Payload)
 }
 
 // problemFor says what an error means to the client. The text of errors from the database stays in the log.
@@ -115,7 +118,8 @@ func (s *server) problemFor(ctx context.Context, name string, err error) problem
 	}
 }
 
-func (s *server) answer(w http.ResponseWriter, r *http.Request, name string, v Value) outcome {
+// answer answers with a value, whose payload is given in one piece or several.
+func (s *server) answer(w http.ResponseWriter, r *http.Request, name string, v Value, payload ...[]byte) outcome {
 	h := w.Header()
 	h.Set("Cache-Control", cmp.Or(v.CacheControl, "private, no-cache"))
 	h.Set("Vary", tokenHeader) // one that asks for a later write is answered with another value
@@ -134,7 +138,7 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, name string, v V
 		}.write(w)
 		return done
 	}
-	tag := entityTag(v.Payload)
+	tag := entityTag(payload...)
 	switch done.code = precondition(r.Header, tag); done.code {
 	case http.StatusPreconditionFailed:
 		h.Set("Cache-Control", "no-store") // an answer to this request alone, however long the value may be kept
@@ -151,6 +155,6 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, name string, v V
 	}
 	h.Set("ETag", tag)
 	h.Set("Content-Type", "application/json")
-	send(w, done.code, v.Payload)
+	send(w, done.code, payload...)
 	return done
 }

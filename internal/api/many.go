@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,8 +20,12 @@ import (
 
 const manyPath = "/v1/many/"
 
-// maxMany is how many keys one request may ask for: an answer is made whole in memory before it is sent.
+// maxMany is how many keys one request may ask for: their values are all in memory before the first is sent.
 const maxMany = 500
+
+// maxAnswer is how many bytes the values of one answer may have together. One that is asked for several times is in memory once, and is sent
+// as often; and a problem that has what could be read is made whole.
+const maxAnswer = 64 << 20
 
 // statusMany is what the metrics call a request for many values, whose statuses may differ.
 const statusMany = "many"
@@ -63,12 +66,30 @@ func (s *server) readMany(w http.ResponseWriter, r *http.Request, rest string) o
 		return fail(name, s.problemFor(r.Context(), name, err))
 	}
 	values, errs := s.Reader.ReadMany(r.Context(), name, keys, demand)
+	if p := tooLong(name, values); p != nil {
+		return fail(name, *p)
+	}
 	if p := s.partly(r.Context(), name, values, errs); p != nil {
 		return fail(name, *p)
 	}
-	done := s.answer(w, r, name, together(values))
+	whole, body := together(values)
+	done := s.answer(w, r, name, whole, body...)
 	done.status = statusMany
 	return done
+}
+
+// tooLong is the problem of values that are too long for one answer, and nil of others.
+func tooLong(name string, values []Value) *problem {
+	length := 0
+	for i := range values {
+		if length += len(values[i].Payload); length > maxAnswer {
+			return &problem{
+				Type: problemAnswerTooLong, Title: "Answer too long", Status: http.StatusRequestEntityTooLarge, Entry: name, Argument: place(i),
+				Detail: fmt.Sprintf("The values have more than %d bytes together, which are the most that one answer has: those before this key's fit. Ask for fewer keys at once, or for one under /v1/entries.", maxAnswer),
+			}
+		}
+	}
+	return nil
 }
 
 // partly is the problem of a request of which not every key could be read: that of the first one, with what was read besides. It is nil when
@@ -109,20 +130,20 @@ func (s *server) partly(ctx context.Context, name string, values []Value, errs [
 // place names a key of a request, counted from 1.
 func place(i int) string { return "k[" + strconv.Itoa(i+1) + "]" }
 
-// together is one value of many: the array of them, as old as the oldest. Its status says how many have which.
-func together(values []Value) Value {
-	all := Value{Found: true, CacheControl: values[0].CacheControl}
-	body := bytes.NewBufferString("[")
+// together is one value of many: the array of them, as old as the oldest. Its status says how many have which. Its payload is in pieces: the
+// values are not copied.
+func together(values []Value) (all Value, body [][]byte) {
+	all = Value{Found: true, CacheControl: values[0].CacheControl}
+	before, null := []byte("["), []byte("null")
 	counts := map[string]int{}
 	for i := range values {
 		v := &values[i]
-		if i > 0 {
-			body.WriteByte(',')
-		}
+		body = append(body, before)
+		before = []byte(",")
 		if v.Found {
-			body.Write(v.Payload)
+			body = append(body, v.Payload)
 		} else {
-			body.WriteString("null")
+			body = append(body, null)
 		}
 		counts[v.Status]++
 		if v.CacheControl == "" { // of one that is stale
@@ -132,15 +153,14 @@ func together(values []Value) Value {
 			all.Filled = v.Filled
 		}
 	}
-	body.WriteByte(']')
-	all.Payload = body.Bytes()
+	body = append(body, []byte("]"))
 	statuses := make([]string, 0, len(counts))
 	for status, n := range counts {
 		statuses = append(statuses, status+"="+strconv.Itoa(n))
 	}
 	slices.Sort(statuses)
 	all.Status = strings.Join(statuses, ", ")
-	return all
+	return all, body
 }
 
 // keysOf reads the keys of a request: each k is a JSON array of arguments.
@@ -163,7 +183,10 @@ func keysOf(params []rule.Param, rawQuery string) ([][]keytext.Arg, error) {
 	}
 	keys := make([][]keytext.Arg, len(given))
 	for i, text := range given {
-		if keys[i], err = keyOf(params, text); err != nil {
+		if keys[i], err = keyOf(params, text); err == nil {
+			err = checkLength(keys[i])
+		}
+		if err != nil {
 			return nil, &argumentError{name: place(i), detail: fmt.Sprintf("Key %d of %d: %v", i+1, len(given), err)}
 		}
 	}

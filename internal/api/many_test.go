@@ -4,12 +4,18 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/freshet/freshet/internal/keytext"
 	"github.com/freshet/freshet/mvcc"
@@ -187,6 +193,101 @@ func TestManyAreOneAnswer(t *testing.T) {
 		got := b.do(t, "GET", manyOf("product", tt.keys...))
 		if h := got.header; !aged(h.Get("Age"), tt.age, now) || h.Get("Cache-Control") != tt.kept || h.Get("Freshet-Status") != tt.status || got.body != tt.payload {
 			t.Errorf("%v: %s, %v, want %+v", tt.keys, got.body, h, tt)
+		}
+	}
+}
+
+// mebibyte is a value of that length.
+func mebibyte() []byte { return []byte(`"` + strings.Repeat("x", 1<<20-2) + `"`) }
+
+// TestManyAreBounded: what one request has sent is bounded, however often it asks for a value, and whether all were read or not.
+func TestManyAreBounded(t *testing.T) {
+	t.Parallel()
+	b := start(t, func(b *bench, _ *Options) {
+		b.shelf.values["product|=9"] = Value{Found: true, Payload: mebibyte(), Status: "hit"}
+	})
+	one := string(mebibyte())
+	for _, tt := range []struct {
+		times, code int
+		more        []string
+		body        string // the body, or what the problem says
+	}{
+		{64, 200, nil, "[" + strings.Repeat(one+",", 63) + one + "]"},
+		{65, 413, nil, `"argument":"k[65]"`},
+		{maxMany, 413, nil, `"argument":"k[65]"`},
+		{65, 413, []string{"[500]"}, problemAnswerTooLong},
+		{2, 503, []string{"[500]"}, `"values":[` + one + "," + one + ",null]"},
+	} {
+		keys := append(slices.Repeat([]string{"[9]"}, tt.times), tt.more...)
+		got := b.do(t, "GET", manyOf("product", keys...))
+		if matches := got.body == tt.body || tt.code != 200 && strings.Contains(got.body, tt.body); got.code != tt.code || !matches {
+			t.Errorf("%d times and %v: %d with %d bytes, want %d", tt.times, tt.more, got.code, len(got.body), tt.code)
+		}
+		if tt.code == 413 && len(got.body) > 1000 {
+			t.Errorf("%d times and %v: a problem of %d bytes", tt.times, tt.more, len(got.body))
+		}
+		if tag := got.header.Get("ETag"); tt.code == 200 && tag != entityTag([]byte(got.body)) {
+			t.Errorf("the tag %s is not that of the bytes that are sent", tag)
+		}
+	}
+}
+
+// counter is a client that keeps nothing.
+type counter struct {
+	header http.Header
+	code   int
+	length int
+}
+
+func (c *counter) Header() http.Header  { return c.header }
+func (c *counter) WriteHeader(code int) { c.code = code }
+func (c *counter) Write(p []byte) (int, error) {
+	c.length += len(p)
+	return len(p), nil
+}
+
+// TestManyAreNotCopied: a value that is asked for many times is in memory once.
+//
+//nolint:paralleltest // it counts what the process allocates
+func TestManyAreNotCopied(t *testing.T) {
+	shelf := newShelf()
+	shelf.values["product|=9"] = Value{Found: true, Payload: mebibyte(), Status: "hit"}
+	handler := New(Options{Reader: shelf, Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.DiscardHandler)})
+	req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, manyOf("product", slices.Repeat([]string{"[9]"}, 60)...), http.NoBody)
+	req.Host = "localhost"
+	var before, after runtime.MemStats
+	c := &counter{header: http.Header{}}
+	runtime.ReadMemStats(&before)
+	handler.ServeHTTP(c, req)
+	runtime.ReadMemStats(&after)
+	if c.code != http.StatusOK || c.length != 60<<20+61 {
+		t.Fatalf("%d with %d bytes", c.code, c.length)
+	}
+	if took := after.TotalAlloc - before.TotalAlloc; took > 1<<20 {
+		t.Errorf("%d bytes are allocated for an answer of %d", took, c.length)
+	}
+}
+
+// TestKeysAreBounded: what is read becomes the name of a record, also where there is no such row.
+func TestKeysAreBounded(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	fits, more := strings.Repeat("x", maxKey-1), strings.Repeat("x", maxKey)
+	for path, code := range map[string]int{
+		"/v1/entries/page/" + fits + "/y":              404,
+		"/v1/entries/page/" + more + "/y":              400,
+		"/v1/entries/page?lang=y&slug=" + fits:         404,
+		"/v1/entries/page?lang=y&slug=" + more:         400,
+		"/v1/entries/page?slug=" + fits + "x":          404,
+		manyOf("page", `["`+fits+`","y"]`):             200,
+		manyOf("page", `["a",""]`, `["`+more+`","y"]`): 400,
+	} {
+		got := b.do(t, "GET", path)
+		if got.code != code || code == 400 && !strings.Contains(got.body, "8193 bytes together, and 8192 are the most") {
+			t.Errorf("%.40s, of %d bytes: %d %.300s", path, len(path), got.code, got.body)
+		}
+		if strings.HasPrefix(path, manyPath) && code == 400 && !strings.Contains(got.body, `"argument":"k[2]"`) {
+			t.Errorf("which key is too long is not said: %.300s", got.body)
 		}
 	}
 }

@@ -175,6 +175,9 @@ func probes() []probe {
 			probe{ofMany, method, 404, several, "", nil, failing(ErrByCode)},
 			probe{ofMany, method, 412, several, "", []string{"If-Match", `"x"`}, nil},
 			probe{ofMany, method, 412, several, "", nil, failing(ErrNotReached)},
+			probe{ofMany, method, 413, manyOf("product", slices.Repeat([]string{"[9]"}, 65)...), "", nil, func(b *bench, _ *Options) {
+				b.shelf.values["product|=9"] = Value{Found: true, Payload: mebibyte(), Status: "hit"}
+			}},
 			probe{ofMany, method, 500, several, "", nil, failing(errors.New("refused"))},
 			probe{ofMany, method, 503, several, "", nil, failing(ErrUnavailable)},
 		)

@@ -28,6 +28,7 @@ const (
 	problemNoTable       = "urn:freshet:problem:table-not-read"
 	problemNoTag         = "urn:freshet:problem:no-tags"
 	problemTooLong       = "urn:freshet:problem:body-too-long"
+	problemAnswerTooLong = "urn:freshet:problem:answer-too-long"
 	problemNotWritten    = "urn:freshet:problem:not-invalidated"
 	problemInternal      = "urn:freshet:problem:internal"
 )
@@ -72,9 +73,17 @@ func (p problem) write(w http.ResponseWriter) {
 	send(w, p.Status, append(body, '\n'))
 }
 
-// send writes a whole answer. The server itself leaves the body out of an answer to HEAD.
-func send(w http.ResponseWriter, status int, body []byte) {
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+// send writes a whole answer, whose body is given in one piece or several. The server itself leaves the body out of an answer to HEAD.
+func send(w http.ResponseWriter, status int, body ...[]byte) {
+	length := 0
+	for _, piece := range body {
+		length += len(piece)
+	}
+	w.Header().Set("Content-Length", strconv.Itoa(length))
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // the client is gone: nobody is left to tell
+	for _, piece := range body {
+		if _, err := w.Write(piece); err != nil { //nolint:gosec // JSON or a file of the page, with its type, and nosniff
+			return // the client is gone: nobody is left to tell
+		}
+	}
 }
