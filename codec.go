@@ -14,7 +14,8 @@ import (
 // Codec turns values that application code loads into bytes and back. It may be used from any number of goroutines. Values that a query loads are
 // the database's own JSON, and have no other.
 type Codec interface {
-	// Name says in the cache what made the bytes. One whose bytes are read otherwise than before has another name.
+	// Name says in the cache what made the bytes. One whose bytes are read otherwise than before has another name. json is the name of the codec
+	// by default, whose bytes the gateway and the commands read as well: Entry refuses another codec of that name.
 	Name() string
 	// Encode returns the bytes of a value.
 	Encode(value any) ([]byte, error)
@@ -91,10 +92,13 @@ func (t *Typed[K, V]) decode(payload []byte) (value V, err error) {
 
 // setCodec settles how the entry's values are stored, once all options are known.
 func (t *Typed[K, V]) setCodec() error {
-	if t.codec == nil {
+	switch {
+	case t.codec == nil:
 		t.codec = jsonCodec{}
-	} else if t.load == nil {
+	case t.load == nil:
 		return errors.New("WithCodec is for entries that code loads (freshet.Load): what a query loads is JSON")
+	case t.codec.Name() == envelope.JSON:
+		return fmt.Errorf("codec %T: its name %s is that of the codec by default, whose bytes the gateway and the commands read as well: give it another name", t.codec, envelope.JSON)
 	}
 	if err := envelope.Check(t.codec.Name()); err != nil {
 		return err

@@ -129,17 +129,23 @@ type unnamed struct{ reversed }
 
 func (unnamed) Name() string { return "" }
 
+// namesake is a codec that calls itself the one by default.
+type namesake struct{ reversed }
+
+func (namesake) Name() string { return "json" }
+
 // TestCodecErrors: what cannot be a codec is said at once, and what it cannot encode is the reader's error.
 func TestCodecErrors(t *testing.T) {
 	t.Parallel()
 	cache := open(t, freshet.Options{Config: published(t).file})
 	load := freshet.Load(func(context.Context, freshet.Querier, int) (order1, error) { return order1{}, nil })
 	for what, made := range map[string]error{
-		"without a name": second(freshet.Entry(cache, "total", load, freshet.WithCodec[int, order1](unnamed{}))),
-		"of a query":     second(freshet.Entry(cache, "product", freshet.WithCodec[int, order1](reversed{}))),
+		"must not be empty":    second(freshet.Entry(cache, "total", load, freshet.WithCodec[int, order1](unnamed{}))),
+		"what a query loads":   second(freshet.Entry(cache, "product", freshet.WithCodec[int, order1](reversed{}))),
+		"give it another name": second(freshet.Entry(cache, "total", load, freshet.WithCodec[int, order1](namesake{}))),
 	} {
-		if made == nil {
-			t.Errorf("%s: no error", what)
+		if made == nil || !strings.Contains(made.Error(), what) {
+			t.Errorf("%s: %v", what, made)
 		}
 	}
 	wrong, _ := loading(t, cache, 7, freshet.WithCodec[int, int](freshetproto.Codec{}))

@@ -291,6 +291,7 @@ func TestFailures(t *testing.T) {
 	}{
 		{"unavailable", errors.Join(errors.New("dial tcp secret-host"), ErrUnavailable), 503, problemUnavailable, "1"},
 		{"timeout", context.DeadlineExceeded, 503, problemUnavailable, "1"},
+		{"no JSON", ErrNotJSON, 500, problemNotJSON, ""},
 		{"refused argument", ErrArgument, 400, problemArguments, ""},
 		{"loaded by code", ErrByCode, 404, problemByCode, ""},
 		{"query fails", errors.New("secret-host: permission denied"), 500, problemLoad, ""},

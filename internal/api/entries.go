@@ -14,6 +14,7 @@ import (
 var (
 	ErrNoEntry     = errors.New("the entry is not declared")
 	ErrByCode      = errors.New("the entry is loaded by application code")
+	ErrNotJSON     = errors.New("the cached value is no JSON")
 	ErrUnavailable = errors.New("neither the cache nor the database answers")
 	ErrArgument    = errors.New("the database refuses an argument")
 	ErrNotReached  = errors.New("the database does not show the transaction of the token")
@@ -110,6 +111,12 @@ func (s *server) problemFor(ctx context.Context, name string, err error) problem
 		return problem{
 			Type: problemUnavailable, Title: "Unavailable", Status: http.StatusServiceUnavailable, Entry: name,
 			Detail: "Neither the cache nor the database can answer now.",
+		}
+	}
+	if errors.Is(err, ErrNotJSON) {
+		return problem{
+			Type: problemNotJSON, Title: "Not JSON", Status: http.StatusInternalServerError, Entry: name,
+			Detail: "What an application has stored as JSON for these arguments is none. Correct the program that writes it, and invalidate the key.",
 		}
 	}
 	return problem{

@@ -232,6 +232,19 @@ func TestManyAreBounded(t *testing.T) {
 	}
 }
 
+// TestProblemsAreAlwaysAnswered: among what could be read may be what is no JSON. The problem is said without it.
+func TestProblemsAreAlwaysAnswered(t *testing.T) {
+	t.Parallel()
+	b := start(t, func(b *bench, _ *Options) {
+		b.shelf.values["product|=9"] = Value{Found: true, Payload: []byte("<9>"), Status: "hit"}
+	})
+	got := b.do(t, "GET", manyOf("product", "[7]", "[9]", "[500]"))
+	var p problem
+	if err := json.Unmarshal([]byte(got.body), &p); err != nil || got.code != 503 || p.Type != problemUnavailable || p.Argument != "k[3]" || p.Values != nil {
+		t.Errorf("%d %s, %v", got.code, got.body, err)
+	}
+}
+
 // counter is a client that keeps nothing.
 type counter struct {
 	header http.Header

@@ -14,6 +14,7 @@ const (
 	problemByCode        = "urn:freshet:problem:entry-loaded-by-code"
 	problemUnavailable   = "urn:freshet:problem:unavailable"
 	problemLoad          = "urn:freshet:problem:load-failed"
+	problemNotJSON       = "urn:freshet:problem:value-not-json"
 	problemToken         = "urn:freshet:problem:invalid-token" //nolint:gosec // a name, no secret
 	problemNotReached    = "urn:freshet:problem:token-not-reached"
 	problemPrecondition  = "urn:freshet:problem:precondition-failed"
@@ -60,8 +61,9 @@ type failure struct {
 
 func (p problem) write(w http.ResponseWriter) {
 	body, err := json.Marshal(p)
-	if err != nil {
-		panic("api: a problem does not marshal: " + err.Error()) // strings and a number: cannot happen
+	if err != nil { // among the values is one that is no JSON; all else is strings and numbers
+		p.Values, p.Errors = nil, nil
+		body, _ = json.Marshal(p) //nolint:errchkjson // without Values, of which there are none now, it cannot fail
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	if w.Header().Get("Cache-Control") == "" {

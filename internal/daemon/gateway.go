@@ -87,7 +87,10 @@ func demanded(d api.Demand) *fill.Demand {
 func (g *gateway) shown(entry string, v *fill.Value) (api.Value, error) {
 	filled, _ := v.Stamp()
 	payload, err := envelope.JSONOf(v.Payload)
-	if err != nil {
+	switch {
+	case errors.Is(err, envelope.ErrNotJSON):
+		return api.Value{}, fmt.Errorf("%w: entry %s: %w", api.ErrNotJSON, entry, err)
+	case err != nil:
 		return api.Value{}, fmt.Errorf("%w: entry %s: %w", api.ErrByCode, entry, err)
 	}
 	shown := api.Value{Found: v.Found, Payload: payload, Status: v.Status.String(), Filled: filled}

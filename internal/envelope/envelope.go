@@ -4,6 +4,8 @@ package envelope
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -49,12 +51,18 @@ func Open(text []byte) (e Envelope, ok bool) {
 // JSON is the name of the codec by default.
 const JSON = "json"
 
-// JSONOf is a payload as JSON, for those who have no codec: of an envelope, what is in it. It fails when that is something else.
+// ErrNotJSON says that what calls itself JSON is none. No codec of ours makes such a value, but any program may write one.
+var ErrNotJSON = errors.New("it is said to be JSON, and is none")
+
+// JSONOf is a payload as JSON, for those who have no codec: of an envelope, what is in it. It fails when that is something else. What is in no
+// envelope the database has made, and it is taken as it is.
 func JSONOf(payload []byte) ([]byte, error) {
 	e, ok := Open(payload)
 	switch {
 	case !ok:
 		return payload, nil
+	case e.Codec == JSON && !json.Valid(e.Data):
+		return nil, ErrNotJSON
 	case e.Codec != JSON:
 		return nil, fmt.Errorf("the application stores it with the codec %s, which only the application can read", e.Codec)
 	}

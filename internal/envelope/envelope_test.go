@@ -2,6 +2,7 @@ package envelope_test
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -42,6 +43,12 @@ func TestJSONOf(t *testing.T) {
 	}
 	if got, err := envelope.JSONOf(foreign.Append(nil)); err == nil {
 		t.Errorf("JSONOf of msgpack = %q", got)
+	}
+	for _, data := range []string{"", "<7>", `{"a":1`, `{"a":1}}`} {
+		none := envelope.Envelope{Codec: envelope.JSON, Shape: "s", Data: []byte(data)}
+		if got, err := envelope.JSONOf(none.Append(nil)); !errors.Is(err, envelope.ErrNotJSON) {
+			t.Errorf("JSONOf of %q = %q, %v", data, got, err)
+		}
 	}
 }
 
