@@ -41,7 +41,10 @@ const head = `# Written by freshet init from the catalog of a database. Every en
 # namespace: shop                        # default: derived from the database
 database: {url: "${DATABASE_URL}"}
 source: {postgres: {slot: freshet, publication: freshet}}
-regions: [{name: local, redis: {url: "${REDIS_URL:-redis://127.0.0.1:6379}"}}]
+
+# Where what is cached is: in the daemon's own memory, until the next line is no comment any more. Then it is in Redis 7.0 or Valkey 7.2 or
+# newer, where many processes read it and where it outlives the daemon.
+# regions: [{name: local, redis: {url: "${REDIS_URL:-redis://127.0.0.1:6379}"}}]
 
 defaults: {ttl: 1h, ttl_jitter: 10%}     # the backstop, for when no daemon runs
 
