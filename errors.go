@@ -14,7 +14,8 @@ var (
 	ErrUnavailable = errors.New("freshet: neither cache nor database can answer")
 	// ErrTimeout says that a value did not come within the entry's load_timeout.
 	ErrTimeout = errors.New("freshet: the value did not come within the load timeout")
-	// ErrKey says that a Go value cannot be a key of the entry: out of range, of another type, an unknown enum label.
+	// ErrKey says that a Go value cannot be a key of the entry: out of range, of another type, an enum label that the database does not have,
+	// which only a load finds.
 	ErrKey = errors.New("freshet: not a key of the entry")
 	// ErrUnknownEntry says that the configuration does not declare the entry.
 	ErrUnknownEntry = errors.New("freshet: no such entry")

@@ -103,6 +103,9 @@ func TestGetErrors(t *testing.T) {
 	if _, err := entry[string, []Product](t, cache, "stage").Get(t.Context(), "lost"); !errors.Is(err, freshet.ErrKey) {
 		t.Errorf("a label that the enum does not have: %v", err)
 	}
+	if _, err := entry[string, []Product](t, cache, "stage").Get(t.Context(), "lost"); !errors.Is(err, freshet.ErrKey) || cache.Stats().LoadErrors != 2 {
+		t.Errorf("the same again: %v; each asks the database: %+v", err, cache.Stats())
+	}
 	if _, err := entry[int64, []int](t, cache, "product").Get(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "decode value into []int") {
 		t.Errorf("a value of another form: %v", err)
 	}
@@ -269,12 +272,22 @@ func TestClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed.Close()
+	own, err := pgxpool.New(t.Context(), s.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	before, err := freshet.Open(t.Context(), freshet.Options{Config: s.file, Database: own}) // which still answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	before.Close()
 	without := openCache(t, freshet.Options{Config: s.file, Database: pool})
 	pool.Close()
 	for _, tt := range []struct {
 		cache *freshet.Cache
 		want  error
-	}{{closed, freshet.ErrClosed}, {without, freshet.ErrUnavailable}} {
+	}{{closed, freshet.ErrClosed}, {before, freshet.ErrClosed}, {without, freshet.ErrUnavailable}} {
 		products, err := freshet.Entry[int64, Product](tt.cache, "product")
 		if err != nil {
 			t.Fatal(err)
@@ -287,8 +300,8 @@ func TestClosed(t *testing.T) {
 				t.Errorf("GetMany: %v, want %v", err, tt.want)
 			}
 		}
-		if _, err := tt.cache.Invalidate(t.Context(), products.Key(1)); !errors.Is(err, tt.want) {
-			t.Errorf("Invalidate: %v, want %v", err, tt.want)
+		if token, err := tt.cache.Invalidate(t.Context(), products.Key(1)); !errors.Is(err, tt.want) || !token.IsZero() {
+			t.Errorf("Invalidate: %v, %v, want %v", token, err, tt.want)
 		}
 	}
 }

@@ -32,6 +32,9 @@ func (c *Cache) Invalidate(ctx context.Context, keys ...Key) (Token, error) {
 	if len(keys) == 0 {
 		return Token{}, nil
 	}
+	if c.closed.Load() { // a pool that is the application's would still answer
+		return Token{}, fmt.Errorf("invalidate: %w", ErrClosed)
+	}
 	text, err := c.messages(ctx, keys)
 	if err != nil {
 		return Token{}, fmt.Errorf("invalidate: %w", err)

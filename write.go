@@ -297,7 +297,8 @@ func (c *Cache) Intent(ctx context.Context, tx Execer, keys ...Key) error {
 // that rules find, whatever becomes of this process. It returns the transaction's token.
 //
 // The error is ErrNotCommitted when the transaction was rolled back, which every failure before COMMIT leads to, and
-// ErrOutcomeUnknown, with a token, when nobody can tell. The transaction has to be the outermost one.
+// ErrOutcomeUnknown, with a token, when nobody can tell. The transaction has to be the outermost one. Of one that was over before,
+// the error is the driver's alone (pgx.ErrTxClosed, sql.ErrTxDone): whoever ended it knows how.
 //
 // Without keys it only makes a token: the zero one, which is no constraint on a read, when nothing was written.
 func (c *Cache) Commit(ctx context.Context, tx pgx.Tx, keys ...Key) (Token, error) {

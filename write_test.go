@@ -365,7 +365,7 @@ func TestCommitErrors(t *testing.T) {
 	if err := done.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := cache.Commit(t.Context(), done, products.Key(1)); !errors.Is(err, pgx.ErrTxClosed) || errors.Is(err, freshet.ErrNotCommitted) {
+	if _, err := cache.Commit(t.Context(), done, products.Key(1)); !errors.Is(err, pgx.ErrTxClosed) || errors.Is(err, freshet.ErrNotCommitted) || errors.Is(err, freshet.ErrOutcomeUnknown) {
 		t.Errorf("a transaction that was committed before: %v", err)
 	}
 	outer := begin(t, p)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -71,7 +72,7 @@ func (s *server) whatOf(ctx context.Context, body io.Reader) (what *byhand.What,
 	var a asked
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
-	if err := errors.Join(checkText(string(text)), d.Decode(&a)); err != nil {
+	if err := cmp.Or(checkText(string(text)), d.Decode(&a)); err != nil {
 		return nil, false, &argumentError{detail: fmt.Sprintf("The body is not what is expected: %v.", inJSON(err))}
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
@@ -124,7 +125,7 @@ func jsonArguments(params []rule.Param, values []json.RawMessage) ([]keytext.Arg
 		d.UseNumber()
 		var value any
 		if err := d.Decode(&value); err != nil {
-			return nil, &argumentError{name: p.Name, detail: fmt.Sprintf("Parameter %q: %v.", p.Name, err)}
+			return nil, &argumentError{name: p.Name, detail: fmt.Sprintf("Parameter %q: %v.", p.Name, inJSON(err))}
 		}
 		var text string
 		switch v := value.(type) {
@@ -182,16 +183,4 @@ func (s *server) problemOfInvalidate(ctx context.Context, err error) problem {
 		s.Logger.ErrorContext(ctx, "invalidation by hand failed", slog.Any("err", err))
 	}
 	return p
-}
-
-// inJSON says what is wrong with a body in the words of JSON, and not of Go.
-func inJSON(err error) error {
-	other, ok := errors.AsType[*json.UnmarshalTypeError](err)
-	switch {
-	case !ok:
-		return err
-	case other.Field == "":
-		return fmt.Errorf("it is an object, and of kind %s here", other.Value)
-	}
-	return fmt.Errorf("%q is of kind %s", other.Field, other.Value)
 }

@@ -209,7 +209,7 @@ func keyOf(params []rule.Param, text string) ([]keytext.Arg, error) {
 	}
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("it is not a JSON array of arguments: %w.", err) //nolint:revive,staticcheck // a sentence of a problem
+		return nil, fmt.Errorf("it is not a JSON array of arguments: %w.", inJSON(err)) //nolint:revive,staticcheck // a sentence of a problem
 	case values == nil:
 		return nil, errors.New("it is null, and not a JSON array of arguments.") //nolint:revive,staticcheck // likewise
 	case len(values) != len(params):

@@ -27,8 +27,11 @@ import (
 
 // described is what the tests read of the document.
 type described struct {
-	OpenAPI string                                 `json:"openapi"`
-	Paths   map[string]map[string]describedAnswers `json:"paths"`
+	OpenAPI string `json:"openapi"`
+	Info    struct {
+		Description string `json:"description"`
+	} `json:"info"`
+	Paths map[string]map[string]describedAnswers `json:"paths"`
 }
 
 type describedAnswers struct {
@@ -88,6 +91,16 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 	}
 	if diff := cmp.Diff(said, routed); diff != "" {
 		t.Errorf("routes (-document +code):\n%s", diff)
+	}
+	text, err := os.ReadFile("../../docs/http.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	beginning, _, _ := strings.Cut(string(text), "\n## ")
+	for _, apart := range []string{storePath, "404", "405", "431", "501"} { // what is under no path of the document
+		if !strings.Contains(document(t).Info.Description, apart) || !strings.Contains(beginning, apart) {
+			t.Errorf("the document's description, or the beginning of docs/http.md, is silent of %s", apart)
+		}
 	}
 }
 

@@ -1,7 +1,10 @@
 package api
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -28,6 +31,30 @@ func checkText(text string) error {
 		}
 		text = low[5:]
 	}
+}
+
+// inJSON says what is wrong with a text in the words of JSON, and not of the language that this is written in.
+func inJSON(err error) error {
+	if other, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		kind, _, _ := strings.Cut(other.Value, " ") // behind it a number is repeated
+		if other.Field == "" {
+			return fmt.Errorf("it is of kind %s", kind)
+		}
+		return fmt.Errorf("%q is of kind %s", other.Field, kind)
+	}
+	if wrong, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return fmt.Errorf("it is no JSON from byte %d on", wrong.Offset)
+	}
+	const unknown = "json: unknown field " // which has no type of its own
+	switch {
+	case errors.Is(err, io.EOF):
+		return errors.New("it is empty")
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("it ends too early")
+	case strings.HasPrefix(err.Error(), unknown):
+		return fmt.Errorf("there is no field %s", strings.TrimPrefix(err.Error(), unknown))
+	}
+	return err
 }
 
 // unit is the code unit that an escape such as u00e9 stands for, and zero where it is none.
