@@ -6,6 +6,12 @@
 // are looked up by their key, with transaction ids, snapshots and positions of a log. SQL is not run. So it shows how code behaves
 // when a value is cached, invalidated, late, refused or not to be had, and not which changes affect which keys: that is what
 // freshet explain and freshet verify are for.
+//
+// Nor does anybody know the types of parameters here, which a daemon finds in the catalog. A key's parts are given in the Go types with which the
+// code under test reads them: to a World "042" is another key than 42, and a time in one zone another than the same in another zone.
+//
+// What the code under test invalidates by hand arrives too. [freshet.Cache.AllReading] means the entries that name the table, in depends_on, in functions or in
+// the text of their query: one that reads it through a view is not among them.
 package freshettest
 
 import (
@@ -15,6 +21,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 
@@ -71,6 +78,7 @@ type change struct {
 	stamp  fence.Stamp
 	names  []string
 	epochs []string
+	whole  []*rule.Entry // of which every key is affected
 }
 
 // New makes a World without rows, in which changes arrive at once. It ends with the test.
@@ -174,7 +182,7 @@ func (w *World) name(e *rule.Entry, args []keytext.Arg) string {
 }
 
 // Set is a transaction that commits a row: what loading the key finds from now on, as JSON. The key's parts are in the order of the
-// entry's key template. The change arrives at the cache at once, or when it is late (see [World.Late]) later. The token names the
+// entry's key template, and of the types with which it is read: "042" is another key than 42. The change arrives at the cache at once, or when it is late (see [World.Late]) later. The token names the
 // transaction.
 //
 // Of an entry that application code loads, the code says what is found; Set is then a change that affects the key.
@@ -208,7 +216,7 @@ func (w *World) Invalidate(entry string, key ...any) freshet.Token {
 	return w.committed(change{stamp: w.rows.commit(), names: []string{w.name(e, args)}})
 }
 
-// emitted is a transaction of the cache's own, which names keys and tags.
+// emitted is a transaction of the cache's own, which names keys, tags, and what is more than single keys.
 func (w *World) emitted(messages []byte) (mvcc.Token, error) {
 	w.tb.Helper()
 	var all []json.RawMessage
@@ -216,6 +224,7 @@ func (w *World) emitted(messages []byte) (mvcc.Token, error) {
 		return mvcc.Token{}, fmt.Errorf("freshettest: intents: %w", err)
 	}
 	var names, epochs []string
+	var whole []*rule.Entry
 	for _, text := range all {
 		m, err := intent.Parse(text)
 		if err != nil {
@@ -229,9 +238,16 @@ func (w *World) emitted(messages []byte) (mvcc.Token, error) {
 			epochs = append(epochs, some...)
 			continue
 		}
+		entries, all, err := w.named(&m)
+		if err != nil {
+			return mvcc.Token{}, fmt.Errorf("freshettest: intent %s: %w", text, err)
+		}
+		if whole = append(whole, entries...); all {
+			continue
+		}
 		e := w.roster.Entries[m.Entry]
-		if m.Scope != intent.OfKeys || e == nil {
-			return mvcc.Token{}, fmt.Errorf("freshettest: intent %s: only keys of entries and tags can be named here", text)
+		if e == nil {
+			return mvcc.Token{}, fmt.Errorf("freshettest: intent %s: the configuration declares no entry %q", text, m.Entry)
 		}
 		for args, err := range m.Keys() {
 			if err != nil {
@@ -240,7 +256,7 @@ func (w *World) emitted(messages []byte) (mvcc.Token, error) {
 			names = append(names, w.name(e, args))
 		}
 	}
-	return w.committed(change{stamp: w.rows.commit(), names: names, epochs: epochs}), nil
+	return w.committed(change{stamp: w.rows.commit(), names: names, epochs: epochs, whole: whole}), nil
 }
 
 func (w *World) committed(c change) freshet.Token {
@@ -277,7 +293,12 @@ func (w *World) deliver() {
 	for _, c := range w.pending {
 		snapshot, _, _ := w.rows.now()
 		b := store.Batch{Expect: w.expected(), Wi: c.stamp.End, Si: snapshot, Advance: c.stamp.End, Epochs: c.epochs}
-		for _, name := range c.names {
+		names := slices.Clone(c.names)
+		for _, e := range c.whole {
+			names = append(names, w.held(e)...)
+		}
+		slices.Sort(names)
+		for _, name := range slices.Compact(names) {
 			b.Keys = append(b.Keys, store.Stamped{Name: name, Stamps: []fence.Stamp{c.stamp}})
 		}
 		if _, err := w.conn.Apply(context.Background(), b); err != nil {
