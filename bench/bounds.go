@@ -60,6 +60,7 @@ func bounds() []bound {
 		{figure: "hit/64/peers", limit: 1},
 		{figure: "l1/1/otter", limit: 1.3},
 		{figure: "l1/64/otter", limit: 1.3},
+		{figure: "l1/many/otter", limit: 1.3},
 		{figure: "l1/1/sturdyc", limit: 1},
 		{figure: "l1/64/sturdyc", limit: 1},
 		{figure: "l1/1/rueidis-DoCache", limit: 1},

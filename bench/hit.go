@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +26,7 @@ const hitKeys = 64
 type reader struct {
 	name string
 	read func(ctx context.Context, id int) error
+	keys int       // that are read; 0: hitKeys
 	took []float64 // nanoseconds per read, by block
 }
 
@@ -198,12 +200,13 @@ func readFor(ctx context.Context, r *reader, goroutines int, d time.Duration) (f
 	)
 	timer := time.AfterFunc(d, func() { over.Store(true) })
 	defer timer.Stop()
+	keys := cmp.Or(r.keys, hitKeys)
 	began := time.Now()
 	for g := range goroutines {
 		group.Go(func() {
 			n := g
 			for ; !over.Load(); n++ {
-				if err := r.read(ctx, 1+n%hitKeys); err != nil {
+				if err := r.read(ctx, 1+n%keys); err != nil {
 					fails <- err
 					return
 				}

@@ -80,6 +80,65 @@ func memory(ctx context.Context, b *bench) error {
 		}
 	}
 	b.footprint()
+	return b.memoryOfMany(ctx, a)
+}
+
+// memoryOfMany measures the same with so many keys that what is found of one is in no cache of the processor, and what they take with their
+// decoded values.
+func (b *bench) memoryOfMany(ctx context.Context, a *application) error {
+	const perStatement, records = 500, 1_000_000
+	keys := b.sizes.held
+	if err := b.servers.exec(ctx, a.url, fmt.Sprintf(
+		`INSERT INTO %s SELECT g, 'value ' || g, 0 FROM generate_series(1, %d) g ON CONFLICT DO NOTHING`, table, keys)); err != nil {
+		return err
+	}
+	peer := otter.Must(&otter.Options[int, *item]{MaximumWeight: 512 << 20, Weigher: func(int, *item) uint32 { return 1 << 9 }})
+	for id := 1; id <= keys; id++ {
+		peer.Set(id, &item{ID: id, V: "value " + strconv.Itoa(id)})
+	}
+	var stats runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&stats)
+	before := stats.HeapAlloc
+	ids := make([]int, 0, perStatement)
+	for id := 1; id <= keys; id++ { // loaded together: singly that takes a while
+		if ids = append(ids, id); len(ids) == perStatement || id == keys {
+			if _, err := a.items.GetMany(ctx, ids); err != nil {
+				return err
+			}
+			ids = ids[:0]
+		}
+	}
+	readers := []*reader{
+		{name: "freshet", keys: keys, read: func(ctx context.Context, id int) error {
+			_, err := a.items.Get(ctx, id)
+			return err
+		}},
+		{name: "otter", keys: keys, read: func(_ context.Context, id int) error {
+			if v, ok := peer.GetIfPresent(id); !ok || v.ID != id {
+				return errors.New("it is not there")
+			}
+			return nil
+		}},
+	}
+	for range 3 { // what is read a second time is held, and what is hit is decoded
+		for id := 1; id <= keys; id++ {
+			if err := readers[0].read(ctx, id); err != nil {
+				return err
+			}
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&stats)
+	b.report("l1/memory/decoded", float64(stats.HeapAlloc-before)/float64(keys)*records/(1<<20), "MiB for a million small records, decoded, found by their keys")
+	first := a.cache.Stats()
+	if err := b.race(ctx, "held-many", readers, 1); err != nil {
+		return err
+	}
+	last := a.cache.Stats()
+	b.printf("  %d keys: freshet %.0f ns, otter %.0f ns a read; %.4f of the hits were in memory\n", keys, median(readers[0].took), median(readers[1].took),
+		float64(last.HitsL1-first.HitsL1)/float64(last.Hits+last.Loads-first.Hits-first.Loads))
+	b.report("l1/many/otter", median(readers[0].took)/median(readers[1].took), fmt.Sprintf("times otter, of %d keys", keys))
 	return nil
 }
 

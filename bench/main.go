@@ -47,6 +47,7 @@ type sizes struct {
 	hitTime time.Duration // per block of a hit measurement
 	hits    int           // blocks of each side
 	counted int           // reads whose allocations are counted
+	held    int           // keys that are held in memory at a time
 
 	httpTime time.Duration // per block of the gateway, whole seconds
 
@@ -67,7 +68,7 @@ func fullSizes() sizes {
 	return sizes{
 		rounds: 5, transactions: 200_000,
 		blocks: 5, samples: 300, load: 500,
-		hits: 9, hitTime: 700 * time.Millisecond, counted: 20_000,
+		hits: 9, hitTime: 700 * time.Millisecond, counted: 20_000, held: 50_000,
 		httpTime:    2 * time.Second,
 		stampedes:   30,
 		dependents:  100_000,
@@ -83,7 +84,7 @@ func shortSizes() sizes {
 	return sizes{
 		rounds: 1, transactions: 2_000,
 		blocks: 1, samples: 20, load: 200,
-		hits: 1, hitTime: 50 * time.Millisecond, counted: 500,
+		hits: 1, hitTime: 50 * time.Millisecond, counted: 500, held: 2_000,
 		httpTime:    time.Second,
 		stampedes:   2,
 		dependents:  1_000,
