@@ -18,17 +18,6 @@ type Querier interface {
 // Func is code that loads, with any number of statements. It returns JSON, and whether there is such a thing.
 type Func = func(ctx context.Context, q Querier) (payload []byte, found bool, err error)
 
-// reading keeps code that loads to reading: the connection is not its own.
-type reading struct{ conn *pgx.Conn }
-
-func (r reading) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	return r.conn.Query(ctx, sql, args...)
-}
-
-func (r reading) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	return r.conn.QueryRow(ctx, sql, args...)
-}
-
 // beginOneSnapshot begins the transaction of code that loads: all its statements see the snapshot of the first.
 const beginOneSnapshot = "BEGIN TRANSACTION READ ONLY, ISOLATION LEVEL REPEATABLE READ"
 
@@ -87,11 +76,16 @@ func adaptCode(ctx context.Context, conn *pgx.Conn, query string) (loaded Loaded
 	return single(rows[1])
 }
 
-// runCode runs the code and ends its transaction.
+// runCode runs the code and ends its transaction. Of the database say its errors something only where they are those of statements that were sent
+// to it: what the code itself returns is a CodeError otherwise.
 func runCode(ctx context.Context, conn *pgx.Conn, load Func, loaded Loaded) (Loaded, error) {
+	q := &reading{conn: conn}
+	defer q.end() // also of code that panics, or ends its goroutine
 	var err error
-	if loaded.Payload, loaded.Found, err = load(ctx, reading{conn}); err != nil {
-		return Loaded{}, abandonCode(ctx, conn, classify(ctx, "load", err))
+	loaded.Payload, loaded.Found, err = load(ctx, q)
+	q.end()
+	if err = q.verdict(ctx, err); err != nil {
+		return Loaded{}, abandonCode(ctx, conn, err)
 	}
 	tag, err := conn.Exec(ctx, "COMMIT")
 	if err == nil && tag.String() == "ROLLBACK" {
@@ -158,7 +152,7 @@ func (r *Replica) LoadFunc(ctx context.Context, load Func, enough func(*Loaded) 
 	if loaded, err = runCode(ctx, conn, load, loaded); err == nil {
 		return loaded, nil
 	}
-	if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrTimeout) {
+	if _, own := errors.AsType[*CodeError](err); !own && (errors.Is(err, ErrUnavailable) || errors.Is(err, ErrTimeout)) {
 		return Loaded{}, err
 	}
 	there.Refuse = "the code that loads failed: " + err.Error()
