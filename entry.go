@@ -62,6 +62,13 @@ type Option[K, V any] func(*Typed[K, V])
 // Load gives the code that loads an entry declared with depends_on. It returns ErrNotFound, or pgx.ErrNoRows, when
 // there is no such thing. It runs in a read-only transaction, under a context of its own that ends with the entry's
 // load_timeout, and its value is stored as JSON, unless WithCodec says otherwise.
+//
+// It reads what the value is made of by q, one statement at a time, and leaves the transaction as it is; q is of no use once it has returned. Rows
+// that it leaves open are closed for it, and their error is the load's. Any other error of its own is returned as it is.
+//
+// What it reads through a Cache instead, with the context that it was given, may be older than its transaction's snapshot. A value that is made of
+// that is returned and not stored ("nested_read" in Stats.Refused), unless the entry says covers: none; and such a load takes a second connection
+// while it holds the first. A read of the very key that is being loaded is an error.
 func Load[K, V any](load func(ctx context.Context, q Querier, key K) (V, error)) Option[K, V] {
 	return func(t *Typed[K, V]) { t.load = load }
 }
@@ -114,7 +121,7 @@ func (t *Typed[K, V]) Get(ctx context.Context, key K, options ...ReadOption) (V,
 		value V
 		plain plainKey
 	)
-	recalls := t.near != nil && len(options) == 0
+	recalls := t.near != nil && len(options) == 0 && !fill.Nested(ctx)
 	if recalls {
 		if t.plain == plainWord {
 			plain.number = *(*uint64)(unsafe.Pointer(&key)) //nolint:gosec // its kind says that it is one

@@ -74,8 +74,11 @@ func mute(err error) bool {
 // errBusy is the outcome of a load by code that took its whole time: perhaps with something else than the database.
 var errBusy = errors.New("the loader took its whole time")
 
-// outcome is what a load says of the database.
+// outcome is what a load says of the database. An error of the code that loads says that it has answered.
 func (w *want) outcome(err error) error {
+	if _, own := errors.AsType[*pgload.CodeError](err); own {
+		return nil
+	}
 	if w.load != nil && errors.Is(err, pgload.ErrTimeout) {
 		return errBusy
 	}

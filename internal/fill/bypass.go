@@ -54,7 +54,10 @@ func (r *Reader) alone(ctx context.Context, w *want, why bypassReason) (Value, e
 	if w.load == nil && w.e.Declared.Query == "" {
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ErrNoLoader)
 	}
-	t, err := r.board(ctx, w)
+	t, err := (*trip)(nil), w.recurses(ctx)
+	if err == nil {
+		t, err = r.board(ctx, w)
+	}
 	if err != nil {
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, err)
 	}
@@ -140,7 +143,11 @@ func (w *want) lane() string {
 	if w.l != nil {
 		key += w.l.prefix
 	}
-	return string(w.e.template.Append([]byte(key), w.args))
+	key = string(w.e.template.Append([]byte(key), w.args))
+	if w.load != nil && w.n != nil { // code may have to read otherwise then (nests)
+		key += "\x00"
+	}
+	return key
 }
 
 func (r *Reader) follow(ctx context.Context, t, before *trip, longest time.Duration) {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pgload"
-	"github.com/freshet/freshet/internal/rule"
 	"github.com/freshet/freshet/internal/store"
 	"github.com/freshet/freshet/mvcc"
 )
@@ -59,7 +58,7 @@ func (r *Reader) need(e *declared, d *Demand) *need {
 	n := &need{
 		tokens: d.After, session: d.Session, bounded: d.Bounded, stale: d.MaxStale, past: d.Past, compares: e.revalidates(d),
 	}
-	if d.Revalidate || d.Reload || e.Declared.Covers == rule.CoversNone { // no snapshot says how new the value is
+	if d.Revalidate || d.Reload || e.coversNone() { // no snapshot says how new the value is
 		n.verify, n.bounded, n.stale = true, true, 0
 	}
 	if n.bounded {

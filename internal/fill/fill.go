@@ -203,6 +203,7 @@ type Reader struct {
 	observer   Observer
 	entries    map[string]*declared
 	loads      chan struct{} // one token for each load under way
+	pairs      chan struct{} // held by a load that takes two
 	waiting    atomic.Int64  // loads that wait for one
 	mayWait    int64         // so many at most
 	breaker    breaker
@@ -261,7 +262,11 @@ type declared struct {
 	types    atomic.Pointer[[]rule.Param] // of an entry that no roster knows
 	seen     atomic.Pointer[[]rule.Param] // as the last roster had them
 	batch    atomic.Pointer[rule.Batch]   // the same
+	nests    atomic.Bool                  // its code was seen to read through the cache
+	told     atomic.Bool                  // the log was
 }
+
+func (e *declared) coversNone() bool { return e.Declared.Covers == rule.CoversNone }
 
 // Runs is a Loader, or a Replica, that can run so many loads at a time. More of them would wait for each other there, where nobody can tell that
 // from a database that does not answer.
@@ -292,6 +297,7 @@ func New(o Options) (*Reader, error) {
 		observer: o.Observer,
 		loads:    make(chan struct{}, o.loads()),
 		mayWait:  queuePerLoad * int64(cmp.Or(o.MaxLoads, defaultLoads)),
+		pairs:    make(chan struct{}, 1),
 		asking:   make(chan struct{}, 1),
 		stale:    make(chan struct{}, 1),
 		closing:  make(chan struct{}),
@@ -391,6 +397,9 @@ func (r *Reader) Read(ctx context.Context, entry string, key Key, load LoadFunc)
 
 // plain is Read, of nothing stale where fresh is asked for.
 func (r *Reader) plain(ctx context.Context, entry string, key Key, load LoadFunc, fresh bool) (Value, error) {
+	if nests(ctx, entry) {
+		return r.ReadUnder(ctx, entry, key, load, &Demand{Past: true})
+	}
 	e := r.entries[entry]
 	if e == nil {
 		return Value{}, fmt.Errorf("entry %s: %w", entry, ErrUnknownEntry)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/freshet/freshet/internal/fence"
 	"github.com/freshet/freshet/internal/pgload"
 	"github.com/freshet/freshet/internal/rule"
 )
@@ -14,15 +15,16 @@ import (
 // ErrTag is the error of a tag that a value cannot be tied to.
 var ErrTag = errors.New("the value cannot be tied to the tag")
 
-// handTags gathers the tags of one load, while its code runs.
+// handTags gathers the tags of one load, while its code runs, and what it reads through the cache.
 type handTags struct {
-	entry    string
-	declared bool
+	w     *want
+	outer *handTags // of the load whose code waits for this one
 
-	mu    sync.Mutex
-	over  bool
-	tags  []string
-	wrong error
+	mu      sync.Mutex
+	over    bool
+	tags    []string
+	wrong   error
+	through string // the first entry that the code has read
 }
 
 type handTagsKey struct{}
@@ -42,15 +44,16 @@ func (h *handTags) add(tags []string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var err error
+	entry := h.w.e.name
 	switch {
 	case h.over:
-		return fmt.Errorf("entry %s: %w: its load is over", h.entry, ErrTag)
-	case !h.declared:
-		err = fmt.Errorf("entry %s: %w: add tags: by_hand to the entry, so that those who read it and the daemon know", h.entry, ErrTag)
+		return fmt.Errorf("entry %s: %w: its load is over", entry, ErrTag)
+	case h.w.e.Declared.Tags == "":
+		err = fmt.Errorf("entry %s: %w: add tags: by_hand to the entry, so that those who read it and the daemon know", entry, ErrTag)
 	}
 	for _, tag := range tags {
 		if bad := rule.CheckTag(tag); bad != nil && err == nil {
-			err = fmt.Errorf("entry %s: %w: %w", h.entry, ErrTag, bad)
+			err = fmt.Errorf("entry %s: %w: %w", entry, ErrTag, bad)
 		}
 	}
 	if err != nil {
@@ -62,27 +65,38 @@ func (h *handTags) add(tags []string) error {
 }
 
 // end ends the gathering.
-func (h *handTags) end() ([]string, error) {
+func (h *handTags) end() (tags []string, through string, wrong error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.over = true
 	slices.Sort(h.tags) // so that the same tags make the same record
-	return slices.Compact(h.tags), h.wrong
+	return slices.Compact(h.tags), h.through, h.wrong
 }
 
 // byCode has the code run that loads the value, and gathers the tags that it gives.
+//
+// A value that was made of what is cached covers nothing, unless a read that asks for more has had it made of what the database has (nests).
 func (w *want) byCode(run func(LoadFunc) (pgload.Loaded, error)) (pgload.Loaded, error) {
 	var tags []string
+	through := ""
 	loaded, err := run(func(ctx context.Context, q pgload.Querier) ([]byte, bool, error) {
-		gathered := &handTags{entry: w.e.name, declared: w.e.Declared.Tags != ""}
+		gathered := &handTags{w: w, outer: loading(ctx)}
+		coding.Add(1)
+		defer coding.Add(-1)
 		payload, found, err := w.load(context.WithValue(ctx, handTagsKey{}, gathered), q)
 		var wrong error
-		if tags, wrong = gathered.end(); err == nil && wrong != nil {
+		tags, through, wrong = gathered.end()
+		if err == nil && wrong != nil {
 			return nil, false, wrong
 		}
 		return payload, found, err
 	})
 	loaded.ByHand = tags
+	if through != "" && !w.e.coversNone() {
+		if loaded.Through = through; w.n == nil {
+			loaded.Coverage = fence.Coverage{}
+		}
+	}
 	return loaded, err
 }
 

@@ -43,7 +43,7 @@ func (r *Reader) load(ctx context.Context, w *want, reply *store.LeaseReply) (pg
 		return pgload.Loaded{}, err
 	}
 	defer leave()
-	if reply != nil && len(r.standbys) > 0 {
+	if reply != nil && len(r.standbys) > 0 && (w.e.coversNone() || !w.e.nests.Load()) { // what is not stored is not taken from there
 		if loaded, ok := r.fromReplica(ctx, w, reply); ok {
 			r.stats.loads.Add(1)
 			return loaded, nil

@@ -49,19 +49,23 @@ func (r *Reader) enter(ctx context.Context, e *declared) (leave func(), err erro
 			return fmt.Errorf("wait for a load: %w", r.ended(ctx))
 		}
 	}
-	if err := slot(e.loads); err != nil {
+	own := e.placesOf(ctx)
+	if err := slot(own); err != nil {
 		return nil, err
 	}
-	if err := slot(r.loads); err != nil {
-		if e.loads != nil {
-			<-e.loads
+	places, err := r.takes(ctx, e, slot)
+	if err != nil {
+		if own != nil {
+			<-own
 		}
 		return nil, err
 	}
 	return func() {
-		<-r.loads
-		if e.loads != nil {
-			<-e.loads
+		for range places {
+			<-r.loads
+		}
+		if own != nil {
+			<-own
 		}
 	}, nil
 }

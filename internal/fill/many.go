@@ -38,6 +38,10 @@ func (r *Reader) ReadMany(ctx context.Context, entry string, keys []Key, load fu
 		}
 		return answers
 	}
+	if nests(ctx, entry) {
+		past := *d
+		past.Past, d = true, &past
+	}
 	for from := 0; from < len(keys); from += manyAtOnce {
 		to := min(from+manyAtOnce, len(keys))
 		b := &batch{Reader: r, e: e, demand: d, n: r.need(e, d), keys: keys[from:to], answers: answers[from:to], reading: r.reading(ctx)}

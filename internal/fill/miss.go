@@ -81,6 +81,9 @@ func (r *Reader) missed(ctx context.Context, w *want) (v Value, again bool, err 
 	if w.load == nil && w.e.Declared.Query == "" {
 		return Value{}, false, fmt.Errorf("entry %s: %w", w.e.name, ErrNoLoader)
 	}
+	if err := w.recurses(ctx); err != nil {
+		return Value{}, false, err
+	}
 	r.stats.misses.Add(1)
 	w.reading = r.reading(ctx)
 	w.timer = time.NewTimer(w.e.left(w.began))
@@ -302,7 +305,7 @@ func (r *Reader) fly(ctx context.Context, w *want, f *flight, token fence.Token,
 // arrive judges a load, which its waiters then have. It reports whether it is to be stored.
 func (r *Reader) arrive(w *want, f *flight, reply *store.LeaseReply) bool {
 	if f.err == nil {
-		f.reason = r.judge(f, w.c, r.laneOf(w.name), reply.Head, reply.HeadFound)
+		f.reason = r.judge(w, f, reply)
 		r.saw(w.n, f)
 	}
 	f.took = r.clock() - f.sent
@@ -332,12 +335,20 @@ func (r *Reader) land(ctx context.Context, w *want, token fence.Token, f *flight
 }
 
 // judge says why a load may not be stored, under the HEAD that was read after the lease was granted (R3, R4).
-func (r *Reader) judge(f *flight, c *confirmation, lane int, head fence.Head, headFound bool) refusal {
+func (r *Reader) judge(w *want, f *flight, reply *store.LeaseReply) refusal {
+	c, head := w.c, reply.Head
 	switch {
-	case !c.agrees(lane, &head, headFound):
+	case !c.agrees(r.laneOf(w.name), &head, reply.HeadFound):
 		r.expire(c)
 		f.floored = true
 		return refusedNames
+	case f.loaded.Through != "":
+		if w.e.told.CompareAndSwap(false, true) {
+			r.logger.Warn("values of the entry are not stored: its code reads another entry through the cache, which may be older than the snapshot of its "+
+				"transaction: let it read the tables by q alone, or declare covers: none if a value may be as old as its TTL",
+				slog.String("entry", w.e.name), slog.String("reads", f.loaded.Through))
+		}
+		return refusedNested
 	case f.loaded.Refuse != "":
 		r.logger.Warn("load is not stored", slog.String("reason", f.loaded.Refuse))
 		return refusedLoad

@@ -81,6 +81,7 @@ const (
 	refusedStore
 	refusedEpoch
 	refusedTooLarge
+	refusedNested
 	refusals
 )
 
@@ -111,6 +112,8 @@ func (f refusal) String() string {
 		return "epoch_ended"
 	case refusedTooLarge:
 		return "too_large"
+	case refusedNested:
+		return "nested_read"
 	default:
 		return ""
 	}

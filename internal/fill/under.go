@@ -24,6 +24,10 @@ func (r *Reader) ReadUnder(ctx context.Context, entry string, key Key, load Load
 	if e == nil {
 		return Value{}, fmt.Errorf("entry %s: %w", entry, ErrUnknownEntry)
 	}
+	if nests(ctx, entry) {
+		past := *d
+		past.Past, d = true, &past
+	}
 	n := r.need(e, d)
 	if n == nil {
 		return r.plain(ctx, entry, key, load, d.Fresh)

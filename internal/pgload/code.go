@@ -80,10 +80,10 @@ func adaptCode(ctx context.Context, conn *pgx.Conn, query string) (loaded Loaded
 // to it: what the code itself returns is a CodeError otherwise.
 func runCode(ctx context.Context, conn *pgx.Conn, load Func, loaded Loaded) (Loaded, error) {
 	q := &reading{conn: conn}
-	defer q.end() // also of code that panics, or ends its goroutine
+	defer q.end(ctx) // also of code that panics, or ends its goroutine
 	var err error
 	loaded.Payload, loaded.Found, err = load(ctx, q)
-	q.end()
+	q.end(ctx)
 	if err = q.verdict(ctx, err); err != nil {
 		return Loaded{}, abandonCode(ctx, conn, err)
 	}

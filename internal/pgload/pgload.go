@@ -40,6 +40,7 @@ type Loaded struct {
 	Version  string        // of a comparison: the row version, of the known value too where that is the same; empty: there is none
 	Tags     []Tags        // one for each that the Query asked for
 	ByHand   []string      // of code that loads: the tags that it gave, as its caller has gathered them; each once
+	Through  string        // of code that loads: an entry that it has read through the cache, as its caller knows; empty: none
 	// Refuse says why the value may be given to its caller only, and not be filled. Empty: it may be filled. The coverage
 	// may be known all the same.
 	Refuse string

@@ -133,12 +133,18 @@ func (q *reading) closed(r *codeRows) {
 	}
 }
 
-// end ends the use of the connection: the code has returned, and what it has left open is closed.
-func (q *reading) end() {
+// sever closes the connection under whoever waits for something on it. The pool makes another one.
+func (q *reading) sever() {
+	q.severed.Store(true)
+	_ = q.conn.PgConn().Conn().Close()
+}
+
+// end ends the use of the connection: the code has returned, and what it has left open is closed. ctx is the load's; the code may have given a
+// statement another one.
+func (q *reading) end(ctx context.Context) {
 	if !q.mu.TryLock() {
 		q.blame(errStatementLeft)
-		q.severed.Store(true)
-		_ = q.conn.PgConn().Conn().Close() // which ends that goroutine's wait; the pool makes another one
+		q.sever()
 		q.mu.Lock()
 	}
 	defer q.mu.Unlock()
@@ -148,7 +154,15 @@ func (q *reading) end() {
 	q.over = true
 	if r := q.open; r != nil {
 		r.left = true
+		done := make(chan struct{})
+		stop := context.AfterFunc(ctx, func() {
+			defer close(done)
+			q.sever()
+		})
 		r.Rows.Close()
+		if !stop() {
+			<-done
+		}
 		q.closed(r)
 		q.left = r.Rows.Err()
 	}
