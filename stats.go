@@ -43,7 +43,8 @@ type Stats struct {
 	// Refused counts loaded values that were returned and not stored, by reason. Of "not_covering", "lease_lost", "lease_ended", "epoch_ended"
 	// and "not_newer": something has changed, or another load was first, which is how old values are kept out. "load_not_fillable",
 	// "other_server", "other_database", "below_floor": the load was not of what the daemon follows, or not recent enough. "names_moved": the entry has just been
-	// planned anew. "store_error": the store failed. "too_large": see max_value.
+	// planned anew. "store_error": the store failed. "too_large": see max_value. "nested_read": the code that loads it
+	// has read another entry through the cache, whose value may be older than the load.
 	Refused map[string]uint64 `json:"refused"`
 	// Bypassed counts reads that did not use the cache, by reason, which is also that of ReadDone and Status. The store cannot be used:
 	// "store_unavailable", "store_full", "store_refuses". Nobody vouches for what is in it: "no_head", "no_roster", "unknown_roster_format", "other_database",

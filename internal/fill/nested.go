@@ -25,7 +25,17 @@ func loading(ctx context.Context) *handTags {
 }
 
 // Nested reports whether a read under the context is made by code that loads a value.
-func Nested(ctx context.Context) bool { return loading(ctx) != nil }
+func Nested(ctx context.Context) bool { return coding.Load() != 0 && loading(ctx) != nil }
+
+// runs reports whether the code has not returned yet.
+func (h *handTags) runs() bool {
+	if h == nil {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.over
+}
 
 // nests has the load know whose code makes a read of an entry, if one's does: the value that is made of it may be as old as what is cached, and
 // the load's snapshot does not tell. past asks for a value from the database, by a load that begins after the call: whoever waits for the outer one
@@ -52,7 +62,7 @@ func (h *handTags) free() bool { return h.w.e.coversNone() }
 
 // recurses is an error if the value is wanted by the code of its own load, or by that of a load which that waits for.
 func (w *want) recurses(ctx context.Context) error {
-	for h := loading(ctx); h != nil; h = h.outer {
+	for h := loading(ctx); h.runs(); h = h.outer {
 		if h.w.e == w.e && slices.Equal(h.w.args, w.args) {
 			return fmt.Errorf("entry %s: %w: read by q what it is made of", w.e.name, ErrRecursion)
 		}
@@ -63,12 +73,7 @@ func (w *want) recurses(ctx context.Context) error {
 // inner reports whether a load is one that the code of another load of the Reader waits for.
 func (r *Reader) inner(ctx context.Context) bool {
 	h := loading(ctx)
-	if h == nil || r.entries[h.w.e.name] != h.w.e {
-		return false
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return !h.over
+	return h.runs() && r.entries[h.w.e.name] == h.w.e
 }
 
 // takes takes as many places among the loads at a time as a load needs: none where the code of another waits for it, which has its own, and two
@@ -99,7 +104,7 @@ func (r *Reader) takes(ctx context.Context, e *declared, slot func(chan struct{}
 
 // placesOf are the places that a load of the entry takes one of: none where it is one that another load of the entry waits for.
 func (e *declared) placesOf(ctx context.Context) chan struct{} {
-	for h := loading(ctx); h != nil; h = h.outer {
+	for h := loading(ctx); h.runs(); h = h.outer {
 		if h.w.e == e {
 			return nil
 		}

@@ -75,16 +75,17 @@ func TestNestedReadIsNotStored(t *testing.T) {
 	t.Parallel()
 	n := newNested(t, fill.Options{})
 	read(t, n.r, 1, fill.Miss, price(1, 10))
+	read(t, n.r, 2, fill.Miss, price(2, 20))
 	n.reprice() // nobody has applied it yet
 	many := func(ctx context.Context, _ pgload.Querier) ([]byte, bool, error) {
-		a := n.r.GetMany(ctx, "product", [][]keytext.Arg{arg("1")}, &fill.Demand{})
+		a := n.r.GetMany(ctx, "product", [][]keytext.Arg{arg("1"), arg("2")}, &fill.Demand{})
 		return a[0].Value.Payload, a[0].Err == nil, a[0].Err
 	}
-	fresh := func(ctx context.Context, _ pgload.Querier) ([]byte, bool, error) {
-		v, err := n.r.GetUnder(ctx, "product", arg("1"), nil, &fill.Demand{Fresh: true})
+	under := func(ctx context.Context, _ pgload.Querier) ([]byte, bool, error) {
+		v, err := n.r.GetUnder(ctx, "product", arg("1"), nil, &fill.Demand{Session: &fill.Session{}})
 		return v.Payload, err == nil, err
 	}
-	for i, load := range []fill.LoadFunc{n.through("1"), many, fresh} {
+	for i, load := range []fill.LoadFunc{n.through("1"), many, under} {
 		for _, entry := range []string{"code", "hand"} {
 			for range 2 {
 				v, err := n.r.Get(t.Context(), entry, arg(strconv.Itoa(i)), load)
@@ -94,7 +95,7 @@ func TestNestedReadIsNotStored(t *testing.T) {
 			}
 		}
 	}
-	if s := n.r.Stats(); s.Refused["nested_read"] != 12 || s.Fills != 1 {
+	if s := n.r.Stats(); s.Refused["nested_read"] != 12 || s.Fills != 2 {
 		t.Errorf("Stats = %+v", s)
 	}
 	if n.log.count("reads another entry through the cache") != 2 || n.log.count("entry=code reads=product") != 1 {
@@ -129,8 +130,12 @@ func TestNestedReadUnderADemand(t *testing.T) {
 	}
 	token := mvcc.Token{System: system, Timeline: 1, XID: n.reprice()}
 	many := func(ctx context.Context, _ pgload.Querier) ([]byte, bool, error) {
-		a := n.r.GetMany(ctx, "product", [][]keytext.Arg{arg("1")}, &fill.Demand{})
+		a := n.r.GetMany(ctx, "product", [][]keytext.Arg{arg("1"), arg("2")}, &fill.Demand{})
 		return a[0].Value.Payload, a[0].Err == nil, a[0].Err
+	}
+	under := func(ctx context.Context, _ pgload.Querier) ([]byte, bool, error) {
+		v, err := n.r.GetUnder(ctx, "product", arg("1"), nil, &fill.Demand{Session: &fill.Session{}})
+		return v.Payload, err == nil, err
 	}
 	slow := func(load fill.LoadFunc) fill.LoadFunc {
 		return func(ctx context.Context, q pgload.Querier) ([]byte, bool, error) {
@@ -142,14 +147,16 @@ func TestNestedReadUnderADemand(t *testing.T) {
 	for i, d := range []*fill.Demand{
 		{After: []mvcc.Token{token}}, {Bounded: true}, {Revalidate: true}, {Past: true}, {After: []mvcc.Token{token}, Session: &fill.Session{}},
 	} {
-		for j, load := range []fill.LoadFunc{n.through("1"), many} {
+		for j, load := range []fill.LoadFunc{n.through("1"), many, under} {
 			key := arg(strconv.Itoa(10*i + j))
 			var others sync.WaitGroup
-			others.Go(func() {
-				if v, err := n.r.Get(t.Context(), "plain", key, slow(load)); err != nil {
-					t.Errorf("a plain read beside %+v: %v %s, %v", d, v.Status, v.Payload, err)
-				}
-			})
+			for range 3 { // one has the lease; the others wait for it in vain, and then load together
+				others.Go(func() {
+					if v, err := n.r.Get(t.Context(), "plain", key, slow(load)); err != nil {
+						t.Errorf("a plain read beside %+v: %v %s, %v", d, v.Status, v.Payload, err)
+					}
+				})
+			}
 			pause(t, 50*time.Millisecond)
 			v, err := n.r.GetUnder(t.Context(), "plain", key, load, d)
 			if err != nil || string(v.Payload) != price(1, 11) {
@@ -261,7 +268,7 @@ func TestErrorsOfCodeBreakNothing(t *testing.T) {
 	n := newNested(t, fill.Options{})
 	for i := range 20 {
 		var down error = &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
-		if i%2 == 0 {
+		if i < 10 {
 			down = fmt.Errorf("%w: %w", pgload.ErrUnavailable, io.EOF) // of another database, of another cache
 		}
 		_, err := n.r.Get(t.Context(), "away", arg(strconv.Itoa(i)), func(context.Context, pgload.Querier) ([]byte, bool, error) { return nil, false, down })

@@ -329,5 +329,6 @@ func refusals() map[string]string {
 		"store_error":       "the store did not answer, or refused",
 		"epoch_ended":       "a change ended what the value would have been tied to while it was loaded",
 		"too_large":         "it is larger than a value may be",
+		"nested_read":       "the code that loads it has read another entry through the cache, whose value may be older than the load",
 	}
 }
