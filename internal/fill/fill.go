@@ -414,7 +414,7 @@ func (r *Reader) plain(ctx context.Context, entry string, key Key, load LoadFunc
 		}
 		live, why := c.live(e)
 		if live == nil {
-			return r.readAlone(ctx, began, e, key, load, why)
+			return r.readAlone(ctx, began, e, key, load, nil, why)
 		}
 		args, err := e.args(key, live.entry.Params)
 		if err != nil {
@@ -457,7 +457,7 @@ func (r *Reader) plain(ctx context.Context, entry string, key Key, load LoadFunc
 		}
 		r.stats.dropped.Add(1)
 	}
-	return r.readAlone(ctx, began, e, key, load, namesMoved)
+	return r.readAlone(ctx, began, e, key, load, nil, namesMoved)
 }
 
 // first is what a plain read finds in the store (R1).
@@ -501,7 +501,7 @@ func (r *Reader) first(ctx context.Context, c *confirmation, e *declared, l *liv
 
 // readAlone reads an entry that no roster knows.
 func (r *Reader) readAlone(
-	ctx context.Context, began time.Time, e *declared, key Key, load LoadFunc, why bypassReason,
+	ctx context.Context, began time.Time, e *declared, key Key, load LoadFunc, n *need, why bypassReason,
 ) (Value, error) {
 	params, err := r.described(ctx, began, e)
 	if err != nil {
@@ -511,7 +511,7 @@ func (r *Reader) readAlone(
 	if err != nil {
 		return Value{}, err
 	}
-	return r.bypass(ctx, &want{e: e, args: slices.Clone(args), load: load, came: time.Now(), began: began}, why)
+	return r.bypass(ctx, &want{e: e, args: slices.Clone(args), load: load, n: n, came: time.Now(), began: began}, why)
 }
 
 func (e *declared) args(key Key, params []rule.Param) ([]keytext.Arg, error) {

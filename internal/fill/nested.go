@@ -76,7 +76,7 @@ func (r *Reader) inner(ctx context.Context) bool {
 	return h.runs() && r.entries[h.w.e.name] == h.w.e
 }
 
-// takes takes as many places among the loads at a time as a load needs: none where the code of another waits for it, which has its own, and two
+// takes is given as many places among the loads at a time as a load needs: none where the code of another waits for it, which has its own, and two
 // for an entry whose code was seen to wait for others, each of which takes a connection as well. Where there is but one, it makes do with that.
 func (r *Reader) takes(ctx context.Context, e *declared, slot func(chan struct{}) error) (places int, err error) {
 	switch {

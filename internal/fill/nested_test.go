@@ -42,6 +42,9 @@ func (n *nested) reader(o fill.Options) {
 	for _, d := range handDeclarations() {
 		declared[d.Name] = d
 	}
+	unknown := declared["code"] // to the daemon
+	unknown.Name, unknown.Key = "unknown", "unknown:{id}"
+	declared["unknown"] = unknown
 	for name, d := range declared {
 		o.Entries[name] = fill.Entry{Declared: d, TTL: time.Minute, NegativeTTL: time.Minute, LoadTimeout: 4 * time.Second, LoadUnproved: true}
 		if name == "code" {
@@ -168,6 +171,33 @@ func TestNestedReadUnderADemand(t *testing.T) {
 	if v, err := n.r.Get(t.Context(), "plain", arg("1"), n.through("1")); err != nil || string(v.Payload) != price(1, 10) || v.Reason != "nested_read" {
 		t.Errorf("a plain read: %v (%s) %s, %v", v.Status, v.Reason, v.Payload, err)
 	}
+}
+
+// TestNestedReadPastTheCache: a read past the cache does not join a load that others wait for, whose code may read what is cached.
+func TestNestedReadPastTheCache(t *testing.T) {
+	t.Parallel()
+	n := newNested(t, fill.Options{})
+	read(t, n.r, 1, fill.Miss, price(1, 10))
+	n.reprice()
+	slow := func(ctx context.Context, q pgload.Querier) ([]byte, bool, error) {
+		pause(t, 300*time.Millisecond)
+		return n.through("1")(ctx, q)
+	}
+	var others sync.WaitGroup
+	for range 2 { // the second is to load after the first
+		others.Go(func() {
+			v, err := n.r.Get(t.Context(), "unknown", arg("1"), slow)
+			if err != nil || v.Status != fill.Bypass || string(v.Payload) != price(1, 10) {
+				t.Errorf("a plain read: %v (%s) %s, %v", v.Status, v.Reason, v.Payload, err)
+			}
+		})
+		pause(t, 100*time.Millisecond)
+	}
+	v, err := n.r.GetUnder(t.Context(), "unknown", arg("1"), n.through("1"), &fill.Demand{Past: true})
+	if err != nil || string(v.Payload) != price(1, 11) {
+		t.Errorf("%v (%s) %s, %v", v.Status, v.Reason, v.Payload, err)
+	}
+	others.Wait()
 }
 
 // TestNestedLoadsNeedNoPlaceOfTheirOwn: the loads that wait for them hold all there are.

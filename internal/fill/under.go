@@ -80,7 +80,7 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 			if n.past {
 				unusable = askedFor
 			}
-			return r.readAlone(ctx, began, e, key, load, unusable)
+			return r.readAlone(ctx, began, e, key, load, n, unusable)
 		}
 		args, err := e.args(key, live.entry.Params)
 		if err != nil {
@@ -166,7 +166,7 @@ func (r *Reader) readUnder(ctx context.Context, began time.Time, e *declared, ke
 		}
 		return v, err
 	}
-	return r.readAlone(ctx, began, e, key, load, namesMoved)
+	return r.readAlone(ctx, began, e, key, load, n, namesMoved)
 }
 
 // refuseForeign asks the database who it is when a token is not of the cluster whose log HEAD's daemon follows: before

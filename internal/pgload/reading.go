@@ -70,7 +70,7 @@ func (q *reading) Query(ctx context.Context, sql string, args ...any) (pgx.Rows,
 }
 
 func (q *reading) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	rows, _ := q.Query(ctx, sql, args...) //nolint:sqlclosecheck // the error is that of the rows too; Scan closes them
+	rows, _ := q.Query(ctx, sql, args...) // the error is that of the rows too; Scan closes them
 	return codeRow{rows}
 }
 
