@@ -152,7 +152,7 @@ func TestRowsLeftOpen(t *testing.T) {
 		t.Errorf("a row that was not scanned: %q, %v", got, err)
 	}
 	_, err = of(t, l, func(ctx context.Context, q pgload.Querier) ([]byte, bool, error) {
-		_, err := q.Query(ctx, "INSERT INTO product VALUES (9)") //nolint:gocritic // left open, which is tested
+		_, err := q.Query(ctx, "INSERT INTO product VALUES (9)") //nolint:gocritic,sqlclosecheck // left open, which is tested
 		return []byte("written"), true, err
 	})
 	var query *pgload.QueryError
@@ -163,7 +163,7 @@ func TestRowsLeftOpen(t *testing.T) {
 		t.Errorf("the connection was lost on the way: process %s, then %s", before, after)
 	}
 	_, err = of(t, l, func(ctx context.Context, q pgload.Querier) ([]byte, bool, error) {
-		_, err := q.Query(ctx, "SELECT 1") //nolint:gocritic // left open, which is tested
+		_, err := q.Query(ctx, "SELECT 1") //nolint:gocritic,sqlclosecheck // left open, which is tested
 		if err != nil {
 			return nil, false, err
 		}
@@ -183,7 +183,7 @@ func TestStatementThatCodeCutOff(t *testing.T) {
 		_, err := of(t, l, func(ctx context.Context, q pgload.Querier) ([]byte, bool, error) {
 			ctx, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 			defer cancel()
-			_, err := q.Query(ctx, "SELECT pg_sleep(5)") //nolint:gocritic // left open, which is tested
+			_, err := q.Query(ctx, "SELECT pg_sleep(5)") //nolint:gocritic,sqlclosecheck // left open, which is tested
 			if err == nil {
 				var none any
 				err = q.QueryRow(ctx, "SELECT pg_sleep(5)").Scan(&none) // the rows are open
@@ -198,7 +198,7 @@ func TestStatementThatCodeCutOff(t *testing.T) {
 		_, err = of(t, l, func(ctx context.Context, q pgload.Querier) ([]byte, bool, error) {
 			ctx, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 			defer cancel()
-			_, err := q.Query(ctx, "SELECT 1") //nolint:gocritic // left open, which is tested
+			_, err := q.Query(ctx, "SELECT 1") //nolint:gocritic,sqlclosecheck // left open, which is tested
 			if err != nil {
 				return nil, false, err
 			}
