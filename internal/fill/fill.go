@@ -266,8 +266,6 @@ type declared struct {
 	told     atomic.Bool                  // the log was
 }
 
-func (e *declared) coversNone() bool { return e.Declared.Covers == rule.CoversNone }
-
 // Runs is a Loader, or a Replica, that can run so many loads at a time. More of them would wait for each other there, where nobody can tell that
 // from a database that does not answer.
 type Runs interface{ Most() int }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
+
+	"github.com/freshet/freshet/internal/rule"
 )
 
 // ErrRecursion is the error of a read by code that loads, of the very key that it loads: it would wait for itself.
@@ -57,8 +59,11 @@ func nests(ctx context.Context, entry string) (past bool) {
 	return h.w.n != nil && !h.free()
 }
 
-// free reports whether the load's value may be made of anything, since no snapshot is said to cover it (covers: none).
+// free reports whether the load's value may be made of anything.
 func (h *handTags) free() bool { return h.w.e.coversNone() }
+
+// coversNone reports whether no snapshot is said to cover what the entry's code reads.
+func (e *declared) coversNone() bool { return e.Declared.Covers == rule.CoversNone }
 
 // recurses is an error if the value is wanted by the code of its own load, or by that of a load which that waits for.
 func (w *want) recurses(ctx context.Context) error {
