@@ -2,6 +2,7 @@ package fill
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -54,14 +55,19 @@ func (r *Reader) alone(ctx context.Context, w *want, why bypassReason) (Value, e
 	if w.load == nil && w.e.Declared.Query == "" {
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ErrNoLoader)
 	}
-	t, err := (*trip)(nil), w.recurses(ctx)
-	if err == nil {
-		t, err = r.board(ctx, w)
-	}
-	if err != nil {
+	if err := w.recurses(ctx); err != nil {
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, err)
 	}
-	return t.value(ctx, w, why)
+	for {
+		t, err := r.board(ctx, w)
+		if err != nil {
+			return Value{}, fmt.Errorf("entry %s: %w", w.e.name, err)
+		}
+		// A statement for many keys that took too long for this one says nothing of it.
+		if v, err := t.value(ctx, w, why); !errors.Is(err, errSlow) {
+			return v, err
+		}
+	}
 }
 
 // value waits for a trip.
@@ -73,7 +79,9 @@ func (t *trip) value(ctx context.Context, w *want, why bypassReason) (Value, err
 	case <-ctx.Done():
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, ctx.Err())
 	}
-	w.note(t.seen)
+	if !errors.Is(t.err, errSlow) { // then nothing came by it
+		w.note(t.seen)
+	}
 	if t.err != nil {
 		return Value{}, fmt.Errorf("entry %s: %w", w.e.name, t.err)
 	}

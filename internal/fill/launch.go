@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/freshet/freshet/internal/fence"
@@ -38,19 +37,16 @@ func (b *batch) launch(ctx context.Context, items []*item) {
 	}
 }
 
-// flyTogether loads and stores. Whoever was not loaded in time with the others flies alone.
+// flyTogether loads and stores. Whoever was not loaded in time with the others is read by itself, in its turn: its lease, half of which is
+// over, is given back, and who waits for its flight here sees that it is lost.
 func (b *batch) flyTogether(ctx context.Context, items []*item) {
-	var single sync.WaitGroup
-	defer single.Wait()
-	var landing, stored, back []*item
+	var landing, stored, back, late []*item
 	ones, seen := b.observed(ctx, items, b.askLeased)
+	b.compareAll(items, ones)
 	for i, one := range ones {
 		it := items[i]
 		if errors.Is(one.Err, errSlow) {
-			single.Go(func() {
-				defer b.land(ctx, it.w, it.token, it.flight)
-				b.fly(ctx, it.w, it.flight, it.token, &it.reply, nil)
-			})
+			late = append(late, it)
 			continue
 		}
 		landing = append(landing, it)
@@ -61,7 +57,12 @@ func (b *batch) flyTogether(ctx context.Context, items []*item) {
 			back = append(back, it)
 		}
 	}
-	b.giveBack(ctx, append(back, b.store(ctx, stored)...))
+	back = append(back, b.store(ctx, stored)...)
+	b.giveBack(ctx, append(back, late...))
+	b.later(ctx, late)
+	for _, it := range late {
+		b.strand(it.token, it.flight)
+	}
 	for _, it := range landing {
 		b.land(ctx, it.w, it.token, it.flight)
 	}
@@ -117,14 +118,40 @@ func (b *batch) askLeased(ctx context.Context, items []*item) []pgload.One {
 // query is what one of the keys, and so each, is loaded by.
 func (b *batch) query(w *want) (pgload.Query, error) {
 	sql, err := b.e.sql(b.l)
-	q := pgload.Query{SQL: sql, Result: b.e.Declared.Result, Tags: w.tags()}
+	return pgload.Query{SQL: sql, Result: b.e.Declared.Result, Tags: w.tags(), Batch: b.form()}, err
+}
+
+// form is that of the entry's query for many keys; nil: it has none that the database takes.
+func (b *batch) form() *rule.Batch {
 	switch {
 	case b.l == nil: // while the store is away the database is to be spared more than ever
-		q.Batch = b.e.batch.Load()
+		return b.e.batch.Load()
 	case !b.l.apart.Load():
-		q.Batch = b.l.entry.Batch
+		return b.l.entry.Batch
 	}
-	return q, err
+	return nil
+}
+
+// together reports whether what is missing, or is to be compared, is loaded by one statement with the others. Of a query without a form for
+// many keys, comparisons are statements of their own, which have the database send only what has changed.
+func (b *batch) together(w *want) bool {
+	return w.load == nil && (w.over == nil || b.form() != nil)
+}
+
+// compareAll compares what was loaded together with what conditional reads keep: the statement for many keys sends every value, so that
+// it is compared here, by its bytes. It is stored by a FILL, not a RENEW, and without a row version: the next conditional read of it alone makes it once more.
+func (b *batch) compareAll(items []*item, ones []pgload.One) {
+	for i, it := range items {
+		loaded := &ones[i].Loaded
+		if it.w.over == nil || ones[i].Err != nil {
+			continue
+		}
+		b.stats.revalidations.Add(1)
+		if it.w.over.equals(loaded) {
+			b.stats.unchanged.Add(1)
+			loaded.Same, loaded.Payload = pgload.SameDigest, it.w.over.record.Payload
+		}
+	}
 }
 
 // ask asks the primary.
@@ -328,21 +355,23 @@ func (b *batch) store(ctx context.Context, items []*item) (held []*item) {
 }
 
 // bypassMany loads past a cache that cannot be used, for the items' own reasons, and ends the items. Keys that somebody is
-// loading so already are waited for, or loaded after that, as by reads of them alone.
+// loading so already are waited for, or loaded after that, as by reads of them alone, in their turn.
 func (b *batch) bypassMany(ctx context.Context, items []*item) {
-	var own []*item
+	var own, turns []*item
 	for _, it := range items {
 		it.w.at = nil // nothing is stored
-		if it.why == callerGone || b.code != nil || b.e.Declared.Query == "" || !b.boardFirst(it) {
-			b.apart.Go(func() {
-				v, err := b.bypass(ctx, it.w, it.why)
-				b.settle(ctx, it, v, err)
-			})
-			continue
+		switch {
+		case it.why == callerGone:
+			b.stats.bypassed[it.why].Add(1)
+			b.fail([]*item{it}, ctx.Err())
+		case b.code != nil || b.e.Declared.Query == "" || !b.boardFirst(it):
+			turns = append(turns, it)
+		default:
+			b.stats.bypassed[it.why].Add(1)
+			own = append(own, it)
 		}
-		b.stats.bypassed[it.why].Add(1)
-		own = append(own, it)
 	}
+	b.pastInTurn(ctx, turns)
 	for some := range slices.Chunk(own, rule.MaxBatch) {
 		err := b.begin(ctx, b.e.LoadTimeout, func(ctx context.Context) { b.travel(ctx, some) })
 		if err != nil {
@@ -355,7 +384,18 @@ func (b *batch) bypassMany(ctx context.Context, items []*item) {
 		it.w.timer = time.NewTimer(b.e.left(b.began))
 		v, err := it.trip.value(ctx, it.w, it.why)
 		it.w.timer.Stop()
+		if errors.Is(err, errSlow) {
+			turns = append(turns, it)
+			continue
+		}
 		b.settle(ctx, it, v, err)
+	}
+	if len(turns) > 0 {
+		b.apart.Go(func() {
+			for _, it := range turns {
+				b.finish(ctx, it, nil)
+			}
+		})
 	}
 }
 
@@ -380,23 +420,20 @@ func (b *batch) arrived(it *item, one pgload.One, seen *watched) {
 	close(it.trip.done)
 }
 
-// travel loads the keys of trips.
+// travel loads the keys of trips. One that was not loaded in time with the others ends with that: whoever waits for it makes a trip of its own.
 func (b *batch) travel(ctx context.Context, items []*item) {
-	var single sync.WaitGroup
-	defer single.Wait()
 	ones, seen := b.observed(ctx, items, b.askAll)
+	b.compareAll(items, ones)
+	var late []*item
 	for i, one := range ones {
-		it := items[i]
-		if !errors.Is(one.Err, errSlow) {
-			b.arrived(it, one, seen)
-			continue
+		if errors.Is(one.Err, errSlow) {
+			b.stats.bypassed[items[i].why].Add(^uint64(0)) // it is counted in its turn
+			late = append(late, items[i])
 		}
-		single.Go(func() {
-			var one pgload.One
-			var seen *watched
-			one.Loaded, seen, one.Err = b.observedLoad(ctx, it.w, nil)
-			b.arrived(it, one, seen)
-		})
+	}
+	b.pastInTurn(ctx, late)
+	for i, one := range ones {
+		b.arrived(items[i], one, seen)
 	}
 }
 

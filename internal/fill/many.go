@@ -3,7 +3,6 @@ package fill
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -44,7 +43,7 @@ func (r *Reader) ReadMany(ctx context.Context, entry string, keys []Key, load fu
 	}
 	for from := 0; from < len(keys); from += manyAtOnce {
 		to := min(from+manyAtOnce, len(keys))
-		b := &batch{Reader: r, e: e, demand: d, n: r.need(e, d), keys: keys[from:to], answers: answers[from:to], reading: r.reading(ctx)}
+		b := &batch{Reader: r, e: e, demand: d, n: r.need(e, d), keys: keys[from:to], answers: answers[from:to], reading: r.reading(ctx), gone: ctx.Err}
 		if load != nil {
 			b.code = func(i int) LoadFunc { return load(from + i) }
 		}
@@ -80,6 +79,8 @@ type batch struct {
 	items   []*item
 	apart   sync.WaitGroup // reads of single keys
 	reading *Reading       // nil: nobody observes the read
+	gone    func() error   // says that the caller has gone
+	line    line
 }
 
 // item is a key, which may have been asked for several times.
@@ -99,6 +100,7 @@ type item struct {
 	// inherited says that another process was loading it, which did not.
 	inherited bool
 	trip      *trip
+	turn      *turn // nil: it is not read by itself, or not yet
 }
 
 // answer is the end of an item.
@@ -341,106 +343,20 @@ func (b *batch) hit(ctx context.Context, it *item, f *store.Found, p *peeked) bo
 	return true
 }
 
-// lease asks for the right to fill what is missing (R2). What is granted and can be loaded together is returned, as is what the
-// store did not answer about; the flights of what has to be loaded by itself have begun.
-func (b *batch) lease(ctx context.Context, missing []*item) (granted, lost []*item) {
-	if len(missing) == 0 {
-		return nil, nil
-	}
-	if b.code == nil && b.e.Declared.Query == "" {
-		b.fail(missing, ErrNoLoader)
-		return nil, nil
-	}
-	leasings := make([]store.Leasing, len(missing))
-	for i, it := range missing {
-		it.token = newToken()
-		leasings[i] = store.Leasing{Name: it.w.name, Dead: it.w.dead, Token: it.token, Lasts: b.e.LoadTimeout + leaseMargin}
-	}
-	var back, busy, gone []*item
-	for i, leased := range b.batches.LeaseMany(ctx, leasings) {
-		it := missing[i]
-		it.reply = leased.LeaseReply
-		record := &it.reply.Record
-		switch {
-		case leased.Err != nil && ctx.Err() != nil:
-			gone = append(gone, it)
-			b.fail([]*item{it}, ctx.Err())
-		case leased.Err != nil:
-			it.why = b.failed(b.c, it.lane, leased.Err)
-			lost = append(lost, it)
-		case record.State.Live() && b.covered(b.n, b.c, &it.reply) && (it.w.at != nil || len(record.Epochs) == 0):
-			// Filled between the GET and the LEASE.
-			if it.reply.Granted {
-				back = append(back, it)
-			}
-			b.filledBefore(ctx, it)
-		case b.stale(ctx, it) && !it.reply.Granted:
-		case !it.reply.Granted:
-			if b.n != nil {
-				b.alone(ctx, it)
-				continue
-			}
-			it.flight = b.flight(it.reply.Holder)
-			if it.flight == nil && it.w.standIn != nil {
-				b.alone(ctx, it) // which knows how long to wait for it
-				continue
-			}
-			b.stats.waits.Add(1)
-			if it.joined = it.flight != nil; !it.joined {
-				busy = append(busy, it)
-			}
-		default:
-			if it.w.over = b.n.keeps(b.c, &it.reply); it.w.over == nil && it.w.load == nil {
-				granted = append(granted, it)
-				continue
-			}
-			var err error
-			if it.flight, err = b.take(ctx, it.w, it.token, &it.reply); err != nil {
-				if it.flight = nil; !it.ended {
-					b.fail([]*item{it}, err)
-				}
-			}
-		}
-	}
-	b.giveBack(ctx, back)
-	b.abandon(ctx, gone)
-	if len(busy) > 0 {
-		b.apart.Go(func() { b.watch(ctx, busy) })
-	}
-	return granted, lost
-}
-
-// filledBefore ends an item that somebody else has filled. One with epochs is to be read together with them.
-func (b *batch) filledBefore(ctx context.Context, it *item) {
-	if it.w.at == nil {
-		if v, again, err := b.found(it.w, it.reply.Record, &it.reply.Head); !again {
-			b.settle(ctx, it, v, err)
-			return
-		}
-	}
-	b.alone(ctx, it)
-}
-
-// giveBack releases leases that will not be used.
-func (b *batch) giveBack(ctx context.Context, items []*item) {
-	if len(items) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.fillWithin)
-	defer cancel()
-	names, tokens := leases(items)
-	if err := b.batches.ReleaseMany(ctx, names, tokens); err != nil {
-		b.logger.DebugContext(ctx, "release failed", slog.String("error", err.Error()))
-	}
-}
-
-// collect waits for flights.
+// collect waits for flights, and then for those turns that items of theirs have.
 func (b *batch) collect(ctx context.Context, items []*item) {
 	hard, soft := b.patience()
 	defer hard.Stop()
 	defer soft.Stop()
+	var turns []*item
 	for _, it := range items {
-		if it.flight == nil || it.ended {
+		switch {
+		case it.ended:
+			continue
+		case it.flight == nil:
+			if it.turn != nil {
+				turns = append(turns, it)
+			}
 			continue
 		}
 		if it.w.timer = hard; it.w.standIn != nil && it.w.standIn.outlives(it.w) {
@@ -458,7 +374,14 @@ func (b *batch) collect(ctx context.Context, items []*item) {
 			b.settleOr(ctx, it, Value{}, fmt.Errorf("entry %s: %w", b.e.name, err))
 			continue
 		}
+		if it.turn != nil {
+			turns = append(turns, it)
+			continue
+		}
 		v, err := it.flight.value(it.w)
 		b.settleOr(ctx, it, v, err)
+	}
+	for _, it := range turns {
+		b.finish(ctx, it, soft)
 	}
 }

@@ -334,6 +334,16 @@ func (r *Reader) land(ctx context.Context, w *want, token fence.Token, f *flight
 	close(f.done)
 }
 
+// strand ends a flight that nobody flies any more, and whose lease is given back: whoever waits for it asks for the lease once more.
+func (r *Reader) strand(token fence.Token, f *flight) {
+	f.floored, f.unstored = true, refusedNoLease
+	r.mu.Lock()
+	delete(r.flights, token)
+	r.mu.Unlock()
+	close(f.ready)
+	close(f.done)
+}
+
 // judge says why a load may not be stored, under the HEAD that was read after the lease was granted (R3, R4).
 func (r *Reader) judge(w *want, f *flight, reply *store.LeaseReply) refusal {
 	c, head := w.c, reply.Head

@@ -79,10 +79,15 @@ func (r *Reader) loadChanged(ctx context.Context, w *want) (pgload.Loaded, error
 		r.stats.loads.Add(1)
 	}
 	loaded, err := r.ask(ctx, w)
-	if err == nil && loaded.Found == (k.record.State == fence.Live) && bytes.Equal(loaded.Payload, k.record.Payload) {
+	if err == nil && k.equals(&loaded) {
 		loaded.Same = pgload.SameDigest
 	}
 	return loaded, err
+}
+
+// equals reports whether what was loaded is the kept value.
+func (k *kept) equals(loaded *pgload.Loaded) bool {
+	return loaded.Found == (k.record.State == fence.Live) && bytes.Equal(loaded.Payload, k.record.Payload)
 }
 
 // unusable is the class of SQLSTATEs that say that a statement cannot be run as it is: a name that is not there, a privilege
