@@ -17,13 +17,17 @@ type Result[V any] struct {
 
 // GetMany reads the values of many keys, in their order, each as Get reads it: with one request to the store for what is
 // cached, and one statement for what is not, where the entry's query can be run for many keys at once. Options ask the same of
-// every value. Keys that are given several times are read once, and share the value, unless there is WithClone.
+// every value; what is cached and does not prove it is loaded by that statement too. Keys that are given several times are read once, and share the
+// value, unless there is WithClone.
+//
+// Keys that cannot be loaded together, such as those that code loads, are loaded a few at a time, so that other reads have their turn. Each may
+// take the entry's load_timeout from when it is its turn; ctx bounds how long that is for all.
 //
 // The error says that some keys could not be read, and wraps the first one's; the results are there all the same, so that a
 // caller who wants all or nothing looks at the error, and one who takes what there is looks at each Result. That there is no
 // such row is no such error.
 //
-// The values are not of one moment: cached ones were loaded when they were. More than 1000 keys are read in turns, each of
+// The values are not of one moment: cached ones were loaded when they were. More than 1000 keys are read a thousand at a time, each of
 // which may take the entry's load_timeout.
 func (t *Typed[K, V]) GetMany(ctx context.Context, keys []K, options ...ReadOption) ([]Result[V], error) {
 	return t.watchedMany(ctx, keys, options)

@@ -75,6 +75,18 @@ func sleeping(d time.Duration) func(context.Context, int) error {
 	}
 }
 
+// opened waits for that.
+func opened(open <-chan struct{}) func(context.Context, int) error {
+	return func(ctx context.Context, _ int) error {
+		select {
+		case <-open:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 func numbers(n int) []fill.Key {
 	keys := make([]fill.Key, n)
 	for i := range keys {
@@ -153,11 +165,12 @@ func TestManyInTurn(t *testing.T) {
 	if c.most.Load() != most {
 		t.Errorf("%d loads at a time", c.most.Load())
 	}
-	one := w.few(16, nil, 500*time.Millisecond, fill.Policy{MaxLoads: 1})
-	c.most.Store(0)
-	one.ReadMany(t.Context(), "code", numbers(20), c.load, &fill.Demand{Past: true})
-	if c.most.Load() != 1 {
-		t.Errorf("%d loads at a time, of an entry that may have one", c.most.Load())
+	// Nor do they wait for each other where an entry may have fewer, out of their own time.
+	one := w.few(64, nil, 500*time.Millisecond, fill.Policy{MaxLoads: 1})
+	for i, a := range one.ReadMany(t.Context(), "code", numbers(40), c.load, &fill.Demand{Past: true}) {
+		if a.Err != nil {
+			t.Errorf("key %d of an entry that may have one load at a time: %v", i, a.Err)
+		}
 	}
 }
 
@@ -205,7 +218,7 @@ func TestManyInTurnAreGivenUp(t *testing.T) {
 	w := newWorld(t, options{})
 	r := w.few(4, nil, 2*time.Second, fill.Policy{})
 	open := make(chan struct{})
-	c := &working{do: func(context.Context, int) error { <-open; return nil }}
+	c := &working{do: opened(open)}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := make(chan []fill.Answer, 1)
@@ -262,7 +275,7 @@ func TestManyStaleInTurn(t *testing.T) {
 			for i := range keys {
 				w.update(w.name("code", strconv.Itoa(i)), "UPDATE product SET price = 11 WHERE id = 1")
 			}
-			c.do = func(context.Context, int) error { <-open; return nil }
+			c.do = func(ctx context.Context, i int) error { return errors.Join(opened(open)(ctx, i), sleeping(10*time.Millisecond)(ctx, i)) }
 			c.most.Store(0)
 			c.value.Store(1000)
 			ctx, cancel := context.WithCancel(t.Context())
@@ -288,7 +301,7 @@ func TestManyStaleInTurn(t *testing.T) {
 					t.Errorf("key %d: %+v", i, a)
 				}
 			}
-			if c.all.Load() != 2*keys || c.most.Load() != 2 {
+			if c.all.Load() != 2*keys || c.most.Load() > 2 {
 				t.Errorf("%d loads, %d at a time", c.all.Load(), c.most.Load())
 			}
 		})

@@ -26,8 +26,8 @@ type Answer struct {
 
 // ReadMany reads many values of an entry, in the order of the keys, each under the same rules as a read of it alone, and in as few
 // round trips as there are kinds of steps: one for what is in the store, one for the leases of what is missing, one for
-// the database, one for what is to be stored. What cannot be done together is done as by reads of single keys, all at a
-// time. Keys that are the same are read once. load gives the code that loads the i-th key, where code loads the entry.
+// the database, one for what is to be stored. What is cached and cannot be shown to meet the demand is loaded with what is missing. What cannot be
+// loaded together is loaded as by reads of single keys, a few at a time (line). Keys that are the same are read once. load gives the code that loads the i-th key, where code loads the entry.
 func (r *Reader) ReadMany(ctx context.Context, entry string, keys []Key, load func(i int) LoadFunc, d *Demand) []Answer {
 	answers := make([]Answer, len(keys))
 	e := r.entries[entry]
