@@ -67,7 +67,7 @@ func (b *batch) singly(ctx context.Context, items []*item) (rest []*item) {
 func (b *batch) later(ctx context.Context, items []*item) {
 	for _, it := range items {
 		b.stats.misses.Add(^uint64(0)) // it is counted when it is read
-		b.inTurn(it, &turn{read: b.anew(it), beside: it.ended || it.w.standIn != nil})
+		b.inTurn(it, &turn{read: b.again(it), beside: it.ended || it.w.standIn != nil})
 	}
 	b.advance(ctx)
 }
@@ -91,8 +91,8 @@ func (b *batch) underLease(it *item) func(ctx context.Context) (Value, error) {
 	}
 }
 
-// anew reads an item as a read of it alone does, but gives nothing stale: the batch has found that already, if there was any.
-func (b *batch) anew(it *item) func(ctx context.Context) (Value, error) {
+// again reads an item as a read of it alone does, but gives nothing stale: the batch has found that already, if there was any.
+func (b *batch) again(it *item) func(ctx context.Context) (Value, error) {
 	d := *b.demand
 	d.Fresh = true
 	return func(ctx context.Context) (Value, error) {

@@ -47,8 +47,7 @@ func (r *Reader) ReadMany(ctx context.Context, entry string, keys []Key, load fu
 		if load != nil {
 			b.code = func(i int) LoadFunc { return load(from + i) }
 		}
-		b.read(ctx)
-		b.apart.Wait()
+		b.whole(ctx, 1)
 	}
 	return answers
 }
@@ -72,6 +71,7 @@ type batch struct {
 	l      *live // nil: no roster knows the entry
 
 	came, began time.Time
+	since       time.Time // when the first batch began that these keys were read with
 
 	keys    []Key
 	code    func(i int) LoadFunc // nil: the entry's query loads it
@@ -81,6 +81,7 @@ type batch struct {
 	reading *Reading       // nil: nobody observes the read
 	gone    func() error   // says that the caller has gone
 	line    line
+	anew    onceMore // what is to be read from the beginning
 }
 
 // item is a key, which may have been asked for several times.
@@ -117,11 +118,11 @@ func (b *batch) fail(items []*item, err error) {
 	}
 }
 
-// settle ends an item if its value meets the need, as ReadUnder does. What may yet be shown is waited for alone.
+// settle ends an item if its value meets the need, as ReadUnder does. What may yet be shown is waited for, and then read anew.
 func (b *batch) settle(ctx context.Context, it *item, v Value, err error) {
 	if err == nil && b.n != nil && v.Status != Hit {
 		if err = b.n.shown(v.server, v.coverage.Snapshot); waitable(err) {
-			b.alone(ctx, it)
+			b.anew.add(it, err)
 			return
 		}
 		if err != nil {
@@ -146,6 +147,9 @@ func (b *batch) read(ctx context.Context) {
 	b.c, b.began = b.names(ctx)
 	if b.came = b.began; b.n != nil {
 		b.came = time.Now()
+	}
+	if b.since.IsZero() {
+		b.since = b.began
 	}
 	var why bypassReason
 	var params []rule.Param
@@ -252,7 +256,7 @@ func (b *batch) look(ctx context.Context, items []*item) (missing, lost []*item)
 			case b.n != nil && !b.c.agrees(it.lane, &f.Head, f.HeadFound):
 				b.expire(b.c)
 				b.stats.dropped.Add(1)
-				b.alone(ctx, it)
+				b.anew.add(it, nil)
 				continue
 			}
 			p, others := b.peeked(it, f.Tied)
@@ -323,7 +327,7 @@ func (b *batch) hit(ctx context.Context, it *item, f *store.Found, p *peeked) bo
 	switch {
 	case !b.stillConfirmed(b.c, it.lane):
 		b.stats.dropped.Add(1)
-		b.alone(ctx, it)
+		b.anew.add(it, nil)
 		return true
 	case b.n != nil && !b.vouched(b.n, it.lane, &f.Head, p.record.Coverage):
 		b.stats.unproven.Add(1)
@@ -366,7 +370,7 @@ func (b *batch) collect(ctx context.Context, items []*item) {
 			if v, fits, err := b.join(ctx, it.w, it.flight, &it.reply); err != nil || fits {
 				b.settleOr(ctx, it, v, err)
 			} else {
-				b.alone(ctx, it)
+				b.anew.add(it, nil)
 			}
 			continue
 		}

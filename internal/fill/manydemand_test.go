@@ -2,6 +2,7 @@ package fill_test
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -209,6 +210,73 @@ func TestManyUnderDemandsAtATime(t *testing.T) {
 		t.Errorf("beside another process: %v", got)
 	}
 	if sent := loader.counts(); sent != [3]int64{before[0] + 2, before[1], before[2]} {
+		t.Errorf("statements for many keys, loads and comparisons of one: %v, and before %v", sent, before)
+	}
+}
+
+// TestManyBeginAnew: keys that have to be read from the beginning are read together again: when the transaction that they have to contain is not
+// visible yet, and when names have moved under them.
+func TestManyBeginAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	w.batches()
+	r, loader := w.conditional()
+	readMany(t, r, nil, upTo(60), nil)
+	tx, err := w.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text string
+	if err := tx.QueryRow(t.Context(), "UPDATE product SET price = 11 WHERE id = 1 RETURNING pg_current_xact_id()::text").Scan(&text); err != nil {
+		t.Fatal(err)
+	}
+	x, err := mvcc.ParseXID(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	under := &fill.Demand{After: []mvcc.Token{{System: w.head.System, Timeline: 1, XID: x}}}
+	before := loader.counts()
+	done := make(chan map[string]int, 1)
+	go func() { done <- readMany(t, r, under, upTo(63), map[int]int{1: 11}) }()
+	eventually(t, func() error {
+		if loader.sent.Load() == before[0] {
+			return errors.New("the database has not answered yet")
+		}
+		return nil
+	})
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := <-done
+	if want := map[string]int{"miss": 1, "revalidated": 62}; !cmp.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if sent := loader.counts(); sent != [3]int64{before[0] + 2, before[1], before[2]} {
+		t.Errorf("statements for many keys, loads and comparisons of one: %v, and before %v", sent, before)
+	}
+	// One that is never visible is not waited for longer than the load timeout, and costs no statement for each key.
+	before = loader.counts()
+	under.After[0].XID += 1000
+	for i, a := range r.GetMany(t.Context(), "product", numbered(upTo(60)...), under) {
+		if !errors.Is(a.Err, fill.ErrTokenNotReached) {
+			t.Errorf("product %d: %+v", i+1, a)
+		}
+	}
+	if sent := loader.counts(); sent != [3]int64{before[0] + 1, before[1], before[2]} {
+		t.Errorf("statements for many keys, loads and comparisons of one: %v, and before %v", sent, before)
+	}
+	roster := w.newRoster(w.roster.Revision + 1)
+	for _, e := range roster.Entries {
+		inBatch(e)
+	}
+	under.After[0].XID = x
+	readMany(t, r, under, []int{1, 2}, map[int]int{1: 11})
+	before = loader.counts()
+	w.move(roster)
+	if got := readMany(t, r, under, upTo(60), map[int]int{1: 11}); got["miss"] != 60 {
+		t.Errorf("under new names: %v", got)
+	}
+	if sent := loader.counts(); sent != [3]int64{before[0] + 1, before[1], before[2]} {
 		t.Errorf("statements for many keys, loads and comparisons of one: %v, and before %v", sent, before)
 	}
 }

@@ -46,15 +46,19 @@ func (b *batch) lease(ctx context.Context, missing []*item) (granted, lost []*it
 				lost = append(lost, it)
 			}
 		case !it.reply.Granted:
-			it.flight = b.flight(it.reply.Holder)
-			if it.flight == nil && it.w.standIn != nil {
+			switch it.flight = b.flight(it.reply.Holder); {
+			case it.flight != nil && !it.flight.knows(record.Fences):
+				it.flight, it.why = nil, notCovered
+				lost = append(lost, it)
+			case it.flight != nil:
+				it.joined = true
+			case it.w.standIn != nil:
 				b.alone(ctx, it) // which knows how long to wait for it
 				continue
-			}
-			b.stats.waits.Add(1)
-			if it.joined = it.flight != nil; !it.joined {
+			default:
 				busy = append(busy, it)
 			}
+			b.stats.waits.Add(1)
 		default:
 			if it.w.over = b.n.keeps(b.c, &it.reply); b.together(it.w) {
 				granted = append(granted, it)
@@ -102,7 +106,7 @@ func (b *batch) filledBefore(ctx context.Context, it *item) {
 			return
 		}
 	}
-	b.alone(ctx, it)
+	b.anew.add(it, nil)
 }
 
 // giveBack releases leases that will not be used.

@@ -7,7 +7,7 @@ import (
 
 // watch looks at keys that other processes are loading, at all of them at a time, until they are there. As a read of one key does, it
 // leaves half of the load timeout for a load of our own. What comes differently begins anew, alone. Of what nobody is loading any more, the
-// lease being over or given back, the first time the keys are leased and loaded together again.
+// lease being over or given back, the first time the keys are leased and loaded together again, and after that each by itself in its turn.
 func (b *batch) watch(ctx context.Context, items []*item) {
 	pause, began := firstPause, time.Now()
 	look := time.NewTimer(pause)
@@ -18,7 +18,12 @@ func (b *batch) watch(ctx context.Context, items []*item) {
 	defer limit.Stop()
 	var told *listener
 	defer func() { told.cancel() }()
-	var free []*item
+	var free, turns []*item
+	defer func() {
+		for _, it := range turns {
+			b.finish(ctx, it, nil)
+		}
+	}()
 	for {
 		select {
 		case <-look.C:
@@ -42,15 +47,17 @@ func (b *batch) watch(ctx context.Context, items []*item) {
 			return
 		}
 		var rest []*item
-		known := len(free)
+		known, begun := len(free), len(turns)
 		told.cancel()
 		told = b.listen(ctx, namesOf(items)...)
 		for i, f := range b.readFor(ctx, told, readings(items)) {
 			it := items[i]
 			p, others := b.peeked(it, f.Tied)
 			switch {
-			case f.Err != nil || b.flight(it.reply.Holder) != nil:
+			case b.flight(it.reply.Holder) != nil:
 				b.alone(ctx, it)
+			case f.Err != nil:
+				b.anew.add(it, nil)
 			case others != nil:
 				it.asked = others
 				rest = append(rest, it)
@@ -59,12 +66,16 @@ func (b *batch) watch(ctx context.Context, items []*item) {
 			case p.record.Lease.Token == it.reply.Holder && time.Since(began) < it.reply.Left():
 				rest = append(rest, it)
 			case it.inherited:
-				b.alone(ctx, it)
+				turns = append(turns, it.heir())
 			default:
 				it.w.dead = p.dead
 				free = append(free, it.heir())
 			}
 		}
+		for _, it := range turns[begun:] {
+			b.inTurn(it, &turn{read: b.again(it)})
+		}
+		b.advance(ctx)
 		if len(rest) == 0 || len(free) == known { // whatever is given back with them is so by now
 			b.inherit(ctx, free)
 			free = nil
