@@ -123,8 +123,8 @@ func (b *batch) inTurn(it *item, t *turn) {
 // advance begins the turns that there are places for. They go on without the caller.
 func (b *batch) advance(ctx context.Context) {
 	for {
-		t, err := b.line.next(b.places(), b.gone)
-		if t == nil {
+		t, there, err := b.line.next(b.places(), b.gone)
+		if !there {
 			return
 		}
 		if err == nil {
@@ -162,24 +162,24 @@ func (l *line) vacant(places int) int {
 	return max(places-l.busy-len(l.turns), 0)
 }
 
-// next takes a place for the next turn, nil when there is none. An error says that the turn is over before it has begun.
-func (l *line) next(places int, gone func() error) (*turn, error) {
+// next takes a place for the next turn, if there is one. An error says that the turn is over before it has begun.
+func (l *line) next(places int, gone func() error) (t *turn, there bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.turns) == 0 || l.busy >= places {
-		return nil, nil
+		return nil, false, nil
 	}
-	t := l.turns[0]
+	t = l.turns[0]
 	l.turns = l.turns[1:]
 	l.busy++
 	switch left := gone(); {
 	case t.leased:
 	case left != nil && !t.beside:
-		return t, left
+		return t, true, left
 	case l.late >= max(places, leastLate):
-		return t, fmt.Errorf("%w: not begun, since of the same read %d keys in a row did not come in time; the last one: %w", ErrUnavailable, l.late, l.why)
+		return t, true, fmt.Errorf("%w: not begun, since of the same read %d keys in a row did not come in time; the last one: %w", ErrUnavailable, l.late, l.why)
 	}
-	return t, nil
+	return t, true, nil
 }
 
 // judge notes what a load says of those to come: where as many in a row as are at a time, and some, do not come in time, none is begun
@@ -208,7 +208,7 @@ func (l *line) leave(t *turn, v Value, err error) {
 // for a load.
 func (b *batch) finish(ctx context.Context, it *item, soft *time.Timer) {
 	var over <-chan time.Time
-	if soft != nil && it.w.standIn != nil && b.e.SoftTimeout > 0 {
+	if soft != nil && it.w.standIn != nil && it.w.standIn.outlives(it.w) {
 		over = soft.C
 	}
 	t := it.turn

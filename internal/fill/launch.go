@@ -388,7 +388,7 @@ func (b *batch) bypassMany(ctx context.Context, items []*item) {
 			turns = append(turns, it)
 			continue
 		}
-		b.settle(ctx, it, v, err)
+		b.settle(it, v, err)
 	}
 	if len(turns) > 0 {
 		b.apart.Go(func() {

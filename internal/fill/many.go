@@ -119,7 +119,7 @@ func (b *batch) fail(items []*item, err error) {
 }
 
 // settle ends an item if its value meets the need, as ReadUnder does. What may yet be shown is waited for, and then read anew.
-func (b *batch) settle(ctx context.Context, it *item, v Value, err error) {
+func (b *batch) settle(it *item, v Value, err error) {
 	if err == nil && b.n != nil && v.Status != Hit {
 		if err = b.n.shown(v.server, v.coverage.Snapshot); waitable(err) {
 			b.anew.add(it, err)
@@ -236,7 +236,7 @@ func (b *batch) look(ctx context.Context, items []*item) (missing, lost []*item)
 			b.count(ctx, it.lane) // which it does seldom
 		}
 	}
-	items = b.recallMany(ctx, items)
+	items = b.recallMany(items)
 	var head *fence.Head
 	for round := 0; len(items) > 0; round++ {
 		asked := readings(items)
@@ -343,7 +343,7 @@ func (b *batch) hit(ctx context.Context, it *item, f *store.Found, p *peeked) bo
 		v.coverage, v.confirmed = p.record.Coverage, f.Head.Si
 		v.server = pgload.Server{System: f.Head.System, Timeline: f.Head.Timeline}
 	}
-	b.settle(ctx, it, v, nil)
+	b.settle(it, v, nil)
 	return true
 }
 

@@ -39,7 +39,7 @@ func (b *batch) lease(ctx context.Context, missing []*item) (granted, lost []*it
 			if it.reply.Granted {
 				back = append(back, it)
 			}
-			b.filledBefore(ctx, it)
+			b.filledBefore(it)
 		case b.stale(ctx, it) && !it.reply.Granted:
 		case !it.reply.Granted && b.n != nil:
 			if it.why = b.busy(ctx, it); it.why != 0 {
@@ -99,10 +99,10 @@ func (b *batch) busy(ctx context.Context, it *item) (why bypassReason) {
 }
 
 // filledBefore ends an item that somebody else has filled. One with epochs is to be read together with them.
-func (b *batch) filledBefore(ctx context.Context, it *item) {
+func (b *batch) filledBefore(it *item) {
 	if it.w.at == nil {
 		if v, again, err := b.found(it.w, it.reply.Record, &it.reply.Head); !again {
-			b.settle(ctx, it, v, err)
+			b.settle(it, v, err)
 			return
 		}
 	}

@@ -15,7 +15,7 @@ func (b *batch) stale(ctx context.Context, it *item) (ended bool) {
 	case s == nil:
 	case b.atOnce(it.w, s):
 		it.ended = true
-		b.settle(ctx, it, b.serve(s, staleChange), nil)
+		b.settle(it, b.serve(s, staleChange), nil)
 	case s.age <= b.e.StaleOnError:
 		it.w.standIn = s
 	}
@@ -38,7 +38,7 @@ func (b *batch) settleOr(ctx context.Context, it *item, v Value, err error) {
 			v, err = stale, nil
 		}
 	}
-	b.settle(ctx, it, v, err)
+	b.settle(it, v, err)
 }
 
 // refresh has a value that was hit loaded again beside the read, if its time is nearly over.

@@ -315,7 +315,7 @@ func (r *Reader) dropOwn(name string) {
 
 // recallMany ends the items that are hits in memory, and returns the others. Under a demand these are the ones that show by themselves what
 // is asked for: the others are asked for together with HEAD anyway.
-func (b *batch) recallMany(ctx context.Context, items []*item) (rest []*item) {
+func (b *batch) recallMany(items []*item) (rest []*item) {
 	if b.near == nil || !b.e.Near {
 		return items
 	}
@@ -331,7 +331,7 @@ func (b *batch) recallMany(ctx context.Context, items []*item) (rest []*item) {
 			record, _ := h.Record() // which showsAlone has read
 			v.coverage, v.server = record.Coverage, pgload.Server{System: b.c.names.head.System, Timeline: b.c.names.head.Timeline}
 		}
-		b.settle(ctx, it, v, nil)
+		b.settle(it, v, nil)
 	}
 	return rest
 }
