@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/freshet/freshet/internal/apply"
+	"github.com/freshet/freshet/internal/pggate"
 	"github.com/freshet/freshet/internal/pgsource"
 	"github.com/freshet/freshet/internal/pipeline"
 	"github.com/freshet/freshet/internal/testkit"
@@ -190,7 +191,7 @@ func TestGaps(t *testing.T) {
 		{
 			name: "another daemon answered the crash recovery, this one did not",
 			stopped: func(r *rig) {
-				r.exec(`UPDATE freshet.alive SET generation = 'ffffffffffffffff' || substr(generation, 17) WHERE namespace = '` + r.namespace + `'`)
+				r.exec(`UPDATE freshet.alive SET generation = 'ffffffffffffffff' || substr(generation, 17) WHERE namespace = '` + pggate.Mark(r.namespace, r.slot) + `'`)
 			},
 			cause: "crash recovery",
 		},
