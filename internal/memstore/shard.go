@@ -24,7 +24,7 @@ type shard struct {
 	ears    *store.Ears
 }
 
-// item is what is stored under one name: a record, or the id of an epoch. It is replaced and not changed, but for its place.
+// item is what is stored under one name: a record, or the id of an epoch. Its text is replaced and not changed: readers have it in hand.
 type item struct {
 	name    string
 	text    []byte
