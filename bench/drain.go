@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/freshet/freshet/internal/pggate"
 	"github.com/freshet/freshet/mvcc"
 	"github.com/jackc/pgx/v5"
 )
@@ -270,6 +271,11 @@ func (s *subject) copySlot(ctx context.Context, name string) error {
 	_, err := s.lsn(ctx, `SELECT lsn::text FROM pg_copy_logical_replication_slot($1, $2)`, s.slot, name)
 	if err != nil {
 		return fmt.Errorf("copy the slot: %w", err)
+	}
+	// Who follows the copy goes on from where the other was: the mark by which crash recovery is noticed is each slot's own.
+	if err := s.b.servers.exec(ctx, s.url, fmt.Sprintf(`INSERT INTO freshet.alive SELECT '%s', generation FROM freshet.alive WHERE namespace = '%s'
+		ON CONFLICT (namespace) DO UPDATE SET generation = excluded.generation`, pggate.Mark(s.namespace, name), pggate.Mark(s.namespace, s.slot))); err != nil {
+		return fmt.Errorf("copy the slot's mark: %w", err)
 	}
 	return nil
 }
