@@ -201,7 +201,7 @@ func (c *Cache) Close() {
 		c.store.Close()
 	}
 	if c.held != nil {
-		c.held.Wait()
+		c.held.Close()
 	}
 	for _, r := range c.replicas {
 		r.Close()

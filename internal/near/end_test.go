@@ -20,7 +20,7 @@ func TestOnEnd(t *testing.T) {
 		"dropped": func(s *near.Store, wire *store.Wire) {
 			wire.Lose()
 			s.Drop(wire)
-			s.Wait()
+			s.Close()
 		},
 		"evicted": func(s *near.Store, wire *store.Wire) {
 			for i := range 10_000 {
@@ -88,7 +88,7 @@ func TestNobodyWaitsForADrop(t *testing.T) {
 		t.Error("it is a hit still")
 	}
 	close(gate)
-	s.Wait()
+	s.Close()
 	if n := s.Stats().Records; n != 0 {
 		t.Errorf("%d records are left", n)
 	}

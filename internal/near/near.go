@@ -145,6 +145,7 @@ type Store struct {
 	expected map[string]*expectation
 	ties     map[string]*tie
 
+	closed   bool           // under mu
 	dropping sync.WaitGroup // of what was read on connections that are lost
 
 	freeing sync.Mutex // under mu, or alone
@@ -395,7 +396,7 @@ func (s *Store) Drop(wire *store.Wire) {
 	s.endTied(wire)
 	// No reader takes what is left (Alive), whose memory is all that this is about. It may be much, and who calls reads a connection that
 	// others wait for: nobody waits for this. What was put meanwhile under a name, on another connection, is dropped with the name.
-	s.dropping.Go(func() {
+	drop := func() {
 		for name := range of(s.cache.All(), wire) {
 			s.cache.Invalidate(name)
 			s.counts.dropped.Add(1)
@@ -403,11 +404,25 @@ func (s *Store) Drop(wire *store.Wire) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.release()
-	})
+	}
+	s.mu.Lock()
+	closed := s.closed
+	if !closed {
+		s.dropping.Go(drop)
+	}
+	s.mu.Unlock()
+	if closed { // a connection may notice that it has ended when Close waits already
+		drop()
+	}
 }
 
-// Wait waits until what connections that are lost have left behind is gone.
-func (s *Store) Wait() { s.dropping.Wait() }
+// Close waits until what connections that are lost have left behind is gone.
+func (s *Store) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.dropping.Wait()
+}
 
 // endTied ends what is being read on a connection, and the epochs that were.
 func (s *Store) endTied(wire *store.Wire) {

@@ -124,7 +124,7 @@ func TestOver(t *testing.T) {
 		}
 		wire.Lose()
 		s.Drop(wire)
-		s.Wait()
+		s.Close()
 		if ties := s.Ties(); ties != 0 || s.Stats().Records != 0 {
 			t.Errorf("%s: %d ties and %d records are left", tt.what, ties, s.Stats().Records)
 		}
